@@ -1,0 +1,43 @@
+# Two commands matter: `make demo` and `make test`. Both set everything up on a machine that has Python >= 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA := examples/quickstart/data
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test test-slow lint clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo $(DATA)/problems-test.jsonl
+	$(BIN)/minitron run examples/quickstart/recipe.yaml
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) runs $(DATA) *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "minitron needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing minitron into $(VENV), about two minutes the first time"
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(INSTALL) --editable '.[test,dev]'
+	@touch $@
+
+$(DATA)/problems-test.jsonl: examples/quickstart/make_data.py | $(VENV)/.demo
+	$(BIN)/python examples/quickstart/make_data.py --output $(DATA)

@@ -1,0 +1,236 @@
+"""The command line: verbs, their arguments, and what they print. Results go to stdout, everything else to stderr."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from minitron import __version__
+from minitron.search import DTYPE_BITS, GIB, VISIBLE_GIB
+
+EXIT_USER_ERROR = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit code: 0 success, 2 the user's error (a line per fault), 1 anything else."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO if args.verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+    )
+    try:
+        args.verb(args)
+    except ValueError as error:
+        for line in str(error).splitlines():
+            print(f"minitron: {line}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("minitron: interrupted; finished stages are kept, run again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="minitron", description="Prune hybrid language models to a memory budget and distil them back."
+    )
+    parser.add_argument("--version", action="version", version=f"minitron {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object")
+    common.add_argument("-v", "--verbose", action="store_true", help="log what stages do, on stderr")
+
+    for name, last, summary in (
+        ("run", None, "run a recipe: score, search, prune, distill, evaluate, report"),
+        ("search", "search", "run a recipe up to its candidates"),
+        ("distill", "distill", "run a recipe up to the distilled checkpoint"),
+    ):
+        verb = verbs.add_parser(name, parents=[common], help=summary, description=summary.capitalize())
+        verb.add_argument("recipe", type=Path, metavar="RECIPE")
+        verb.add_argument("--output", type=Path, metavar="DIR", help="run folder (runs/NAME)")
+        verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, as in seed=1")
+        verb.add_argument("--from", dest="first", metavar="STAGE", help="run this stage and later ones anew")
+        if last is None:
+            verb.add_argument("--to", dest="last", metavar="STAGE", help="stop after this stage")
+        verb.set_defaults(verb=_run, last=last)
+
+    fit = verbs.add_parser("fit", parents=[common], help="say whether a model fits a memory budget")
+    fit.add_argument("model", type=Path, metavar="MODEL_OR_CONFIG", help="checkpoint folder or config.json")
+    fit.add_argument("--gpu", choices=sorted(VISIBLE_GIB), help="device whose visible memory is the budget (a10g)")
+    fit.add_argument("--memory-gib", type=float, help="memory in GiB, in place of --gpu")
+    fit.add_argument("--utilization", type=float, default=0.95, help="share of it that may be used (0.95)")
+    fit.add_argument("--reserved-gib", type=float, default=0.0, help="GiB set aside for others (0)")
+    fit.add_argument("--workspace-gib", type=float, default=0.0, help="GiB for activations and logits (0)")
+    fit.add_argument("--context", type=int, default=131072, help="tokens a sequence (131072)")
+    fit.add_argument("--sequences", type=int, default=1, help="sequences at once (1)")
+    for what, default in (("weights", "bf16"), ("kv", "bf16"), ("ssm", "fp32")):
+        fit.add_argument(f"--{what}", choices=list(DTYPE_BITS), default=default, help=f"precision ({default})")
+    fit.add_argument("--accounting", choices=["plain"], default="plain", help="how bytes are counted")
+    fit.set_defaults(verb=_fit)
+
+    score = verbs.add_parser("score", parents=[common], help="calibrate a checkpoint and write its scores")
+    score.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    score.add_argument("--data", required=True, metavar="PATH", help=".txt, .jsonl, .parquet or a dataset's name")
+    score.add_argument("--output", type=Path, required=True, metavar="DIR")
+    score.add_argument("--samples", type=int, default=1024, help="packed blocks (1024)")
+    score.add_argument("--seq-len", type=int, default=4096, help="tokens a block (4096)")
+    score.add_argument("--batch-size", type=int, default=8, help="blocks in one pass (8)")
+    score.add_argument("--seed", type=int, default=0)
+    score.add_argument("--device", default="cpu")
+    score.set_defaults(verb=_score)
+
+    prune = verbs.add_parser("prune", parents=[common], help="cut a checkpoint to a shape by scores")
+    prune.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    prune.add_argument("--scores", type=Path, required=True, metavar="DIR", help="folder written by score")
+    prune.add_argument("--shape", required=True, metavar="JSON_OR_FILE", help='as in {"hidden_size": 4480}')
+    prune.add_argument("--output", type=Path, required=True, metavar="DIR")
+    prune.set_defaults(verb=_prune)
+
+    evaluate = verbs.add_parser("eval", parents=[common], help="measure a checkpoint")
+    evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    evaluate.add_argument("--data", required=True, metavar="PATH", help="held-out text")
+    evaluate.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help="also measure the KL to it")
+    evaluate.add_argument("--task", metavar="PATH", help=".jsonl with prompt and answer, for exact match")
+    evaluate.add_argument("--max-new-tokens", type=int, default=256, help="tokens an answer may take (256)")
+    evaluate.add_argument("--blocks", type=int, default=64, help="packed blocks of text (64)")
+    evaluate.add_argument("--seq-len", type=int, default=1024, help="tokens a block (1024)")
+    evaluate.add_argument("--context", type=int, default=131072, help="tokens that the bytes are for (131072)")
+    evaluate.add_argument("--device", default="cpu")
+    evaluate.set_defaults(verb=_evaluate)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> None:
+    from minitron.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, tuple(args.set))
+
+    from minitron.pipeline import STAGE_NAMES, run_pipeline
+    from minitron.stages import read_candidates, read_metrics
+
+    for option in (args.first, args.last):
+        if option is not None and option not in STAGE_NAMES:
+            raise ValueError(f"a stage must be one of {', '.join(STAGE_NAMES)}, got {option!r}")
+    folder = args.output or Path("runs") / recipe.name
+    outcomes = []
+    for outcome in run_pipeline(recipe, folder, first=args.first, last=args.last):
+        note = "finished before, skipped" if outcome.skipped else f"done in {outcome.seconds:.1f} s"
+        print(f"{outcome.name:<9} {note}", file=sys.stderr, flush=True)
+        outcomes.append(outcome)
+    result: dict[str, Any] = {"folder": str(folder), "stages": [asdict(outcome) for outcome in outcomes]}
+    tables: list[Table | str] = []
+    from minitron.report import candidates_table, metrics_table
+
+    reached = {outcome.name for outcome in outcomes}
+    if "search" in reached:
+        result["search"] = read_candidates(folder / "search")
+        tables.append(candidates_table(result["search"]))
+    if "evaluate" in reached:
+        budget = recipe.budget
+        result["metrics"] = read_metrics(folder / "evaluate")
+        tables.append(
+            metrics_table(
+                result["metrics"], budget_bytes=budget.budget_bytes, context_tokens=budget.context_tokens
+            )
+        )
+    if "distill" in reached:
+        tables.append(f"student: {folder / 'distill' / 'checkpoint'}")
+    if "report" in reached:
+        tables.append(f"picture: {folder / 'report' / 'summary.png'}")
+    _print(args, result, *tables)
+
+
+def _fit(args: argparse.Namespace) -> None:
+    from minitron.hybrid.checkpoint import open_checkpoint
+    from minitron.hybrid.config import read_config, shape_from_config
+    from minitron.report import fit_table
+    from minitron.search import Workload, fit, visible_bytes
+
+    if args.gpu is not None and args.memory_gib is not None:
+        raise ValueError("only one of --gpu and --memory-gib can be given")
+    memory = int(args.memory_gib * GIB) if args.memory_gib is not None else visible_bytes(args.gpu or "a10g")
+    shape = open_checkpoint(args.model).shape if args.model.is_dir() else shape_from_config(read_config(args.model))
+    workload = Workload(
+        context_tokens=args.context,
+        sequences=args.sequences,
+        weights_dtype=args.weights,
+        kv_dtype=args.kv,
+        ssm_dtype=args.ssm,
+        workspace_bytes=int(args.workspace_gib * GIB),
+    )
+    report = fit(shape, workload, int(memory * args.utilization - args.reserved_gib * GIB))
+    result = {
+        "params": report.params,
+        **asdict(report.memory),
+        "budget_bytes": report.budget_bytes,
+        "fits": report.fits,
+        "headroom_bytes": report.headroom_bytes,
+        "max_context_tokens": report.max_context_tokens,
+        "max_sequences": report.max_sequences,
+    }
+    _print(args, result, fit_table(result))
+
+
+def _score(args: argparse.Namespace) -> None:
+    from minitron.report import scores_table
+    from minitron.verbs import score_checkpoint
+
+    summary = score_checkpoint(
+        args.checkpoint,
+        data=args.data,
+        output=args.output,
+        samples=args.samples,
+        seq_len=args.seq_len,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        device=args.device,
+    )
+    _print(args, {"output": str(args.output), "blocks": summary}, scores_table(summary), f"scores: {args.output}")
+
+
+def _prune(args: argparse.Namespace) -> None:
+    from minitron.verbs import prune_to_shape
+
+    written = prune_to_shape(args.checkpoint, scores=args.scores, shape=args.shape, output=args.output)
+    _print(
+        args,
+        {"output": str(written.folder), "params": written.params, "shape": asdict(written.shape)},
+        f"{written.params:,} parameters in {written.folder}",
+    )
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from minitron.report import metrics_table
+    from minitron.verbs import evaluate_checkpoint
+
+    metrics = evaluate_checkpoint(
+        args.checkpoint,
+        data=args.data,
+        teacher=args.teacher,
+        task=args.task,
+        max_new_tokens=args.max_new_tokens,
+        blocks=args.blocks,
+        seq_len=args.seq_len,
+        context_tokens=args.context,
+        device=args.device,
+    )
+    table = metrics_table({args.checkpoint.name: metrics}, budget_bytes=None, context_tokens=args.context)
+    _print(args, metrics, table)
+
+
+def _print(args: argparse.Namespace, result: dict[str, Any], *shown: Table | str) -> None:
+    if args.json:
+        print(json.dumps(result))
+        return
+    console = Console(highlight=False, soft_wrap=False)
+    for item in shown:
+        console.print(item, soft_wrap=isinstance(item, str))

@@ -1,0 +1,167 @@
+"""One stage of distillation: token blocks, teacher and student in; recovered student and its loss curve out."""
+
+# N blocks, T tokens
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from minitron.distill.trainer import DistillationModel, DistillationTrainer
+from minitron.hybrid.blocks import TokenBlocks
+from minitron.hybrid.progress import progress_bar
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillSettings:
+    """How to distil.
+
+    Attributes:
+        batch_size: Blocks in one optimizer step.
+        learning_rate: Peak learning rate.
+        warmup_steps: Steps of linear warm-up before the cosine decay to zero.
+        temperature: Softmax temperature of the loss.
+        weight_decay: AdamW's weight decay on matrices.
+        max_grad_norm: Gradient norm that is clipped to.
+        adam_beta2: AdamW's second decay rate.
+        save_steps: Steps between resumable states; 0 saves none.
+    """
+
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int = 60
+    temperature: float = 1.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    adam_beta2: float = 0.95
+    save_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillRecord:
+    """What distillation did.
+
+    Attributes:
+        curve: (tokens seen, mean KL in nats a token since the last point).
+        tokens: Tokens trained on.
+        seconds: Wall time of this process's share.
+    """
+
+    curve: tuple[tuple[int, float], ...]
+    tokens: int
+    seconds: float
+
+
+def distill(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    blocks_NT: TokenBlocks,
+    settings: DistillSettings,
+    *,
+    state_folder: Path,
+    seed: int,
+) -> DistillRecord:
+    """Trains the student on the blocks, once each and in their order, in place.
+
+    State is saved in `state_folder` as set; a call that finds a state there goes on from it, data order included.
+
+    Raises:
+        ValueError: There are fewer blocks than one batch.
+    """
+    if len(blocks_NT) < settings.batch_size:
+        raise ValueError(f"distillation needs at least one batch of {settings.batch_size} blocks, got {len(blocks_NT)}")
+    max_steps = len(blocks_NT) // settings.batch_size
+    logging_steps = max(1, max_steps // 40)
+    trainer = DistillationTrainer(
+        model=DistillationModel(student, teacher, temperature=settings.temperature),
+        args=TrainingArguments(
+            output_dir=str(state_folder),
+            max_steps=max_steps,
+            per_device_train_batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=min(settings.warmup_steps, max_steps // 4),
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            adam_beta2=settings.adam_beta2,
+            logging_steps=logging_steps,
+            save_strategy="steps" if settings.save_steps else "no",
+            save_steps=settings.save_steps or 1,
+            save_total_limit=1,
+            report_to=[],
+            disable_tqdm=True,
+            seed=seed,
+            data_seed=seed,
+            use_cpu=student.device.type == "cpu",
+            dataloader_pin_memory=student.device.type != "cpu",
+            remove_unused_columns=False,
+            label_names=["labels"],
+        ),
+        train_dataset=_BlockDataset(blocks_NT),
+        data_collator=_collate,
+    )
+    trainer.remove_callback(PrinterCallback)
+    started = time.monotonic()
+    with progress_bar() as progress:
+        trainer.add_callback(_ProgressCallback(progress, progress.add_task("distil", total=max_steps)))
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(state_folder)) if state_folder.is_dir() else None)
+    student.eval()
+    tokens_per_step = settings.batch_size * blocks_NT.shape[1]
+    record = DistillRecord(
+        curve=tuple(
+            (entry["step"] * tokens_per_step, float(entry["loss"]))
+            for entry in trainer.state.log_history
+            if "loss" in entry
+        ),
+        tokens=max_steps * tokens_per_step,
+        seconds=time.monotonic() - started,
+    )
+    _require_finite(record.curve)
+    logger.info("distilled on %d tokens in %.1f s, KL %.4f", record.tokens, record.seconds, record.curve[-1][1])
+    return record
+
+
+class _BlockDataset(Dataset[dict[str, torch.Tensor]]):
+    def __init__(self, blocks_NT: TokenBlocks) -> None:
+        self._blocks_NT = blocks_NT
+
+    def __len__(self) -> int:
+        return len(self._blocks_NT)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": torch.from_numpy(self._blocks_NT[index].astype(np.int64))}
+
+
+def _collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    ids_BT = torch.stack([sample["input_ids"] for sample in samples])
+    return {"input_ids": ids_BT, "labels": ids_BT}
+
+
+class _ProgressCallback(TrainerCallback):
+    def __init__(self, progress: Any, task: Any) -> None:
+        self._progress, self._task = progress, task
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._progress.update(self._task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self._progress.update(self._task, description=f"distil, KL {logs['loss']:.4f}")
+
+
+def _require_finite(curve: tuple[tuple[int, float], ...]) -> None:
+    for tokens, loss in curve:
+        if not math.isfinite(loss):
+            raise ValueError(f"the distillation loss must stay finite, it was {loss} at {tokens:,} tokens")

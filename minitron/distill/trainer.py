@@ -1,0 +1,87 @@
+"""Distillation through Hugging Face Trainer: teacher and student under one module, the loss normalised globally."""
+
+# B samples, T tokens, D hidden
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import SequentialSampler
+from transformers import PreTrainedModel, Trainer
+
+from minitron.distill.loss import forward_kl
+
+
+class DistillationModel(nn.Module):
+    """Student and frozen teacher as one module whose output is the summed loss of a batch.
+
+    Being one module, it is what DDP wraps, so that the student's gradients are synchronised. The teacher is held
+    outside the module tree: it is neither trained nor saved.
+    """
+
+    def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, *, temperature: float) -> None:
+        super().__init__()
+        self.student = student
+        self._teacher = (teacher.eval().requires_grad_(False),)
+        self._temperature = temperature
+
+    @property
+    def teacher(self) -> PreTrainedModel:
+        """The frozen teacher."""
+        return self._teacher[0]
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Summed KL over the tokens whose label is not -100; divide by their number in the global batch."""
+        with torch.no_grad():
+            teacher_hidden_BTD = _hidden_states(self.teacher, input_ids)
+        student_hidden_BTD = _hidden_states(self.student, input_ids)
+        return forward_kl(
+            student_hidden_BTD.flatten(0, 1),
+            _head(self.student),
+            teacher_hidden_BTD.flatten(0, 1),
+            _head(self.teacher),
+            temperature=self._temperature,
+            mask_N=(labels != -100).flatten(),
+        )
+
+
+class DistillationTrainer(Trainer):
+    """HF Trainer whose loss is the mean KL over all counted tokens of the global batch.
+
+    NemotronH's forward takes **kwargs, so Trainer leaves the division by the number of items to the loss. Dividing the
+    sum by `num_items_in_batch` makes one large batch, accumulation and several ranks agree. Blocks are taken in the
+    order in which they come: blending has shuffled them already.
+    """
+
+    def __init__(self, *, model: DistillationModel, **kwargs: Any) -> None:
+        super().__init__(model=model, **kwargs)
+        self.model_accepts_loss_kwargs = True
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def compute_loss(  # type: ignore[override]
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Mean loss of the global batch, times the ranks that DDP will average over."""
+        loss_sum = model(**inputs)
+        items = (inputs["labels"] != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        ranks = 1 if num_items_in_batch is None else self.accelerator.num_processes
+        loss = loss_sum / items * ranks
+        return (loss, {}) if return_outputs else loss
+
+
+def _hidden_states(model: PreTrainedModel, ids_BT: torch.Tensor) -> torch.Tensor:
+    backbone: Any = model.base_model
+    hidden_BTD: torch.Tensor = backbone(ids_BT, use_cache=False).last_hidden_state
+    return hidden_BTD
+
+
+def _head(model: PreTrainedModel) -> torch.Tensor:
+    head: Any = model.get_output_embeddings()
+    weight_VD: torch.Tensor = head.weight
+    return weight_VD

@@ -1,0 +1,123 @@
+"""Reasoning tasks: greedy generation, an answer after the thinking trace, checked by exact match."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from minitron.hybrid.progress import track
+from minitron.hybrid.text import read_jsonl
+
+END_OF_THINKING = "</think>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A prompt and the answer that is expected after the thinking trace."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEvaluation:
+    """Share of problems answered exactly, and the speed of answering them.
+
+    Attributes:
+        exact_match: Right answers / problems.
+        problems: How many were asked.
+        generated_tokens: Tokens generated up to each answer's end.
+        seconds: Time of generation, prefill included.
+    """
+
+    exact_match: float
+    problems: int
+    generated_tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Generated tokens a second."""
+        return self.generated_tokens / self.seconds
+
+
+def read_problems(path: Path, *, limit: int | None = None) -> list[Problem]:
+    """Problems from a JSON-lines file with the fields `prompt` and `answer`, at most `limit` of them.
+
+    Raises:
+        ValueError: The file is missing or empty, or a line lacks a field.
+    """
+    problems = []
+    for line, record in read_jsonl(path):
+        if limit is not None and len(problems) == limit:
+            break
+        if not isinstance(record.get("prompt"), str) or not isinstance(record.get("answer"), str):
+            raise ValueError(f"a problem needs the text fields prompt and answer, {path}:{line} has {', '.join(record)}")
+        problems.append(Problem(prompt=record["prompt"], answer=record["answer"]))
+    if not problems:
+        raise ValueError(f"a task needs at least one problem, {path} has none")
+    return problems
+
+
+def extract_answer(generated: str) -> str:
+    """What follows the thinking trace, stripped; the whole text where there is no trace, nothing where it never ends.
+
+    >>> extract_answer("<think>7+5=2</think> 2")
+    '2'
+    >>> extract_answer("<think>7+5=")
+    ''
+    """
+    if "<think>" in generated and END_OF_THINKING not in generated:
+        return ""
+    return generated.rpartition(END_OF_THINKING)[2].strip()
+
+
+@torch.no_grad()
+def evaluate_task(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 64,
+) -> TaskEvaluation:
+    """Asks every problem by greedy generation and compares the answers exactly.
+
+    Problems of like length share a batch, so that little is padded (on the left).
+    """
+    ordered = sorted(problems, key=lambda problem: len(problem.prompt))
+    starts = range(0, len(ordered), batch_size)
+    right = tokens = 0
+    seconds = 0.0
+    generate: Any = model.generate
+    for start in track(starts, "evaluate task", total=len(starts)):
+        batch = ordered[start : start + batch_size]
+        inputs = tokenizer([problem.prompt for problem in batch], return_tensors="pt", padding=True).to(model.device)
+        started = time.perf_counter()
+        output_BT = generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        seconds += time.perf_counter() - started
+        new_BT = output_BT[:, inputs["input_ids"].shape[1] :]
+        tokens += int((new_BT != tokenizer.pad_token_id).sum())
+        for problem, new_T in zip(batch, new_BT, strict=True):
+            right += extract_answer(_decode(tokenizer, new_T)) == problem.answer
+    return TaskEvaluation(
+        exact_match=right / len(problems), problems=len(problems), generated_tokens=tokens, seconds=seconds
+    )
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids_T: torch.Tensor) -> str:
+    # An end-of-text mark cuts the answer; thinking marks may be special tokens, so they must survive decoding.
+    ids = ids_T.tolist()
+    if tokenizer.eos_token_id in ids:
+        ids = ids[: ids.index(tokenizer.eos_token_id)]
+    return str(tokenizer.decode(ids, skip_special_tokens=False))

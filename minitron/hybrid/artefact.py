@@ -1,0 +1,92 @@
+"""Artefacts: folders that are written whole or not at all, each with a header that says what it was made from."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+HEADER_FILE = "artefact.json"
+VERSIONED_PACKAGES = ("minitron", "torch", "transformers", "numpy")
+
+
+class ArtefactHeader(BaseModel):
+    """What an artefact folder says of itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str = Field(description="Name of the stage that made it.")
+    inputs_hash: str = Field(description="SHA-256 over the stage's settings and the hashes of what it read.")
+    inputs: dict[str, Any] = Field(description="The settings and hashes that were hashed.")
+    seed: int = Field(description="Seed of the run.")
+    versions: dict[str, str] = Field(description="Versions of the packages that made it.")
+    written_at: str = Field(description="Time of completion, UTC, ISO 8601.")
+    files: dict[str, int] = Field(description="Path inside the folder -> size in bytes.")
+
+
+def hash_inputs(inputs: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys.
+
+    >>> hash_inputs({"a": 1, "b": 2}) == hash_inputs({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def read_header(folder: Path) -> ArtefactHeader | None:
+    """The header of a finished artefact, or None where there is none or its files are not those it lists."""
+    try:
+        header = ArtefactHeader.model_validate_json((folder / HEADER_FILE).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        return None
+    return header if header.files == _list_files(folder) else None
+
+
+def working_folder(folder: Path) -> Path:
+    """Where an artefact is put together before it takes its place."""
+    return folder.with_name(folder.name + ".partial")
+
+
+@contextmanager
+def write_artefact(folder: Path, *, stage: str, inputs: Mapping[str, Any], seed: int) -> Iterator[Path]:
+    """Gives a working folder that becomes the artefact when the block ends well.
+
+    The working folder of an interrupted attempt with the same inputs is given again, so that a stage which saves its
+    state there can go on; one with other inputs is cleared first. On failure it stays, and the artefact does not appear.
+    """
+    inputs_hash = hash_inputs(inputs)
+    partial = working_folder(folder)
+    marker = partial / "inputs_hash"
+    if partial.exists() and (not marker.exists() or marker.read_text() != inputs_hash):
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    marker.write_text(inputs_hash)
+    yield partial
+    marker.unlink()
+    header = ArtefactHeader(
+        stage=stage,
+        inputs_hash=inputs_hash,
+        inputs=dict(inputs),
+        seed=seed,
+        versions={package: version(package) for package in VERSIONED_PACKAGES},
+        written_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        files=_list_files(partial),
+    )
+    (partial / HEADER_FILE).write_text(header.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+
+
+def _list_files(folder: Path) -> dict[str, int]:
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != HEADER_FILE
+    }

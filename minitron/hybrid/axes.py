@@ -1,0 +1,94 @@
+"""Axes: the named dims of a model's tensors, as data, and the index arithmetic that follows from them.
+
+A tensor's dim is a concatenation of *parts*; a part is a row-major product of *axes*. The output dim of a Mamba-2
+`in_proj`, for example, is the concatenation [z, x, B, C, dt], where z and x run over (heads, channels of a head), B and
+C over (groups, state) and dt over heads. Sizes, parameter counts and pruning all follow from such declarations.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+Part = tuple[str, ...]
+Dim = tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """A prunable axis.
+
+    Attributes:
+        name: The configuration key that holds its size, as Hugging Face spells it.
+        block: The letter of the block kind whose every layer keeps an index set of its own; None where one index set
+            serves the whole model.
+        grouped_by: The axis whose entries own equal, contiguous runs of this one; every run keeps the same number.
+    """
+
+    name: str
+    block: str | None = None
+    grouped_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor's name and, dim by dim, the axes it runs over."""
+
+    name: str
+    dims: tuple[Dim, ...]
+
+
+def part_size(part: Part, sizes: Mapping[str, int]) -> int:
+    """Length of a part: the product of its axes (1 for the empty part)."""
+    return math.prod(sizes[axis] for axis in part)
+
+
+def dim_size(dim: Dim, sizes: Mapping[str, int]) -> int:
+    """Length of a dim: the sum over its parts.
+
+    >>> dim_size((("heads", "channels"), ("heads",)), {"heads": 3, "channels": 5})
+    18
+    """
+    return sum(part_size(part, sizes) for part in dim)
+
+
+def part_range(dim: Dim, part_index: int, sizes: Mapping[str, int]) -> tuple[int, int]:
+    """Start and stop of one part inside its dim."""
+    start = sum(part_size(part, sizes) for part in dim[:part_index])
+    return start, start + part_size(dim[part_index], sizes)
+
+
+def tensor_shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape a tensor must have at the given axis sizes."""
+    return tuple(dim_size(dim, sizes) for dim in spec.dims)
+
+
+def tensor_numel(spec: TensorSpec, sizes: Mapping[str, int]) -> int:
+    """The number of elements of a tensor at the given axis sizes."""
+    return math.prod(tensor_shape(spec, sizes))
+
+
+def kept_positions(dim: Dim, sizes: Mapping[str, int], keep: Mapping[str, Indices]) -> Indices | None:
+    """Positions of a dim that survive when each axis keeps the given indices; None when none of its axes is cut.
+
+    The order of the kept indices is the order of the result, so a permutation of a full axis permutes the dim.
+
+    >>> dim = (("heads", "channels"), ("heads",))
+    >>> kept_positions(dim, {"heads": 3, "channels": 2}, {"heads": np.array([0, 2])}).tolist()
+    [0, 1, 4, 5, 6, 8]
+    """
+    if not any(axis in keep for part in dim for axis in part):
+        return None
+    offset, pieces = 0, []
+    for part in dim:
+        positions = np.zeros(1, dtype=np.int64)
+        for axis in part:
+            kept = keep.get(axis)
+            indices = np.arange(sizes[axis], dtype=np.int64) if kept is None else kept
+            positions = (positions[:, None] * sizes[axis] + indices[None, :]).reshape(-1)
+        pieces.append(positions + offset)
+        offset += part_size(part, sizes)
+    return np.concatenate(pieces)

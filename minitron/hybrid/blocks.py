@@ -1,0 +1,84 @@
+"""Packed token blocks: documents joined end to end and cut to one length, and blends of several sources."""
+
+# N blocks, T tokens a block
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minitron.hybrid.text import read_documents
+
+TokenBlocks = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSource:
+    """One source of text and its share of a blend."""
+
+    path: str
+    weight: float = 1.0
+    field: str = "text"
+    split: str = "train"
+
+
+def pack_documents(documents: Iterable[str], tokenizer: Any, *, seq_len: int, num_blocks: int) -> TokenBlocks:
+    """Token ids [N, T] of documents joined end to end, each closed by the end-of-text token.
+
+    Documents are read until `num_blocks` blocks are full; fewer come back when the documents run out. The unfilled
+    rest is dropped, so no block holds padding (padding costs accuracy: arXiv 2504.11409's follow-up reports).
+
+    Raises:
+        ValueError: The documents do not fill a single block.
+    """
+    needed = seq_len * num_blocks
+    ids: list[int] = []
+    for document in documents:
+        ids.extend(tokenizer(document)["input_ids"])
+        ids.append(tokenizer.eos_token_id)
+        if len(ids) >= needed:
+            break
+    full = min(len(ids) // seq_len, num_blocks)
+    if full == 0:
+        raise ValueError(f"the text must fill one block of {seq_len} tokens, it has {len(ids)} tokens")
+    return np.asarray(ids[: full * seq_len], dtype=np.int32).reshape(full, seq_len)
+
+
+def blend_sources(
+    sources: Sequence[TextSource], tokenizer: Any, *, seq_len: int, num_blocks: int, seed: int
+) -> TokenBlocks:
+    """Token ids [N, T] drawn from several sources in proportion to their weights, in an order fixed by the seed.
+
+    A source with too little text is read again from its start until its share is full, in a new document order.
+    """
+    total = sum(source.weight for source in sources)
+    shares = [round(num_blocks * source.weight / total) for source in sources]
+    shares[0] += num_blocks - sum(shares)
+    parts = [
+        _fill(source, tokenizer, seq_len=seq_len, num_blocks=share, seed=_source_seed(source, seed))
+        for source, share in zip(sources, shares, strict=True)
+        if share > 0
+    ]
+    blocks_NT = np.concatenate(parts)
+    return blocks_NT[np.random.default_rng(seed).permutation(len(blocks_NT))]
+
+
+def _fill(source: TextSource, tokenizer: Any, *, seq_len: int, num_blocks: int, seed: int) -> TokenBlocks:
+    documents = list(read_documents(source.path, field=source.field, split=source.split))
+    rng = np.random.default_rng(seed)
+    parts: list[TokenBlocks] = []
+    missing = num_blocks
+    while missing > 0:
+        order = rng.permutation(len(documents))
+        part = pack_documents((documents[i] for i in order), tokenizer, seq_len=seq_len, num_blocks=missing)
+        parts.append(part)
+        missing -= len(part)
+    return np.concatenate(parts)
+
+
+def _source_seed(source: TextSource, seed: int) -> int:
+    digest = hashlib.sha256(f"{seed}:{source.field}:{source.split}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")

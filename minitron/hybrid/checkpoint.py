@@ -1,0 +1,175 @@
+"""What a checkpoint folder holds, read from its headers alone and checked whole before anyone trusts it.
+
+The safetensors layout (8-byte little-endian header length, JSON header, tensor bytes) is read here directly, so that
+a model of any size opens in milliseconds and without torch. Source: the format section of the safetensors README.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minitron.hybrid.axes import tensor_shape
+from minitron.hybrid.config import read_config, shape_from_config
+from minitron.hybrid.shape import HybridShape
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+# Weight and code-repository files: everything else in a folder (tokenizer, templates) is carried along as it is.
+WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf")
+DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTensor:
+    """A tensor as a header describes it: its file, safetensors dtype name and shape."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        numel = 1
+        for size in self.shape:
+            numel *= size
+        return numel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """An opened checkpoint folder.
+
+    Attributes:
+        folder: Where it lies.
+        config: Its `config.json`, as it stands.
+        shape: The shape that the configuration describes and the tensors agree with.
+        tensors: Name on disk -> stored tensor, of the tensors that the family declares.
+        ignored: Names of stored tensors that readers of the family leave out (multi-token prediction heads).
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    shape: HybridShape
+    tensors: Mapping[str, StoredTensor]
+    ignored: tuple[str, ...]
+
+    @property
+    def params(self) -> int:
+        """Parameters counted from the headers."""
+        return sum(tensor.numel for tensor in self.tensors.values())
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the declared tensors as stored."""
+        return sum(tensor.numel * DTYPE_BYTES[tensor.dtype] for tensor in self.tensors.values())
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Opens a checkpoint folder (one safetensors file, or shards with an index) and checks it.
+
+    Raises:
+        ValueError: Anything is missing, truncated, outside the folder, or at odds with the configuration.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"checkpoint folder not found: {folder}")
+    config = read_config(folder)
+    shape = shape_from_config(config)
+    stored = _read_headers(folder)
+    prefixes = shape.family.ignored_tensors
+    ignored = tuple(sorted(name for name in stored if name.startswith(prefixes)))
+    tensors = {name: tensor for name, tensor in stored.items() if name not in set(ignored)}
+    _check_against_shape(folder, tensors, shape)
+    return Checkpoint(folder=folder, config=config, shape=shape, tensors=tensors, ignored=ignored)
+
+
+def carried_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint folder that pruning carries along unchanged: tokenizer, templates, generation config."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES) and path.name not in ("config.json", "README.md")
+    )
+
+
+def checkpoint_hash(folder: Path) -> str:
+    """SHA-256 over the names and contents of the files in a checkpoint folder, its model card apart."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and path.name != "README.md"):
+        digest.update(path.name.encode() + b"\0" + bytes.fromhex(file_hash(path)))
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's contents."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_headers(folder: Path) -> dict[str, StoredTensor]:
+    index = folder / INDEX_FILE
+    if not index.exists():
+        if not (folder / SINGLE_FILE).is_file():
+            raise ValueError(f"a checkpoint must hold {SINGLE_FILE} or {INDEX_FILE}, {folder} has neither")
+        return _read_header(folder / SINGLE_FILE)
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{index} must be a JSON object with a weight_map") from error
+    stored: dict[str, StoredTensor] = {}
+    for file in sorted(set(weight_map.values())):
+        if Path(file).name != file:
+            raise ValueError(f"{index} must name files in its own folder, got {file!r}")
+        stored |= _read_header(folder / file)
+    missing = sorted(set(weight_map) ^ set(stored))
+    if missing:
+        raise ValueError(f"the index and the shards of {folder} must list the same tensors, they differ in {missing[0]}")
+    return stored
+
+
+def _read_header(path: Path) -> dict[str, StoredTensor]:
+    if not path.is_file():
+        raise ValueError(f"checkpoint file not found: {path}")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise ValueError(f"{path} is truncated: its header alone needs {8 + length:,} bytes, it has {size:,}")
+        try:
+            header = json.loads(file.read(length))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a safetensors file: its header is not JSON") from error
+    header.pop("__metadata__", None)
+    stored, end = {}, 0
+    for name, entry in header.items():
+        if entry["dtype"] not in DTYPE_BYTES:
+            raise ValueError(f"dtype of {name} in {path} must be one of {', '.join(DTYPE_BYTES)}, got {entry['dtype']}")
+        tensor = StoredTensor(file=path, dtype=entry["dtype"], shape=tuple(entry["shape"]))
+        start, stop = entry["data_offsets"]
+        if stop - start != tensor.numel * DTYPE_BYTES[tensor.dtype]:
+            raise ValueError(f"the header of {path} must give {name} the bytes of its shape, it gives {stop - start:,}")
+        stored[name], end = tensor, max(end, stop)
+    if size != 8 + length + end:
+        fault = "truncated" if size < 8 + length + end else "too long"
+        raise ValueError(f"{path} is {fault}: its header promises {8 + length + end:,} bytes, it has {size:,}")
+    return stored
+
+
+def _check_against_shape(folder: Path, tensors: Mapping[str, StoredTensor], shape: HybridShape) -> None:
+    specs = shape.tensors()
+    missing = sorted(set(specs) - set(tensors))
+    unknown = sorted(set(tensors) - set(specs))
+    for fault, names in (("lacks", missing), ("holds the undeclared", unknown)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(f"tensors must be those of the configuration, {folder} {fault} {names[0]}{more}")
+    for name, spec in specs.items():
+        declared = tensor_shape(spec, shape.sizes)
+        if tensors[name].shape != declared:
+            raise ValueError(
+                f"{name} must have the shape {declared} that the configuration implies, "
+                f"{tensors[name].file} stores {tensors[name].shape}"
+            )

@@ -1,0 +1,98 @@
+"""Reading and writing the shape in a Hugging Face `config.json`, in every spelling that has been published."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from minitron.hybrid.families import FAMILIES, Family
+from minitron.hybrid.shape import HybridShape
+
+# Kinds of block as older and newer configurations spell them in `layers_block_type`.
+KIND_LETTERS = {
+    "linear_attention": "M",
+    "mamba": "M",
+    "full_attention": "*",
+    "attention": "*",
+    "mlp": "-",
+    "moe": "E",
+}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a checkpoint folder, as it stands.
+
+    Raises:
+        ValueError: The folder or the file is missing, or the file is not a JSON object.
+    """
+    path = folder / "config.json" if folder.is_dir() else folder
+    if not path.is_file():
+        raise ValueError(f"a checkpoint must be a folder with a config.json, {folder} has none")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"config.json must be valid JSON, {path} is not: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"config.json must hold an object, {path} holds a {type(config).__name__}")
+    return config
+
+
+def shape_from_config(config: Mapping[str, Any]) -> HybridShape:
+    """The shape that a configuration describes.
+
+    Raises:
+        ValueError: The family is unknown, a dim is missing, or two spellings of one dim disagree.
+    """
+    model_type = config.get("model_type")
+    if model_type not in FAMILIES:
+        raise ValueError(f"model_type must be one of {', '.join(FAMILIES)}, got {model_type!r}")
+    family = FAMILIES[model_type]
+    sizes = {key: _read_size(config, key, spellings) for key, spellings in family.config_keys.items()}
+    return HybridShape(model_type=model_type, hybrid_override_pattern=_read_pattern(config), **sizes)
+
+
+def config_for_shape(source: Mapping[str, Any], shape: HybridShape) -> dict[str, Any]:
+    """The source's configuration with the shape put in: each dim in every spelling that the source used.
+
+    Both block spellings are written, since transformers reads `layers_block_type` and vLLM, llama.cpp and TensorRT-LLM
+    read `hybrid_override_pattern` with `num_hidden_layers`.
+    """
+    family: Family = shape.family
+    config = dict(source)
+    for key, spellings in family.config_keys.items():
+        used = [spelling for spelling in spellings if spelling in source]
+        config |= {spelling: shape.sizes[key] for spelling in used or spellings[:1]}
+    config["layers_block_type"] = [family.block_kinds[letter] for letter in shape.hybrid_override_pattern]
+    config["hybrid_override_pattern"] = shape.hybrid_override_pattern
+    config["num_hidden_layers"] = shape.num_hidden_layers
+    config.pop("layer_types", None)
+    return config
+
+
+def _read_size(config: Mapping[str, Any], key: str, spellings: tuple[str, ...]) -> int:
+    found = {spelling: config[spelling] for spelling in spellings if config.get(spelling) is not None}
+    if not found:
+        raise ValueError(f"config.json must give {' or '.join(spellings)}, it has none of them")
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{spelling}={size}" for spelling, size in found.items())
+        raise ValueError(f"spellings of {key} in config.json must agree, got {listed}")
+    size = next(iter(found.values()))
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise ValueError(f"{key} in config.json must be a whole number, got {size!r}")
+    return size
+
+
+def _read_pattern(config: Mapping[str, Any]) -> str:
+    pattern = config.get("hybrid_override_pattern")
+    kinds = config.get("layers_block_type") or config.get("layer_types")
+    if pattern is None and kinds is None:
+        raise ValueError("config.json must give layers_block_type or hybrid_override_pattern, it has neither")
+    if kinds is not None:
+        unknown = sorted({str(kind) for kind in kinds} - set(KIND_LETTERS))
+        if unknown:
+            raise ValueError(f"layers_block_type must hold {', '.join(KIND_LETTERS)}, got {', '.join(unknown)}")
+        spelt = "".join(KIND_LETTERS[kind] for kind in kinds)
+        if pattern is not None and pattern != spelt:
+            raise ValueError(f"layers_block_type and hybrid_override_pattern must agree, got {spelt} and {pattern}")
+        return spelt
+    return str(pattern)

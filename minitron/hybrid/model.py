@@ -1,0 +1,124 @@
+"""Loading a checkpoint into plain transformers, with the settings that make its numbers the trained ones."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from minitron.hybrid.checkpoint import Checkpoint, carried_files, open_checkpoint
+from minitron.hybrid.weights import copy_files, write_weights
+
+logger = logging.getLogger(__name__)
+
+TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The checkpoint's model in evaluation mode, its Mamba time steps limited as in training.
+
+    On CPU the default is fp32: bf16 products are several times slower there without AMX.
+
+    Raises:
+        ValueError: The folder is not a whole checkpoint of a known family, or tensors were missed or made up.
+    """
+    checkpoint = open_checkpoint(folder)
+    if checkpoint.ignored:
+        logger.warning("%s: %d tensors are left out (%s, ...)", folder, len(checkpoint.ignored), checkpoint.ignored[0])
+    with _quiet_transformers():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, local_files_only=True
+        )
+    faults = {kind: names for kind, names in info.items() if names and kind != "unexpected_keys"}
+    if faults:
+        raise ValueError(f"transformers must load {folder} without faults, it reports {faults}")
+    set_time_step_limit(model)
+    loaded: PreTrainedModel = model.to(device).eval()
+    return loaded
+
+
+def new_model(config: Any, *, seed: int) -> PreTrainedModel:
+    """A freshly initialised model of a configuration, fp32, with the same time-step limit as a loaded one."""
+    torch.manual_seed(seed)
+    with _quiet_transformers():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    set_time_step_limit(model)
+    return model.eval()
+
+
+def save_model(model: PreTrainedModel, like: Checkpoint, output: Path) -> Checkpoint:
+    """Writes a model's weights as a checkpoint like another one: its names on disk, dtypes, config and other files.
+
+    Raises:
+        ValueError: The model's tensors are not those of the other checkpoint.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict()
+    family = like.shape.family
+    write_weights(
+        output,
+        (
+            (name, state[family.name_in_memory(name)].to(device="cpu", dtype=TORCH_DTYPES[stored.dtype]).contiguous())
+            for name, stored in like.tensors.items()
+        ),
+    )
+    copy_files([*carried_files(like.folder), like.folder / "config.json"], output)
+    return open_checkpoint(output)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, padding on the left as generation needs.
+
+    Raises:
+        ValueError: The folder has no tokenizer, or the tokenizer has no end-of-text token.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, padding_side="left"
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"a checkpoint must bring its tokenizer, {folder} has none that loads") from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {folder} must name an eos_token, it names none")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def set_time_step_limit(model: nn.Module) -> None:
+    """Sets each Mamba mixer's limit on dt from the configuration's `time_step_limit`, in place.
+
+    transformers 5.23 floors dt at `time_step_min` in prefill but not in decoding; checkpoints are trained without it.
+    """
+    config: Any = model.config
+    for module in model.modules():
+        if hasattr(module, "time_step_limit"):
+            module.time_step_limit = tuple(float(bound) for bound in config.time_step_limit)
+
+
+def count_params(model: nn.Module) -> int:
+    """Parameters of a loaded model."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+class _quiet_transformers:
+    """Silences transformers' progress bar, its notes on missing kernels, and nothing else of the process."""
+
+    def __enter__(self) -> None:
+        self._verbosity = transformers_logging.get_verbosity()
+        self._progress = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *exception: object) -> None:
+        self._warnings.__exit__(None, None, None)
+        transformers_logging.set_verbosity(self._verbosity)
+        if self._progress:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,126 @@
+"""HybridShape: the block pattern and dims of a hybrid model, and the exact sizes that follow from them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+from minitron.hybrid.axes import TensorSpec, tensor_numel
+from minitron.hybrid.families import FAMILIES, Family
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridShape:
+    """Shape of a hybrid model: the single source of truth for parameters and bytes.
+
+    `hybrid_override_pattern` has one letter a block: M Mamba-2, - MLP, * attention. All dims are spelt as in the
+    Hugging Face configuration.
+
+    Raises:
+        ValueError: A dim is not positive, a letter is unknown, or heads do not divide evenly into their groups.
+    """
+
+    hybrid_override_pattern: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    mamba_num_heads: int
+    mamba_head_dim: int
+    n_groups: int
+    ssm_state_size: int
+    conv_kernel: int = 4
+    model_type: str = "nemotron_h"
+
+    def __post_init__(self) -> None:
+        if self.model_type not in FAMILIES:
+            raise ValueError(f"model_type must be one of {', '.join(FAMILIES)}, got {self.model_type!r}")
+        known = self.family.block_kinds
+        unknown = sorted(set(self.hybrid_override_pattern) - set(known))
+        if unknown or not self.hybrid_override_pattern:
+            raise ValueError(
+                f"a block pattern must be made of {' '.join(known)}, got {self.hybrid_override_pattern!r}"
+                + (f" with {' '.join(unknown)}" if unknown else "")
+            )
+        for name, size in self.sizes.items():
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} must be a positive whole number, got {size!r}")
+        for axis in self.family.axes.values():
+            if axis.grouped_by is not None:
+                _check_multiple(axis.name, self.sizes[axis.name], axis.grouped_by, self.sizes[axis.grouped_by])
+
+    @property
+    def family(self) -> Family:
+        """The declarations of this model's family."""
+        return FAMILIES[self.model_type]
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Size of each axis by its name."""
+        return {key: getattr(self, key) for key in self.family.config_keys}
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of blocks."""
+        return len(self.hybrid_override_pattern)
+
+    def count(self, kind: str) -> int:
+        """Number of blocks of one kind, by its letter."""
+        return self.hybrid_override_pattern.count(kind)
+
+    def layers_of(self, kind: str) -> list[int]:
+        """Indices of the blocks of one kind, by its letter."""
+        return [layer for layer, letter in enumerate(self.hybrid_override_pattern) if letter == kind]
+
+    def block_params(self, kind: str) -> int:
+        """Exact parameters of one block of a kind, its pre-norm included."""
+        return sum(tensor_numel(spec, self.sizes) for spec in self.family.block_tensors[kind])
+
+    @cached_property
+    def params(self) -> int:
+        """Exact parameters of the whole model.
+
+        >>> HybridShape(hybrid_override_pattern="M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-",
+        ...             vocab_size=131072, hidden_size=4480, intermediate_size=15680, num_attention_heads=40,
+        ...             num_key_value_heads=8, head_dim=128, mamba_num_heads=128, mamba_head_dim=80, n_groups=8,
+        ...             ssm_state_size=128).params  # NVIDIA-Nemotron-Nano-9B-v2
+        8888227328
+        """
+        blocks = sum(self.count(kind) * self.block_params(kind) for kind in self.family.block_kinds)
+        return blocks + sum(tensor_numel(spec, self.sizes) for spec in self.family.model_tensors)
+
+    def tensors(self) -> dict[str, TensorSpec]:
+        """Every tensor of the model by its full name on disk."""
+        specs = {spec.name: spec for spec in self.family.model_tensors}
+        for layer, kind in enumerate(self.hybrid_override_pattern):
+            prefix = self.family.block_prefix.format(layer=layer)
+            specs |= {prefix + spec.name: spec for spec in self.family.block_tensors[kind]}
+        return specs
+
+    def resized(self, *, layers: Sequence[int] | None = None, **sizes: int) -> Self:
+        """The shape with some dims changed and, if `layers` is given, only those blocks (indices, ascending).
+
+        Raises:
+            ValueError: A size is unknown, or `layers` is out of range or out of order.
+        """
+        unknown = sorted(set(sizes) - set(self.family.axes))
+        if unknown:
+            raise ValueError(f"a prunable dim must be one of {', '.join(self.family.axes)}, got {', '.join(unknown)}")
+        changes: dict[str, Any] = dict(sizes)
+        if layers is not None:
+            if sorted(set(layers)) != list(layers) or not layers or layers[0] < 0 or layers[-1] >= self.num_hidden_layers:
+                raise ValueError(
+                    f"layers must be ascending block indices below {self.num_hidden_layers}, got {list(layers)}"
+                )
+            changes["hybrid_override_pattern"] = "".join(self.hybrid_override_pattern[layer] for layer in layers)
+        return dataclasses.replace(self, **changes)
+
+
+def _check_multiple(name: str, size: int, group_name: str, groups: int) -> None:
+    if size % groups:
+        below, above = size // groups * groups, (size // groups + 1) * groups
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(f"{name} must be a multiple of {group_name}={groups}, got {size}; nearest: {nearest}")

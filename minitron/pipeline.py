@@ -1,0 +1,152 @@
+"""The pipeline: stages in order over a run folder, skipping what is finished and re-running what a change touches."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from minitron import stages
+from minitron.hybrid.artefact import hash_inputs, read_header, write_artefact
+from minitron.hybrid.checkpoint import checkpoint_hash, file_hash, open_checkpoint
+from minitron.recipe import Recipe, Source
+
+logger = logging.getLogger(__name__)
+
+# Raised when a stage's files change their form, so that artefacts of older versions are made anew.
+ARTEFACT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A stage: what of the recipe it depends on, which stages it reads, and its work."""
+
+    name: str
+    reads: tuple[str, ...]
+    settings: Callable[[Recipe], dict[str, Any]]
+    work: Callable[[Recipe, stages.Folders, Path], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageOutcome:
+    """What became of a stage in this run: skipped because it was finished, or done in so many seconds."""
+
+    name: str
+    skipped: bool
+    seconds: float
+
+
+STAGES = (
+    Stage(
+        name="score",
+        reads=(),
+        settings=lambda recipe: {
+            "teacher": _teacher_hash(recipe.teacher),
+            "score": recipe.score.model_dump(exclude={"data", "batch_size"}),
+            "data": _data_hashes(recipe.score.data),
+        },
+        work=stages.run_score,
+    ),
+    Stage(
+        name="search",
+        reads=("score",),
+        settings=lambda recipe: {"budget": recipe.budget.model_dump(), "search": recipe.search.model_dump()},
+        work=stages.run_search,
+    ),
+    Stage(name="prune", reads=("score", "search"), settings=lambda recipe: {}, work=stages.run_prune),
+    Stage(
+        name="distill",
+        reads=("prune",),
+        settings=lambda recipe: {
+            "distill": recipe.distill.model_dump(exclude={"data", "save_steps"}),
+            "data": _data_hashes(recipe.distill.data),
+        },
+        work=stages.run_distill,
+    ),
+    Stage(
+        name="evaluate",
+        reads=("prune", "distill"),
+        settings=lambda recipe: {
+            "evaluate": recipe.evaluate.model_dump(exclude={"data"}),
+            "data": _data_hashes(recipe.evaluate.data),
+            "task": None if recipe.evaluate.task is None else _file_hash(recipe.evaluate.task.path),
+        },
+        work=stages.run_evaluate,
+    ),
+    Stage(
+        name="report",
+        reads=("distill", "evaluate"),
+        settings=lambda recipe: {"name": recipe.name},
+        work=stages.run_report,
+    ),
+)
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+
+
+def run_pipeline(
+    recipe: Recipe, folder: Path, *, first: str | None = None, last: str | None = None
+) -> Iterator[StageOutcome]:
+    """Runs the stages in order and yields what became of each as it ends.
+
+    A stage whose artefact is whole and was made from the same inputs is skipped. The inputs of a stage include those
+    of the stages it reads, so a changed setting re-runs from the first stage it touches.
+
+    Args:
+        recipe: A loaded recipe.
+        folder: The run folder; made if need be.
+        first: Run this stage and all after it anew, whatever is finished.
+        last: Stop after this stage.
+
+    Raises:
+        ValueError: A stage's inputs cannot be used; stages that ended before are kept.
+    """
+    open_checkpoint(Path(recipe.teacher))
+    folders = {name: folder / name for name in STAGE_NAMES}
+    hashes: dict[str, str] = {}
+    forced = False
+    for stage in STAGES:
+        inputs = {
+            "version": ARTEFACT_VERSION,
+            "seed": recipe.seed,
+            "settings": stage.settings(recipe),
+            "reads": {name: hashes[name] for name in stage.reads},
+        }
+        hashes[stage.name] = hash_inputs(inputs)
+        forced = forced or stage.name == first
+        header = read_header(folders[stage.name])
+        if header is not None and header.inputs_hash == hashes[stage.name] and not forced:
+            logger.info("%s: finished before with the same inputs, skipped", stage.name)
+            yield StageOutcome(name=stage.name, skipped=True, seconds=0.0)
+        else:
+            logger.info("%s: started", stage.name)
+            started = time.monotonic()
+            with write_artefact(folders[stage.name], stage=stage.name, inputs=inputs, seed=recipe.seed) as output:
+                stage.work(recipe, folders, output)
+            seconds = time.monotonic() - started
+            logger.info("%s: done in %.1f s", stage.name, seconds)
+            yield StageOutcome(name=stage.name, skipped=False, seconds=seconds)
+        if stage.name == last:
+            return
+
+
+def _data_hashes(sources: tuple[Source, ...]) -> list[dict[str, Any]]:
+    return [
+        {**source.model_dump(exclude={"path"}), "content": _file_hash(source.path)}
+        if Path(source.path).suffix
+        else source.model_dump()
+        for source in sources
+    ]
+
+
+@cache
+def _file_hash(path: str) -> str:
+    if not Path(path).is_file():
+        raise ValueError(f"data file not found: {path}")
+    return file_hash(Path(path))
+
+
+@cache
+def _teacher_hash(folder: str) -> str:
+    return checkpoint_hash(Path(folder))

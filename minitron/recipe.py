@@ -1,0 +1,245 @@
+"""The recipe: everything a run depends on, in one YAML file that is checked whole before anything starts."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from minitron.search import DTYPE_BITS, GIB, Workload, visible_bytes
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Dtype = Literal[tuple(DTYPE_BITS)]  # type: ignore[valid-type]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message has one line for each fault."""
+
+
+class Section(BaseModel):
+    """Base of the recipe's sections: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Section):
+    """One source of text."""
+
+    path: str = Field(description="A .txt, .jsonl or .parquet file beside the recipe, or the name of a dataset.")
+    weight: float = Field(default=1.0, gt=0, description="Share of the blend, relative to the other sources'.")
+    field: str = Field(default="text", description="Column that holds the text.")
+    split: str = Field(default="train", description="Split of a named dataset.")
+
+
+class ScoreSection(Section):
+    """Calibration."""
+
+    data: tuple[Source, ...] = Field(min_length=1, description="Calibration text.")
+    samples: PositiveInt = Field(default=1024, description="Packed blocks; 1024 as published (arXiv 2407.14679).")
+    seq_len: PositiveInt = Field(default=4096, description="Tokens a block.")
+    batch_size: PositiveInt = Field(default=8, description="Blocks in one forward pass.")
+
+
+class BudgetSection(Section):
+    """What the student must fit: exactly one of gpu, memory_gib and memory_bytes, and the workload."""
+
+    gpu: str | None = Field(default=None, description="A device profile, whose visible memory is the budget.")
+    memory_gib: float | None = Field(default=None, gt=0, description="Memory in GiB.")
+    memory_bytes: int | None = Field(default=None, gt=0, description="Memory in bytes.")
+    utilization: Fraction = Field(
+        default=0.95, description="Share of the memory that may be used; 5% engine buffer as published (2508.14444)."
+    )
+    reserved_gib: float = Field(default=0.0, ge=0, description="GiB set aside for others (1.3 for a vision encoder).")
+    context_tokens: PositiveInt = Field(description="Tokens that each sequence must hold.")
+    sequences: PositiveInt = Field(default=1, description="Sequences at once.")
+    weights_dtype: Dtype = Field(default="bf16", description="Precision of the weights.")
+    kv_dtype: Dtype = Field(default="bf16", description="Precision of the attention cache.")
+    ssm_dtype: Dtype = Field(default="fp32", description="Precision of the Mamba state, fp32 in HF and vLLM.")
+    workspace_gib: float = Field(default=0.0, ge=0, description="GiB assumed for activations and logits.")
+
+    @model_validator(mode="after")
+    def _one_memory(self) -> "BudgetSection":
+        given = [self.gpu, self.memory_gib, self.memory_bytes]
+        if sum(value is not None for value in given) != 1:
+            raise ValueError("exactly one of gpu, memory_gib and memory_bytes must be given")
+        if self.gpu is not None:
+            visible_bytes(self.gpu)
+        return self
+
+    @property
+    def budget_bytes(self) -> int:
+        """Bytes that the student may need in total."""
+        if self.gpu is not None:
+            memory = visible_bytes(self.gpu)
+        elif self.memory_gib is not None:
+            memory = int(self.memory_gib * GIB)
+        else:
+            memory = self.memory_bytes or 0
+        return int(memory * self.utilization - self.reserved_gib * GIB)
+
+    @property
+    def workload(self) -> Workload:
+        """The workload as the memory model takes it."""
+        return Workload(
+            context_tokens=self.context_tokens,
+            sequences=self.sequences,
+            weights_dtype=self.weights_dtype,
+            kv_dtype=self.kv_dtype,
+            ssm_dtype=self.ssm_dtype,
+            workspace_bytes=int(self.workspace_gib * GIB),
+        )
+
+
+class SearchSection(Section):
+    """The sizes to try; an axis that is left out keeps the teacher's size."""
+
+    num_hidden_layers: tuple[PositiveInt, ...] | None = Field(default=None, description="Numbers of blocks.")
+    hidden_size: tuple[PositiveInt, ...] | None = Field(default=None, description="Widths of the residual stream.")
+    intermediate_size: tuple[PositiveInt, ...] | None = Field(default=None, description="FFN widths.")
+    mamba_num_heads: tuple[PositiveInt, ...] | None = Field(default=None, description="Mamba heads.")
+    mamba_head_dim: tuple[PositiveInt, ...] | None = Field(default=None, description="Channels of a Mamba head.")
+    keep_attention: Annotated[int, Field(ge=0)] = Field(
+        default=1, description="Attention blocks that must stay (2508.14444 keeps 4)."
+    )
+    top_k: PositiveInt = Field(default=3, description="Candidates kept; 3 as published (2508.14444).")
+
+    @property
+    def space(self) -> dict[str, tuple[int, ...]]:
+        """Axis -> sizes, of the axes that are searched."""
+        names = ("num_hidden_layers", "hidden_size", "intermediate_size", "mamba_num_heads", "mamba_head_dim")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+class DistillSection(Section):
+    """Recovery from the teacher's logits."""
+
+    data: tuple[Source, ...] = Field(min_length=1, description="Training text and its blend.")
+    tokens: PositiveInt = Field(description="Tokens to train on.")
+    seq_len: PositiveInt = Field(default=8192, description="Tokens a block; 8192 in the first published stage.")
+    batch_size: PositiveInt = Field(default=8, description="Blocks in one step.")
+    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate (2408.11796).")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(default=60, description="Linear warm-up (2408.11796).")
+    temperature: float = Field(default=1.0, gt=0, description="Softmax temperature (2407.14679).")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
+    save_steps: Annotated[int, Field(ge=0)] = Field(default=100, description="Steps between resumable states, 0: none.")
+
+
+class Task(Section):
+    """An exact-match task."""
+
+    name: str = Field(description="What the tables call it.")
+    path: str = Field(description="A .jsonl file with prompt and answer.")
+    problems: PositiveInt | None = Field(default=None, description="How many to ask; all when left out.")
+    max_new_tokens: PositiveInt = Field(default=256, description="Tokens an answer may take, its trace included.")
+
+
+class EvaluateSection(Section):
+    """Evaluation of teacher, pruned and distilled."""
+
+    data: tuple[Source, ...] = Field(min_length=1, description="Held-out text.")
+    blocks: PositiveInt = Field(default=64, description="Packed blocks of it.")
+    seq_len: PositiveInt = Field(default=1024, description="Tokens a block.")
+    task: Task | None = Field(default=None, description="An exact-match task.")
+    speed_new_tokens: PositiveInt = Field(default=64, description="Tokens generated to measure speed.")
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    version: Literal[1] = Field(description="Version of the recipe's form.")
+    name: str = Field(description="Name of the run; its folder is runs/NAME unless told otherwise.")
+    teacher: str = Field(description="Checkpoint folder, relative to the recipe.")
+    seed: int = Field(default=0, description="Seed of every random choice.")
+    device: str = Field(default="cpu", description="torch device that models run on.")
+    score: ScoreSection
+    budget: BudgetSection
+    search: SearchSection
+    distill: DistillSection
+    evaluate: EvaluateSection
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Reads, overrides and validates a recipe; paths in it become absolute.
+
+    Args:
+        path: The YAML file.
+        overrides: `key=value` with dots between levels, values in YAML, as in `distill.tokens=1000000`.
+
+    Raises:
+        RecipeError: Every fault at once, a line each.
+    """
+    if not path.is_file():
+        raise RecipeError(f"recipe not found: {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f":{where.line + 1}" if where is not None else ""
+        raise RecipeError(f"{path}{line}: a recipe must be YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: a recipe must be a mapping of sections, got {type(values).__name__}")
+    for override in overrides:
+        _override(values, override)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError("\n".join(_fault(path, fault) for fault in error.errors())) from error
+    return _resolve_paths(recipe, path.resolve().parent)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise RecipeError(f"an override must be key=value, got {override!r}")
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"an override must name a setting of a section, {section} in {key!r} is a value")
+    values[last] = yaml.safe_load(text)
+
+
+def _fault(path: Path, fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(fault["loc"][-1]), _known_keys(fault["loc"][:-1]), n=1)
+        return f"{path}: unknown key {where}" + (f"; did you mean {near[0]}?" if near else "")
+    if fault["type"] == "missing":
+        return f"{path}: {where} must be given"
+    message = fault["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(fault["input"], dict) else f", got {fault['input']!r}"
+    return f"{path}: {where}: {message[0].lower()}{message[1:]}{given}"
+
+
+def _known_keys(where: tuple[int | str, ...]) -> list[str]:
+    section: Any = Recipe
+    for part in where:
+        if isinstance(part, str):
+            annotation = section.model_fields[part].annotation
+            candidates = [annotation, *getattr(annotation, "__args__", ())]
+            section = next(kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return list(section.model_fields)
+
+
+def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
+    def data(section: Any) -> Any:
+        sources = tuple(
+            source.model_copy(update={"path": str(folder / source.path)}) if Path(source.path).suffix else source
+            for source in section.data
+        )
+        return section.model_copy(update={"data": sources})
+
+    evaluate = data(recipe.evaluate)
+    if evaluate.task is not None:
+        task = evaluate.task.model_copy(update={"path": str(folder / evaluate.task.path)})
+        evaluate = evaluate.model_copy(update={"task": task})
+    return recipe.model_copy(
+        update={
+            "teacher": str(folder / recipe.teacher),
+            "score": data(recipe.score),
+            "distill": data(recipe.distill),
+            "evaluate": evaluate,
+        }
+    )

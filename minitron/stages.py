@@ -1,0 +1,224 @@
+"""The stages' work: each reads what earlier stages wrote, calls one part of the package, and writes its own files.
+
+This is the only place where the parts meet; the order of stages, resuming and skipping are `pipeline.py`'s.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from minitron.distill import DistillSettings, distill
+from minitron.evaluate import evaluate_task, evaluate_text, read_problems, tokens_per_second
+from minitron.hybrid.blocks import TextSource, blend_sources
+from minitron.hybrid.checkpoint import Checkpoint, open_checkpoint
+from minitron.hybrid.model import load_model, load_tokenizer, save_model
+from minitron.hybrid.shape import HybridShape
+from minitron.hybrid.weights import write_json
+from minitron.importance import Scores, calibrate, load_scores, save_scores, select_units, top_blocks
+from minitron.prune import PrunePlan, prune_checkpoint, save_plan
+from minitron.recipe import EvaluateSection, Recipe, ScoreSection, Source
+from minitron.report.figure import draw_summary
+from minitron.search import Workload, memory_bytes, solve_budget
+
+SCORES_FILE = "scores.safetensors"
+CANDIDATES_FILE = "candidates.json"
+PLAN_FILE = "plan.safetensors"
+CHECKPOINT_FOLDER = "checkpoint"
+STATE_FOLDER = "state"
+RECORD_FILE = "record.json"
+METRICS_FILE = "metrics.json"
+
+Folders = Mapping[str, Path]
+
+
+def text_sources(sources: Sequence[Source]) -> list[TextSource]:
+    """The recipe's sources as the ground takes them."""
+    return [TextSource(**source.model_dump()) for source in sources]
+
+
+def score(teacher: Path, section: ScoreSection, output: Path, *, seed: int, device: str) -> Scores:
+    """Calibrates a checkpoint and writes its scores."""
+    checkpoint = open_checkpoint(teacher)
+    blocks_NT = blend_sources(
+        text_sources(section.data),
+        load_tokenizer(teacher),
+        seq_len=section.seq_len,
+        num_blocks=section.samples,
+        seed=seed,
+    )
+    scores = calibrate(load_model(teacher, device=device), checkpoint.shape, blocks_NT, batch_size=section.batch_size)
+    save_scores(scores, output / SCORES_FILE)
+    return scores
+
+
+def run_score(recipe: Recipe, folders: Folders, output: Path) -> None:
+    """teacher -> scores."""
+    score(Path(recipe.teacher), recipe.score, output, seed=recipe.seed, device=recipe.device)
+
+
+def run_search(recipe: Recipe, folders: Folders, output: Path) -> None:
+    """teacher's shape + scores -> candidates within the budget."""
+    source = open_checkpoint(Path(recipe.teacher)).shape
+    scores = load_scores(folders["score"] / SCORES_FILE)
+    quotas = {"*": min(recipe.search.keep_attention, source.count("*"))}
+    workload, budget_bytes = recipe.budget.workload, recipe.budget.budget_bytes
+    result = solve_budget(
+        source,
+        recipe.search.space,
+        workload,
+        budget_bytes,
+        kept_layers=lambda kept: top_blocks(scores.depth, source.hybrid_override_pattern, kept, keep_kinds=quotas),
+        top_k=recipe.search.top_k,
+    )
+    write_json(
+        output / CANDIDATES_FILE,
+        {
+            "budget_bytes": budget_bytes,
+            "num_shapes": result.num_shapes,
+            "num_feasible": result.num_feasible,
+            "teacher": {"params": source.params, "memory": asdict(memory_bytes(source, workload))},
+            "candidates": [
+                {
+                    "layers": candidate.layers,
+                    "shape": asdict(candidate.shape),
+                    "params": candidate.shape.params,
+                    "memory": asdict(candidate.memory),
+                }
+                for candidate in result.candidates
+            ],
+        },
+    )
+
+
+def prune(
+    source: Checkpoint, scores: Scores, target: HybridShape, layers: tuple[int, ...], output: Path
+) -> Checkpoint:
+    """Cuts a checkpoint to a shape by scores; writes the checkpoint into `output`."""
+    plan = PrunePlan(
+        source=source.shape, target=target, keep=select_units(scores, source.shape, target, layers)
+    )
+    written = prune_checkpoint(source, plan, output)
+    save_plan(plan, output.with_name(PLAN_FILE))
+    return written
+
+
+def run_prune(recipe: Recipe, folders: Folders, output: Path) -> None:
+    """teacher + scores + first candidate -> pruned checkpoint."""
+    candidate = read_candidates(folders["search"])["candidates"][0]
+    shutil.rmtree(output / CHECKPOINT_FOLDER, ignore_errors=True)
+    prune(
+        open_checkpoint(Path(recipe.teacher)),
+        load_scores(folders["score"] / SCORES_FILE),
+        HybridShape(**candidate["shape"]),
+        tuple(candidate["layers"]),
+        output / CHECKPOINT_FOLDER,
+    )
+
+
+def run_distill(recipe: Recipe, folders: Folders, output: Path) -> None:
+    """pruned checkpoint + teacher -> distilled checkpoint and its loss curve."""
+    section = recipe.distill
+    pruned = open_checkpoint(folders["prune"] / CHECKPOINT_FOLDER)
+    teacher_folder = Path(recipe.teacher)
+    student = load_model(pruned.folder, device=recipe.device)
+    blocks_NT = blend_sources(
+        text_sources(section.data),
+        load_tokenizer(teacher_folder),
+        seq_len=section.seq_len,
+        num_blocks=max(1, section.tokens // section.seq_len),
+        seed=recipe.seed,
+    )
+    record = distill(
+        student,
+        load_model(teacher_folder, device=recipe.device),
+        blocks_NT,
+        DistillSettings(
+            batch_size=section.batch_size,
+            learning_rate=section.learning_rate,
+            warmup_steps=section.warmup_steps,
+            temperature=section.temperature,
+            weight_decay=section.weight_decay,
+            save_steps=section.save_steps,
+        ),
+        state_folder=output / STATE_FOLDER,
+        seed=recipe.seed,
+    )
+    save_model(student, pruned, output / CHECKPOINT_FOLDER)
+    write_json(output / RECORD_FILE, asdict(record))
+    shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
+
+
+def evaluate(
+    folder: Path, section: EvaluateSection, workload: Workload, *, teacher: Path | None, seed: int, device: str
+) -> dict[str, Any]:
+    """Measures one checkpoint: parameters, bytes at the workload, loss, KL to the teacher, exact match, speed."""
+    checkpoint, tokenizer = open_checkpoint(folder), load_tokenizer(folder)
+    model = load_model(folder, device=device)
+    blocks_NT = blend_sources(
+        text_sources(section.data), tokenizer, seq_len=section.seq_len, num_blocks=section.blocks, seed=seed
+    )
+    reference = None if teacher is None else load_model(teacher, device=device)
+    text = evaluate_text(model, blocks_NT, teacher=reference)
+    metrics: dict[str, Any] = {
+        "params": checkpoint.params,
+        "memory": asdict(memory_bytes(checkpoint.shape, workload)),
+        "loss": text.loss,
+        "kl_to_teacher": text.kl_to_teacher,
+    }
+    if section.task is not None:
+        problems = read_problems(Path(section.task.path), limit=section.task.problems)
+        task = evaluate_task(model, tokenizer, problems, max_new_tokens=section.task.max_new_tokens)
+        metrics |= {"task": section.task.name, "exact_match": task.exact_match, "problems": task.problems}
+    metrics["tokens_per_s"] = tokens_per_second(
+        model, batch_size=1, prompt_tokens=32, new_tokens=section.speed_new_tokens
+    )
+    return metrics
+
+
+def run_evaluate(recipe: Recipe, folders: Folders, output: Path) -> None:
+    """teacher, pruned and distilled checkpoints -> their metrics."""
+    teacher = Path(recipe.teacher)
+    checkpoints = {
+        "teacher": teacher,
+        "pruned": folders["prune"] / CHECKPOINT_FOLDER,
+        "distilled": folders["distill"] / CHECKPOINT_FOLDER,
+    }
+    metrics = {
+        name: evaluate(
+            folder,
+            recipe.evaluate,
+            recipe.budget.workload,
+            teacher=teacher,
+            seed=recipe.seed,
+            device=recipe.device,
+        )
+        for name, folder in checkpoints.items()
+    }
+    write_json(output / METRICS_FILE, metrics)
+
+
+def run_report(recipe: Recipe, folders: Folders, output: Path) -> None:
+    """metrics, candidates and loss curve -> one picture."""
+    draw_summary(
+        read_metrics(folders["evaluate"]),
+        budget_bytes=recipe.budget.budget_bytes,
+        context_tokens=recipe.budget.context_tokens,
+        curve=json.loads((folders["distill"] / RECORD_FILE).read_text())["curve"],
+        title=recipe.name,
+        path=output / "summary.png",
+    )
+
+
+def read_candidates(folder: Path) -> dict[str, Any]:
+    """The search stage's result."""
+    candidates: dict[str, Any] = json.loads((folder / CANDIDATES_FILE).read_text())
+    return candidates
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The evaluate stage's result."""
+    metrics: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text())
+    return metrics

@@ -1,0 +1,135 @@
+"""Single stages outside a recipe: what `minitron score`, `prune` and `eval` do with their arguments."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from minitron import stages
+from minitron.hybrid.artefact import read_header, working_folder, write_artefact
+from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hash, open_checkpoint
+from minitron.importance import Scores, load_scores, top_blocks
+from minitron.recipe import EvaluateSection, ScoreSection, Source, Task
+from minitron.search import Workload
+
+
+def score_checkpoint(
+    checkpoint: Path,
+    *,
+    data: str,
+    output: Path,
+    samples: int,
+    seq_len: int,
+    batch_size: int,
+    seed: int,
+    device: str,
+) -> list[dict[str, Any]]:
+    """Writes a checkpoint's scores into a folder and returns a summary, one entry a block.
+
+    Raises:
+        ValueError: The checkpoint or the text cannot be used, or the folder holds something else.
+    """
+    opened = open_checkpoint(checkpoint)
+    section = ScoreSection(data=(Source(path=data),), samples=samples, seq_len=seq_len, batch_size=batch_size)
+    inputs = {"teacher": checkpoint_hash(checkpoint), "score": section.model_dump()}
+    _require_free(output)
+    with write_artefact(output, stage="score", inputs=inputs, seed=seed) as folder:
+        scores = stages.score(checkpoint, section, folder, seed=seed, device=device)
+    return summarise(scores, opened)
+
+
+def prune_to_shape(checkpoint: Path, *, scores: Path, shape: str, output: Path) -> Checkpoint:
+    """Cuts a checkpoint to a shape, given as JSON or as a file of it.
+
+    The shape's keys are prunable dims as Hugging Face spells them, and `layers` (kept block indices) or
+    `num_hidden_layers`.
+
+    Raises:
+        ValueError: The scores are of another checkpoint, or the shape is malformed or cannot be reached.
+    """
+    source = open_checkpoint(checkpoint)
+    header = read_header(scores)
+    if header is None:
+        raise ValueError(f"a whole folder of scores is expected at {scores}")
+    teacher_hash = header.inputs.get("teacher") or header.inputs.get("settings", {}).get("teacher")
+    if teacher_hash != checkpoint_hash(checkpoint):
+        raise ValueError(f"scores must be of the checkpoint that is pruned, those in {scores} are of another one")
+    loaded = load_scores(scores / stages.SCORES_FILE)
+    sizes = _read_shape(shape)
+    layers = _kept_layers(sizes, loaded, source)
+    target = source.shape.resized(layers=layers, **sizes)
+    _require_free(output)
+    partial = working_folder(output)
+    partial.mkdir(parents=True, exist_ok=True)
+    if any(partial.iterdir()):
+        raise ValueError(f"{partial} is left from an interrupted run; remove it first")
+    stages.prune(source, loaded, target, layers, partial / "checkpoint")
+    (partial / "checkpoint").rename(output)
+    (partial / stages.PLAN_FILE).rename(output / stages.PLAN_FILE)
+    partial.rmdir()
+    return open_checkpoint(output)
+
+
+def evaluate_checkpoint(
+    checkpoint: Path,
+    *,
+    data: str,
+    teacher: Path | None,
+    task: str | None,
+    max_new_tokens: int,
+    blocks: int,
+    seq_len: int,
+    context_tokens: int,
+    device: str,
+) -> dict[str, Any]:
+    """Measures one checkpoint."""
+    section = EvaluateSection(
+        data=(Source(path=data),),
+        blocks=blocks,
+        seq_len=seq_len,
+        task=None if task is None else Task(name=Path(task).stem, path=task, max_new_tokens=max_new_tokens),
+    )
+    workload = Workload(context_tokens=context_tokens)
+    return stages.evaluate(checkpoint, section, workload, teacher=teacher, seed=0, device=device)
+
+
+def summarise(scores: Scores, checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """One entry a block: kind, depth score, and the spread of its units' scores around their mean."""
+    summary = []
+    for layer, kind in enumerate(checkpoint.shape.hybrid_override_pattern):
+        units = scores.intermediate_size.get(layer, scores.mamba.get(layer))
+        summary.append(
+            {
+                "layer": layer,
+                "kind": kind,
+                "depth": float(scores.depth[layer]),
+                "units": None if units is None else "x".join(str(size) for size in units.shape),
+                "lowest": None if units is None else float(units.min() / units.mean()),
+                "highest": None if units is None else float(units.max() / units.mean()),
+            }
+        )
+    return summary
+
+
+def _read_shape(shape: str) -> dict[str, Any]:
+    text = Path(shape).read_text(encoding="utf-8") if Path(shape).is_file() else shape
+    try:
+        sizes = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"a shape must be a JSON object or a file of one, got {shape!r}") from error
+    if not isinstance(sizes, dict):
+        raise ValueError(f"a shape must be a JSON object, got {shape!r}")
+    return sizes
+
+
+def _kept_layers(sizes: dict[str, Any], scores: Scores, source: Checkpoint) -> tuple[int, ...]:
+    layers, count = sizes.pop("layers", None), sizes.pop("num_hidden_layers", None)
+    if layers is not None:
+        return tuple(layers)
+    pattern = source.shape.hybrid_override_pattern
+    keep_kinds = {"*": min(1, source.shape.count("*"))}
+    return top_blocks(scores.depth, pattern, count or len(pattern), keep_kinds=keep_kinds)
+
+
+def _require_free(output: Path) -> None:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"the output folder must be new or empty, {output} is not")
