@@ -1,0 +1,117 @@
+"""A tiny hybrid whose dims are all distinct and whose SSM matters, as a shape, a model and a checkpoint folder."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import NemotronHConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from minitron.hybrid.config import config_for_shape
+from minitron.hybrid.model import new_model
+from minitron.hybrid.shape import HybridShape
+from minitron.hybrid.weights import write_weights
+
+# Small products on two cores: one thread is as fast and does not fight with other processes.
+torch.set_num_threads(1)
+
+
+def make_tiny_shape(**changes: int | str) -> HybridShape:
+    """Every dim differs from every other and is above 1, so that a swapped axis cannot pass."""
+    dims: dict[str, int | str] = {
+        "hybrid_override_pattern": "M-*MM-*-",
+        "vocab_size": 271,
+        "hidden_size": 22,
+        "intermediate_size": 36,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "head_dim": 10,
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 5,
+        "n_groups": 2,
+        "ssm_state_size": 7,
+        "conv_kernel": 4,
+    }
+    return HybridShape(**(dims | changes))  # type: ignore[arg-type]
+
+
+def make_tiny_model(shape: HybridShape, *, seed: int = 0) -> PreTrainedModel:
+    """A model of a shape with weights strong enough that its SSM moves the logits by tens of percent."""
+    config = NemotronHConfig(
+        **{key: size for key, size in shape.sizes.items()},
+        hybrid_override_pattern=shape.hybrid_override_pattern,
+        chunk_size=8,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model = new_model(config, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("A_log"):
+                parameter.copy_(torch.log(torch.linspace(0.02, 1, len(parameter))))
+            elif name.endswith("dt_bias"):
+                parameter.uniform_(-3, -1, generator=generator)
+            elif name.endswith("conv1d.weight"):
+                parameter.normal_(0, 0.5, generator=generator)
+            elif name.endswith("norm.weight") or name.endswith("norm_f.weight") or name.endswith(".D"):
+                parameter.uniform_(0.5, 1.5, generator=generator)
+            elif parameter.ndim >= 2:
+                parameter.normal_(0, 0.12, generator=generator)
+            else:
+                parameter.normal_(0, 0.2, generator=generator)
+    return model
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, after <pad>, <s> and </s>."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+def write_tiny_checkpoint(folder: Path, *, shard_bytes: int = 2**32, dtype: torch.dtype = torch.float32) -> Path:
+    """A whole checkpoint folder of the tiny hybrid, tokenizer included."""
+    shape = make_tiny_shape()
+    model = make_tiny_model(shape)
+    folder.mkdir(parents=True)
+    family = shape.family
+    state = model.state_dict()
+    names = shape.tensors()
+    write_weights(
+        folder, ((name, state[family.name_in_memory(name)].to(dtype)) for name in names), shard_bytes=shard_bytes
+    )
+    model.config.architectures = ["NemotronHForCausalLM"]
+    config = config_for_shape(json.loads(model.config.to_json_string(use_diff=False)), shape)
+    (folder / "config.json").write_text(json.dumps(config))
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_shape() -> HybridShape:
+    return make_tiny_shape()
+
+
+@pytest.fixture
+def tiny_model(tiny_shape: HybridShape) -> PreTrainedModel:
+    return make_tiny_model(tiny_shape)
+
+
+@pytest.fixture
+def tiny_checkpoint(tmp_path: Path) -> Path:
+    return write_tiny_checkpoint(tmp_path / "teacher")
+
+
+@pytest.fixture
+def token_ids() -> torch.Tensor:
+    return torch.randint(3, 271, (2, 29), generator=torch.Generator().manual_seed(7))

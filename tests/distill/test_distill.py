@@ -1,0 +1,100 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from minitron.distill import DistillSettings, distill
+from minitron.distill.trainer import DistillationModel, DistillationTrainer
+from minitron.hybrid.shape import HybridShape
+from tests.conftest import make_tiny_model
+
+SETTINGS = DistillSettings(batch_size=2, learning_rate=3e-3, warmup_steps=2)
+
+
+def make_blocks(count: int) -> Any:
+    return np.random.default_rng(0).integers(3, 271, (count, 12), dtype=np.int32)
+
+
+def test_distillation_brings_the_student_closer(tmp_path: Path, tiny_shape: HybridShape) -> None:
+    student, teacher = make_tiny_model(tiny_shape, seed=1), make_tiny_model(tiny_shape, seed=0)
+    before = [parameter.clone() for parameter in teacher.parameters()]
+    record = distill(student, teacher, make_blocks(60), SETTINGS, state_folder=tmp_path, seed=0)
+    assert record.tokens == 60 * 12
+    assert record.curve[-1][1] < 0.7 * record.curve[0][1]
+    for parameter, old in zip(teacher.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter, old, rtol=0, atol=0)
+
+
+def test_one_large_batch_and_accumulated_small_ones_agree_under_uneven_masks(
+    tmp_path: Path, tiny_shape: HybridShape
+) -> None:
+    results = []
+    for batch_size, accumulation in ((4, 1), (1, 4), (2, 2)):
+        student, teacher = make_tiny_model(tiny_shape, seed=1), make_tiny_model(tiny_shape, seed=0)
+        samples = []
+        for length, row in zip((12, 3, 7, 1), make_blocks(4), strict=True):
+            ids_T = torch.from_numpy(row.astype(np.int64))
+            labels_T = ids_T.clone()
+            labels_T[length:] = -100
+            samples.append({"input_ids": ids_T, "labels": labels_T})
+        trainer = DistillationTrainer(
+            model=DistillationModel(student, teacher, temperature=1.0),
+            args=TrainingArguments(
+                output_dir=str(tmp_path),
+                max_steps=1,
+                per_device_train_batch_size=batch_size,
+                gradient_accumulation_steps=accumulation,
+                logging_steps=1,
+                report_to=[],
+                use_cpu=True,
+                disable_tqdm=True,
+                remove_unused_columns=False,
+                label_names=["labels"],
+                save_strategy="no",
+                max_grad_norm=1e9,
+            ),
+            train_dataset=samples,
+        )
+        trainer.train()
+        results.append((trainer.state.log_history[0]["loss"], trainer.state.log_history[0]["grad_norm"]))
+    for loss, grad_norm in results[1:]:
+        assert loss == pytest.approx(results[0][0], rel=1e-5)
+        assert grad_norm == pytest.approx(results[0][1], rel=1e-5)
+
+
+def test_an_interrupted_distillation_goes_on_to_the_same_weights(
+    tmp_path: Path, tiny_shape: HybridShape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = DistillSettings(batch_size=2, learning_rate=3e-3, warmup_steps=2, save_steps=3)
+    whole = make_tiny_model(tiny_shape, seed=1)
+    distill(whole, make_tiny_model(tiny_shape), make_blocks(20), settings, state_folder=tmp_path / "a", seed=0)
+
+    original, calls = DistillationModel.forward, []
+
+    def fails_at_step_8(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 8:
+            raise RuntimeError("killed")
+        return original(self, *args, **kwargs)
+
+    resumed = make_tiny_model(tiny_shape, seed=1)
+    monkeypatch.setattr(DistillationModel, "forward", fails_at_step_8)
+    with pytest.raises(RuntimeError, match="killed"):
+        distill(resumed, make_tiny_model(tiny_shape), make_blocks(20), settings, state_folder=tmp_path / "b", seed=0)
+    monkeypatch.undo()
+    resumed = make_tiny_model(tiny_shape, seed=1)
+    record = distill(
+        resumed, make_tiny_model(tiny_shape), make_blocks(20), settings, state_folder=tmp_path / "b", seed=0
+    )
+    assert record.tokens == 20 * 12
+    for left, right in zip(whole.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+def test_fewer_blocks_than_a_batch_are_refused(tmp_path: Path, tiny_shape: HybridShape) -> None:
+    model = make_tiny_model(tiny_shape)
+    with pytest.raises(ValueError, match="at least one batch of 2 blocks, got 1"):
+        distill(model, model, make_blocks(1), SETTINGS, state_folder=tmp_path, seed=0)

@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from minitron.hybrid.artefact import hash_inputs, read_header, working_folder, write_artefact
+
+
+def write(folder: Path, text: str = "x", **inputs: object) -> None:
+    with write_artefact(folder, stage="score", inputs=inputs, seed=3) as output:
+        (output / "file.txt").write_text(text)
+
+
+def test_a_finished_artefact_says_what_it_was_made_from(tmp_path: Path) -> None:
+    write(tmp_path / "a", setting=1)
+    header = read_header(tmp_path / "a")
+    assert header is not None
+    assert header.inputs_hash == hash_inputs({"setting": 1})
+    assert header.files == {"file.txt": 1}
+    assert not working_folder(tmp_path / "a").exists()
+
+
+def test_a_failed_artefact_does_not_appear_and_its_work_is_given_again(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), write_artefact(tmp_path / "a", stage="s", inputs={"k": 1}, seed=0) as output:
+        (output / "state").write_text("half")
+        raise RuntimeError
+    assert read_header(tmp_path / "a") is None
+    assert not (tmp_path / "a").exists()
+    with write_artefact(tmp_path / "a", stage="s", inputs={"k": 1}, seed=0) as output:
+        assert (output / "state").read_text() == "half"
+
+
+def test_work_left_by_other_inputs_is_cleared(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), write_artefact(tmp_path / "a", stage="s", inputs={"k": 1}, seed=0) as output:
+        (output / "state").write_text("half")
+        raise RuntimeError
+    with write_artefact(tmp_path / "a", stage="s", inputs={"k": 2}, seed=0) as output:
+        assert not (output / "state").exists()
+
+
+def test_a_failure_keeps_the_artefact_of_before(tmp_path: Path) -> None:
+    write(tmp_path / "a", text="old", setting=1)
+    with pytest.raises(RuntimeError), write_artefact(tmp_path / "a", stage="s", inputs={"k": 1}, seed=0):
+        raise RuntimeError
+    assert (tmp_path / "a" / "file.txt").read_text() == "old"
+    assert read_header(tmp_path / "a") is not None
+
+
+@pytest.mark.parametrize("damage", ["shorten", "remove", "add"])
+def test_a_damaged_artefact_is_not_finished(tmp_path: Path, damage: str) -> None:
+    write(tmp_path / "a", text="content", setting=1)
+    if damage == "shorten":
+        (tmp_path / "a" / "file.txt").write_text("c")
+    elif damage == "remove":
+        (tmp_path / "a" / "file.txt").unlink()
+    else:
+        (tmp_path / "a" / "other.txt").write_text("c")
+    assert read_header(tmp_path / "a") is None

@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minitron.hybrid.shape import HybridShape
+from minitron.importance import load_scores, random_scores, save_scores, select_units, top_blocks
+from minitron.importance.select import top_mamba_heads
+
+
+def test_heads_are_kept_evenly_over_groups_even_when_one_group_scores_higher() -> None:
+    score_HP = np.array([[9.0], [8], [7], [6], [1], [4], [3], [2]])
+    kept = top_mamba_heads(score_HP, np.array([0]), n_groups=2, kept=4)
+    assert kept.tolist() == [0, 1, 5, 6]
+
+
+def test_heads_are_ranked_over_the_kept_channels_alone() -> None:
+    score_HP = np.array([[1.0, 9.0], [2.0, 0.0], [1.0, 0.0], [0.5, 0.0]])
+    assert top_mamba_heads(score_HP, np.array([0]), n_groups=1, kept=1).tolist() == [1]
+    assert top_mamba_heads(score_HP, np.array([0, 1]), n_groups=1, kept=1).tolist() == [0]
+
+
+def test_the_weakest_blocks_go_first_but_never_below_a_quota() -> None:
+    depth_L = np.array([0.9, 0.1, 0.2, 0.8, 0.3])
+    assert top_blocks(depth_L, "M*M*-", 3, keep_kinds={}) == (0, 3, 4)
+    assert top_blocks(depth_L, "M*M*-", 3, keep_kinds={"*": 2}) == (0, 1, 3)
+    with pytest.raises(ValueError, match="at least 2 of 5 blocks must stay under the quotas, got 1"):
+        top_blocks(depth_L, "M*M*-", 1, keep_kinds={"*": 2})
+
+
+def test_selected_units_lead_to_the_target(tiny_shape: HybridShape) -> None:
+    layers = (0, 1, 2, 4, 7)
+    target = tiny_shape.resized(
+        layers=layers, hidden_size=13, intermediate_size=21, mamba_num_heads=4, mamba_head_dim=3
+    )
+    keep = select_units(random_scores(tiny_shape, seed=0), tiny_shape, target, layers)
+    assert keep.shape(tiny_shape) == target
+
+
+def test_a_dim_without_scores_is_refused(tiny_shape: HybridShape) -> None:
+    target = tiny_shape.resized(num_attention_heads=3)
+    with pytest.raises(ValueError, match="the target also changes {'num_attention_heads'}"):
+        select_units(random_scores(tiny_shape, seed=0), tiny_shape, target, tuple(range(8)))
+
+
+def test_scores_survive_their_file(tmp_path: Path, tiny_shape: HybridShape) -> None:
+    scores = random_scores(tiny_shape, seed=4)
+    save_scores(scores, tmp_path / "scores.safetensors")
+    loaded = load_scores(tmp_path / "scores.safetensors")
+    np.testing.assert_array_equal(loaded.hidden_size, scores.hidden_size)
+    assert list(loaded.mamba) == list(scores.mamba)
+    for layer in scores.mamba:
+        np.testing.assert_array_equal(loaded.mamba[layer], scores.mamba[layer])
