@@ -138,9 +138,7 @@ def _run(args: argparse.Namespace) -> None:
         budget = recipe.budget
         result["metrics"] = read_metrics(folder / "evaluate")
         tables.append(
-            metrics_table(
-                result["metrics"], budget_bytes=budget.budget_bytes, context_tokens=budget.context_tokens
-            )
+            metrics_table(result["metrics"], budget_bytes=budget.budget_bytes, context_tokens=budget.context_tokens)
         )
     if "distill" in reached:
         tables.append(f"student: {folder / 'distill' / 'checkpoint'}")

@@ -38,6 +38,27 @@ class StageOutcome:
     seconds: float
 
 
+def _data_hashes(sources: tuple[Source, ...]) -> list[dict[str, Any]]:
+    return [
+        {**source.model_dump(exclude={"path"}), "content": _file_hash(source.path)}
+        if Path(source.path).suffix
+        else source.model_dump()
+        for source in sources
+    ]
+
+
+@cache
+def _file_hash(path: str) -> str:
+    if not Path(path).is_file():
+        raise ValueError(f"data file not found: {path}")
+    return file_hash(Path(path))
+
+
+@cache
+def _teacher_hash(folder: str) -> str:
+    return checkpoint_hash(Path(folder))
+
+
 STAGES = (
     Stage(
         name="score",
@@ -129,24 +150,3 @@ def run_pipeline(
             yield StageOutcome(name=stage.name, skipped=False, seconds=seconds)
         if stage.name == last:
             return
-
-
-def _data_hashes(sources: tuple[Source, ...]) -> list[dict[str, Any]]:
-    return [
-        {**source.model_dump(exclude={"path"}), "content": _file_hash(source.path)}
-        if Path(source.path).suffix
-        else source.model_dump()
-        for source in sources
-    ]
-
-
-@cache
-def _file_hash(path: str) -> str:
-    if not Path(path).is_file():
-        raise ValueError(f"data file not found: {path}")
-    return file_hash(Path(path))
-
-
-@cache
-def _teacher_hash(folder: str) -> str:
-    return checkpoint_hash(Path(folder))

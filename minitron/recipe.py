@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from minitron.search import DTYPE_BITS, GIB, Workload, visible_bytes
+from minitron.search import GIB, Workload, visible_bytes
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
-Dtype = Literal[tuple(DTYPE_BITS)]  # type: ignore[valid-type]
+Dtype = Literal["fp32", "bf16", "fp16", "fp8", "int8"]
 
 
 class RecipeError(ValueError):
@@ -31,6 +31,9 @@ class Source(Section):
     weight: float = Field(default=1.0, gt=0, description="Share of the blend, relative to the other sources'.")
     field: str = Field(default="text", description="Column that holds the text.")
     split: str = Field(default="train", description="Split of a named dataset.")
+    excerpt_chars: PositiveInt | None = Field(
+        default=None, description="Cut documents into excerpts of so many characters before shuffling; whole if unset."
+    )
 
 
 class ScoreSection(Section):

@@ -10,7 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from minitron.distill import DistillSettings, distill
+from transformers import PreTrainedModel
+
+from minitron.distill import DistillRecord, DistillSettings, distill
 from minitron.evaluate import evaluate_task, evaluate_text, read_problems, tokens_per_second
 from minitron.hybrid.blocks import TextSource, blend_sources
 from minitron.hybrid.checkpoint import Checkpoint, open_checkpoint
@@ -55,12 +57,12 @@ def score(teacher: Path, section: ScoreSection, output: Path, *, seed: int, devi
 
 
 def run_score(recipe: Recipe, folders: Folders, output: Path) -> None:
-    """teacher -> scores."""
+    """Teacher -> scores."""
     score(Path(recipe.teacher), recipe.score, output, seed=recipe.seed, device=recipe.device)
 
 
 def run_search(recipe: Recipe, folders: Folders, output: Path) -> None:
-    """teacher's shape + scores -> candidates within the budget."""
+    """Teacher's shape + scores -> candidates within the budget."""
     source = open_checkpoint(Path(recipe.teacher)).shape
     scores = load_scores(folders["score"] / SCORES_FILE)
     quotas = {"*": min(recipe.search.keep_attention, source.count("*"))}
@@ -93,20 +95,16 @@ def run_search(recipe: Recipe, folders: Folders, output: Path) -> None:
     )
 
 
-def prune(
-    source: Checkpoint, scores: Scores, target: HybridShape, layers: tuple[int, ...], output: Path
-) -> Checkpoint:
+def prune(source: Checkpoint, scores: Scores, target: HybridShape, layers: tuple[int, ...], output: Path) -> Checkpoint:
     """Cuts a checkpoint to a shape by scores; writes the checkpoint into `output`."""
-    plan = PrunePlan(
-        source=source.shape, target=target, keep=select_units(scores, source.shape, target, layers)
-    )
+    plan = PrunePlan(source=source.shape, target=target, keep=select_units(scores, source.shape, target, layers))
     written = prune_checkpoint(source, plan, output)
     save_plan(plan, output.with_name(PLAN_FILE))
     return written
 
 
 def run_prune(recipe: Recipe, folders: Folders, output: Path) -> None:
-    """teacher + scores + first candidate -> pruned checkpoint."""
+    """Teacher + scores + first candidate -> pruned checkpoint."""
     candidate = read_candidates(folders["search"])["candidates"][0]
     shutil.rmtree(output / CHECKPOINT_FOLDER, ignore_errors=True)
     prune(
@@ -118,37 +116,43 @@ def run_prune(recipe: Recipe, folders: Folders, output: Path) -> None:
     )
 
 
-def run_distill(recipe: Recipe, folders: Folders, output: Path) -> None:
-    """pruned checkpoint + teacher -> distilled checkpoint and its loss curve."""
+def recover(recipe: Recipe, student: PreTrainedModel, like: Checkpoint, output: Path) -> DistillRecord:
+    """Distils a student from the recipe's teacher and writes it as a checkpoint like another one."""
     section = recipe.distill
-    pruned = open_checkpoint(folders["prune"] / CHECKPOINT_FOLDER)
-    teacher_folder = Path(recipe.teacher)
-    student = load_model(pruned.folder, device=recipe.device)
+    teacher = Path(recipe.teacher)
     blocks_NT = blend_sources(
         text_sources(section.data),
-        load_tokenizer(teacher_folder),
+        load_tokenizer(teacher),
         seq_len=section.seq_len,
         num_blocks=max(1, section.tokens // section.seq_len),
         seed=recipe.seed,
     )
+    settings = DistillSettings(
+        batch_size=section.batch_size,
+        learning_rate=section.learning_rate,
+        warmup_steps=section.warmup_steps,
+        temperature=section.temperature,
+        weight_decay=section.weight_decay,
+        save_steps=section.save_steps,
+    )
     record = distill(
         student,
-        load_model(teacher_folder, device=recipe.device),
+        load_model(teacher, device=recipe.device),
         blocks_NT,
-        DistillSettings(
-            batch_size=section.batch_size,
-            learning_rate=section.learning_rate,
-            warmup_steps=section.warmup_steps,
-            temperature=section.temperature,
-            weight_decay=section.weight_decay,
-            save_steps=section.save_steps,
-        ),
+        settings,
         state_folder=output / STATE_FOLDER,
         seed=recipe.seed,
     )
-    save_model(student, pruned, output / CHECKPOINT_FOLDER)
+    save_model(student, like, output / CHECKPOINT_FOLDER)
     write_json(output / RECORD_FILE, asdict(record))
     shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
+    return record
+
+
+def run_distill(recipe: Recipe, folders: Folders, output: Path) -> None:
+    """Pruned checkpoint + teacher -> distilled checkpoint and its loss curve."""
+    pruned = open_checkpoint(folders["prune"] / CHECKPOINT_FOLDER)
+    recover(recipe, load_model(pruned.folder, device=recipe.device), pruned, output)
 
 
 def evaluate(

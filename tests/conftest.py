@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import NemotronHConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -16,6 +17,7 @@ from minitron.hybrid.config import config_for_shape
 from minitron.hybrid.model import new_model
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.weights import write_weights
+from minitron.search import Workload, memory_bytes
 
 # Small products on two cores: one thread is as fast and does not fight with other processes.
 torch.set_num_threads(1)
@@ -43,7 +45,7 @@ def make_tiny_shape(**changes: int | str) -> HybridShape:
 def make_tiny_model(shape: HybridShape, *, seed: int = 0) -> PreTrainedModel:
     """A model of a shape with weights strong enough that its SSM moves the logits by tens of percent."""
     config = NemotronHConfig(
-        **{key: size for key, size in shape.sizes.items()},
+        **shape.sizes,
         hybrid_override_pattern=shape.hybrid_override_pattern,
         chunk_size=8,
         pad_token_id=0,
@@ -115,3 +117,35 @@ def tiny_checkpoint(tmp_path: Path) -> Path:
 @pytest.fixture
 def token_ids() -> torch.Tensor:
     return torch.randint(3, 271, (2, 29), generator=torch.Generator().manual_seed(7))
+
+
+@pytest.fixture
+def recipe_path(tmp_path: Path) -> Path:
+    write_tiny_checkpoint(tmp_path / "teacher")
+    (tmp_path / "text.txt").write_text("\n---\n".join(f"line {i} of some text" for i in range(60)))
+    problems = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(3)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(json.dumps(problem) for problem in problems))
+    data = [{"path": "text.txt"}]
+    recipe = {
+        "version": 1,
+        "name": "tiny",
+        "teacher": "teacher",
+        "score": {"data": data, "samples": 4, "seq_len": 16},
+        "budget": {
+            "memory_bytes": memory_bytes(make_tiny_shape(), Workload(context_tokens=64)).total_bytes * 7 // 10,
+            "utilization": 1.0,
+            "context_tokens": 64,
+        },
+        "search": {"num_hidden_layers": [8, 7], "hidden_size": [22, 18, 14], "mamba_num_heads": [8, 6, 4]},
+        "distill": {"data": data, "tokens": 256, "seq_len": 16, "batch_size": 2, "learning_rate": 0.001},
+        "evaluate": {
+            "data": data,
+            "blocks": 2,
+            "seq_len": 16,
+            "task": {"name": "sums", "path": "problems.jsonl", "max_new_tokens": 3},
+            "speed_new_tokens": 2,
+        },
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path

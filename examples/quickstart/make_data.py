@@ -13,6 +13,7 @@ A problem is a chain of assignments modulo 10. The answer follows a trace that s
 
 import argparse
 import hashlib
+import itertools
 import json
 import random
 import sysconfig
@@ -45,7 +46,7 @@ def make_problem(rng: random.Random) -> tuple[str, str, int]:
     steps = rng.randint(MIN_STEPS, MAX_STEPS)
     value = rng.randrange(10)
     statements, trace = [f"{NAMES[0]}={value}"], []
-    for previous, name in zip(NAMES, NAMES[1 : steps + 1], strict=False):
+    for previous, name in itertools.pairwise(NAMES[: steps + 1]):
         operator, digit = rng.choice("+-*"), rng.randrange(10)
         result = {"+": value + digit, "-": value - digit, "*": value * digit}[operator] % 10
         statements.append(f"{name}={previous}{operator}{digit}")

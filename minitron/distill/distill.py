@@ -149,7 +149,7 @@ def _collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tens
     return {"input_ids": ids_BT, "labels": ids_BT}
 
 
-class _ProgressCallback(TrainerCallback):
+class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, progress: Any, task: Any) -> None:
         self._progress, self._task = progress, task
 

@@ -45,7 +45,7 @@ def forward_kl(
     """
     if student_head_VD.shape[0] != teacher_head_VD.shape[0]:
         raise ValueError(
-            f"teacher and student must share a vocabulary, got {teacher_head_VD.shape[0]} and {student_head_VD.shape[0]}"
+            f"teacher and student must share a vocabulary, got {len(teacher_head_VD)} and {len(student_head_VD)}"
         )
     if len(student_hidden_ND) != len(teacher_hidden_ND):
         raise ValueError(
@@ -96,7 +96,7 @@ class _ForwardKL(Function):
         return loss
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grads = [
             (grad * grad_loss).to(dtype) if needed else None

@@ -45,7 +45,7 @@ class DistillationModel(nn.Module):
         )
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(Trainer):  # type: ignore[misc]
     """HF Trainer whose loss is the mean KL over all counted tokens of the global batch.
 
     NemotronH's forward takes **kwargs, so Trainer leaves the division by the number of items to the loss. Dividing the
@@ -60,7 +60,7 @@ class DistillationTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
-    def compute_loss(  # type: ignore[override]
+    def compute_loss(
         self,
         model: nn.Module,
         inputs: dict[str, torch.Tensor],

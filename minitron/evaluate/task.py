@@ -51,12 +51,14 @@ def read_problems(path: Path, *, limit: int | None = None) -> list[Problem]:
     Raises:
         ValueError: The file is missing or empty, or a line lacks a field.
     """
-    problems = []
+    problems: list[Problem] = []
     for line, record in read_jsonl(path):
         if limit is not None and len(problems) == limit:
             break
         if not isinstance(record.get("prompt"), str) or not isinstance(record.get("answer"), str):
-            raise ValueError(f"a problem needs the text fields prompt and answer, {path}:{line} has {', '.join(record)}")
+            raise ValueError(
+                f"a problem needs the text fields prompt and answer, {path}:{line} has {', '.join(record)}"
+            )
         problems.append(Problem(prompt=record["prompt"], answer=record["answer"]))
     if not problems:
         raise ValueError(f"a task needs at least one problem, {path} has none")

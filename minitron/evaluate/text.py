@@ -18,7 +18,7 @@ CHUNK_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextEvaluation:
-    """Means over held-out tokens, in nats a token: cross-entropy, and KL(teacher || model) where a teacher was given."""
+    """Means over held-out tokens, in nats: cross-entropy, and KL(teacher || model) where a teacher was given."""
 
     loss: float
     kl_to_teacher: float | None

@@ -58,7 +58,7 @@ def write_artefact(folder: Path, *, stage: str, inputs: Mapping[str, Any], seed:
     """Gives a working folder that becomes the artefact when the block ends well.
 
     The working folder of an interrupted attempt with the same inputs is given again, so that a stage which saves its
-    state there can go on; one with other inputs is cleared first. On failure it stays, and the artefact does not appear.
+    state there can go on; one with other inputs is cleared first. On failure it stays and no artefact appears.
     """
     inputs_hash = hash_inputs(inputs)
     partial = working_folder(folder)

@@ -3,7 +3,7 @@
 # N blocks, T tokens a block
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,19 +17,29 @@ TokenBlocks = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSource:
-    """One source of text and its share of a blend."""
+    """One source of text and its share of a blend.
+
+    Attributes:
+        path: What `read_documents` reads.
+        weight: Share, relative to the other sources'.
+        field: Column that holds the text.
+        split: Split of a named dataset.
+        excerpt_chars: Cut documents into excerpts of so many characters, so that a small sample sees many of them;
+            None takes documents whole.
+    """
 
     path: str
     weight: float = 1.0
     field: str = "text"
     split: str = "train"
+    excerpt_chars: int | None = None
 
 
 def pack_documents(documents: Iterable[str], tokenizer: Any, *, seq_len: int, num_blocks: int) -> TokenBlocks:
     """Token ids [N, T] of documents joined end to end, each closed by the end-of-text token.
 
     Documents are read until `num_blocks` blocks are full; fewer come back when the documents run out. The unfilled
-    rest is dropped, so no block holds padding (padding costs accuracy: arXiv 2504.11409's follow-up reports).
+    rest is dropped, so no block holds padding, which distorts calibration statistics.
 
     Raises:
         ValueError: The documents do not fill a single block.
@@ -37,7 +47,7 @@ def pack_documents(documents: Iterable[str], tokenizer: Any, *, seq_len: int, nu
     needed = seq_len * num_blocks
     ids: list[int] = []
     for document in documents:
-        ids.extend(tokenizer(document)["input_ids"])
+        ids.extend(tokenizer(document, verbose=False)["input_ids"])  # long documents are cut below
         ids.append(tokenizer.eos_token_id)
         if len(ids) >= needed:
             break
@@ -67,7 +77,7 @@ def blend_sources(
 
 
 def _fill(source: TextSource, tokenizer: Any, *, seq_len: int, num_blocks: int, seed: int) -> TokenBlocks:
-    documents = list(read_documents(source.path, field=source.field, split=source.split))
+    documents = list(_read_excerpts(source))
     rng = np.random.default_rng(seed)
     parts: list[TokenBlocks] = []
     missing = num_blocks
@@ -77,6 +87,12 @@ def _fill(source: TextSource, tokenizer: Any, *, seq_len: int, num_blocks: int, 
         parts.append(part)
         missing -= len(part)
     return np.concatenate(parts)
+
+
+def _read_excerpts(source: TextSource) -> Iterator[str]:
+    for document in read_documents(source.path, field=source.field, split=source.split):
+        step = source.excerpt_chars or len(document) or 1
+        yield from (document[start : start + step] for start in range(0, len(document), step))
 
 
 def _source_seed(source: TextSource, seed: int) -> int:

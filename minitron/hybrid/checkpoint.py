@@ -19,7 +19,18 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # Weight and code-repository files: everything else in a folder (tokenizer, templates) is carried along as it is.
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf")
-DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
+DTYPE_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "F32": 4,
+    "I32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I8": 1,
+    "U8": 1,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +98,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def carried_files(folder: Path) -> list[Path]:
-    """The files of a checkpoint folder that pruning carries along unchanged: tokenizer, templates, generation config."""
+    """The files that pruning carries along unchanged: tokenizer, templates, generation config."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -126,7 +137,9 @@ def _read_headers(folder: Path) -> dict[str, StoredTensor]:
         stored |= _read_header(folder / file)
     missing = sorted(set(weight_map) ^ set(stored))
     if missing:
-        raise ValueError(f"the index and the shards of {folder} must list the same tensors, they differ in {missing[0]}")
+        raise ValueError(
+            f"the index and the shards of {folder} must list the same tensors, they differ in {missing[0]}"
+        )
     return stored
 
 

@@ -61,7 +61,7 @@ def config_for_shape(source: Mapping[str, Any], shape: HybridShape) -> dict[str,
     config = dict(source)
     for key, spellings in family.config_keys.items():
         used = [spelling for spelling in spellings if spelling in source]
-        config |= {spelling: shape.sizes[key] for spelling in used or spellings[:1]}
+        config |= dict.fromkeys(used or spellings[:1], shape.sizes[key])
     config["layers_block_type"] = [family.block_kinds[letter] for letter in shape.hybrid_override_pattern]
     config["hybrid_override_pattern"] = shape.hybrid_override_pattern
     config["num_hidden_layers"] = shape.num_hidden_layers

@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     checkpoint = open_checkpoint(folder)
     if checkpoint.ignored:
         logger.warning("%s: %d tensors are left out (%s, ...)", folder, len(checkpoint.ignored), checkpoint.ignored[0])
+    _quiet_kernel_notes(device)
     with _quiet_transformers():
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, output_loading_info=True, local_files_only=True
@@ -43,6 +46,7 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
 
 def new_model(config: Any, *, seed: int) -> PreTrainedModel:
     """A freshly initialised model of a configuration, fp32, with the same time-step limit as a loaded one."""
+    _quiet_kernel_notes("cpu")
     torch.manual_seed(seed)
     with _quiet_transformers():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -95,9 +99,9 @@ def set_time_step_limit(model: nn.Module) -> None:
     transformers 5.23 floors dt at `time_step_min` in prefill but not in decoding; checkpoints are trained without it.
     """
     config: Any = model.config
-    for module in model.modules():
-        if hasattr(module, "time_step_limit"):
-            module.time_step_limit = tuple(float(bound) for bound in config.time_step_limit)
+    mixers: list[Any] = [module for module in model.modules() if hasattr(module, "time_step_limit")]
+    for mixer in mixers:
+        mixer.time_step_limit = tuple(float(bound) for bound in config.time_step_limit)
 
 
 def count_params(model: nn.Module) -> int:
@@ -105,20 +109,23 @@ def count_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-class _quiet_transformers:
+def _quiet_kernel_notes(device: str) -> None:
+    # There are no Mamba kernels for CPUs, so the advice to install them is noise there; on CUDA it is worth reading.
+    if torch.device(device).type == "cpu":
+        logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
     """Silences transformers' progress bar, its notes on missing kernels, and nothing else of the process."""
-
-    def __enter__(self) -> None:
-        self._verbosity = transformers_logging.get_verbosity()
-        self._progress = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *exception: object) -> None:
-        self._warnings.__exit__(None, None, None)
-        transformers_logging.set_verbosity(self._verbosity)
-        if self._progress:
+    verbosity, progress = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if progress:
             transformers_logging.enable_progress_bar()

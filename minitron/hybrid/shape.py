@@ -111,7 +111,12 @@ class HybridShape:
             raise ValueError(f"a prunable dim must be one of {', '.join(self.family.axes)}, got {', '.join(unknown)}")
         changes: dict[str, Any] = dict(sizes)
         if layers is not None:
-            if sorted(set(layers)) != list(layers) or not layers or layers[0] < 0 or layers[-1] >= self.num_hidden_layers:
+            if (
+                sorted(set(layers)) != list(layers)
+                or not layers
+                or layers[0] < 0
+                or layers[-1] >= self.num_hidden_layers
+            ):
                 raise ValueError(
                     f"layers must be ascending block indices below {self.num_hidden_layers}, got {list(layers)}"
                 )

@@ -35,8 +35,15 @@ class Keep:
         """
         counts: dict[str, set[int]] = {}
         for axis in source.family.axes.values():
-            layers = [None] if axis.block is None else [n for n in self.layers if source.hybrid_override_pattern[n] == axis.block]
-            kept = {len(self.indices[axis.name, n]) if (axis.name, n) in self.indices else source.sizes[axis.name] for n in layers}
+            layers = (
+                [None]
+                if axis.block is None
+                else [n for n in self.layers if source.hybrid_override_pattern[n] == axis.block]
+            )
+            kept = {
+                len(self.indices[axis.name, n]) if (axis.name, n) in self.indices else source.sizes[axis.name]
+                for n in layers
+            }
             if len(kept) > 1:
                 raise ValueError(f"every block must keep the same number of {axis.name}, got {sorted(kept)}")
             if kept:
@@ -53,9 +60,7 @@ def slice_tensor(
         ValueError: The tensor does not have the shape that its declaration and the sizes imply.
     """
     if tuple(tensor.shape) != tensor_shape(spec, sizes):
-        raise ValueError(
-            f"{spec.name} must have the shape {tensor_shape(spec, sizes)}, got {tuple(tensor.shape)}"
-        )
+        raise ValueError(f"{spec.name} must have the shape {tensor_shape(spec, sizes)}, got {tuple(tensor.shape)}")
     for position, dim in enumerate(spec.dims):
         kept = kept_positions(dim, sizes, keep)
         if kept is not None:

@@ -51,7 +51,7 @@ def write_weights(
     if len(shards) == 1:
         (folder / _shard_name(0)).rename(folder / SINGLE_FILE)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards):
         file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
         (folder / _shard_name(number)).rename(folder / file)

@@ -22,7 +22,12 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def calibrate(
-    model: PreTrainedModel, shape: HybridShape, blocks_NT: TokenBlocks, *, batch_size: int = 8, pad_token_id: int | None = None
+    model: PreTrainedModel,
+    shape: HybridShape,
+    blocks_NT: TokenBlocks,
+    *,
+    batch_size: int = 8,
+    pad_token_id: int | None = None,
 ) -> Scores:
     """Width and depth scores of a model over calibration blocks, each block one sample.
 

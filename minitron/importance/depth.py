@@ -27,7 +27,9 @@ class BlockInfluence:
     @contextmanager
     def listening(self, blocks: nn.ModuleList) -> Iterator[None]:
         """Hooks every block and removes the hooks at the end."""
-        handles = [block.register_forward_hook(self._hook(layer), with_kwargs=True) for layer, block in enumerate(blocks)]
+        handles = [
+            block.register_forward_hook(self._hook(layer), with_kwargs=True) for layer, block in enumerate(blocks)
+        ]
         try:
             yield
         finally:

@@ -80,5 +80,3 @@ def mean_abs_over_tokens(x_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> t
         return size_BTC.mean(dim=1)
     weight_BT = mask_BT.float()
     return torch.einsum("btc,bt->bc", size_BTC, weight_BT) / weight_BT.sum(dim=1, keepdim=True).clamp(min=1)
-
-

@@ -30,7 +30,9 @@ def prune_checkpoint(
         ValueError: The plan is for another shape, the folder is not empty, or a count disagrees afterwards.
     """
     if plan.source != source.shape:
-        raise ValueError(f"the plan must start from the checkpoint's shape {source.shape}, it starts from {plan.source}")
+        raise ValueError(
+            f"the plan must start from the checkpoint's shape {source.shape}, it starts from {plan.source}"
+        )
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"the output folder must be empty, {output} is not")
     started = time.monotonic()
@@ -44,9 +46,7 @@ def prune_checkpoint(
     write_json(output / "config.json", config_for_shape(source.config, plan.target))
     written = open_checkpoint(output)
     check_params(written, plan)
-    logger.info(
-        "pruned %d to %d parameters in %.1f s", source.params, written.params, time.monotonic() - started
-    )
+    logger.info("pruned %d to %d parameters in %.1f s", source.params, written.params, time.monotonic() - started)
     return written
 
 

@@ -67,7 +67,9 @@ def _draw_memory(axes: Axes, metrics: Mapping[str, Mapping[str, Any]], budget_by
             axes.bar(["teacher", "student"], heights, bottom=bottom, color=colour, label=PART_LABELS[part], width=0.55)
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     for position, total in enumerate(bottom):
-        axes.annotate(f"{total:.2f}", (position, total), ha="center", va="bottom", xytext=(0, 2), textcoords="offset points")
+        axes.annotate(
+            f"{total:.2f}", (position, total), ha="center", va="bottom", xytext=(0, 2), textcoords="offset points"
+        )
     axes.axhline(budget_bytes / 2**20, color="#D55E00", linestyle="--", label="budget")
     axes.set_ylim(0, 1.35 * max(*bottom, budget_bytes / 2**20))
     axes.set_ylabel("MiB")
@@ -76,7 +78,12 @@ def _draw_memory(axes: Axes, metrics: Mapping[str, Mapping[str, Any]], budget_by
 
 
 def _draw_recovery(axes: Axes, metrics: Mapping[str, Mapping[str, Any]], curve: Sequence[Sequence[float]]) -> None:
-    axes.plot([tokens / 1e6 for tokens, _ in curve], [kl for _, kl in curve], color=MODEL_COLOURS["distilled"], label="training")
+    axes.plot(
+        [tokens / 1e6 for tokens, _ in curve],
+        [kl for _, kl in curve],
+        color=MODEL_COLOURS["distilled"],
+        label="training",
+    )
     for model, style in (("pruned", "--"), ("distilled", ":")):
         kl = metrics[model]["kl_to_teacher"]
         axes.axhline(kl, color=MODEL_COLOURS[model], linestyle=style, label=f"{model}, held out: {kl:.3g}")

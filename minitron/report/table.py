@@ -48,18 +48,18 @@ def candidates_table(result: Mapping[str, Any]) -> Table:
         title=f"{result['num_feasible']} of {result['num_shapes']} shapes fit {format_bytes(result['budget_bytes'])}",
         title_justify="left",
     )
-    columns = ("#", "blocks", "hidden", "FFN", "Mamba heads", "head dim", "parameters", "memory", "headroom")
-    for column in columns:
+    for column in ("#", "blocks", "hidden", "FFN", "Mamba heads", "parameters", "memory"):
         table.add_column(column, justify="right")
     for number, candidate in enumerate(result["candidates"], start=1):
-        shape, total = candidate["shape"], candidate["memory"]["total_bytes"]
+        shape = candidate["shape"]
         table.add_row(
             str(number),
             str(len(candidate["layers"])),
-            *(str(shape[key]) for key in ("hidden_size", "intermediate_size", "mamba_num_heads", "mamba_head_dim")),
+            str(shape["hidden_size"]),
+            str(shape["intermediate_size"]),
+            f"{shape['mamba_num_heads']} x {shape['mamba_head_dim']}",
             f"{candidate['params']:,}",
-            format_bytes(total),
-            format_bytes(result["budget_bytes"] - total),
+            format_bytes(candidate["memory"]["total_bytes"]),
         )
     return table
 
@@ -71,7 +71,10 @@ def fit_table(report: Mapping[str, Any]) -> Table:
     table.add_column("", justify="right")
     table.add_row("parameters", f"{report['params']:,}")
     for part in ("weights", "kv", "ssm", "conv", "workspace"):
-        table.add_row({"kv": "KV cache", "ssm": "Mamba state", "conv": "conv state"}.get(part, part), format_bytes(report[f"{part}_bytes"]))
+        table.add_row(
+            {"kv": "KV cache", "ssm": "Mamba state", "conv": "conv state"}.get(part, part),
+            format_bytes(report[f"{part}_bytes"]),
+        )
     table.add_row("total", format_bytes(report["total_bytes"]), style="bold")
     table.add_row("budget", format_bytes(report["budget_bytes"]))
     table.add_row("headroom", format_bytes(report["headroom_bytes"]), style="bold")

@@ -75,16 +75,14 @@ def solve_budget(
     feasible = [candidate for candidate in candidates if candidate.memory.total_bytes <= budget_bytes]
     if not feasible:
         raise NothingFitsError(_explain(candidates[-1], budget_bytes, len(candidates)))
-    return SearchResult(
-        candidates=tuple(feasible[:top_k]), num_shapes=len(candidates), num_feasible=len(feasible)
-    )
+    return SearchResult(candidates=tuple(feasible[:top_k]), num_shapes=len(candidates), num_feasible=len(feasible))
 
 
 def _explain(smallest: Candidate, budget_bytes: int, num_shapes: int) -> str:
     memory, shape = smallest.memory, smallest.shape
     return (
-        f"the budget must hold at least one of the {num_shapes} shapes of the search space, got {budget_bytes:,} bytes; "
-        f"the smallest ({shape.num_hidden_layers} blocks, hidden_size {shape.hidden_size}, intermediate_size "
+        f"the budget must hold at least one of the {num_shapes} shapes of the search space, got {budget_bytes:,} "
+        f"bytes; the smallest ({shape.num_hidden_layers} blocks, hidden_size {shape.hidden_size}, intermediate_size "
         f"{shape.intermediate_size}, mamba_num_heads {shape.mamba_num_heads}) needs {memory.total_bytes:,}, "
         f"{memory.total_bytes - budget_bytes:,} more: weights {memory.weights_bytes:,}, KV cache {memory.kv_bytes:,}, "
         f"Mamba state {memory.ssm_bytes + memory.conv_bytes:,}, workspace {memory.workspace_bytes:,}"

@@ -34,9 +34,7 @@ def test_loss_and_gradients_equal_the_fp64_reference(temperature: float, chunk_t
     mask_N = (torch.arange(N) % 3 != 0) if masked else torch.ones(N, dtype=torch.bool)
     expected = reference(inputs, temperature, mask_N.double())
     expected_grads = torch.autograd.grad(3 * expected, inputs[:2])
-    found = forward_kl(
-        *inputs, temperature=temperature, mask_N=mask_N if masked else None, chunk_tokens=chunk_tokens
-    )
+    found = forward_kl(*inputs, temperature=temperature, mask_N=mask_N if masked else None, chunk_tokens=chunk_tokens)
     found_grads = torch.autograd.grad(3 * found, inputs[:2])
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
     for found_grad, expected_grad in zip(found_grads, expected_grads, strict=True):

@@ -148,7 +148,9 @@ def test_dropping_the_ssm_is_seen(tiny_model: PreTrainedModel, token_ids: torch.
 def test_kept_counts_must_agree_over_blocks(tiny_shape: HybridShape) -> None:
     first, second = tiny_shape.layers_of("-")[:2]
     uneven = keep_of(
-        tiny_shape, {("intermediate_size", first): range(4), ("intermediate_size", second): range(5)}, layers=[first, second]
+        tiny_shape,
+        {("intermediate_size", first): range(4), ("intermediate_size", second): range(5)},
+        layers=[first, second],
     )
     with pytest.raises(ValueError, match="every block must keep the same number of intermediate_size"):
         uneven.shape(tiny_shape)
@@ -189,4 +191,6 @@ def slow_mixer(
     positions = [h * P + c for h in heads for c in channels]
     grouped = out.reshape(len(x_TD), G, -1)
     normed = grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + 1e-5)
-    return (normed.reshape(len(x_TD), -1) * weights["norm.weight"][positions]) @ weights["out_proj.weight"][:, positions].T
+    return (normed.reshape(len(x_TD), -1) * weights["norm.weight"][positions]) @ weights["out_proj.weight"][
+        :, positions
+    ].T

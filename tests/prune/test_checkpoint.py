@@ -19,9 +19,7 @@ LAYERS = (0, 1, 2, 4, 6, 7)
 
 
 def make_plan(shape: HybridShape) -> PrunePlan:
-    target = shape.resized(
-        layers=LAYERS, hidden_size=13, intermediate_size=21, mamba_num_heads=4, mamba_head_dim=3
-    )
+    target = shape.resized(layers=LAYERS, hidden_size=13, intermediate_size=21, mamba_num_heads=4, mamba_head_dim=3)
     keep = select_units(random_scores(shape, seed=0), shape, target, LAYERS)
     return PrunePlan(source=shape, target=target, keep=keep)
 
@@ -36,9 +34,7 @@ def test_planned_counted_and_reloaded_parameters_agree(tmp_path: Path, tiny_chec
     assert checkpoint_hash(tiny_checkpoint) == before
 
 
-def test_the_pruned_checkpoint_loads_and_generates_in_plain_transformers(
-    tmp_path: Path, tiny_checkpoint: Path
-) -> None:
+def test_the_pruned_checkpoint_loads_and_generates_in_plain_transformers(tmp_path: Path, tiny_checkpoint: Path) -> None:
     source = open_checkpoint(tiny_checkpoint)
     plan = make_plan(source.shape)
     prune_checkpoint(source, plan, tmp_path / "pruned")

@@ -42,7 +42,7 @@ def test_an_impossible_budget_names_the_smallest_shape_and_what_it_lacks(tiny_sh
 
 
 def test_a_size_above_the_teachers_is_refused(tiny_shape: HybridShape) -> None:
-    with pytest.raises(ValueError, match=r"search.intermediate_size must hold sizes up to the teacher's 36, got \[48\]"):
-        solve_budget(
-            tiny_shape, {"intermediate_size": [48]}, WORKLOAD, 10**9, kept_layers=first_blocks, top_k=1
-        )
+    with pytest.raises(
+        ValueError, match=r"search.intermediate_size must hold sizes up to the teacher's 36, got \[48\]"
+    ):
+        solve_budget(tiny_shape, {"intermediate_size": [48]}, WORKLOAD, 10**9, kept_layers=first_blocks, top_k=1)

@@ -1,0 +1,147 @@
+"""Recovery at equal tokens: our cut against a random cut and against the same shape from scratch.
+
+    python benchmarks/recovery.py examples/quickstart/recipe.yaml --seeds 0 1 2
+
+For each seed the whole recipe is run; then a student of exactly the same shape is cut at random (random units, within
+groups), and another is initialised afresh. All three are distilled from the same teacher on the same tokens in the
+same order with the same settings, and measured on the same held-out text and problems. The student from scratch gets
+the teacher's logits too, which makes it a stronger baseline than training on text alone.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoConfig
+
+from minitron import stages
+from minitron.hybrid.checkpoint import open_checkpoint
+from minitron.hybrid.model import load_model, new_model
+from minitron.hybrid.shape import HybridShape
+from minitron.importance import random_scores, top_blocks
+from minitron.pipeline import run_pipeline
+from minitron.recipe import Recipe, load_recipe
+
+ARMS = ("minitron", "random cut", "from scratch")
+
+
+def run_seed(recipe: Recipe, folder: Path) -> dict[str, dict[str, Any]]:
+    """Metrics of every arm for one seed, each with its state before distillation under `before`."""
+    for outcome in run_pipeline(recipe, folder, last="evaluate"):
+        print(f"seed {recipe.seed}: {outcome.name} {outcome.seconds:.0f} s", flush=True)
+    metrics = stages.read_metrics(folder / "evaluate")
+    results = {"minitron": metrics["distilled"] | {"before": metrics["pruned"], "teacher": metrics["teacher"]}}
+    source = open_checkpoint(Path(recipe.teacher))
+    pruned = open_checkpoint(folder / "prune" / stages.CHECKPOINT_FOLDER)
+
+    scores = random_scores(source.shape, seed=recipe.seed)
+    layers = random_layers(source.shape, pruned.shape, recipe)
+    target = source.shape.resized(
+        layers=layers, **{axis: pruned.shape.sizes[axis] for axis in source.shape.family.axes}
+    )
+    cut = stages.prune(source, scores, target, layers, folder / "random" / stages.CHECKPOINT_FOLDER)
+    results["random cut"] = recover(recipe, cut.folder, load_model(cut.folder), folder / "random-distilled")
+
+    fresh = new_model(AutoConfig.from_pretrained(pruned.folder), seed=recipe.seed)
+    results["from scratch"] = recover(recipe, pruned.folder, fresh, folder / "scratch-distilled")
+    return results
+
+
+def random_layers(source: HybridShape, target: HybridShape, recipe: Recipe) -> tuple[int, ...]:
+    """As many blocks as the target has, chosen at random under the same quota."""
+    quotas = {"*": min(recipe.search.keep_attention, source.count("*"))}
+    depth_L = random_scores(source, seed=recipe.seed + 1000).depth
+    return top_blocks(depth_L, source.hybrid_override_pattern, target.num_hidden_layers, keep_kinds=quotas)
+
+
+def recover(recipe: Recipe, like: Path, student: Any, output: Path) -> dict[str, Any]:
+    """Distils a student as the recipe says and measures it."""
+    output.mkdir(parents=True)
+    stages.recover(recipe, student, open_checkpoint(like), output)
+    metrics = stages.evaluate(
+        output / stages.CHECKPOINT_FOLDER,
+        recipe.evaluate,
+        recipe.budget.workload,
+        teacher=Path(recipe.teacher),
+        seed=recipe.seed,
+        device=recipe.device,
+    )
+    print(f"seed {recipe.seed}: {output.name} KL {metrics['kl_to_teacher']:.4f}", flush=True)
+    return metrics
+
+
+def results_table(results: dict[int, dict[str, dict[str, Any]]]) -> Table:
+    """One row a seed and arm, and a median row an arm."""
+    table = Table(title="Recovery at equal tokens", title_justify="left")
+    for column in ("seed", "arm", "parameters", "KL before", "KL after", "ratio", "held-out loss", "exact match"):
+        table.add_column(column, justify="right")
+    for seed, arms in results.items():
+        for arm in ARMS:
+            found = arms[arm]
+            before = found.get("before", {}).get("kl_to_teacher")
+            table.add_row(
+                str(seed),
+                arm,
+                f"{found['params']:,}",
+                "-" if before is None else f"{before:.4f}",
+                f"{found['kl_to_teacher']:.4f}",
+                "-" if before is None else f"{before / found['kl_to_teacher']:.1f}x",
+                f"{found['loss']:.4f}",
+                f"{found['exact_match']:.1%}",
+            )
+        teacher = arms["minitron"]["teacher"]
+        table.add_row(
+            str(seed),
+            "teacher",
+            f"{teacher['params']:,}",
+            "-",
+            "-",
+            "-",
+            f"{teacher['loss']:.4f}",
+            f"{teacher['exact_match']:.1%}",
+            end_section=True,
+        )
+    for arm in ARMS:
+        median = {
+            key: statistics.median(arms[arm][key] for arms in results.values())
+            for key in ("kl_to_teacher", "loss", "exact_match")
+        }
+        table.add_row(
+            "median",
+            arm,
+            "",
+            "",
+            f"{median['kl_to_teacher']:.4f}",
+            "",
+            f"{median['loss']:.4f}",
+            f"{median['exact_match']:.1%}",
+            style="bold",
+        )
+    return table
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--json", type=Path, help="also write the results here")
+    args = parser.parse_args()
+    results = {}
+    for seed in args.seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = load_recipe(args.recipe, (*args.set, f"seed={seed}"))
+            results[seed] = run_seed(recipe, Path(folder))
+    Console(width=120).print(results_table(results))
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

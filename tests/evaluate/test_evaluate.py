@@ -1,0 +1,78 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from minitron.evaluate import Problem, evaluate_task, evaluate_text, extract_answer, read_problems, tokens_per_second
+from minitron.hybrid.shape import HybridShape
+from tests.conftest import make_tiny_model, make_tokenizer
+
+
+def test_loss_and_kl_equal_a_plain_fp64_computation(tiny_model: PreTrainedModel, tiny_shape: HybridShape) -> None:
+    teacher = make_tiny_model(tiny_shape, seed=5)
+    blocks_NT = np.random.default_rng(0).integers(3, 271, (3, 11), dtype=np.int32)
+    ids_NT = torch.from_numpy(blocks_NT).long()
+    with torch.no_grad():
+        log_q = F.log_softmax(tiny_model(ids_NT, use_cache=False).logits[:, :-1].double(), dim=-1)
+        log_p = F.log_softmax(teacher(ids_NT, use_cache=False).logits[:, :-1].double(), dim=-1)
+    loss = -log_q.gather(-1, ids_NT[:, 1:, None]).mean()
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+    found = evaluate_text(tiny_model, blocks_NT, teacher=teacher, batch_size=2)
+    assert found.loss == pytest.approx(float(loss), rel=1e-5)
+    assert found.kl_to_teacher == pytest.approx(float(kl), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("generated", "answer"),
+    [
+        ("<think>a=1</think>7", "7"),
+        ("<think>a=1</think> 12 ", "12"),
+        ("<think>a=1;b=", ""),
+        ("42", "42"),
+        ("a=1</think>5", "5"),
+    ],
+)
+def test_the_answer_is_what_follows_the_trace(generated: str, answer: str) -> None:
+    assert extract_answer(generated) == answer
+
+
+def test_exact_match_counts_each_problem_once_whatever_the_batches(tiny_model: PreTrainedModel) -> None:
+    tokenizer = make_tokenizer()
+    prompts = ["ab", "cdefg", "hij", "k"]
+
+    def greedy(prompt: str) -> str:
+        ids: Any = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        for _ in range(3):
+            with torch.no_grad():
+                next_id = tiny_model(ids, use_cache=False).logits[0, -1].argmax()
+            if int(next_id) == tokenizer.eos_token_id:
+                break
+            ids = torch.cat([ids, next_id[None, None]], dim=1)
+        return str(tokenizer.decode(ids[0, len(prompt) :])).strip()
+
+    answers = [greedy(prompt) for prompt in prompts]
+    problems = [Problem(prompt=prompt, answer=answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    tokenizer.padding_side = "left"
+    for batch_size in (1, 4):
+        found = evaluate_task(tiny_model, tokenizer, problems, max_new_tokens=3, batch_size=batch_size)
+        assert found.exact_match == 1.0
+    wrong = [Problem(prompt=prompt, answer="no such answer") for prompt in prompts]
+    assert evaluate_task(tiny_model, tokenizer, wrong, max_new_tokens=3).exact_match == 0.0
+
+
+def test_a_task_file_without_its_fields_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "task.jsonl").write_text('{"prompt": "a", "answer": "b"}\n{"prompt": "a"}\n')
+    with pytest.raises(ValueError, match=r"task\.jsonl:2 has prompt"):
+        read_problems(tmp_path / "task.jsonl")
+    assert len(read_problems(tmp_path / "task.jsonl", limit=1)) == 1
+
+
+def test_speed_is_a_positive_rate(tiny_model: PreTrainedModel) -> None:
+    rate = tokens_per_second(tiny_model, batch_size=1, prompt_tokens=4, new_tokens=3, repetitions=1)
+    assert math.isfinite(rate)
+    assert rate > 0

@@ -1,0 +1,137 @@
+"""What a user sees of the command line: one line a fault and exit 2, JSON on stdout, and nothing else there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minitron.cli import main
+from minitron.hybrid.checkpoint import SINGLE_FILE, open_checkpoint
+from minitron.hybrid.shape import HybridShape
+
+
+def fail(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line that a failing command prints."""
+    assert main(argv) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = [line for line in printed.err.splitlines() if line.startswith("minitron: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in printed.err
+    return lines[0]
+
+
+def test_a_misspelt_key_is_one_line(recipe_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = fail(capsys, "run", str(recipe_path), "--set", "distill.tokns=5")
+    assert line.endswith("unknown key distill.tokns; did you mean tokens?")
+
+
+def test_an_impossible_budget_is_one_line(
+    tmp_path: Path,
+    recipe_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = fail(capsys, "run", str(recipe_path), "--output", str(tmp_path / "run"), "--set", "budget.memory_bytes=1000")
+    assert "the budget must hold at least one of the 18 shapes" in line
+    assert "got 1,000 bytes" in line
+
+
+def test_a_missing_teacher_is_one_line(recipe_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = fail(capsys, "run", str(recipe_path), "--set", "teacher=nowhere")
+    assert "checkpoint folder not found" in line
+
+
+def test_a_truncated_teacher_is_one_line(
+    tmp_path: Path,
+    recipe_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "teacher" / SINGLE_FILE
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert "model.safetensors is truncated" in fail(capsys, "run", str(recipe_path))
+
+
+def test_an_unknown_stage_is_one_line(recipe_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "a stage must be one of score, search" in fail(capsys, "run", str(recipe_path), "--to", "destill")
+
+
+def test_a_missing_recipe_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "recipe not found" in fail(capsys, "run", "nowhere.yaml")
+
+
+def test_fit_answers_from_a_checkpoint_and_from_a_config(
+    tiny_checkpoint: Path, tiny_shape: HybridShape, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = []
+    for model in (tiny_checkpoint, tiny_checkpoint / "config.json"):
+        assert main(["fit", str(model), "--gpu", "a10g", "--context", "64", "--json"]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers[0] == answers[1]
+    assert answers[0]["params"] == tiny_shape.params
+    assert set(answers[0]) == {
+        "params",
+        "weights_bytes",
+        "kv_bytes",
+        "ssm_bytes",
+        "conv_bytes",
+        "workspace_bytes",
+        "total_bytes",
+        "budget_bytes",
+        "fits",
+        "headroom_bytes",
+        "max_context_tokens",
+        "max_sequences",
+    }
+
+
+def test_fit_loads_no_torch(tiny_checkpoint: Path) -> None:
+    program = (
+        "import sys; from minitron.cli import main; "
+        f"code = main(['fit', {str(tiny_checkpoint / 'config.json')!r}]); "
+        "sys.exit(code or any(name in sys.modules for name in ('torch', 'transformers', 'matplotlib')))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False, capture_output=True).returncode == 0
+
+
+def test_score_prune_and_eval_work_one_by_one(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("some words to calibrate on\n" * 40)
+    scores, pruned = tmp_path / "scores", tmp_path / "pruned"
+    checkpoint = str(tiny_checkpoint)
+    calibration = ["--data", str(text), "--samples", "3", "--seq-len", "16"]
+    assert main(["score", checkpoint, *calibration, "--output", str(scores), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["blocks"]) == 8
+    shape = '{"hidden_size": 14, "num_hidden_layers": 6}'
+    assert (
+        main(["prune", checkpoint, "--scores", str(scores), "--shape", shape, "--output", str(pruned), "--json"]) == 0
+    )
+    result = json.loads(capsys.readouterr().out)
+    assert result["params"] == open_checkpoint(pruned).params
+    assert result["shape"]["hidden_size"] == 14
+    arguments = ["--data", str(text), "--teacher", checkpoint, "--blocks", "2", "--seq-len", "16", "--json"]
+    assert main(["eval", str(pruned), *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["kl_to_teacher"] > 0
+    assert "must be new or empty" in fail(
+        capsys, "prune", checkpoint, "--scores", str(scores), "--shape", shape, "--output", str(pruned)
+    )
+
+
+def test_scores_of_another_checkpoint_are_refused(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("some words to calibrate on\n" * 40)
+    arguments = ["--data", str(text), "--samples", "2", "--seq-len", "16", "--output", str(tmp_path / "scores")]
+    assert main(["score", str(tiny_checkpoint), *arguments]) == 0
+    capsys.readouterr()
+    path = tiny_checkpoint / SINGLE_FILE
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    shape = '{"hidden_size": 14}'
+    pruning = ["--scores", str(tmp_path / "scores"), "--shape", shape, "--output", str(tmp_path / "pruned")]
+    assert "are of another one" in fail(capsys, "prune", str(tiny_checkpoint), *pruning)
