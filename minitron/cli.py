@@ -39,6 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="minitron", description="Prune hybrid language models to a memory budget and distil them back."
@@ -70,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--utilization", type=float, default=0.95, help="share of it that may be used (0.95)")
     fit.add_argument("--reserved-gib", type=float, default=0.0, help="GiB set aside for others (0)")
     fit.add_argument("--workspace-gib", type=float, default=0.0, help="GiB for activations and logits (0)")
-    fit.add_argument("--context", type=int, default=131072, help="tokens a sequence (131072)")
-    fit.add_argument("--sequences", type=int, default=1, help="sequences at once (1)")
+    fit.add_argument("--context", type=_positive_int, default=131072, help="tokens a sequence (131072)")
+    fit.add_argument("--sequences", type=_positive_int, default=1, help="sequences at once (1)")
     for what, default in (("weights", "bf16"), ("kv", "bf16"), ("ssm", "fp32")):
         fit.add_argument(f"--{what}", choices=list(DTYPE_BITS), default=default, help=f"precision ({default})")
     fit.add_argument("--accounting", choices=["plain"], default="plain", help="how bytes are counted")
@@ -81,9 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     score.add_argument("--data", required=True, metavar="PATH", help=".txt, .jsonl, .parquet or a dataset's name")
     score.add_argument("--output", type=Path, required=True, metavar="DIR")
-    score.add_argument("--samples", type=int, default=1024, help="packed blocks (1024)")
-    score.add_argument("--seq-len", type=int, default=4096, help="tokens a block (4096)")
-    score.add_argument("--batch-size", type=int, default=8, help="blocks in one pass (8)")
+    score.add_argument("--samples", type=_positive_int, default=1024, help="packed blocks (1024)")
+    score.add_argument("--seq-len", type=_positive_int, default=4096, help="tokens a block (4096)")
+    score.add_argument("--batch-size", type=_positive_int, default=8, help="blocks in one pass (8)")
     score.add_argument("--seed", type=int, default=0)
     score.add_argument("--device", default="cpu")
     score.set_defaults(verb=_score)
@@ -100,10 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", required=True, metavar="PATH", help="held-out text")
     evaluate.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help="also measure the KL to it")
     evaluate.add_argument("--task", metavar="PATH", help=".jsonl with prompt and answer, for exact match")
-    evaluate.add_argument("--max-new-tokens", type=int, default=256, help="tokens an answer may take (256)")
-    evaluate.add_argument("--blocks", type=int, default=64, help="packed blocks of text (64)")
-    evaluate.add_argument("--seq-len", type=int, default=1024, help="tokens a block (1024)")
-    evaluate.add_argument("--context", type=int, default=131072, help="tokens that the bytes are for (131072)")
+    evaluate.add_argument("--max-new-tokens", type=_positive_int, default=256, help="tokens an answer may take (256)")
+    evaluate.add_argument("--blocks", type=_positive_int, default=64, help="packed blocks of text (64)")
+    evaluate.add_argument("--seq-len", type=_positive_int, default=1024, help="tokens a block (1024)")
+    evaluate.add_argument(
+        "--context", type=_positive_int, default=131072, help="tokens that the bytes are for (131072)"
+    )
     evaluate.add_argument("--device", default="cpu")
     evaluate.set_defaults(verb=_evaluate)
     return parser
@@ -151,7 +160,7 @@ def _fit(args: argparse.Namespace) -> None:
     from minitron.hybrid.checkpoint import open_checkpoint
     from minitron.hybrid.config import read_config, shape_from_config
     from minitron.report import fit_table
-    from minitron.search import Workload, fit, visible_bytes
+    from minitron.search import Workload, fit, usable_bytes, visible_bytes
 
     if args.gpu is not None and args.memory_gib is not None:
         raise ValueError("only one of --gpu and --memory-gib can be given")
@@ -165,7 +174,8 @@ def _fit(args: argparse.Namespace) -> None:
         ssm_dtype=args.ssm,
         workspace_bytes=int(args.workspace_gib * GIB),
     )
-    report = fit(shape, workload, int(memory * args.utilization - args.reserved_gib * GIB))
+    budget_bytes = usable_bytes(memory, utilization=args.utilization, reserved_gib=args.reserved_gib)
+    report = fit(shape, workload, budget_bytes)
     result = {
         "params": report.params,
         **asdict(report.memory),

@@ -106,6 +106,19 @@ STAGES = (
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
+def _stage_inputs(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    # Of all stages before the first one runs, so that a missing file is found now and not after hours.
+    inputs: dict[str, dict[str, Any]] = {}
+    for stage in STAGES:
+        inputs[stage.name] = {
+            "version": ARTEFACT_VERSION,
+            "seed": recipe.seed,
+            "settings": stage.settings(recipe),
+            "reads": {name: hash_inputs(inputs[name]) for name in stage.reads},
+        }
+    return inputs
+
+
 def run_pipeline(
     recipe: Recipe, folder: Path, *, first: str | None = None, last: str | None = None
 ) -> Iterator[StageOutcome]:
@@ -124,20 +137,14 @@ def run_pipeline(
         ValueError: A stage's inputs cannot be used; stages that ended before are kept.
     """
     open_checkpoint(Path(recipe.teacher))
+    inputs_of = _stage_inputs(recipe)
     folders = {name: folder / name for name in STAGE_NAMES}
-    hashes: dict[str, str] = {}
     forced = False
     for stage in STAGES:
-        inputs = {
-            "version": ARTEFACT_VERSION,
-            "seed": recipe.seed,
-            "settings": stage.settings(recipe),
-            "reads": {name: hashes[name] for name in stage.reads},
-        }
-        hashes[stage.name] = hash_inputs(inputs)
+        inputs = inputs_of[stage.name]
         forced = forced or stage.name == first
         header = read_header(folders[stage.name])
-        if header is not None and header.inputs_hash == hashes[stage.name] and not forced:
+        if header is not None and header.inputs_hash == hash_inputs(inputs) and not forced:
             logger.info("%s: finished before with the same inputs, skipped", stage.name)
             yield StageOutcome(name=stage.name, skipped=True, seconds=0.0)
         else:

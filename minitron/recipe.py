@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from minitron.search import GIB, Workload, visible_bytes
+from minitron.search import GIB, Workload, usable_bytes, visible_bytes
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -80,7 +80,7 @@ class BudgetSection(Section):
             memory = int(self.memory_gib * GIB)
         else:
             memory = self.memory_bytes or 0
-        return int(memory * self.utilization - self.reserved_gib * GIB)
+        return usable_bytes(memory, utilization=self.utilization, reserved_gib=self.reserved_gib)
 
     @property
     def workload(self) -> Workload:
@@ -201,7 +201,10 @@ def _override(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
             raise RecipeError(f"an override must name a setting of a section, {section} in {key!r} is a value")
-    values[last] = yaml.safe_load(text)
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"an override's value must be YAML, {override!r} is not") from error
 
 
 def _fault(path: Path, fault: Any) -> str:

@@ -123,11 +123,18 @@ def _read_shape(shape: str) -> dict[str, Any]:
 
 def _kept_layers(sizes: dict[str, Any], scores: Scores, source: Checkpoint) -> tuple[int, ...]:
     layers, count = sizes.pop("layers", None), sizes.pop("num_hidden_layers", None)
-    if layers is not None:
-        return tuple(layers)
     pattern = source.shape.hybrid_override_pattern
-    keep_kinds = {"*": min(1, source.shape.count("*"))}
-    return top_blocks(scores.depth, pattern, count or len(pattern), keep_kinds=keep_kinds)
+    if layers is not None:
+        if not isinstance(layers, list) or not all(isinstance(layer, int) for layer in layers):
+            raise ValueError(f"layers must be a list of block indices, got {layers!r}")
+        if count not in (None, len(layers)):
+            raise ValueError(f"layers and num_hidden_layers must agree, got {len(layers)} blocks and {count!r}")
+        return tuple(layers)
+    if count is None:
+        return tuple(range(len(pattern)))
+    if not isinstance(count, int):
+        raise ValueError(f"num_hidden_layers must be a whole number, got {count!r}")
+    return top_blocks(scores.depth, pattern, count, keep_kinds={"*": min(1, source.shape.count("*"))})
 
 
 def _require_free(output: Path) -> None:

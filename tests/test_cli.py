@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from minitron.cli import main
-from minitron.hybrid.checkpoint import SINGLE_FILE, open_checkpoint
+from minitron.hybrid.artefact import write_artefact
+from minitron.hybrid.checkpoint import SINGLE_FILE, checkpoint_hash, open_checkpoint
 from minitron.hybrid.shape import HybridShape
+from minitron.importance import random_scores, save_scores
 
 
 def fail(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -135,3 +137,48 @@ def test_scores_of_another_checkpoint_are_refused(
     shape = '{"hidden_size": 14}'
     pruning = ["--scores", str(tmp_path / "scores"), "--shape", shape, "--output", str(tmp_path / "pruned")]
     assert "are of another one" in fail(capsys, "prune", str(tiny_checkpoint), *pruning)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fault"),
+    [
+        ('{"hidden_size": 99}', "hidden_size must not exceed the source's 22, got 99"),
+        ('{"hidden_size": "14"}', "hidden_size must be a positive whole number, got '14'"),
+        ('{"hidden": 14}', "a prunable dim must be one of hidden_size"),
+        ('{"mamba_num_heads": 7}', "must be a multiple of n_groups=2, got 7; nearest: 6 or 8"),
+        ('{"layers": 3}', "layers must be a list of block indices, got 3"),
+        ('{"layers": [0, 9]}', "layers must be ascending block indices below 8, got [0, 9]"),
+        ('{"num_hidden_layers": 0}', "num_hidden_layers must be between 1 and 8, got 0"),
+        ("{", "a shape must be a JSON object or a file of one"),
+    ],
+)
+def test_a_shape_that_cannot_be_cut_is_one_line(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], shape: str, fault: str
+) -> None:
+    with write_artefact(
+        tmp_path / "scores", stage="score", inputs={"teacher": checkpoint_hash(tiny_checkpoint)}, seed=0
+    ) as folder:
+        save_scores(random_scores(open_checkpoint(tiny_checkpoint).shape, seed=0), folder / "scores.safetensors")
+    pruning = ["--scores", str(tmp_path / "scores"), "--shape", shape, "--output", str(tmp_path / "pruned")]
+    assert fault in fail(capsys, "prune", str(tiny_checkpoint), *pruning)
+    assert not (tmp_path / "pruned").exists()
+
+
+def test_a_missing_file_of_the_last_stage_is_found_before_the_first(
+    tmp_path: Path, recipe_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "problems.jsonl").unlink()
+    assert "data file not found" in fail(capsys, "run", str(recipe_path), "--output", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("override", ["distill.tokens=[", "distill.tokens"])
+def test_an_override_that_makes_no_sense_is_one_line(
+    recipe_path: Path, capsys: pytest.CaptureFixture[str], override: str
+) -> None:
+    assert "an override" in fail(capsys, "run", str(recipe_path), "--set", override)
+
+
+def test_a_utilization_above_one_is_one_line(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = fail(capsys, "fit", str(tiny_checkpoint), "--utilization", "1.5")
+    assert "utilization must be above 0 and at most 1, got 1.5" in line

@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from minitron.distill.trainer import DistillationModel, DistillationTrainer
 from minitron.hybrid.blocks import TokenBlocks
@@ -116,7 +115,7 @@ def distill(
     started = time.monotonic()
     with progress_bar() as progress:
         trainer.add_callback(_ProgressCallback(progress, progress.add_task("distil", total=max_steps)))
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(state_folder)) if state_folder.is_dir() else None)
+        trainer.train(resume_from_checkpoint=_last_whole_state(state_folder))
     student.eval()
     tokens_per_step = settings.batch_size * blocks_NT.shape[1]
     record = DistillRecord(
@@ -131,6 +130,12 @@ def distill(
     _require_finite(record.curve)
     logger.info("distilled on %d tokens in %.1f s, KL %.4f", record.tokens, record.seconds, record.curve[-1][1])
     return record
+
+
+def _last_whole_state(state_folder: Path) -> str | None:
+    # Trainer writes trainer_state.json last: a state without it was cut off while it was being written.
+    states = [path for path in state_folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return str(max(states, key=lambda path: int(path.name.rpartition("-")[2]))) if states else None
 
 
 class _BlockDataset(Dataset[dict[str, torch.Tensor]]):

@@ -79,9 +79,12 @@ def write_artefact(folder: Path, *, stage: str, inputs: Mapping[str, Any], seed:
         files=_list_files(partial),
     )
     (partial / HEADER_FILE).write_text(header.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    replaced = folder.with_name(folder.name + ".replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(replaced)
     partial.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _list_files(folder: Path) -> dict[str, int]:

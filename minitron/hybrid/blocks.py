@@ -64,9 +64,7 @@ def blend_sources(
 
     A source with too little text is read again from its start until its share is full, in a new document order.
     """
-    total = sum(source.weight for source in sources)
-    shares = [round(num_blocks * source.weight / total) for source in sources]
-    shares[0] += num_blocks - sum(shares)
+    shares = apportion([source.weight for source in sources], num_blocks)
     parts = [
         _fill(source, tokenizer, seq_len=seq_len, num_blocks=share, seed=_source_seed(source, seed))
         for source, share in zip(sources, shares, strict=True)
@@ -74,6 +72,20 @@ def blend_sources(
     ]
     blocks_NT = np.concatenate(parts)
     return blocks_NT[np.random.default_rng(seed).permutation(len(blocks_NT))]
+
+
+def apportion(weights: Sequence[float], total: int) -> list[int]:
+    """Whole shares of a total in proportion to weights, by largest remainders.
+
+    >>> apportion([0.5, 0.3, 0.2], 4)
+    [2, 1, 1]
+    """
+    exact = [total * weight / sum(weights) for weight in weights]
+    shares = [int(share) for share in exact]
+    by_remainder = sorted(range(len(weights)), key=lambda source: shares[source] - exact[source])
+    for source in by_remainder[: total - sum(shares)]:
+        shares[source] += 1
+    return shares
 
 
 def _fill(source: TextSource, tokenizer: Any, *, seq_len: int, num_blocks: int, seed: int) -> TokenBlocks:

@@ -29,6 +29,8 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
         ValueError: The folder is not a whole checkpoint of a known family, or tensors were missed or made up.
     """
     checkpoint = open_checkpoint(folder)
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device must be one that torch can use here, got {device} and torch sees no CUDA device")
     if checkpoint.ignored:
         logger.warning("%s: %d tensors are left out (%s, ...)", folder, len(checkpoint.ignored), checkpoint.ignored[0])
     _quiet_kernel_notes(device)

@@ -51,6 +51,8 @@ def top_blocks(depth_L: ScoreArray, pattern: str, kept: int, *, keep_kinds: Mapp
     Raises:
         ValueError: The quotas do not allow so few blocks.
     """
+    if not 1 <= kept <= len(pattern):
+        raise ValueError(f"num_hidden_layers must be between 1 and {len(pattern)}, got {kept}")
     layers = set(range(len(pattern)))
     for layer in np.argsort(depth_L, kind="stable").tolist():
         if len(layers) == kept:
@@ -73,9 +75,12 @@ def select_units(scores: Scores, source: HybridShape, target: HybridShape, layer
         layers: Kept blocks, as indices of the source's.
 
     Raises:
-        ValueError: The target changes a dim that the scores say nothing about.
+        ValueError: The target exceeds the source, or changes a dim that the scores say nothing about.
     """
     scored = {"hidden_size", "intermediate_size", "mamba_num_heads", "mamba_head_dim"}
+    for axis in source.family.axes:
+        if target.sizes[axis] > source.sizes[axis]:
+            raise ValueError(f"{axis} must not exceed the source's {source.sizes[axis]}, got {target.sizes[axis]}")
     changed = {axis for axis in source.family.axes if source.sizes[axis] != target.sizes[axis]}
     if changed - scored:
         raise ValueError(f"scores cover {', '.join(sorted(scored))}, the target also changes {changed - scored}")

@@ -1,6 +1,6 @@
 """Shape + budget -> ranked Candidates. Arithmetic alone: no torch is loaded."""
 
-from minitron.search.devices import VISIBLE_GIB, visible_bytes
+from minitron.search.devices import VISIBLE_GIB, usable_bytes, visible_bytes
 from minitron.search.fit import FitReport, fit
 from minitron.search.memory import DTYPE_BITS, GIB, MemoryBytes, Workload, memory_bytes
 from minitron.search.solve import Candidate, NothingFitsError, SearchResult, solve_budget
@@ -18,5 +18,6 @@ __all__ = [
     "fit",
     "memory_bytes",
     "solve_budget",
+    "usable_bytes",
     "visible_bytes",
 ]

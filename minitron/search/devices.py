@@ -17,3 +17,19 @@ def visible_bytes(gpu: str) -> int:
     if gpu not in VISIBLE_GIB:
         raise ValueError(f"gpu must be one of {', '.join(VISIBLE_GIB)}, got {gpu!r}; or give the budget in GiB")
     return int(VISIBLE_GIB[gpu] * 2**30)
+
+
+def usable_bytes(memory_bytes: int, *, utilization: float, reserved_gib: float) -> int:
+    """The budget that is left of a memory after the engine's buffer and what is set aside for others.
+
+    Source: arXiv 2508.14444, section 4 (5% buffer, 1.3 GiB for a vision encoder on an A10G).
+
+    Raises:
+        ValueError: The share is not above 0 and at most 1, or nothing is left.
+    """
+    if not 0 < utilization <= 1:
+        raise ValueError(f"utilization must be above 0 and at most 1, got {utilization}")
+    usable = int(memory_bytes * utilization - reserved_gib * 2**30)
+    if usable <= 0:
+        raise ValueError(f"the budget must leave memory for the model, {memory_bytes:,} bytes leave {usable:,}")
+    return usable
