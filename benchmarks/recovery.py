@@ -20,7 +20,7 @@ from rich.table import Table
 from transformers import AutoConfig
 
 from minitron import stages
-from minitron.hybrid.checkpoint import open_checkpoint
+from minitron.hybrid.checkpoint import Checkpoint, open_checkpoint
 from minitron.hybrid.model import load_model, new_model
 from minitron.hybrid.shape import HybridShape
 from minitron.importance import random_scores, top_blocks
@@ -30,26 +30,31 @@ from minitron.recipe import Recipe, load_recipe
 ARMS = ("minitron", "random cut", "from scratch")
 
 
-def run_seed(recipe: Recipe, folder: Path) -> dict[str, dict[str, Any]]:
+def run_seed(recipe: Recipe, folder: Path, arms: list[str]) -> dict[str, dict[str, Any]]:
     """Metrics of every arm for one seed, each with its state before distillation under `before`."""
     for outcome in run_pipeline(recipe, folder, last="evaluate"):
         print(f"seed {recipe.seed}: {outcome.name} {outcome.seconds:.0f} s", flush=True)
     metrics = stages.read_metrics(folder / "evaluate")
+    print({name: (round(m["kl_to_teacher"], 4), m["exact_match"]) for name, m in metrics.items()}, flush=True)
     results = {"minitron": metrics["distilled"] | {"before": metrics["pruned"], "teacher": metrics["teacher"]}}
     source = open_checkpoint(Path(recipe.teacher))
     pruned = open_checkpoint(folder / "prune" / stages.CHECKPOINT_FOLDER)
 
-    scores = random_scores(source.shape, seed=recipe.seed)
-    layers = random_layers(source.shape, pruned.shape, recipe)
-    target = source.shape.resized(
-        layers=layers, **{axis: pruned.shape.sizes[axis] for axis in source.shape.family.axes}
-    )
-    cut = stages.prune(source, scores, target, layers, folder / "random" / stages.CHECKPOINT_FOLDER)
-    results["random cut"] = recover(recipe, cut.folder, load_model(cut.folder), folder / "random-distilled")
-
-    fresh = new_model(AutoConfig.from_pretrained(pruned.folder), seed=recipe.seed)
-    results["from scratch"] = recover(recipe, pruned.folder, fresh, folder / "scratch-distilled")
+    if "random cut" in arms:
+        cut = cut_at_random(recipe, source, pruned.shape, folder / "random")
+        results["random cut"] = recover(recipe, cut, load_model(cut), folder / "random-distilled")
+    if "from scratch" in arms:
+        fresh = new_model(AutoConfig.from_pretrained(pruned.folder), seed=recipe.seed)
+        results["from scratch"] = recover(recipe, pruned.folder, fresh, folder / "scratch-distilled")
     return results
+
+
+def cut_at_random(recipe: Recipe, source: Checkpoint, shape: HybridShape, output: Path) -> Path:
+    """The teacher cut to a shape by random scores, written as a checkpoint."""
+    layers = random_layers(source.shape, shape, recipe)
+    target = source.shape.resized(layers=layers, **{axis: shape.sizes[axis] for axis in shape.family.axes})
+    scores = random_scores(source.shape, seed=recipe.seed)
+    return stages.prune(source, scores, target, layers, output / stages.CHECKPOINT_FOLDER).folder
 
 
 def random_layers(source: HybridShape, target: HybridShape, recipe: Recipe) -> tuple[int, ...]:
@@ -71,7 +76,8 @@ def recover(recipe: Recipe, like: Path, student: Any, output: Path) -> dict[str,
         seed=recipe.seed,
         device=recipe.device,
     )
-    print(f"seed {recipe.seed}: {output.name} KL {metrics['kl_to_teacher']:.4f}", flush=True)
+    shown = {key: round(metrics[key], 4) for key in ("kl_to_teacher", "loss", "exact_match")}
+    print(f"seed {recipe.seed}: {output.name} {shown}", flush=True)
     return metrics
 
 
@@ -81,8 +87,7 @@ def results_table(results: dict[int, dict[str, dict[str, Any]]]) -> Table:
     for column in ("seed", "arm", "parameters", "KL before", "KL after", "ratio", "held-out loss", "exact match"):
         table.add_column(column, justify="right")
     for seed, arms in results.items():
-        for arm in ARMS:
-            found = arms[arm]
+        for arm, found in arms.items():
             before = found.get("before", {}).get("kl_to_teacher")
             table.add_row(
                 str(seed),
@@ -106,7 +111,7 @@ def results_table(results: dict[int, dict[str, dict[str, Any]]]) -> Table:
             f"{teacher['exact_match']:.1%}",
             end_section=True,
         )
-    for arm in ARMS:
+    for arm in next(iter(results.values())):
         median = {
             key: statistics.median(arms[arm][key] for arms in results.values())
             for key in ("kl_to_teacher", "loss", "exact_match")
@@ -130,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="minitron is always run")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", type=Path, help="also write the results here")
     args = parser.parse_args()
@@ -137,7 +143,7 @@ def main() -> None:
     for seed in args.seeds:
         with tempfile.TemporaryDirectory() as folder:
             recipe = load_recipe(args.recipe, (*args.set, f"seed={seed}"))
-            results[seed] = run_seed(recipe, Path(folder))
+            results[seed] = run_seed(recipe, Path(folder), args.arms)
     Console(width=120).print(results_table(results))
     if args.json:
         args.json.write_text(json.dumps(results, indent=2))
