@@ -91,6 +91,7 @@ STAGES = (
         reads=("prune", "distill"),
         settings=lambda recipe: {
             "evaluate": recipe.evaluate.model_dump(exclude={"data"}),
+            "device": recipe.device,
             "data": _data_hashes(recipe.evaluate.data),
             "task": None if recipe.evaluate.task is None else _file_hash(recipe.evaluate.task.path),
         },
@@ -108,6 +109,8 @@ STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 def _stage_inputs(recipe: Recipe) -> dict[str, dict[str, Any]]:
     # Of all stages before the first one runs, so that a missing file is found now and not after hours.
+    _file_hash.cache_clear()
+    _teacher_hash.cache_clear()
     inputs: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
         inputs[stage.name] = {
@@ -136,6 +139,8 @@ def run_pipeline(
     Raises:
         ValueError: A stage's inputs cannot be used; stages that ended before are kept.
     """
+    if first is not None and last is not None and STAGE_NAMES.index(first) > STAGE_NAMES.index(last):
+        raise ValueError(f"a run must not start after it stops, got from {first} to {last}")
     open_checkpoint(Path(recipe.teacher))
     inputs_of = _stage_inputs(recipe)
     folders = {name: folder / name for name in STAGE_NAMES}

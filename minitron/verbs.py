@@ -111,7 +111,8 @@ def summarise(scores: Scores, checkpoint: Checkpoint) -> list[dict[str, Any]]:
 
 
 def _read_shape(shape: str) -> dict[str, Any]:
-    text = Path(shape).read_text(encoding="utf-8") if Path(shape).is_file() else shape
+    inline = shape.lstrip().startswith("{")
+    text = Path(shape).read_text(encoding="utf-8") if not inline and Path(shape).is_file() else shape
     try:
         sizes = json.loads(text)
     except json.JSONDecodeError as error:

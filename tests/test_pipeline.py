@@ -53,9 +53,6 @@ def test_a_second_run_skips_what_is_finished_and_a_change_reruns_what_it_touches
 def test_changed_data_under_the_same_name_is_noticed(tmp_path: Path, recipe_path: Path) -> None:
     folder = tmp_path / "run"
     outcomes(load_recipe(recipe_path), folder, last="search")
-    from minitron import pipeline
-
-    pipeline._file_hash.cache_clear()
     (tmp_path / "text.txt").write_text("another text, long enough to fill the blocks " * 9)
     assert outcomes(load_recipe(recipe_path), folder, last="score") == {"score": False}
 

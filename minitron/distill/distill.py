@@ -32,7 +32,7 @@ class DistillSettings:
         learning_rate: Peak learning rate.
         warmup_steps: Steps of linear warm-up before the cosine decay to zero.
         temperature: Softmax temperature of the loss.
-        weight_decay: AdamW's weight decay on matrices.
+        weight_decay: AdamW's weight decay, where Trainer applies it.
         max_grad_norm: Gradient norm that is clipped to.
         adam_beta2: AdamW's second decay rate.
         save_steps: Steps between resumable states; 0 saves none.
@@ -77,7 +77,7 @@ def distill(
     State is saved in `state_folder` as set; a call that finds a state there goes on from it, data order included.
 
     Raises:
-        ValueError: There are fewer blocks than one batch.
+        ValueError: There are fewer blocks than one batch, or the loss stops being finite.
     """
     if len(blocks_NT) < settings.batch_size:
         raise ValueError(f"distillation needs at least one batch of {settings.batch_size} blocks, got {len(blocks_NT)}")
@@ -96,6 +96,7 @@ def distill(
             max_grad_norm=settings.max_grad_norm,
             adam_beta2=settings.adam_beta2,
             logging_steps=logging_steps,
+            logging_nan_inf_filter=False,  # a diverged loss must be seen, not averaged away
             save_strategy="steps" if settings.save_steps else "no",
             save_steps=settings.save_steps or 1,
             save_total_limit=1,
@@ -127,7 +128,6 @@ def distill(
         tokens=max_steps * tokens_per_step,
         seconds=time.monotonic() - started,
     )
-    _require_finite(record.curve)
     logger.info("distilled on %d tokens in %.1f s, KL %.4f", record.tokens, record.seconds, record.curve[-1][1])
     return record
 
@@ -163,10 +163,8 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise ValueError(
+                    f"the distillation loss must stay finite, it was {logs['loss']} at step {state.global_step}"
+                )
             self._progress.update(self._task, description=f"distil, KL {logs['loss']:.4f}")
-
-
-def _require_finite(curve: tuple[tuple[int, float], ...]) -> None:
-    for tokens, loss in curve:
-        if not math.isfinite(loss):
-            raise ValueError(f"the distillation loss must stay finite, it was {loss} at {tokens:,} tokens")

@@ -2,8 +2,9 @@
 
 For each chunk of tokens both logits are formed, the loss is added up, and the gradient of the student's logits,
 softmax(student) - softmax(teacher), is turned at once into the gradients of the student's hidden states and head.
-Four matrix products a chunk (two logits, two gradients), no recomputation; memory is two chunks of logits, whatever
-the number of tokens. Source of the objective: arXiv 2408.11796, section 2.3 (forward KL on logits, temperature 1).
+Four matrix products a chunk (two logits, two gradients), no recomputation; memory above inputs and gradients is a few
+chunks of logits (and both heads in fp32, where they are stored narrower), whatever the number of tokens. Source of the
+objective: arXiv 2408.11796 (forward KL on logits, temperature 1).
 """
 
 # N tokens, V vocabulary, D hidden (student's and teacher's may differ)
@@ -36,7 +37,7 @@ def forward_kl(
         student_head_VD: Student's `lm_head.weight`.
         teacher_hidden_ND: Teacher's last hidden states.
         teacher_head_VD: Teacher's `lm_head.weight`, of the same vocabulary.
-        temperature: Softmax temperature; T^2 keeps the gradient's scale (arXiv 1503.02531, section 2).
+        temperature: Softmax temperature; T^2 keeps the gradient's scale (arXiv 1503.02531).
         mask_N: Which tokens count; all when None.
         chunk_tokens: Tokens whose logits are held at once.
 

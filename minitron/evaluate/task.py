@@ -1,5 +1,6 @@
 """Reasoning tasks: greedy generation, an answer after the thinking trace, checked by exact match."""
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,7 +60,9 @@ def read_problems(path: Path, *, limit: int | None = None) -> list[Problem]:
             raise ValueError(
                 f"a problem needs the text fields prompt and answer, {path}:{line} has {', '.join(record)}"
             )
-        problems.append(Problem(prompt=record["prompt"], answer=record["answer"]))
+        if not record["answer"].strip():
+            raise ValueError(f"a problem needs an answer that is not blank, {path}:{line} has none")
+        problems.append(Problem(prompt=record["prompt"], answer=record["answer"].strip()))
     if not problems:
         raise ValueError(f"a task needs at least one problem, {path} has none")
     return problems
@@ -96,30 +99,37 @@ def evaluate_task(
     right = tokens = 0
     seconds = 0.0
     generate: Any = model.generate
+    stops = _stop_tokens(model, tokenizer)
     for start in track(starts, "evaluate task", total=len(starts)):
         batch = ordered[start : start + batch_size]
-        inputs = tokenizer([problem.prompt for problem in batch], return_tensors="pt", padding=True).to(model.device)
+        inputs = tokenizer(
+            [problem.prompt for problem in batch], return_tensors="pt", padding=True, padding_side="left"
+        ).to(model.device)
         started = time.perf_counter()
         output_BT = generate(
             **inputs,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=sorted(stops),
         )
         seconds += time.perf_counter() - started
         new_BT = output_BT[:, inputs["input_ids"].shape[1] :]
         tokens += int((new_BT != tokenizer.pad_token_id).sum())
         for problem, new_T in zip(batch, new_BT, strict=True):
-            right += extract_answer(_decode(tokenizer, new_T)) == problem.answer
+            right += extract_answer(_decode(tokenizer, new_T, stops)) == problem.answer
     return TaskEvaluation(
         exact_match=right / len(problems), problems=len(problems), generated_tokens=tokens, seconds=seconds
     )
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, ids_T: torch.Tensor) -> str:
-    # An end-of-text mark cuts the answer; thinking marks may be special tokens, so they must survive decoding.
-    ids = ids_T.tolist()
-    if tokenizer.eos_token_id in ids:
-        ids = ids[: ids.index(tokenizer.eos_token_id)]
+def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    configured: Any = getattr(model.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [] if configured is None else [configured]
+    return {tokenizer.eos_token_id, *listed}
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids_T: torch.Tensor, stops: set[int]) -> str:
+    # A stop token cuts the answer; thinking marks may be special tokens, so they must survive decoding.
+    ids = list(itertools.takewhile(lambda token: token not in stops, ids_T.tolist()))
     return str(tokenizer.decode(ids, skip_special_tokens=False))

@@ -31,7 +31,14 @@ def evaluate_text(
     """Loss of a model on packed held-out blocks, and its KL to the teacher on the same tokens.
 
     Log-softmax and sums are in fp32. Each block predicts its own tokens 1..T-1 (the KL covers the same positions).
+
+    Raises:
+        ValueError: A block has a single token, or the vocabularies differ.
     """
+    if blocks_NT.shape[1] < 2:
+        raise ValueError(f"evaluation blocks must hold at least 2 tokens, got {blocks_NT.shape[1]}")
+    if teacher is not None and _vocab_size(teacher) != _vocab_size(model):
+        raise ValueError(f"teacher and model must share a vocabulary, got {_vocab_size(teacher)}, {_vocab_size(model)}")
     loss_sum, kl_sum, tokens = 0.0, 0.0, 0
     starts = range(0, len(blocks_NT), batch_size)
     for start in track(starts, "evaluate text", total=len(starts)):
@@ -59,3 +66,8 @@ def _hidden(model: PreTrainedModel, ids_BT: torch.Tensor) -> torch.Tensor:
 def _log_probs(model: PreTrainedModel, hidden_ND: torch.Tensor) -> torch.Tensor:
     head: Any = model.get_output_embeddings()
     return torch.log_softmax(head(hidden_ND).float(), dim=-1)
+
+
+def _vocab_size(model: PreTrainedModel) -> int:
+    head: Any = model.get_output_embeddings()
+    return len(head.weight)

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 HEADER_FILE = "artefact.json"
+MARKER_FILE = "artefact.inputs"
 VERSIONED_PACKAGES = ("minitron", "torch", "transformers", "numpy")
 
 
@@ -40,12 +41,16 @@ def hash_inputs(inputs: Mapping[str, Any]) -> str:
 
 
 def read_header(folder: Path) -> ArtefactHeader | None:
-    """The header of a finished artefact, or None where there is none or its files are not those it lists."""
+    """The header of a finished artefact, or None where there is none or a file that it lists is missing or resized.
+
+    Files that it does not list, such as a note that somebody left, take nothing away from it.
+    """
     try:
         header = ArtefactHeader.model_validate_json((folder / HEADER_FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValidationError):
         return None
-    return header if header.files == _list_files(folder) else None
+    found = _list_files(folder)
+    return header if header.files.items() <= found.items() else None
 
 
 def working_folder(folder: Path) -> Path:
@@ -59,16 +64,20 @@ def write_artefact(folder: Path, *, stage: str, inputs: Mapping[str, Any], seed:
 
     The working folder of an interrupted attempt with the same inputs is given again, so that a stage which saves its
     state there can go on; one with other inputs is cleared first. On failure it stays and no artefact appears.
+
+    Raises:
+        ValueError: A folder in the way holds something that is not an artefact.
     """
     inputs_hash = hash_inputs(inputs)
     partial = working_folder(folder)
-    marker = partial / "inputs_hash"
+    marker = partial / MARKER_FILE
+    _require_ours(folder, HEADER_FILE)
+    _require_ours(partial, MARKER_FILE)
     if partial.exists() and (not marker.exists() or marker.read_text() != inputs_hash):
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     marker.write_text(inputs_hash)
     yield partial
-    marker.unlink()
     header = ArtefactHeader(
         stage=stage,
         inputs_hash=inputs_hash,
@@ -84,6 +93,7 @@ def write_artefact(folder: Path, *, stage: str, inputs: Mapping[str, Any], seed:
     if folder.exists():
         folder.rename(replaced)
     partial.rename(folder)
+    (folder / MARKER_FILE).unlink()
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -91,5 +101,10 @@ def _list_files(folder: Path) -> dict[str, int]:
     return {
         path.relative_to(folder).as_posix(): path.stat().st_size
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != HEADER_FILE
+        if path.is_file() and path.name not in (HEADER_FILE, MARKER_FILE)
     }
+
+
+def _require_ours(folder: Path, sign: str) -> None:
+    if folder.exists() and not (folder / sign).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is in the way and was not written by minitron; move it or choose another output")

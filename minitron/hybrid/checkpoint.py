@@ -126,6 +126,8 @@ def _read_headers(folder: Path) -> dict[str, StoredTensor]:
         if not (folder / SINGLE_FILE).is_file():
             raise ValueError(f"a checkpoint must hold {SINGLE_FILE} or {INDEX_FILE}, {folder} has neither")
         return _read_header(folder / SINGLE_FILE)
+    if (folder / SINGLE_FILE).exists():
+        raise ValueError(f"a checkpoint must hold either {SINGLE_FILE} or {INDEX_FILE}, {folder} has both")
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:

@@ -52,7 +52,7 @@ def shape_from_config(config: Mapping[str, Any]) -> HybridShape:
 
 
 def config_for_shape(source: Mapping[str, Any], shape: HybridShape) -> dict[str, Any]:
-    """The source's configuration with the shape put in: each dim in every spelling that the source used.
+    """The source's configuration with the shape put in: each dim in its canonical and every other spelling used.
 
     Both block spellings are written, since transformers reads `layers_block_type` and vLLM, llama.cpp and TensorRT-LLM
     read `hybrid_override_pattern` with `num_hidden_layers`.
@@ -60,8 +60,8 @@ def config_for_shape(source: Mapping[str, Any], shape: HybridShape) -> dict[str,
     family: Family = shape.family
     config = dict(source)
     for key, spellings in family.config_keys.items():
-        used = [spelling for spelling in spellings if spelling in source]
-        config |= dict.fromkeys(used or spellings[:1], shape.sizes[key])
+        written = [spelling for spelling in spellings if spelling == key or spelling in source]
+        config |= dict.fromkeys(written, shape.sizes[key])
     config["layers_block_type"] = [family.block_kinds[letter] for letter in shape.hybrid_override_pattern]
     config["hybrid_override_pattern"] = shape.hybrid_override_pattern
     config["num_hidden_layers"] = shape.num_hidden_layers

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from minitron.hybrid.checkpoint import Checkpoint, carried_files, open_checkpoint
@@ -35,8 +35,11 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
         logger.warning("%s: %d tensors are left out (%s, ...)", folder, len(checkpoint.ignored), checkpoint.ignored[0])
     _quiet_kernel_notes(device)
     with _quiet_transformers():
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        for key, size in checkpoint.shape.sizes.items():
+            setattr(config, key, size)  # transformers takes defaults for spellings that it does not know
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True, local_files_only=True
+            folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True
         )
     faults = {kind: names for kind, names in info.items() if names and kind != "unexpected_keys"}
     if faults:

@@ -16,7 +16,7 @@ from minitron.importance.scores import ScoreArray
 class BlockInfluence:
     """Running mean over tokens of 1 - cos(block input, block output), for every block.
 
-    Source: arXiv 2403.03853, equation 1; the one-shot depth score of arXiv 2407.14679.
+    Source: arXiv 2403.03853 (block influence); the one-shot depth score of arXiv 2407.14679.
     """
 
     def __init__(self, num_hidden_layers: int) -> None:

@@ -22,14 +22,14 @@ def top_units(score_C: ScoreArray, kept: int) -> Indices:
 
 
 def top_mamba_channels(score_HP: ScoreArray, kept: int) -> Indices:
-    """Channels kept in every head of a layer: ranked by their L2 over heads (arXiv 2504.11409, equation 5)."""
+    """Channels kept in every head of a layer: ranked by their L2 over heads (arXiv 2504.11409)."""
     return top_units(np.linalg.norm(score_HP, axis=0), kept)
 
 
 def top_mamba_heads(score_HP: ScoreArray, channels: Indices, *, n_groups: int, kept: int) -> Indices:
     """Heads kept in a layer: ranked by their L2 over the kept channels, the same number in each group.
 
-    Source: arXiv 2504.11409, section 3.1 (group-aware pruning keeps the scan's head-to-group map).
+    Source: arXiv 2504.11409 (group-aware pruning keeps the scan's head-to-group map).
     """
     score_H = np.linalg.norm(score_HP[:, channels], axis=1)
     heads_in_group = len(score_H) // n_groups

@@ -21,8 +21,8 @@ TapKey = tuple[str, int]
 class WidthStatistics:
     """Running L2 over samples of the mean over tokens of |activation|, for every tap of a model.
 
-    Source: arXiv 2407.14679, section 2.1; arXiv 2504.11409, section 3. Sums are kept in fp32 on the model's device,
-    one vector a tap, whatever the number of samples.
+    Source: arXiv 2407.14679 and 2504.11409 (the published activation scores). Sums are kept in fp32 on the model's
+    device, one vector a tap, whatever the number of samples.
     """
 
     def __init__(self, shape: HybridShape) -> None:

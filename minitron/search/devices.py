@@ -22,7 +22,7 @@ def visible_bytes(gpu: str) -> int:
 def usable_bytes(memory_bytes: int, *, utilization: float, reserved_gib: float) -> int:
     """The budget that is left of a memory after the engine's buffer and what is set aside for others.
 
-    Source: arXiv 2508.14444, section 4 (5% buffer, 1.3 GiB for a vision encoder on an A10G).
+    Source: arXiv 2508.14444 (5% buffer, 1.3 GiB for a vision encoder on an A10G).
 
     Raises:
         ValueError: The share is not above 0 and at most 1, or nothing is left.

@@ -60,8 +60,8 @@ class MemoryBytes:
 def memory_bytes(shape: HybridShape, workload: Workload) -> MemoryBytes:
     """Bytes of weights, caches and workspace, by plain accounting (no pages, no engine overhead).
 
-    Source: the cache tensors that transformers 5.23 allocates for nemotron_h; the Mamba state is
-    `[sequences, heads, head_dim, state]` and the convolution state holds `conv_kernel - 1` inputs.
+    The Mamba state is `[sequences, heads, head_dim, state]`. The convolution state holds the `conv_kernel - 1` inputs
+    that vLLM keeps; transformers 5.23 allocates one more.
     """
     kv_per_token = 2 * shape.num_key_value_heads * shape.head_dim
     state = shape.mamba_num_heads * shape.mamba_head_dim * shape.ssm_state_size

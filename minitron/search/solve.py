@@ -45,7 +45,7 @@ def solve_budget(
     kept_layers: Callable[[int], tuple[int, ...]],
     top_k: int,
 ) -> SearchResult:
-    """The `top_k` largest shapes within the budget (the published rule: arXiv 2508.14444, section 4.2).
+    """The `top_k` largest shapes within the budget (the published rule: arXiv 2508.14444).
 
     Args:
         source: The teacher's shape.

@@ -45,13 +45,26 @@ def test_a_failure_keeps_the_artefact_of_before(tmp_path: Path) -> None:
     assert read_header(tmp_path / "a") is not None
 
 
-@pytest.mark.parametrize("damage", ["shorten", "remove", "add"])
+@pytest.mark.parametrize("damage", ["shorten", "remove"])
 def test_a_damaged_artefact_is_not_finished(tmp_path: Path, damage: str) -> None:
     write(tmp_path / "a", text="content", setting=1)
     if damage == "shorten":
         (tmp_path / "a" / "file.txt").write_text("c")
-    elif damage == "remove":
-        (tmp_path / "a" / "file.txt").unlink()
     else:
-        (tmp_path / "a" / "other.txt").write_text("c")
+        (tmp_path / "a" / "file.txt").unlink()
     assert read_header(tmp_path / "a") is None
+
+
+def test_a_note_left_in_an_artefact_does_not_undo_it(tmp_path: Path) -> None:
+    write(tmp_path / "a", text="content", setting=1)
+    (tmp_path / "a" / "note.txt").write_text("mine")
+    assert read_header(tmp_path / "a") is not None
+
+
+@pytest.mark.parametrize("name", ["a", "a.partial"])
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is in the way and was not written by minitron"):
+        write(tmp_path / "a", setting=1)
+    assert (tmp_path / name / "thesis.txt").read_text() == "mine"

@@ -165,7 +165,7 @@ def test_the_tiny_hybrid_has_distinct_dims() -> None:
 def slow_mixer(
     mixer: nn.Module, x_TD: torch.Tensor, shape: HybridShape, heads: list[int], channels: list[int]
 ) -> torch.Tensor:
-    """Mamba-2 step by step in fp64 over chosen heads and channels (arXiv 2405.21060, section 6; paper's letters)."""
+    """Mamba-2 step by step in fp64 over chosen heads and channels (recurrence and letters of arXiv 2405.21060)."""
     weights = {name: parameter.detach().double() for name, parameter in mixer.named_parameters()}
     H, P, G, N = shape.mamba_num_heads, shape.mamba_head_dim, shape.n_groups, shape.ssm_state_size
     inner = H * P

@@ -85,7 +85,7 @@ def test_cache_and_weights_equal_what_transformers_allocates(
         if kind == "*":
             kv += layer.keys.nbytes + layer.values.nbytes
         elif kind == "M":
-            ssm += _only(layer.recurrent_states).numel() * 4
+            ssm += _only(layer.recurrent_states).nbytes
             conv += _only(layer.conv_states).nbytes
     assert kv == memory.kv_bytes
     assert ssm == memory.ssm_bytes
