@@ -11,6 +11,8 @@ import pytest
 from minitron.evaluate import Problem, evaluate_task
 from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.model import load_model, load_tokenizer
+from minitron.recipe import load_recipe
+from minitron.search import memory_bytes, solve_budget
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 TEACHER = QUICKSTART / "teacher"
@@ -66,3 +68,22 @@ def test_no_test_problem_and_no_held_out_module_is_trained_on(make_data: Any, tm
     assert not {record["name"] for record in train} & {record["name"] for record in held_out}
     assert len(held_out) > 10
     assert len(train) > 100
+
+
+def test_the_recipes_budget_is_missed_by_the_teacher_and_met_by_a_real_cut() -> None:
+    recipe = load_recipe(QUICKSTART / "recipe.yaml")
+    source = open_checkpoint(TEACHER).shape
+    workload, budget = recipe.budget.workload, recipe.budget.budget_bytes
+    result = solve_budget(
+        source,
+        recipe.search.space,
+        workload,
+        budget,
+        kept_layers=lambda kept: tuple(range(kept)),
+        top_k=1,
+    )
+    chosen, teacher_bytes = result.candidates[0], memory_bytes(source, workload).total_bytes
+    assert chosen.memory.total_bytes <= budget < teacher_bytes
+    assert chosen.memory.total_bytes <= 0.75 * teacher_bytes
+    narrower = [axis for axis in source.family.axes if chosen.shape.sizes[axis] < source.sizes[axis]]
+    assert len(narrower) >= 2 or chosen.shape.num_hidden_layers < source.num_hidden_layers

@@ -101,3 +101,11 @@ def test_fewer_blocks_than_a_batch_are_refused(tmp_path: Path, tiny_shape: Hybri
     model = make_tiny_model(tiny_shape)
     with pytest.raises(ValueError, match="at least one batch of 2 blocks, got 1"):
         distill(model, model, make_blocks(1), SETTINGS, state_folder=tmp_path, seed=0)
+
+
+def test_a_diverged_loss_is_an_error_and_not_a_student(tmp_path: Path, tiny_shape: HybridShape) -> None:
+    student = make_tiny_model(tiny_shape, seed=1)
+    with torch.no_grad():
+        next(student.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="the distillation loss must stay finite, it was nan at step 1"):
+        distill(student, make_tiny_model(tiny_shape), make_blocks(8), SETTINGS, state_folder=tmp_path, seed=0)
