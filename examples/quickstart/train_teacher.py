@@ -9,8 +9,7 @@ slightly different teacher.
 
 The bundled one was trained with seed 0 on Python 3.11.7 and torch 2.13.0: 11.3 million tokens in 39 minutes on two
 cores that were shared with other work (the first 2,000 of 5,500 steps, hardly disturbed, took 12), mean loss of the
-last 100 steps 1.444. It answers 100% of 200 unseen problems exactly by greedy generation; its loss on held-out modules of the standard
-library is printed by `minitron eval`.
+last 100 steps 1.444. It answers 100% of 200 unseen problems exactly by greedy generation.
 """
 
 import argparse
