@@ -31,7 +31,7 @@ ARMS = ("minitron", "random cut", "from scratch")
 
 
 def run_seed(recipe: Recipe, folder: Path, arms: list[str]) -> dict[str, dict[str, Any]]:
-    """Metrics of every arm for one seed, each with its state before distillation under `before`."""
+    """Metrics of every arm for one seed; those of our cut carry its state before distillation under `before`."""
     for outcome in run_pipeline(recipe, folder, last="evaluate"):
         print(f"seed {recipe.seed}: {outcome.name} {outcome.seconds:.0f} s", flush=True)
     metrics = stages.read_metrics(folder / "evaluate")
@@ -59,20 +59,24 @@ def cut_at_random(recipe: Recipe, source: Checkpoint, shape: HybridShape, output
 
 def random_layers(source: HybridShape, target: HybridShape, recipe: Recipe) -> tuple[int, ...]:
     """As many blocks as the target has, chosen at random under the same quota."""
-    quotas = {"*": min(recipe.search.keep_attention, source.count("*"))}
     depth_L = random_scores(source, seed=recipe.seed + 1000).depth
-    return top_blocks(depth_L, source.hybrid_override_pattern, target.num_hidden_layers, keep_kinds=quotas)
+    return top_blocks(
+        depth_L,
+        source.hybrid_override_pattern,
+        target.num_hidden_layers,
+        keep_kinds={"*": recipe.search.keep_attention},
+    )
 
 
-def recover(recipe: Recipe, like: Path, student: Any, output: Path) -> dict[str, Any]:
+def recover(recipe: Recipe, template: Path, student: Any, output: Path) -> dict[str, Any]:
     """Distils a student as the recipe says and measures it."""
     output.mkdir(parents=True)
-    stages.recover(recipe, student, open_checkpoint(like), output)
+    stages.recover(recipe, student, open_checkpoint(template), output)
     metrics = stages.evaluate(
         output / stages.CHECKPOINT_FOLDER,
         recipe.evaluate,
         recipe.budget.workload,
-        teacher=Path(recipe.teacher),
+        teacher=load_model(Path(recipe.teacher), device=recipe.device),
         seed=recipe.seed,
         device=recipe.device,
     )

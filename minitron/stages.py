@@ -65,7 +65,7 @@ def run_search(recipe: Recipe, folders: Folders, output: Path) -> None:
     """Teacher's shape + scores -> candidates within the budget."""
     source = open_checkpoint(Path(recipe.teacher)).shape
     scores = load_scores(folders["score"] / SCORES_FILE)
-    quotas = {"*": min(recipe.search.keep_attention, source.count("*"))}
+    quotas = {"*": recipe.search.keep_attention}
     workload, budget_bytes = recipe.budget.workload, recipe.budget.budget_bytes
     result = solve_budget(
         source,
@@ -116,7 +116,7 @@ def run_prune(recipe: Recipe, folders: Folders, output: Path) -> None:
     )
 
 
-def recover(recipe: Recipe, student: PreTrainedModel, like: Checkpoint, output: Path) -> DistillRecord:
+def recover(recipe: Recipe, student: PreTrainedModel, template: Checkpoint, output: Path) -> DistillRecord:
     """Distils a student from the recipe's teacher and writes it as a checkpoint like another one."""
     section = recipe.distill
     teacher = Path(recipe.teacher)
@@ -143,7 +143,7 @@ def recover(recipe: Recipe, student: PreTrainedModel, like: Checkpoint, output: 
         state_folder=output / STATE_FOLDER,
         seed=recipe.seed,
     )
-    save_model(student, like, output / CHECKPOINT_FOLDER)
+    save_model(student, template, output / CHECKPOINT_FOLDER)
     write_json(output / RECORD_FILE, asdict(record))
     shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
     return record
@@ -156,7 +156,13 @@ def run_distill(recipe: Recipe, folders: Folders, output: Path) -> None:
 
 
 def evaluate(
-    folder: Path, section: EvaluateSection, workload: Workload, *, teacher: Path | None, seed: int, device: str
+    folder: Path,
+    section: EvaluateSection,
+    workload: Workload,
+    *,
+    teacher: PreTrainedModel | None,
+    seed: int,
+    device: str,
 ) -> dict[str, Any]:
     """Measures one checkpoint: parameters, bytes at the workload, loss, KL to the teacher, exact match, speed."""
     checkpoint, tokenizer = open_checkpoint(folder), load_tokenizer(folder)
@@ -164,8 +170,7 @@ def evaluate(
     blocks_NT = blend_sources(
         text_sources(section.data), tokenizer, seq_len=section.seq_len, num_blocks=section.blocks, seed=seed
     )
-    reference = None if teacher is None else load_model(teacher, device=device)
-    text = evaluate_text(model, blocks_NT, teacher=reference)
+    text = evaluate_text(model, blocks_NT, teacher=teacher)
     metrics: dict[str, Any] = {
         "params": checkpoint.params,
         "memory": asdict(memory_bytes(checkpoint.shape, workload)),
@@ -184,9 +189,9 @@ def evaluate(
 
 def run_evaluate(recipe: Recipe, folders: Folders, output: Path) -> None:
     """teacher, pruned and distilled checkpoints -> their metrics."""
-    teacher = Path(recipe.teacher)
+    teacher = load_model(Path(recipe.teacher), device=recipe.device)
     checkpoints = {
-        "teacher": teacher,
+        "teacher": Path(recipe.teacher),
         "pruned": folders["prune"] / CHECKPOINT_FOLDER,
         "distilled": folders["distill"] / CHECKPOINT_FOLDER,
     }

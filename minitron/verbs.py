@@ -7,6 +7,7 @@ from typing import Any
 from minitron import stages
 from minitron.hybrid.artefact import read_header, working_folder, write_artefact
 from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hash, open_checkpoint
+from minitron.hybrid.model import load_model
 from minitron.importance import Scores, load_scores, top_blocks
 from minitron.recipe import EvaluateSection, ScoreSection, Source, Task
 from minitron.search import Workload
@@ -89,7 +90,8 @@ def evaluate_checkpoint(
         task=None if task is None else Task(name=Path(task).stem, path=task, max_new_tokens=max_new_tokens),
     )
     workload = Workload(context_tokens=context_tokens)
-    return stages.evaluate(checkpoint, section, workload, teacher=teacher, seed=0, device=device)
+    loaded = None if teacher is None else load_model(teacher, device=device)
+    return stages.evaluate(checkpoint, section, workload, teacher=loaded, seed=0, device=device)
 
 
 def summarise(scores: Scores, checkpoint: Checkpoint) -> list[dict[str, Any]]:
@@ -135,7 +137,7 @@ def _kept_layers(sizes: dict[str, Any], scores: Scores, source: Checkpoint) -> t
         return tuple(range(len(pattern)))
     if not isinstance(count, int):
         raise ValueError(f"num_hidden_layers must be a whole number, got {count!r}")
-    return top_blocks(scores.depth, pattern, count, keep_kinds={"*": min(1, source.shape.count("*"))})
+    return top_blocks(scores.depth, pattern, count, keep_kinds={"*": 1})
 
 
 def _require_free(output: Path) -> None:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from transformers import NemotronHConfig, NemotronHForCausalLM, PreTrainedTokenizerFast
 
 from minitron.hybrid.blocks import TextSource, blend_sources
+from minitron.hybrid.model import set_time_step_limit
 from minitron.hybrid.text import read_documents
 
 VOCAB_SIZE = 1024
@@ -101,9 +102,7 @@ def train(data: Path, output: Path, seed: int) -> None:
         blend_sources(sources, tokenizer, seq_len=SEQ_LEN, num_blocks=STEPS * BATCH_SIZE, seed=seed)
     )
     model = NemotronHForCausalLM(NemotronHConfig(**CONFIG))
-    for block in model.model.layers:
-        if block.block_type == "linear_attention":
-            block.mixer.time_step_limit = tuple(model.config.time_step_limit)
+    set_time_step_limit(model)
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, Trainer
 
 from minitron.distill.loss import forward_kl
@@ -49,16 +48,12 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     """HF Trainer whose loss is the mean KL over all counted tokens of the global batch.
 
     NemotronH's forward takes **kwargs, so Trainer leaves the division by the number of items to the loss. Dividing the
-    sum by `num_items_in_batch` makes one large batch, accumulation and several ranks agree. Blocks are taken in the
-    order in which they come: blending has shuffled them already.
+    sum by `num_items_in_batch` makes one large batch, accumulation and several ranks agree.
     """
 
     def __init__(self, *, model: DistillationModel, **kwargs: Any) -> None:
         super().__init__(model=model, **kwargs)
         self.model_accepts_loss_kwargs = True
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
     def compute_loss(
         self,

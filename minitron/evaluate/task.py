@@ -1,7 +1,6 @@
 """Reasoning tasks: greedy generation, an answer after the thinking trace, checked by exact match."""
 
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,24 +25,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEvaluation:
-    """Share of problems answered exactly, and the speed of answering them.
-
-    Attributes:
-        exact_match: Right answers / problems.
-        problems: How many were asked.
-        generated_tokens: Tokens generated up to each answer's end.
-        seconds: Time of generation, prefill included.
-    """
+    """Share of problems answered exactly, and how many were asked."""
 
     exact_match: float
     problems: int
-    generated_tokens: int
-    seconds: float
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Generated tokens a second."""
-        return self.generated_tokens / self.seconds
 
 
 def read_problems(path: Path, *, limit: int | None = None) -> list[Problem]:
@@ -96,8 +81,7 @@ def evaluate_task(
     """
     ordered = sorted(problems, key=lambda problem: len(problem.prompt))
     starts = range(0, len(ordered), batch_size)
-    right = tokens = 0
-    seconds = 0.0
+    right = 0
     generate: Any = model.generate
     stops = _stop_tokens(model, tokenizer)
     for start in track(starts, "evaluate task", total=len(starts)):
@@ -105,7 +89,6 @@ def evaluate_task(
         inputs = tokenizer(
             [problem.prompt for problem in batch], return_tensors="pt", padding=True, padding_side="left"
         ).to(model.device)
-        started = time.perf_counter()
         output_BT = generate(
             **inputs,
             max_new_tokens=max_new_tokens,
@@ -113,14 +96,10 @@ def evaluate_task(
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=sorted(stops),
         )
-        seconds += time.perf_counter() - started
         new_BT = output_BT[:, inputs["input_ids"].shape[1] :]
-        tokens += int((new_BT != tokenizer.pad_token_id).sum())
         for problem, new_T in zip(batch, new_BT, strict=True):
             right += extract_answer(_decode(tokenizer, new_T, stops)) == problem.answer
-    return TaskEvaluation(
-        exact_match=right / len(problems), problems=len(problems), generated_tokens=tokens, seconds=seconds
-    )
+    return TaskEvaluation(exact_match=right / len(problems), problems=len(problems))
 
 
 def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

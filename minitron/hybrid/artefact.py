@@ -73,7 +73,7 @@ def write_artefact(folder: Path, *, stage: str, inputs: Mapping[str, Any], seed:
     marker = partial / MARKER_FILE
     _require_ours(folder, HEADER_FILE)
     _require_ours(partial, MARKER_FILE)
-    if partial.exists() and (not marker.exists() or marker.read_text() != inputs_hash):
+    if marker.exists() and marker.read_text() != inputs_hash:
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     marker.write_text(inputs_hash)

@@ -59,7 +59,7 @@ def new_model(config: Any, *, seed: int) -> PreTrainedModel:
     return model.eval()
 
 
-def save_model(model: PreTrainedModel, like: Checkpoint, output: Path) -> Checkpoint:
+def save_model(model: PreTrainedModel, template: Checkpoint, output: Path) -> Checkpoint:
     """Writes a model's weights as a checkpoint like another one: its names on disk, dtypes, config and other files.
 
     Raises:
@@ -67,15 +67,15 @@ def save_model(model: PreTrainedModel, like: Checkpoint, output: Path) -> Checkp
     """
     output.mkdir(parents=True, exist_ok=True)
     state = model.state_dict()
-    family = like.shape.family
+    family = template.shape.family
     write_weights(
         output,
         (
             (name, state[family.name_in_memory(name)].to(device="cpu", dtype=TORCH_DTYPES[stored.dtype]).contiguous())
-            for name, stored in like.tensors.items()
+            for name, stored in template.tensors.items()
         ),
     )
-    copy_files([*carried_files(like.folder), like.folder / "config.json"], output)
+    copy_files([*carried_files(template.folder), template.folder / "config.json"], output)
     return open_checkpoint(output)
 
 

@@ -46,7 +46,7 @@ def top_blocks(depth_L: ScoreArray, pattern: str, kept: int, *, keep_kinds: Mapp
         depth_L: One score a block.
         pattern: The blocks' letters.
         kept: How many blocks stay.
-        keep_kinds: Letter -> how many blocks of that kind must stay at least.
+        keep_kinds: Letter -> how many blocks of that kind must stay at least, all where there are fewer.
 
     Raises:
         ValueError: The quotas do not allow so few blocks.

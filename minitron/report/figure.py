@@ -10,6 +10,8 @@ matplotlib.use("agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from minitron.report.table import PART_LABELS
+
 # Okabe-Ito colours, told apart by colour-blind readers.
 PART_COLOURS = {
     "weights": "#0072B2",
@@ -17,13 +19,6 @@ PART_COLOURS = {
     "ssm": "#009E73",
     "conv": "#56B4E9",
     "workspace": "#999999",
-}
-PART_LABELS = {
-    "weights": "weights",
-    "kv": "KV cache",
-    "ssm": "Mamba state",
-    "conv": "conv state",
-    "workspace": "workspace",
 }
 MODEL_COLOURS = {"teacher": "#444444", "pruned": "#D55E00", "distilled": "#0072B2"}
 

@@ -6,6 +6,13 @@ from typing import Any
 from rich.table import Table
 
 MIB, GIB = 2**20, 2**30
+PART_LABELS = {
+    "weights": "weights",
+    "kv": "KV cache",
+    "ssm": "Mamba state",
+    "conv": "conv state",
+    "workspace": "workspace",
+}
 
 
 def format_bytes(count: int) -> str:
@@ -70,11 +77,8 @@ def fit_table(report: Mapping[str, Any]) -> Table:
     table.add_column("")
     table.add_column("", justify="right")
     table.add_row("parameters", f"{report['params']:,}")
-    for part in ("weights", "kv", "ssm", "conv", "workspace"):
-        table.add_row(
-            {"kv": "KV cache", "ssm": "Mamba state", "conv": "conv state"}.get(part, part),
-            format_bytes(report[f"{part}_bytes"]),
-        )
+    for part, label in PART_LABELS.items():
+        table.add_row(label, format_bytes(report[f"{part}_bytes"]))
     table.add_row("total", format_bytes(report["total_bytes"]), style="bold")
     table.add_row("budget", format_bytes(report["budget_bytes"]))
     table.add_row("headroom", format_bytes(report["headroom_bytes"]), style="bold")

@@ -106,6 +106,7 @@ def distill(
             data_seed=seed,
             use_cpu=student.device.type == "cpu",
             dataloader_pin_memory=student.device.type != "cpu",
+            train_sampling_strategy="sequential",  # blending has shuffled the blocks already
             remove_unused_columns=False,
             label_names=["labels"],
         ),
