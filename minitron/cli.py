@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,10 +18,16 @@ from minitron import __version__
 from minitron.search import DTYPE_BITS, GIB, VISIBLE_GIB
 
 EXIT_USER_ERROR = 2
+EXIT_FAILURE = 1
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit code: 0 success, 2 the user's error (a line per fault), 1 anything else."""
+    """Runs one verb and returns the exit code: 0 success, 2 the user's error (a line per fault), 1 anything else.
+
+    With --verbose the place of a fault is logged too.
+    """
     args = _parser().parse_args(argv)
     logging.basicConfig(
         level=logging.INFO if args.verbose else logging.WARNING,
@@ -32,7 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         for line in str(error).splitlines():
             print(f"minitron: {line}", file=sys.stderr)
+        logger.info("where it was found", exc_info=True)
         return EXIT_USER_ERROR
+    except OSError as error:
+        print(f"minitron: {error}", file=sys.stderr)
+        logger.info("where it was found", exc_info=True)
+        return EXIT_FAILURE
     except KeyboardInterrupt:
         print("minitron: interrupted; finished stages are kept, run again to go on", file=sys.stderr)
         return 130
@@ -43,6 +55,13 @@ def _positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
     return value
 
 
@@ -73,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     fit = verbs.add_parser("fit", parents=[common], help="say whether a model fits a memory budget")
     fit.add_argument("model", type=Path, metavar="MODEL_OR_CONFIG", help="checkpoint folder or config.json")
     fit.add_argument("--gpu", choices=sorted(VISIBLE_GIB), help="device whose visible memory is the budget (a10g)")
-    fit.add_argument("--memory-gib", type=float, help="memory in GiB, in place of --gpu")
+    fit.add_argument("--memory-gib", type=_positive_float, help="memory in GiB, in place of --gpu")
     fit.add_argument("--utilization", type=float, default=0.95, help="share of it that may be used (0.95)")
     fit.add_argument("--reserved-gib", type=float, default=0.0, help="GiB set aside for others (0)")
     fit.add_argument("--workspace-gib", type=float, default=0.0, help="GiB for activations and logits (0)")

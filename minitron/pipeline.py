@@ -11,6 +11,8 @@ from typing import Any
 from minitron import stages
 from minitron.hybrid.artefact import hash_inputs, read_header, write_artefact
 from minitron.hybrid.checkpoint import checkpoint_hash, file_hash, open_checkpoint
+from minitron.hybrid.model import check_device
+from minitron.hybrid.text import is_text_file
 from minitron.recipe import Recipe, Source
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ class StageOutcome:
 def _data_hashes(sources: tuple[Source, ...]) -> list[dict[str, Any]]:
     return [
         {**source.model_dump(exclude={"path"}), "content": _file_hash(source.path)}
-        if Path(source.path).suffix
+        if is_text_file(source.path)
         else source.model_dump()
         for source in sources
     ]
@@ -141,7 +143,8 @@ def run_pipeline(
     """
     if first is not None and last is not None and STAGE_NAMES.index(first) > STAGE_NAMES.index(last):
         raise ValueError(f"a run must not start after it stops, got from {first} to {last}")
-    open_checkpoint(Path(recipe.teacher))
+    check_device(recipe.device)
+    stages.check_recipe(recipe, open_checkpoint(Path(recipe.teacher)).shape)
     inputs_of = _stage_inputs(recipe)
     folders = {name: folder / name for name in STAGE_NAMES}
     forced = False

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from minitron.hybrid.text import is_text_file
 from minitron.search import GIB, Workload, usable_bytes, visible_bytes
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -49,7 +50,7 @@ class BudgetSection(Section):
     """What the student must fit: exactly one of gpu, memory_gib and memory_bytes, and the workload."""
 
     gpu: str | None = Field(default=None, description="A device profile, whose visible memory is the budget.")
-    memory_gib: float | None = Field(default=None, gt=0, description="Memory in GiB.")
+    memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Memory in GiB.")
     memory_bytes: int | None = Field(default=None, gt=0, description="Memory in bytes.")
     utilization: Fraction = Field(
         default=0.95, description="Share of the memory that may be used; 5% engine buffer as published (2508.14444)."
@@ -232,7 +233,7 @@ def _known_keys(where: tuple[int | str, ...]) -> list[str]:
 def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
     def data(section: Any) -> Any:
         sources = tuple(
-            source.model_copy(update={"path": str(folder / source.path)}) if Path(source.path).suffix else source
+            source.model_copy(update={"path": str(folder / source.path)}) if is_text_file(source.path) else source
             for source in section.data
         )
         return section.model_copy(update={"data": sources})

@@ -36,6 +36,25 @@ METRICS_FILE = "metrics.json"
 Folders = Mapping[str, Path]
 
 
+def check_recipe(recipe: Recipe, teacher: HybridShape) -> None:
+    """Refuses, before the first stage runs, what a later one would refuse.
+
+    Raises:
+        ValueError: The search asks for more than the teacher has, or distillation for less than one batch.
+    """
+    limits = {**teacher.sizes, "num_hidden_layers": teacher.num_hidden_layers}
+    for axis, sizes in recipe.search.space.items():
+        if max(sizes) > limits[axis]:
+            raise ValueError(f"search.{axis} must not exceed the teacher's {limits[axis]}, got {max(sizes)}")
+    section = recipe.distill
+    batch_tokens = section.batch_size * section.seq_len
+    if section.tokens < batch_tokens:
+        raise ValueError(
+            f"distill.tokens must fill one batch of {section.batch_size} x {section.seq_len} = {batch_tokens:,} "
+            f"tokens, got {section.tokens:,}"
+        )
+
+
 def text_sources(sources: Sequence[Source]) -> list[TextSource]:
     """The recipe's sources as the ground takes them."""
     return [TextSource(**source.model_dump()) for source in sources]

@@ -182,3 +182,30 @@ def test_an_override_that_makes_no_sense_is_one_line(
 def test_a_utilization_above_one_is_one_line(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = fail(capsys, "fit", str(tiny_checkpoint), "--utilization", "1.5")
     assert "utilization must be above 0 and at most 1, got 1.5" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("device=gpu", "device must be one that torch knows, such as cpu or cuda:0, got 'gpu'"),
+        ("search.hidden_size=[14, 23]", "search.hidden_size must not exceed the teacher's 22, got 23"),
+        ("search.num_hidden_layers=[9]", "search.num_hidden_layers must not exceed the teacher's 8, got 9"),
+        ("distill.tokens=31", "distill.tokens must fill one batch of 2 x 16 = 32 tokens, got 31"),
+    ],
+)
+def test_a_fault_of_a_late_stage_is_found_before_the_first(
+    tmp_path: Path, recipe_path: Path, capsys: pytest.CaptureFixture[str], override: str, fault: str
+) -> None:
+    line = fail(capsys, "run", str(recipe_path), "--output", str(tmp_path / "run"), "--set", override)
+    assert fault in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_cannot_be_a_folder_is_one_line(
+    tmp_path: Path, recipe_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert main(["run", str(recipe_path), "--output", str(tmp_path / "file" / "run")]) == 1
+    printed = capsys.readouterr().err
+    assert "Not a directory" in printed
+    assert "Traceback" not in printed

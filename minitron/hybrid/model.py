@@ -29,8 +29,7 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
         ValueError: The folder is not a whole checkpoint of a known family, or tensors were missed or made up.
     """
     checkpoint = open_checkpoint(folder)
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device must be one that torch can use here, got {device} and torch sees no CUDA device")
+    check_device(device)
     if checkpoint.ignored:
         logger.warning("%s: %d tensors are left out (%s, ...)", folder, len(checkpoint.ignored), checkpoint.ignored[0])
     _quiet_kernel_notes(device)
@@ -47,6 +46,20 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     set_time_step_limit(model)
     loaded: PreTrainedModel = model.to(device).eval()
     return loaded
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that torch cannot use here.
+
+    Raises:
+        ValueError: The name is not a torch device, or it is a CUDA device and there is none.
+    """
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"device must be one that torch knows, such as cpu or cuda:0, got {device!r}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device must be one that torch can use here, got {device} and torch sees no CUDA device")
 
 
 def new_model(config: Any, *, seed: int) -> PreTrainedModel:

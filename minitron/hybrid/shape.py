@@ -46,7 +46,7 @@ class HybridShape:
                 + (f" with {' '.join(unknown)}" if unknown else "")
             )
         for name, size in self.sizes.items():
-            if not isinstance(size, int) or size < 1:
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise ValueError(f"{name} must be a positive whole number, got {size!r}")
         for axis in self.family.axes.values():
             if axis.grouped_by is not None:

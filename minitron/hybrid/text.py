@@ -5,6 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
+
+
+def is_text_file(source: str) -> bool:
+    """Whether a text source is a file; anything else is the name of a dataset, which may hold dots.
+
+    >>> is_text_file("data/train.jsonl"), is_text_file("allenai/c4.v1")
+    (True, False)
+    """
+    return Path(source).suffix in TEXT_SUFFIXES
+
 
 def read_documents(source: str, *, field: str = "text", split: str = "train") -> Iterator[str]:
     """Yields the documents of a text source in their stored order.
@@ -34,8 +45,8 @@ def _read(source: str, field: str, split: str) -> Iterator[str]:
         yield from (_text_of(record, field, f"{path}:{line}") for line, record in read_jsonl(path))
     elif path.suffix == ".parquet":
         yield from _read_parquet(path, field)
-    elif path.suffix or path.exists():
-        raise ValueError(f"a text source must be .txt, .jsonl, .parquet or a dataset name, got {source}")
+    elif path.exists():
+        raise ValueError(f"a text source must be {', '.join(TEXT_SUFFIXES)} or a dataset name, got {source}")
     else:
         yield from _read_dataset(source, field, split)
 

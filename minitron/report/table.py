@@ -82,9 +82,9 @@ def fit_table(report: Mapping[str, Any]) -> Table:
     table.add_row("total", format_bytes(report["total_bytes"]), style="bold")
     table.add_row("budget", format_bytes(report["budget_bytes"]))
     table.add_row("headroom", format_bytes(report["headroom_bytes"]), style="bold")
-    context = report["max_context_tokens"]
-    table.add_row("largest context, tokens", "no limit" if context is None else f"{context:,}")
-    table.add_row("largest number of sequences", f"{report['max_sequences']:,}")
+    for label, limit in (("largest context, tokens", "context_tokens"), ("largest number of sequences", "sequences")):
+        largest = report[f"max_{limit}"]
+        table.add_row(label, "no limit" if largest is None else f"{largest:,}")
     return table
 
 

@@ -16,14 +16,15 @@ class FitReport:
         budget_bytes: Bytes allowed.
         max_context_tokens: Largest context at this number of sequences; 0 when not even one token fits, None when
             the context costs nothing (no attention blocks).
-        max_sequences: Largest number of sequences at this context; 0 when not even one fits.
+        max_sequences: Largest number of sequences at this context; 0 when not even one fits, None when a sequence
+            costs nothing (no attention and no Mamba blocks).
     """
 
     params: int
     memory: MemoryBytes
     budget_bytes: int
     max_context_tokens: int | None
-    max_sequences: int
+    max_sequences: int | None
 
     @property
     def headroom_bytes(self) -> int:
@@ -50,5 +51,5 @@ def fit(shape: HybridShape, workload: Workload, budget_bytes: int) -> FitReport:
         memory=memory,
         budget_bytes=budget_bytes,
         max_context_tokens=max(0, left // kv_per_token) if kv_per_token else None,
-        max_sequences=max(0, left_for_sequences // per_sequence),
+        max_sequences=max(0, left_for_sequences // per_sequence) if per_sequence else None,
     )

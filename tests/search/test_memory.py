@@ -114,6 +114,11 @@ def test_a_model_without_attention_has_no_largest_context() -> None:
     assert fit(shape, LONG, 10**9).max_context_tokens is None
 
 
+def test_a_model_of_mlps_alone_has_no_largest_context_or_number_of_sequences() -> None:
+    report = fit(make_tiny_shape(hybrid_override_pattern="--"), LONG, 10**9)
+    assert (report.max_context_tokens, report.max_sequences) == (None, None)
+
+
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ValueError, match="kv_dtype must be one of fp32, bf16, fp16, fp8, int8, got 'fp4'"):
         Workload(context_tokens=1, kv_dtype="fp4")
