@@ -23,7 +23,7 @@ from minitron import stages
 from minitron.hybrid.checkpoint import Checkpoint, open_checkpoint
 from minitron.hybrid.model import load_model, new_model
 from minitron.hybrid.shape import HybridShape
-from minitron.importance import random_scores, top_blocks
+from minitron.importance import BlockQuotas, random_scores, top_blocks
 from minitron.pipeline import run_pipeline
 from minitron.recipe import Recipe, load_recipe
 
@@ -64,7 +64,7 @@ def random_layers(source: HybridShape, target: HybridShape, recipe: Recipe) -> t
         depth_L,
         source.hybrid_override_pattern,
         target.num_hidden_layers,
-        keep_kinds={"*": recipe.search.keep_attention},
+        quotas=BlockQuotas(at_least={"*": recipe.search.keep_attention}),
     )
 
 

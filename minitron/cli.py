@@ -107,9 +107,17 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     score.add_argument("--data", required=True, metavar="PATH", help=".txt, .jsonl, .parquet or a dataset's name")
     score.add_argument("--output", type=Path, required=True, metavar="DIR")
-    score.add_argument("--samples", type=_positive_int, default=1024, help="packed blocks (1024)")
-    score.add_argument("--seq-len", type=_positive_int, default=4096, help="tokens a block (4096)")
-    score.add_argument("--batch-size", type=_positive_int, default=8, help="blocks in one pass (8)")
+    score.add_argument("--samples", type=_positive_int, default=1024, help="samples of text (1024)")
+    score.add_argument("--seq-len", type=_positive_int, default=4096, help="tokens a sample (4096)")
+    score.add_argument("--batch-size", type=_positive_int, default=8, help="samples in one pass (8)")
+    score.add_argument("--layerwise", action="store_true", help="hold one block in memory at a time")
+    score.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other setting of a recipe's score section, as in depth.scorer=logit_mse or packed=false",
+    )
     score.add_argument("--seed", type=int, default=0)
     score.add_argument("--device", default="cpu")
     score.set_defaults(verb=_score)
@@ -208,20 +216,23 @@ def _fit(args: argparse.Namespace) -> None:
 
 
 def _score(args: argparse.Namespace) -> None:
+    from minitron.recipe import ScoreSection, make_section
+
+    given = {
+        "data": [{"path": args.data}],
+        "samples": args.samples,
+        "seq_len": args.seq_len,
+        "batch_size": args.batch_size,
+        "layerwise": args.layerwise,
+    }
+    section = make_section(ScoreSection, given, tuple(args.set))
+
     from minitron.report import scores_table
     from minitron.verbs import score_checkpoint
 
-    summary = score_checkpoint(
-        args.checkpoint,
-        data=args.data,
-        output=args.output,
-        samples=args.samples,
-        seq_len=args.seq_len,
-        batch_size=args.batch_size,
-        seed=args.seed,
-        device=args.device,
-    )
-    _print(args, {"output": str(args.output), "blocks": summary}, scores_table(summary), f"scores: {args.output}")
+    summary = score_checkpoint(args.checkpoint, section, output=args.output, seed=args.seed, device=args.device)
+    tables: list[Table | str] = [scores_table(summary), f"scores and pictures: {args.output}"]
+    _print(args, {"output": str(args.output), "blocks": summary}, *tables)
 
 
 def _prune(args: argparse.Namespace) -> None:

@@ -4,21 +4,20 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from minitron import stages
 from minitron.hybrid.artefact import hash_inputs, read_header, write_artefact
-from minitron.hybrid.checkpoint import checkpoint_hash, file_hash, open_checkpoint
+from minitron.hybrid.checkpoint import file_hash, open_checkpoint
 from minitron.hybrid.model import check_device
-from minitron.hybrid.text import is_text_file
-from minitron.recipe import Recipe, Source
+from minitron.hybrid.ranks import Ranks
+from minitron.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 # Raised when a stage's files change their form, so that artefacts of older versions are made anew.
-ARTEFACT_VERSION = 1
+ARTEFACT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,36 +39,11 @@ class StageOutcome:
     seconds: float
 
 
-def _data_hashes(sources: tuple[Source, ...]) -> list[dict[str, Any]]:
-    return [
-        {**source.model_dump(exclude={"path"}), "content": _file_hash(source.path)}
-        if is_text_file(source.path)
-        else source.model_dump()
-        for source in sources
-    ]
-
-
-@cache
-def _file_hash(path: str) -> str:
-    if not Path(path).is_file():
-        raise ValueError(f"data file not found: {path}")
-    return file_hash(Path(path))
-
-
-@cache
-def _teacher_hash(folder: str) -> str:
-    return checkpoint_hash(Path(folder))
-
-
 STAGES = (
     Stage(
         name="score",
         reads=(),
-        settings=lambda recipe: {
-            "teacher": _teacher_hash(recipe.teacher),
-            "score": recipe.score.model_dump(exclude={"data", "batch_size"}),
-            "data": _data_hashes(recipe.score.data),
-        },
+        settings=lambda recipe: stages.score_origin(Path(recipe.teacher), recipe.score, seed=recipe.seed),
         work=stages.run_score,
     ),
     Stage(
@@ -84,7 +58,7 @@ STAGES = (
         reads=("prune",),
         settings=lambda recipe: {
             "distill": recipe.distill.model_dump(exclude={"data", "save_steps"}),
-            "data": _data_hashes(recipe.distill.data),
+            "data": stages.data_hashes(recipe.distill.data),
         },
         work=stages.run_distill,
     ),
@@ -94,8 +68,8 @@ STAGES = (
         settings=lambda recipe: {
             "evaluate": recipe.evaluate.model_dump(exclude={"data"}),
             "device": recipe.device,
-            "data": _data_hashes(recipe.evaluate.data),
-            "task": None if recipe.evaluate.task is None else _file_hash(recipe.evaluate.task.path),
+            "data": stages.data_hashes(recipe.evaluate.data),
+            "task": None if recipe.evaluate.task is None else file_hash(Path(recipe.evaluate.task.path)),
         },
         work=stages.run_evaluate,
     ),
@@ -111,8 +85,6 @@ STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 def _stage_inputs(recipe: Recipe) -> dict[str, dict[str, Any]]:
     # Of all stages before the first one runs, so that a missing file is found now and not after hours.
-    _file_hash.cache_clear()
-    _teacher_hash.cache_clear()
     inputs: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
         inputs[stage.name] = {
@@ -144,6 +116,8 @@ def run_pipeline(
     if first is not None and last is not None and STAGE_NAMES.index(first) > STAGE_NAMES.index(last):
         raise ValueError(f"a run must not start after it stops, got from {first} to {last}")
     check_device(recipe.device)
+    if Ranks(recipe.device).count > 1:
+        raise ValueError("a run takes one process; `minitron score` alone can be started in several")
     stages.check_recipe(recipe, open_checkpoint(Path(recipe.teacher)).shape)
     inputs_of = _stage_inputs(recipe)
     folders = {name: folder / name for name in STAGE_NAMES}

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -12,6 +12,8 @@ from minitron.search import GIB, Workload, usable_bytes, visible_bytes
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
+Aggregation = Literal["mean_abs", "l2", "variance", "max"]
+DepthScorer = Literal["block_influence", "logit_mse", "logit_nmse", "logit_kld"]
 Dtype = Literal["fp32", "bf16", "fp16", "fp8", "int8"]
 
 
@@ -23,6 +25,9 @@ class Section(BaseModel):
     """Base of the recipe's sections: unknown keys are refused, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 class Source(Section):
@@ -37,13 +42,50 @@ class Source(Section):
     )
 
 
+class WidthSection(Section):
+    """Which scorer ranks the units of each axis: activation, flap or output_energy."""
+
+    hidden_size: str = Field(default="activation", description="Channels of the residual stream.")
+    intermediate_size: str = Field(default="activation", description="FFN neurons.")
+    mamba: str = Field(default="activation", description="Mamba heads, and the channels of a head.")
+    num_attention_heads: str = Field(default="activation", description="Attention heads within their KV group.")
+    sequence: Aggregation = Field(default="mean_abs", description="activation: over tokens (arXiv 2407.14679).")
+    batch: Aggregation = Field(default="l2", description="activation: over samples (2407.14679).")
+    ffn_preactivation: bool = Field(default=False, description="activation: hear the FFN before its nonlinearity.")
+
+
+class DepthSection(Section):
+    """How blocks are ranked."""
+
+    scorer: DepthScorer = Field(
+        default="block_influence",
+        description="block_influence comes with the widths; logit_mse, logit_nmse and logit_kld bypass each block.",
+    )
+    remove: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Blocks to remove greedily by logits, one a sweep (2508.14444); 0: a single sweep."
+    )
+    keep_attention: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Attention blocks that the greedy removal keeps exactly (4 in 2508.14444)."
+    )
+    protected: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), description="Blocks never removed.")
+    samples: PositiveInt | None = Field(
+        default=256, description="Samples for the logits, 256 as published (2504.11409); all when null."
+    )
+    trials_at_once: PositiveInt = Field(default=8, description="Removal trials that run as one batch.")
+
+
 class ScoreSection(Section):
     """Calibration."""
 
     data: tuple[Source, ...] = Field(min_length=1, description="Calibration text.")
-    samples: PositiveInt = Field(default=1024, description="Packed blocks; 1024 as published (arXiv 2407.14679).")
-    seq_len: PositiveInt = Field(default=4096, description="Tokens a block.")
-    batch_size: PositiveInt = Field(default=8, description="Blocks in one forward pass.")
+    samples: PositiveInt = Field(default=1024, description="Samples; 1024 as published (arXiv 2407.14679).")
+    seq_len: PositiveInt = Field(default=4096, description="Tokens a sample.")
+    packed: bool = Field(default=True, description="Join documents into full samples; else one padded document each.")
+    width: WidthSection = WidthSection()
+    depth: DepthSection = DepthSection()
+    batch_size: PositiveInt = Field(default=8, description="Samples in one forward pass.")
+    layerwise: bool = Field(default=False, description="Hold one block in memory at a time, read from the files.")
+    save_every: PositiveInt = Field(default=64, description="Samples between resumable states; layerwise: each block.")
 
 
 class BudgetSection(Section):
@@ -189,8 +231,22 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError("\n".join(_fault(path, fault) for fault in error.errors())) from error
+        raise RecipeError("\n".join(_fault(path, fault, Recipe) for fault in error.errors())) from error
     return _resolve_paths(recipe, path.resolve().parent)
+
+
+def make_section(kind: type[SectionT], values: dict[str, Any], overrides: tuple[str, ...] = ()) -> SectionT:
+    """One section of a recipe from values and overrides (`key=value`), validated.
+
+    Raises:
+        RecipeError: Every fault at once, a line each.
+    """
+    for override in overrides:
+        _override(values, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError("\n".join(_fault(None, fault, kind) for fault in error.errors())) from error
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -208,20 +264,21 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"an override's value must be YAML, {override!r} is not") from error
 
 
-def _fault(path: Path, fault: Any) -> str:
+def _fault(path: Path | None, fault: Any, root: type[Section]) -> str:
     where = ".".join(str(part) for part in fault["loc"])
+    file = "" if path is None else f"{path}: "
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(fault["loc"][-1]), _known_keys(fault["loc"][:-1]), n=1)
-        return f"{path}: unknown key {where}" + (f"; did you mean {near[0]}?" if near else "")
+        near = difflib.get_close_matches(str(fault["loc"][-1]), _known_keys(fault["loc"][:-1], root), n=1)
+        return f"{file}unknown key {where}" + (f"; did you mean {near[0]}?" if near else "")
     if fault["type"] == "missing":
-        return f"{path}: {where} must be given"
+        return f"{file}{where} must be given"
     message = fault["msg"].removeprefix("Value error, ")
     given = "" if isinstance(fault["input"], dict) else f", got {fault['input']!r}"
-    return f"{path}: {where}: {message[0].lower()}{message[1:]}{given}"
+    return f"{file}{where}: {message[0].lower()}{message[1:]}{given}"
 
 
-def _known_keys(where: tuple[int | str, ...]) -> list[str]:
-    section: Any = Recipe
+def _known_keys(where: tuple[int | str, ...], root: type[Section]) -> list[str]:
+    section: Any = root
     for part in where:
         if isinstance(part, str):
             annotation = section.model_fields[part].annotation

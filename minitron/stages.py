@@ -6,7 +6,7 @@ This is the only place where the parts meet; the order of stages, resuming and s
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,35 @@ from transformers import PreTrainedModel
 from minitron.distill import DistillRecord, DistillSettings, distill
 from minitron.evaluate import evaluate_task, evaluate_text, read_problems, tokens_per_second
 from minitron.hybrid.blocks import TextSource, blend_sources
-from minitron.hybrid.checkpoint import Checkpoint, open_checkpoint
+from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes, file_hash, open_checkpoint
 from minitron.hybrid.model import load_model, load_tokenizer, save_model
+from minitron.hybrid.ranks import Ranks
+from minitron.hybrid.samples import blend_samples
 from minitron.hybrid.shape import HybridShape
+from minitron.hybrid.stack import LayerwiseStack, MemoryStack, Stack
+from minitron.hybrid.text import is_text_file
 from minitron.hybrid.weights import write_json
-from minitron.importance import Scores, calibrate, load_scores, save_scores, select_units, top_blocks
+from minitron.importance import (
+    SCORED_AXES,
+    SCORERS,
+    ActivationScorer,
+    BlockQuotas,
+    CalibrationSettings,
+    LogitDepth,
+    Scores,
+    calibrate,
+    load_scores,
+    mamba_channels,
+    mamba_heads,
+    save_scores,
+    select_units,
+    top_blocks,
+)
+from minitron.importance.scores import ScoreArray
 from minitron.prune import PrunePlan, prune_checkpoint, save_plan
 from minitron.recipe import EvaluateSection, Recipe, ScoreSection, Source
 from minitron.report.figure import draw_summary
+from minitron.report.heatmap import draw_scores
 from minitron.search import Workload, memory_bytes, solve_budget
 
 SCORES_FILE = "scores.safetensors"
@@ -42,6 +63,7 @@ def check_recipe(recipe: Recipe, teacher: HybridShape) -> None:
     Raises:
         ValueError: The search asks for more than the teacher has, or distillation for less than one batch.
     """
+    calibration_settings(recipe.score)
     limits = {**teacher.sizes, "num_hidden_layers": teacher.num_hidden_layers}
     for axis, sizes in recipe.search.space.items():
         if max(sizes) > limits[axis]:
@@ -60,19 +82,105 @@ def text_sources(sources: Sequence[Source]) -> list[TextSource]:
     return [TextSource(**source.model_dump()) for source in sources]
 
 
-def score(teacher: Path, section: ScoreSection, output: Path, *, seed: int, device: str) -> Scores:
-    """Calibrates a checkpoint and writes its scores."""
+def data_hashes(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    """What identifies each source of text: the contents of a file, or the name of a dataset, and how it is read."""
+    return [
+        {**source.model_dump(exclude={"path"}), "content": file_hash(Path(source.path))}
+        if is_text_file(source.path)
+        else source.model_dump()
+        for source in sources
+    ]
+
+
+def score_origin(teacher: Path, section: ScoreSection, *, seed: int) -> dict[str, Any]:
+    """Everything that scores depend on; settings that change speed or memory alone are left out."""
+    speed: Any = {"data": True, "batch_size": True, "layerwise": True, "save_every": True, "depth": {"trials_at_once"}}
+    return {
+        **checkpoint_hashes(teacher),
+        "data": data_hashes(section.data),
+        "settings": section.model_dump(mode="json", exclude=speed),
+        "seed": seed,
+    }
+
+
+def calibration_settings(section: ScoreSection) -> CalibrationSettings:
+    """The recipe's settings as the calibration takes them.
+
+    Raises:
+        ValueError: A scorer is unknown.
+    """
+    width, depth = section.width, section.depth
+    scorers = {}
+    for axis in SCORED_AXES:
+        name = getattr(width, axis)
+        if name not in SCORERS:
+            raise ValueError(f"score.width.{axis} must be one of {', '.join(SCORERS)}, got {name!r}")
+        scorers[axis] = SCORERS[name]()
+        if name == "activation":
+            scorers[axis] = ActivationScorer(
+                sequence=width.sequence, batch=width.batch, ffn_preactivation=width.ffn_preactivation
+            )
+    by_logits = None
+    if depth.scorer != "block_influence":
+        exactly = {} if depth.keep_attention is None else {"*": depth.keep_attention}
+        by_logits = LogitDepth(
+            distance=depth.scorer,
+            remove=depth.remove,
+            quotas=BlockQuotas(exactly=exactly, protected=frozenset(depth.protected)),
+            trials_at_once=depth.trials_at_once,
+        )
+    elif depth.remove:
+        raise ValueError("score.depth.remove is for a greedy search by logits, block_influence has none")
+    return CalibrationSettings(
+        width=scorers,
+        depth=by_logits,
+        depth_samples=depth.samples,
+        batch_size=section.batch_size,
+        save_every=section.save_every,
+    )
+
+
+def score(
+    teacher: Path, section: ScoreSection, output: Path, *, seed: int, device: str, ranks: Ranks | None = None
+) -> Scores:
+    """Calibrates a checkpoint and writes its scores and pictures of them; goes on where it was interrupted."""
+    ranks = ranks or Ranks(device)
+    settings = calibration_settings(section)
     checkpoint = open_checkpoint(teacher)
-    blocks_NT = blend_sources(
+    samples = blend_samples(
         text_sources(section.data),
         load_tokenizer(teacher),
         seq_len=section.seq_len,
-        num_blocks=section.samples,
+        num_samples=section.samples,
         seed=seed,
+        packed=section.packed,
     )
-    scores = calibrate(load_model(teacher, device=device), checkpoint.shape, blocks_NT, batch_size=section.batch_size)
-    save_scores(scores, output / SCORES_FILE)
+    stack: Stack
+    if section.layerwise:
+        stack = LayerwiseStack(checkpoint, device=device)
+    else:
+        stack = MemoryStack(load_model(teacher, device=device), checkpoint.shape)
+    scores = calibrate(stack, samples, settings, ranks=ranks, state_folder=output / STATE_FOLDER)
+    scores = replace(scores, origin=score_origin(teacher, section, seed=seed))
+    ranks.wait()
+    if ranks.is_first:
+        save_scores(scores, output / SCORES_FILE)
+        draw_scores(score_rows(scores), scores.depth, checkpoint.shape.hybrid_override_pattern, output)
+        shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
     return scores
+
+
+def score_rows(scores: Scores) -> dict[str, dict[str, ScoreArray]]:
+    """Axis -> label of a row -> the scores of its units, as the pictures show them."""
+    rows: dict[str, dict[str, ScoreArray]] = {
+        "intermediate_size": {f"block {layer}": score for layer, score in scores.intermediate_size.items()},
+        "mamba_num_heads": {f"block {layer}": mamba_heads(score) for layer, score in scores.mamba.items()},
+        "mamba_head_dim": {f"block {layer}": mamba_channels(score) for layer, score in scores.mamba.items()},
+        "num_attention_heads": {f"block {layer}": score for layer, score in scores.num_attention_heads.items()},
+    }
+    if scores.hidden_size is not None:
+        rows["hidden_size"] = {"all blocks": scores.hidden_size}
+    return {axis: found for axis, found in rows.items() if found}
 
 
 def run_score(recipe: Recipe, folders: Folders, output: Path) -> None:
@@ -84,14 +192,14 @@ def run_search(recipe: Recipe, folders: Folders, output: Path) -> None:
     """Teacher's shape + scores -> candidates within the budget."""
     source = open_checkpoint(Path(recipe.teacher)).shape
     scores = load_scores(folders["score"] / SCORES_FILE)
-    quotas = {"*": recipe.search.keep_attention}
+    quotas = BlockQuotas(at_least={"*": recipe.search.keep_attention})
     workload, budget_bytes = recipe.budget.workload, recipe.budget.budget_bytes
     result = solve_budget(
         source,
         recipe.search.space,
         workload,
         budget_bytes,
-        kept_layers=lambda kept: top_blocks(scores.depth, source.hybrid_override_pattern, kept, keep_kinds=quotas),
+        kept_layers=lambda kept: top_blocks(scores.depth, source.hybrid_override_pattern, kept, quotas=quotas),
         top_k=recipe.search.top_k,
     )
     write_json(

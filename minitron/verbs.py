@@ -1,41 +1,65 @@
 """Single stages outside a recipe: what `minitron score`, `prune` and `eval` do with their arguments."""
 
 import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from minitron import stages
 from minitron.hybrid.artefact import read_header, working_folder, write_artefact
-from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hash, open_checkpoint
-from minitron.hybrid.model import load_model
-from minitron.importance import Scores, load_scores, top_blocks
+from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
+from minitron.hybrid.model import check_device, load_model
+from minitron.hybrid.ranks import Ranks
+from minitron.importance import BlockQuotas, Scores, load_scores, mamba_heads, stale_parts, top_blocks
+from minitron.importance.scores import ScoreArray
 from minitron.recipe import EvaluateSection, ScoreSection, Source, Task
 from minitron.search import Workload
 
+logger = logging.getLogger(__name__)
+
 
 def score_checkpoint(
-    checkpoint: Path,
-    *,
-    data: str,
-    output: Path,
-    samples: int,
-    seq_len: int,
-    batch_size: int,
-    seed: int,
-    device: str,
+    checkpoint: Path, section: ScoreSection, *, output: Path, seed: int, device: str
 ) -> list[dict[str, Any]]:
     """Writes a checkpoint's scores into a folder and returns a summary, one entry a block.
+
+    Scores that are there already, made from the same inputs, are taken as they are; an interrupted call is gone on
+    with. Several processes started together share the work.
 
     Raises:
         ValueError: The checkpoint or the text cannot be used, or the folder holds something else.
     """
+    check_device(device)
     opened = open_checkpoint(checkpoint)
-    section = ScoreSection(data=(Source(path=data),), samples=samples, seq_len=seq_len, batch_size=batch_size)
-    inputs = {"teacher": checkpoint_hash(checkpoint), "score": section.model_dump()}
+    origin = stages.score_origin(checkpoint, section, seed=seed)
+    finished = read_header(output)
+    if finished is not None:
+        stale = stale_parts(finished.inputs, origin)
+        if stale:
+            raise ValueError("\n".join(f"the scores in {output} are stale: {line}" for line in stale))
+        logger.info("%s: finished before with the same inputs", output)
+        return summarise(load_scores(output / stages.SCORES_FILE), opened)
     _require_free(output)
-    with write_artefact(output, stage="score", inputs=inputs, seed=seed) as folder:
-        scores = stages.score(checkpoint, section, folder, seed=seed, device=device)
+    ranks = Ranks(device)
+    with _shared_artefact(output, ranks, stage="score", inputs=origin, seed=seed) as folder:
+        scores = stages.score(checkpoint, section, folder, seed=seed, device=device, ranks=ranks)
     return summarise(scores, opened)
+
+
+@contextmanager
+def _shared_artefact(output: Path, ranks: Ranks, **described: Any) -> Iterator[Path]:
+    if ranks.is_first:
+        with write_artefact(output, **described) as folder:
+            ranks.wait()
+            yield folder
+            ranks.wait()
+    else:
+        ranks.wait()
+        yield working_folder(output)
+        ranks.wait()
 
 
 def prune_to_shape(checkpoint: Path, *, scores: Path, shape: str, output: Path) -> Checkpoint:
@@ -48,21 +72,23 @@ def prune_to_shape(checkpoint: Path, *, scores: Path, shape: str, output: Path) 
         ValueError: The scores are of another checkpoint, or the shape is malformed or cannot be reached.
     """
     source = open_checkpoint(checkpoint)
-    header = read_header(scores)
-    if header is None:
+    if read_header(scores) is None:
         raise ValueError(f"a whole folder of scores is expected at {scores}")
-    teacher_hash = header.inputs.get("teacher") or header.inputs.get("settings", {}).get("teacher")
-    if teacher_hash != checkpoint_hash(checkpoint):
-        raise ValueError(f"scores must be of the checkpoint that is pruned, those in {scores} are of another one")
     loaded = load_scores(scores / stages.SCORES_FILE)
+    now = checkpoint_hashes(checkpoint)
+    stale = stale_parts({part: loaded.origin.get(part) for part in now}, now)
+    if stale:
+        raise ValueError(
+            f"scores must be of the checkpoint that is pruned, those in {scores} are of another one: {stale[0]}"
+        )
     sizes = _read_shape(shape)
     layers = _kept_layers(sizes, loaded, source)
     target = source.shape.resized(layers=layers, **sizes)
     _require_free(output)
     partial = working_folder(output)
-    partial.mkdir(parents=True, exist_ok=True)
-    if any(partial.iterdir()):
-        raise ValueError(f"{partial} is left from an interrupted run; remove it first")
+    if partial.exists() and {path.name for path in partial.iterdir()} - {"checkpoint", stages.PLAN_FILE}:
+        raise ValueError(f"{partial} is in the way and was not written by minitron; move it or choose another output")
+    shutil.rmtree(partial, ignore_errors=True)
     stages.prune(source, loaded, target, layers, partial / "checkpoint")
     (partial / "checkpoint").rename(output)
     (partial / stages.PLAN_FILE).rename(output / stages.PLAN_FILE)
@@ -95,21 +121,31 @@ def evaluate_checkpoint(
 
 
 def summarise(scores: Scores, checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """One entry a block: kind, depth score, and the spread of its units' scores around their mean."""
+    """One entry a block: kind, depth score, and the spread of its units' scores around their mean.
+
+    The units are FFN neurons, Mamba heads or attention heads.
+    """
     summary = []
     for layer, kind in enumerate(checkpoint.shape.hybrid_override_pattern):
-        units = scores.intermediate_size.get(layer, scores.mamba.get(layer))
+        units = _units(scores, layer)
         summary.append(
             {
                 "layer": layer,
                 "kind": kind,
                 "depth": float(scores.depth[layer]),
-                "units": None if units is None else "x".join(str(size) for size in units.shape),
+                "removed": scores.removed.index(layer) + 1 if layer in scores.removed else None,
+                "units": None if units is None else len(units),
                 "lowest": None if units is None else float(units.min() / units.mean()),
                 "highest": None if units is None else float(units.max() / units.mean()),
             }
         )
     return summary
+
+
+def _units(scores: Scores, layer: int) -> ScoreArray | None:
+    if layer in scores.mamba:
+        return mamba_heads(scores.mamba[layer])
+    return scores.intermediate_size.get(layer, scores.num_attention_heads.get(layer))
 
 
 def _read_shape(shape: str) -> dict[str, Any]:
@@ -137,7 +173,7 @@ def _kept_layers(sizes: dict[str, Any], scores: Scores, source: Checkpoint) -> t
         return tuple(range(len(pattern)))
     if not isinstance(count, int):
         raise ValueError(f"num_hidden_layers must be a whole number, got {count!r}")
-    return top_blocks(scores.depth, pattern, count, keep_kinds={"*": 1})
+    return top_blocks(scores.depth, pattern, count, quotas=BlockQuotas(at_least={"*": 1}))
 
 
 def _require_free(output: Path) -> None:

@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from minitron.cli import main
 from minitron.hybrid.artefact import write_artefact
-from minitron.hybrid.checkpoint import SINGLE_FILE, checkpoint_hash, open_checkpoint
+from minitron.hybrid.checkpoint import SINGLE_FILE, checkpoint_hashes, open_checkpoint
 from minitron.hybrid.shape import HybridShape
 from minitron.importance import random_scores, save_scores
 
@@ -155,10 +156,10 @@ def test_scores_of_another_checkpoint_are_refused(
 def test_a_shape_that_cannot_be_cut_is_one_line(
     tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], shape: str, fault: str
 ) -> None:
-    with write_artefact(
-        tmp_path / "scores", stage="score", inputs={"teacher": checkpoint_hash(tiny_checkpoint)}, seed=0
-    ) as folder:
-        save_scores(random_scores(open_checkpoint(tiny_checkpoint).shape, seed=0), folder / "scores.safetensors")
+    origin = checkpoint_hashes(tiny_checkpoint)
+    with write_artefact(tmp_path / "scores", stage="score", inputs=origin, seed=0) as folder:
+        scores = replace(random_scores(open_checkpoint(tiny_checkpoint).shape, seed=0), origin=origin)
+        save_scores(scores, folder / "scores.safetensors")
     pruning = ["--scores", str(tmp_path / "scores"), "--shape", shape, "--output", str(tmp_path / "pruned")]
     assert fault in fail(capsys, "prune", str(tiny_checkpoint), *pruning)
     assert not (tmp_path / "pruned").exists()

@@ -3,6 +3,8 @@
 # N blocks, T tokens a block
 
 import hashlib
+import itertools
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from minitron.hybrid.text import read_documents
+
+logger = logging.getLogger(__name__)
 
 TokenBlocks = npt.NDArray[np.int32]
 
@@ -64,14 +68,26 @@ def blend_sources(
 
     A source with too little text is read again from its start until its share is full, in a new document order.
     """
-    shares = apportion([source.weight for source in sources], num_blocks)
     parts = [
-        _fill(source, tokenizer, seq_len=seq_len, num_blocks=share, seed=_source_seed(source, seed))
-        for source, share in zip(sources, shares, strict=True)
-        if share > 0
+        part
+        for rounds, share in shuffled_shares(sources, num_blocks, seed=seed)
+        for part in _fill(rounds, tokenizer, seq_len=seq_len, num_blocks=share)
     ]
     blocks_NT = np.concatenate(parts)
     return blocks_NT[np.random.default_rng(seed).permutation(len(blocks_NT))]
+
+
+def shuffled_shares(
+    sources: Sequence[TextSource], total: int, *, seed: int
+) -> Iterator[tuple[Iterator[list[str]], int]]:
+    """For each source with a share of the total: its documents, round after round in a new order, and the share.
+
+    A source that has to be gone through more than once is warned of.
+    """
+    shares = apportion([source.weight for source in sources], total)
+    for source, share in zip(sources, shares, strict=True):
+        if share > 0:
+            yield _rounds(source, seed=_source_seed(source, seed)), share
 
 
 def apportion(weights: Sequence[float], total: int) -> list[int]:
@@ -88,17 +104,21 @@ def apportion(weights: Sequence[float], total: int) -> list[int]:
     return shares
 
 
-def _fill(source: TextSource, tokenizer: Any, *, seq_len: int, num_blocks: int, seed: int) -> TokenBlocks:
+def _rounds(source: TextSource, *, seed: int) -> Iterator[list[str]]:
     documents = list(_read_excerpts(source))
     rng = np.random.default_rng(seed)
-    parts: list[TokenBlocks] = []
+    for number in itertools.count():
+        if number == 1:
+            logger.warning("%s has too little text for its share and is read again from its start", source.path)
+        yield [documents[i] for i in rng.permutation(len(documents))]
+
+
+def _fill(rounds: Iterator[list[str]], tokenizer: Any, *, seq_len: int, num_blocks: int) -> Iterator[TokenBlocks]:
     missing = num_blocks
     while missing > 0:
-        order = rng.permutation(len(documents))
-        part = pack_documents((documents[i] for i in order), tokenizer, seq_len=seq_len, num_blocks=missing)
-        parts.append(part)
+        part = pack_documents(next(rounds), tokenizer, seq_len=seq_len, num_blocks=missing)
+        yield part
         missing -= len(part)
-    return np.concatenate(parts)
 
 
 def _read_excerpts(source: TextSource) -> Iterator[str]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,12 @@ DTYPE_BYTES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTensor:
-    """A tensor as a header describes it: its file, safetensors dtype name and shape."""
+    """A tensor as a header describes it: its file, safetensors dtype name, shape, and first byte in the file."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    start: int
 
     @property
     def numel(self) -> int:
@@ -106,18 +108,40 @@ def carried_files(folder: Path) -> list[Path]:
     )
 
 
-def checkpoint_hash(folder: Path) -> str:
-    """SHA-256 over the names and contents of the files in a checkpoint folder, its model card apart."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and path.name != "README.md"):
-        digest.update(path.name.encode() + b"\0" + bytes.fromhex(file_hash(path)))
-    return digest.hexdigest()
+def checkpoint_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of a checkpoint's model (weights and configuration) and of its other files (the tokenizer's).
+
+    Each covers the names and contents of its files; the model card counts for nothing.
+    """
+    others = carried_files(folder)
+    names = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "README.md")
+    model = [path for path in names if path not in others]
+    return {"model": _hash_files(model), "tokenizer": _hash_files(others)}
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's contents."""
+    """SHA-256 of a file's contents, computed once as long as its size and time of change stay.
+
+    Raises:
+        ValueError: There is no such file.
+    """
+    if not path.is_file():
+        raise ValueError(f"data file not found: {path}")
+    status = path.stat()
+    return _hash_content(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _hash_content(path: Path, _size: int, _mtime_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_files(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode() + b"\0" + bytes.fromhex(file_hash(path)))
+    return digest.hexdigest()
 
 
 def _read_headers(folder: Path) -> dict[str, StoredTensor]:
@@ -162,8 +186,8 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
     for name, entry in header.items():
         if entry["dtype"] not in DTYPE_BYTES:
             raise ValueError(f"dtype of {name} in {path} must be one of {', '.join(DTYPE_BYTES)}, got {entry['dtype']}")
-        tensor = StoredTensor(file=path, dtype=entry["dtype"], shape=tuple(entry["shape"]))
         start, stop = entry["data_offsets"]
+        tensor = StoredTensor(file=path, dtype=entry["dtype"], shape=tuple(entry["shape"]), start=8 + length + start)
         if stop - start != tensor.numel * DTYPE_BYTES[tensor.dtype]:
             raise ValueError(f"the header of {path} must give {name} the bytes of its shape, it gives {stop - start:,}")
         stored[name], end = tensor, max(end, stop)

@@ -34,9 +34,7 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
         logger.warning("%s: %d tensors are left out (%s, ...)", folder, len(checkpoint.ignored), checkpoint.ignored[0])
     _quiet_kernel_notes(device)
     with _quiet_transformers():
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        for key, size in checkpoint.shape.sizes.items():
-            setattr(config, key, size)  # transformers takes defaults for spellings that it does not know
+        config = _read_config(checkpoint)
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True
         )
@@ -46,6 +44,15 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     set_time_step_limit(model)
     loaded: PreTrainedModel = model.to(device).eval()
     return loaded
+
+
+def empty_model(checkpoint: Checkpoint) -> PreTrainedModel:
+    """The checkpoint's model without its weights (on torch's meta device), in evaluation mode, time steps limited."""
+    _quiet_kernel_notes("cpu")
+    with _quiet_transformers(), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(_read_config(checkpoint), dtype=torch.float32)
+    set_time_step_limit(model)
+    return model.eval()
 
 
 def check_device(device: str) -> None:
@@ -125,6 +132,13 @@ def set_time_step_limit(model: nn.Module) -> None:
 def count_params(model: nn.Module) -> int:
     """Parameters of a loaded model."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _read_config(checkpoint: Checkpoint) -> Any:
+    config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+    for key, size in checkpoint.shape.sizes.items():
+        setattr(config, key, size)  # transformers takes defaults for spellings that it does not know
+    return config
 
 
 def _quiet_kernel_notes(device: str) -> None:

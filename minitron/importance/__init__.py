@@ -1,7 +1,26 @@
-"""Calibration batches -> Scores: how much each unit of a model matters."""
+"""Calibration samples -> Scores: how much each unit and block of a model matters."""
 
-from minitron.importance.calibrate import calibrate
-from minitron.importance.scores import Scores, load_scores, random_scores, save_scores
-from minitron.importance.select import select_units, top_blocks
+from minitron.importance.calibrate import CalibrationSettings, calibrate
+from minitron.importance.depth import BlockQuotas, LogitDepth
+from minitron.importance.scorers import SCORED_AXES, SCORERS, ActivationScorer
+from minitron.importance.scores import Scores, load_scores, random_scores, save_scores, stale_parts
+from minitron.importance.select import mamba_channels, mamba_heads, select_units, top_blocks
 
-__all__ = ["Scores", "calibrate", "load_scores", "random_scores", "save_scores", "select_units", "top_blocks"]
+__all__ = [
+    "SCORED_AXES",
+    "SCORERS",
+    "ActivationScorer",
+    "BlockQuotas",
+    "CalibrationSettings",
+    "LogitDepth",
+    "Scores",
+    "calibrate",
+    "load_scores",
+    "mamba_channels",
+    "mamba_heads",
+    "random_scores",
+    "save_scores",
+    "select_units",
+    "stale_parts",
+    "top_blocks",
+]

@@ -1,64 +1,207 @@
-"""One calibration pass: token blocks through the model in evaluation mode, every statistic at once."""
+"""Calibration: samples through a model in evaluation mode, every width statistic and depth score that was asked for.
 
-# N blocks, T tokens, D hidden, H mamba heads, P head dim
+A model in memory takes a batch through all of its blocks at a time; a layerwise one takes all batches through a block
+at a time. Both listen with the same collectors, so they give the same scores.
+"""
+
+# B samples, T tokens, D hidden, L blocks
 
 import logging
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
-from minitron.hybrid.blocks import TokenBlocks
 from minitron.hybrid.progress import track
-from minitron.hybrid.shape import HybridShape
-from minitron.importance.depth import BlockInfluence
-from minitron.importance.scores import Scores
+from minitron.hybrid.ranks import Ranks
+from minitron.hybrid.samples import Samples
+from minitron.hybrid.stack import Stack
+from minitron.hybrid.streams import FileStreams, MemoryStreams, Streams
+from minitron.importance.accumulate import State
+from minitron.importance.depth import BlockInfluence, LogitDepth, logit_depth
+from minitron.importance.scorers import SCORED_AXES, ActivationScorer, Scorer
+from minitron.importance.scores import ScoreArray, Scores
+from minitron.importance.state import StateFile
 from minitron.importance.width import WidthStatistics
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSettings:
+    """What is measured, and how the samples are run.
+
+    Attributes:
+        width: Axis -> its scorer, of the axes to score.
+        depth: How blocks are scored by logits; None for block influence, which costs nothing beside the widths.
+        depth_samples: Samples for the logits, the first ones of the calibration; all when None.
+        batch_size: Samples in one pass; it changes speed and memory, not scores.
+        depth_chunk: Batches that a layerwise model takes through a block together while it is scored by logits.
+        save_every: Samples between saved states of a model in memory; a layerwise one saves after every block.
+    """
+
+    width: Mapping[str, Scorer] = field(default_factory=lambda: dict.fromkeys(SCORED_AXES, ActivationScorer()))
+    depth: LogitDepth | None = None
+    depth_samples: int | None = None
+    batch_size: int = 8
+    depth_chunk: int = 8
+    save_every: int = 64
+
+
 @torch.no_grad()
 def calibrate(
-    model: PreTrainedModel,
-    shape: HybridShape,
-    blocks_NT: TokenBlocks,
+    stack: Stack,
+    samples: Samples,
+    settings: CalibrationSettings | None = None,
     *,
-    batch_size: int = 8,
-    pad_token_id: int | None = None,
+    ranks: Ranks | None = None,
+    state_folder: Path | None = None,
 ) -> Scores:
-    """Width and depth scores of a model over calibration blocks, each block one sample.
+    """Width and depth scores of a model over samples.
+
+    With several processes each takes its share of the samples and all return the same scores. An interrupted call is
+    continued by the same call, and ends with the same scores as one that was never interrupted.
 
     Args:
-        model: The teacher, in evaluation mode.
-        shape: Its shape.
-        blocks_NT: Token ids. Rows may be padded when `pad_token_id` is given; padded tokens count nowhere.
-        batch_size: Samples in one forward pass; it changes speed and memory, not scores.
-        pad_token_id: The id of padding, or None for packed blocks.
+        stack: The teacher.
+        samples: All samples, the same in every process.
+        settings: What is measured and how.
+        ranks: The processes; this one alone when None.
+        state_folder: Where to save what is needed to go on, and residual streams between blocks; the caller removes
+            it. When None nothing is saved, and streams are held in memory.
+
+    Raises:
+        ValueError: There are fewer samples than processes, or block quotas do not allow the removals asked for.
     """
+    settings = settings or CalibrationSettings()
+    ranks = ranks or Ranks()
+    if len(samples) < ranks.count:
+        raise ValueError(f"there must be a sample for each of {ranks.count} processes, got {len(samples)}")
     started = time.monotonic()
-    width, depth = WidthStatistics(shape), BlockInfluence(shape.num_hidden_layers)
-    backbone: Any = model.base_model
-    starts = range(0, len(blocks_NT), batch_size)
-    with width.listening(backbone.layers), depth.listening(backbone.layers):
-        for start in track(starts, "calibrate", total=len(starts)):
-            ids_BT = torch.from_numpy(blocks_NT[start : start + batch_size]).long().to(model.device)
-            mask_BT = None if pad_token_id is None else ids_BT != pad_token_id
-            width.set_mask(mask_BT)
-            depth.set_mask(mask_BT)
-            backbone(ids_BT, attention_mask=None if mask_BT is None else mask_BT.long(), use_cache=False)
-    num_tokens = blocks_NT.size if pad_token_id is None else int((blocks_NT != pad_token_id).sum())
-    logger.info("calibrated on %d samples, %d tokens in %.1f s", len(blocks_NT), num_tokens, time.monotonic() - started)
+    run = _Calibration(stack, samples.share(ranks.index, ranks.count), settings, ranks, state_folder)
+    depth_L, removed = run.run()
+    logger.info(
+        "calibrated on %d samples, %d tokens in %.1f s", len(samples), samples.num_tokens, time.monotonic() - started
+    )
+    return _to_scores(stack, run.width, depth_L, removed, samples)
+
+
+class _Calibration:
+    """One process's share of a calibration."""
+
+    def __init__(
+        self, stack: Stack, samples: Samples, settings: CalibrationSettings, ranks: Ranks, state_folder: Path | None
+    ) -> None:
+        self._stack, self._samples, self._settings, self._ranks = stack, samples, settings, ranks
+        way = {"batch_size": settings.batch_size, "processes": ranks.count, "whole": stack.whole}
+        self._file = StateFile(state_folder, rank=ranks.index, way=way)
+        self._streams_folder = None if state_folder is None else state_folder / f"streams-{ranks.index}"
+        self._batches = samples.batches(settings.batch_size)
+        self._layers = range(stack.shape.num_hidden_layers)
+        self._next = 0  # batch of a model in memory, block of a layerwise one
+        self._depth_state: State = {}
+        self.width = WidthStatistics(stack.shape, settings.width)
+        self.influence = BlockInfluence(stack.shape.num_hidden_layers)
+
+    def run(self) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """Does what is left to do; (depth scores, removed blocks)."""
+        self._restore(self._file.load())
+        if self._stack.whole:
+            self._batch_by_batch()
+        else:
+            self._block_by_block()
+        if self._settings.depth is None:
+            return self.influence.result(self._ranks), ()
+        return self._depth_by_logits(self._settings.depth)
+
+    def _batch_by_batch(self) -> None:
+        blocks = list(self._stack.blocks(self._layers))
+        saved = self._next
+        todo = range(self._next, len(self._batches))
+        for number in track(todo, "calibrate", total=len(todo)):
+            batch = self._batches[number]
+            mask_BT = batch.mask(self._stack.device)
+            with self.width.listening(blocks, mask_BT), self.influence.listening(blocks, mask_BT):
+                self._stack.run(blocks, self._stack.embed(batch.ids(self._stack.device)), mask_BT)
+            self._next = number + 1
+            if (self._next - saved) * self._settings.batch_size >= self._settings.save_every:
+                self._save()
+                saved = self._next
+        if self._next != saved:
+            self._save()
+        self.width.finish(blocks, self._ranks)
+
+    def _block_by_block(self) -> None:
+        streams = self._open_streams()
+        if self._next == 0:
+            for number, batch in enumerate(self._batches):
+                streams.write(number, 0, self._stack.embed(batch.ids(self._stack.device)))
+        todo = range(self._next, len(self._layers))
+        for block in track(self._stack.blocks(todo), "calibrate", total=len(todo)):
+            layer = block[0]
+            for number, batch in enumerate(self._batches):
+                mask_BT = batch.mask(self._stack.device)
+                with self.width.listening([block], mask_BT), self.influence.listening([block], mask_BT):
+                    after_BTD = self._stack.run([block], streams.read(number, layer), mask_BT)
+                streams.write(number, layer + 1, after_BTD)
+            self.width.finish([block], self._ranks)
+            self.width.forget(layer)
+            self._next = layer + 1
+            self._save()
+            self._ranks.wait()  # a process that was stopped before it saved may send the others back to this block
+            streams.settle(self._next)
+
+    def _depth_by_logits(self, settings: LogitDepth) -> tuple[torch.Tensor, tuple[int, ...]]:
+        samples = self._samples
+        if self._settings.depth_samples is not None:
+            samples = samples.first(max(1, self._settings.depth_samples // self._ranks.count))
+        batches = samples.batches(self._settings.batch_size)
+        size = 1 if self._stack.whole else self._settings.depth_chunk
+        chunks = [batches[start : start + size] for start in range(0, len(batches), size)]
+
+        def save(state: State) -> None:
+            self._depth_state = state
+            self._save()
+
+        return logit_depth(self._stack, chunks, settings, self._ranks, state=self._depth_state, save=save)
+
+    def _open_streams(self) -> Streams:
+        if self._streams_folder is None:
+            return MemoryStreams(len(self._batches))
+        return FileStreams(self._streams_folder, len(self._batches), device=self._stack.device)
+
+    def _save(self) -> None:
+        state = self.width.state() | self.influence.state() | self._depth_state
+        self._file.save(state | {"next": torch.tensor(self._next)})
+
+    def _restore(self, state: State) -> None:
+        self._next = int(state.get("next", 0))
+        before = len(self._layers)
+        if not self._stack.whole:  # blocks are finished by all processes together
+            self._next = before = self._ranks.least(self._next)
+        if self._next:
+            self.width.restore(state, before=before, device=self._stack.device)
+            self.influence.restore(state, before=before)
+            self._depth_state = {name: value for name, value in state.items() if name.startswith("depth/")}
+
+
+def _to_scores(
+    stack: Stack, width: WidthStatistics, depth_L: torch.Tensor, removed: Sequence[int], samples: Samples
+) -> Scores:
+    def by_layer(axis: str) -> dict[int, ScoreArray]:
+        return {layer: width.scores[name, layer].numpy() for name, layer in sorted(width.scores) if name == axis}
+
+    hidden = list(by_layer("hidden_size").values())
     return Scores(
-        hidden_size=np.sum(list(width.result("hidden_size").values()), axis=0),
-        intermediate_size=width.result("intermediate_size"),
-        mamba={
-            layer: score_C.reshape(shape.mamba_num_heads, shape.mamba_head_dim)
-            for layer, score_C in width.result("mamba").items()
-        },
-        depth=depth.result(),
-        num_samples=len(blocks_NT),
-        num_tokens=num_tokens,
+        hidden_size=np.sum(hidden, axis=0) if hidden else None,
+        intermediate_size=by_layer("intermediate_size"),
+        mamba=by_layer("mamba"),
+        num_attention_heads=by_layer("num_attention_heads"),
+        depth=depth_L.numpy(),
+        removed=tuple(removed),
+        num_samples=len(samples),
+        num_tokens=samples.num_tokens,
     )

@@ -2,13 +2,12 @@
 
 # D hidden, F ffn, H mamba heads, P head dim, G groups, L layers
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from minitron.hybrid.axes import Indices
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.slicing import Keep
+from minitron.importance.depth.quotas import BlockQuotas
 from minitron.importance.scores import ScoreArray, Scores
 
 
@@ -21,48 +20,74 @@ def top_units(score_C: ScoreArray, kept: int) -> Indices:
     return np.sort(np.argsort(-score_C, kind="stable")[:kept]).astype(np.int64)
 
 
-def top_mamba_channels(score_HP: ScoreArray, kept: int) -> Indices:
-    """Channels kept in every head of a layer: ranked by their L2 over heads (arXiv 2504.11409)."""
-    return top_units(np.linalg.norm(score_HP, axis=0), kept)
+def mamba_channels(score: ScoreArray) -> ScoreArray:
+    """[P] score of each channel over all heads: the L2 of [H, P], or the summed diagonals of [H, P, P]."""
+    if score.ndim == 3:
+        return np.asarray(np.einsum("hpp->p", score))
+    return np.asarray(np.linalg.norm(score, axis=0))
 
 
-def top_mamba_heads(score_HP: ScoreArray, channels: Indices, *, n_groups: int, kept: int) -> Indices:
-    """Heads kept in a layer: ranked by their L2 over the kept channels, the same number in each group.
+def mamba_heads(score: ScoreArray, channels: Indices | None = None) -> ScoreArray:
+    """[H] score of each head over some channels (all when None): the L2 of [H, P], or the sum over [H, P, P]."""
+    kept = np.arange(score.shape[1]) if channels is None else channels
+    if score.ndim == 3:
+        return np.asarray(score[:, kept][:, :, kept].sum(axis=(1, 2)))
+    return np.asarray(np.linalg.norm(score[:, kept], axis=1))
+
+
+def top_mamba_channels(score: ScoreArray, kept: int) -> Indices:
+    """Channels kept in every head of a layer, one ranking for all heads (arXiv 2504.11409).
+
+    Args:
+        score: [H, P] or [H, P, P].
+        kept: How many.
+    """
+    return top_units(mamba_channels(score), kept)
+
+
+def top_mamba_heads(score: ScoreArray, channels: Indices, *, n_groups: int, kept: int) -> Indices:
+    """Heads kept in a layer, ranked over the kept channels, the same number in each group.
 
     Source: arXiv 2504.11409 (group-aware pruning keeps the scan's head-to-group map).
+
+    Args:
+        score: [H, P] or [H, P, P].
+        channels: The channels that are kept.
+        n_groups: Groups of B and C, each of which serves a contiguous run of heads.
+        kept: How many.
     """
-    score_H = np.linalg.norm(score_HP[:, channels], axis=1)
-    heads_in_group = len(score_H) // n_groups
-    score_GH = score_H.reshape(n_groups, heads_in_group)
-    return np.concatenate(
-        [group * heads_in_group + top_units(score_GH[group], kept // n_groups) for group in range(n_groups)]
-    )
+    return top_in_groups(mamba_heads(score, channels), n_groups=n_groups, kept=kept)
 
 
-def top_blocks(depth_L: ScoreArray, pattern: str, kept: int, *, keep_kinds: Mapping[str, int]) -> tuple[int, ...]:
-    """Ascending indices of the `kept` best blocks, leaving at least the quota of each kind.
+def top_in_groups(score_C: ScoreArray, *, n_groups: int, kept: int) -> Indices:
+    """Units kept when each of the contiguous groups keeps the same number of its best.
+
+    >>> top_in_groups(np.array([9.0, 8.0, 1.0, 2.0]), n_groups=2, kept=2).tolist()
+    [0, 3]
+    """
+    size = len(score_C) // n_groups
+    score_GC = score_C.reshape(n_groups, size)
+    return np.concatenate([group * size + top_units(score_GC[group], kept // n_groups) for group in range(n_groups)])
+
+
+def top_blocks(depth_L: ScoreArray, pattern: str, kept: int, *, quotas: BlockQuotas) -> tuple[int, ...]:
+    """Ascending indices of the `kept` best blocks under quotas.
 
     Args:
         depth_L: One score a block.
         pattern: The blocks' letters.
         kept: How many blocks stay.
-        keep_kinds: Letter -> how many blocks of that kind must stay at least, all where there are fewer.
+        quotas: Which blocks, and how many of a kind, must stay.
 
     Raises:
         ValueError: The quotas do not allow so few blocks.
     """
     if not 1 <= kept <= len(pattern):
         raise ValueError(f"num_hidden_layers must be between 1 and {len(pattern)}, got {kept}")
-    layers = set(range(len(pattern)))
-    for layer in np.argsort(depth_L, kind="stable").tolist():
-        if len(layers) == kept:
-            break
-        kind = pattern[layer]
-        if sum(pattern[other] == kind for other in layers) > keep_kinds.get(kind, 0):
-            layers.remove(layer)
-    if len(layers) != kept:
-        raise ValueError(f"at least {len(layers)} of {len(pattern)} blocks must stay under the quotas, got {kept}")
-    return tuple(sorted(layers))
+    layers = list(range(len(pattern)))
+    while len(layers) > kept:
+        layers.remove(min(quotas.removable(pattern, layers, kept), key=lambda layer: float(depth_L[layer])))
+    return tuple(layers)
 
 
 def select_units(scores: Scores, source: HybridShape, target: HybridShape, layers: tuple[int, ...]) -> Keep:
@@ -77,15 +102,22 @@ def select_units(scores: Scores, source: HybridShape, target: HybridShape, layer
     Raises:
         ValueError: The target exceeds the source, or changes a dim that the scores say nothing about.
     """
-    scored = {"hidden_size", "intermediate_size", "mamba_num_heads", "mamba_head_dim"}
     for axis in source.family.axes:
         if target.sizes[axis] > source.sizes[axis]:
             raise ValueError(f"{axis} must not exceed the source's {source.sizes[axis]}, got {target.sizes[axis]}")
     changed = {axis for axis in source.family.axes if source.sizes[axis] != target.sizes[axis]}
-    if changed - scored:
-        raise ValueError(f"scores cover {', '.join(sorted(scored))}, the target also changes {changed - scored}")
+    has = {
+        "hidden_size": scores.hidden_size is not None,
+        "intermediate_size": bool(scores.intermediate_size),
+        "mamba_num_heads": bool(scores.mamba),
+        "mamba_head_dim": bool(scores.mamba),
+        "num_attention_heads": bool(scores.num_attention_heads),
+    }
+    for axis in sorted(changed):
+        if not has[axis]:
+            raise ValueError(f"the target changes {axis}, of which there are no scores")
     indices: dict[tuple[str, int | None], Indices] = {}
-    if "hidden_size" in changed:
+    if "hidden_size" in changed and scores.hidden_size is not None:
         indices["hidden_size", None] = top_units(scores.hidden_size, target.hidden_size)
     for layer in layers:
         kind = source.hybrid_override_pattern[layer]
@@ -96,5 +128,9 @@ def select_units(scores: Scores, source: HybridShape, target: HybridShape, layer
             indices["mamba_head_dim", layer] = channels
             indices["mamba_num_heads", layer] = top_mamba_heads(
                 scores.mamba[layer], channels, n_groups=source.n_groups, kept=target.mamba_num_heads
+            )
+        if kind == "*" and "num_attention_heads" in changed:
+            indices["num_attention_heads", layer] = top_in_groups(
+                scores.num_attention_heads[layer], n_groups=source.num_key_value_heads, kept=target.num_attention_heads
             )
     return Keep(layers=layers, indices=indices)

@@ -1,82 +1,105 @@
-"""Width statistics: the published activation statistic, accumulated at the places that the family names."""
+"""Width statistics of every block, heard by hooks at the places that the family names."""
 
-# B samples, T tokens, D hidden, F ffn, H mamba heads, P head dim, C channels of the tensor heard
+# B samples, T tokens, C channels of what is heard
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from minitron.hybrid.axes import part_range
 from minitron.hybrid.families import Tap
+from minitron.hybrid.ranks import Ranks
 from minitron.hybrid.shape import HybridShape
-from minitron.importance.scores import ScoreArray
+from minitron.hybrid.stack import Block
+from minitron.importance.accumulate import Accumulator, State
+from minitron.importance.scorers import Scorer
 
-TapKey = tuple[str, int]
+Key = tuple[str, int]
 
 
 class WidthStatistics:
-    """Running L2 over samples of the mean over tokens of |activation|, for every tap of a model.
+    """The statistics that the scorers ask for, block by block, and the scores of the blocks that are finished."""
 
-    Source: arXiv 2407.14679 and 2504.11409 (the published activation scores). Sums are kept in fp32 on the model's
-    device, one vector a tap, whatever the number of samples.
-    """
-
-    def __init__(self, shape: HybridShape) -> None:
+    def __init__(self, shape: HybridShape, scorers: Mapping[str, Scorer]) -> None:
         self._shape = shape
-        self._sums: dict[TapKey, torch.Tensor] = {}
-        self._mask_BT: torch.Tensor | None = None
+        self._scorers = scorers
+        self._accumulators: dict[Key, Accumulator] = {}
+        self.scores: dict[Key, torch.Tensor] = {}
 
     @contextmanager
-    def listening(self, blocks: nn.ModuleList) -> Iterator[None]:
-        """Hooks every tap of the blocks and removes the hooks at the end. The model must be in evaluation mode."""
+    def listening(self, blocks: Iterable[Block], mask_BT: torch.Tensor | None) -> Iterator[None]:
+        """Hears one batch go through some blocks, which must be in evaluation mode: fused kernels skip submodules."""
         handles = []
-        for statistic, taps in self._shape.family.taps.items():
-            for layer, kind in enumerate(self._shape.hybrid_override_pattern):
-                if kind in taps:
-                    module = blocks[layer].get_submodule(taps[kind].module)
-                    handles.append(self._attach(module, taps[kind], kind, (statistic, layer)))
+        for layer, block in blocks:
+            for axis, tap in self._taps(layer):
+                module = block.get_submodule(tap.module)
+                handles.append(self._attach(module, tap, (axis, layer), mask_BT))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def set_mask(self, mask_BT: torch.Tensor | None) -> None:
-        """The tokens of the next batch that count; None counts all."""
-        self._mask_BT = mask_BT
+    def finish(self, blocks: Iterable[Block], ranks: Ranks) -> None:
+        """Turns the statistics of some blocks, taken together over all ranks, into their scores."""
+        for layer, block in blocks:
+            for axis, tap in self._taps(layer):
+                scorer = self._scorers[axis]
+                together = scorer.accumulator(axis, self._shape)
+                for state in ranks.gather(self._accumulator((axis, layer)).state):
+                    together.merge(state)
+                readers = [block.get_parameter(name).detach() for name in tap.readers]
+                self.scores[axis, layer] = scorer.score(axis, self._shape, together, readers).cpu()
 
-    def result(self, statistic: str) -> dict[int, ScoreArray]:
-        """Layer -> [C] of one statistic, in the order of layers."""
-        return {
-            layer: torch.sqrt(self._sums[name, layer]).cpu().numpy().astype(np.float64)
-            for name, layer in sorted(self._sums)
-            if name == statistic
+    def forget(self, layer: int) -> None:
+        """Gives up the statistics of a finished block and keeps its scores."""
+        self._accumulators = {key: value for key, value in self._accumulators.items() if key[1] != layer}
+
+    def state(self) -> State:
+        """Everything gathered so far, as named tensors: statistics, or the scores of blocks that gave them up."""
+        state = {
+            f"score/{axis}/{layer}": score
+            for (axis, layer), score in self.scores.items()
+            if (axis, layer) not in self._accumulators
         }
+        for (axis, layer), accumulator in self._accumulators.items():
+            state |= {f"heard/{axis}/{layer}/{name}": value for name, value in accumulator.state.items()}
+        return state
 
-    def _attach(self, module: nn.Module, tap: Tap, kind: str, key: TapKey) -> Any:
+    def restore(self, state: Mapping[str, torch.Tensor], *, before: int, device: torch.device) -> None:
+        """Goes on from a saved state; scores are taken of the layers below `before`."""
+        for name, value in state.items():
+            what, axis, layer, *part = name.split("/") if "/" in name else (name, "", "")
+            if what == "score":
+                if int(layer) < before:
+                    self.scores[axis, int(layer)] = value
+            elif what == "heard":
+                self._accumulator((axis, int(layer))).state[part[0]] = value.to(device)
+
+    def _taps(self, layer: int) -> Iterator[tuple[str, Tap]]:
+        kind = self._shape.hybrid_override_pattern[layer]
+        for axis, scorer in self._scorers.items():
+            taps = self._shape.family.taps[scorer.place(axis)]
+            if kind in taps:
+                yield axis, taps[kind]
+
+    def _attach(self, module: nn.Module, tap: Tap, key: Key, mask_BT: torch.Tensor | None) -> Any:
         if tap.side == "input":
-            return module.register_forward_pre_hook(lambda _module, args: self._add(key, tap, kind, args[0]))
-        return module.register_forward_hook(lambda _module, _args, output: self._add(key, tap, kind, output))
+            return module.register_forward_pre_hook(lambda _module, args: self._add(key, tap, args[0], mask_BT))
+        return module.register_forward_hook(lambda _module, _args, output: self._add(key, tap, output, mask_BT))
 
-    def _add(self, key: TapKey, tap: Tap, kind: str, heard_BTC: torch.Tensor) -> None:
+    def _add(self, key: Key, tap: Tap, heard_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> None:
         if tap.part is not None:
             name, dim, part = tap.part
-            spec = self._shape.family.block_tensor(kind, name)
+            spec = self._shape.family.block_tensor(self._shape.hybrid_override_pattern[key[1]], name)
             start, stop = part_range(spec.dims[dim], part, self._shape.sizes)
             heard_BTC = heard_BTC[..., start:stop]
-        mean_BC = mean_abs_over_tokens(heard_BTC, self._mask_BT)
-        sum_C = mean_BC.square().sum(dim=0)
-        self._sums[key] = self._sums[key] + sum_C if key in self._sums else sum_C
+        self._accumulator(key).add(heard_BTC, mask_BT)
 
-
-def mean_abs_over_tokens(x_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
-    """[B, C] in fp32: mean of |x| over the tokens of each sample that the mask counts."""
-    size_BTC = x_BTC.detach().abs().float()
-    if mask_BT is None:
-        return size_BTC.mean(dim=1)
-    weight_BT = mask_BT.float()
-    return torch.einsum("btc,bt->bc", size_BTC, weight_BT) / weight_BT.sum(dim=1, keepdim=True).clamp(min=1)
+    def _accumulator(self, key: Key) -> Accumulator:
+        if key not in self._accumulators:
+            self._accumulators[key] = self._scorers[key[0]].accumulator(key[0], self._shape)
+        return self._accumulators[key]

@@ -91,14 +91,15 @@ def fit_table(report: Mapping[str, Any]) -> Table:
 def scores_table(summary: list[dict[str, Any]]) -> Table:
     """One line a block: what it is, its depth score, and how unevenly its units matter."""
     table = Table(title="Importance by block", title_justify="left")
-    for column in ("block", "kind", "block influence", "units", "lowest / mean", "highest / mean"):
+    for column in ("block", "kind", "depth score", "removed as", "units", "lowest / mean", "highest / mean"):
         table.add_column(column, justify="right")
     for row in summary:
         table.add_row(
             str(row["layer"]),
             row["kind"],
-            f"{row['depth']:.4f}",
-            row["units"] or "-",
+            f"{row['depth']:.4g}",
+            _optional(row["removed"], "{}"),
+            _optional(row["units"], "{}"),
             _optional(row["lowest"], "{:.3f}"),
             _optional(row["highest"], "{:.3f}"),
         )

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from minitron.hybrid.checkpoint import INDEX_FILE, SINGLE_FILE, checkpoint_hash, open_checkpoint
+from minitron.hybrid.checkpoint import INDEX_FILE, SINGLE_FILE, checkpoint_hashes, open_checkpoint
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.weights import open_weights
 from tests.conftest import write_tiny_checkpoint
@@ -72,11 +72,11 @@ def test_a_config_whose_tensors_disagree_is_refused(tiny_checkpoint: Path) -> No
 
 
 def test_the_hash_follows_the_contents(tiny_checkpoint: Path) -> None:
-    before = checkpoint_hash(tiny_checkpoint)
-    assert checkpoint_hash(tiny_checkpoint) == before
+    before = checkpoint_hashes(tiny_checkpoint)
+    assert checkpoint_hashes(tiny_checkpoint) == before
     with (tiny_checkpoint / SINGLE_FILE).open("r+b") as file:
         file.seek(-1, 2)
         last = file.read(1)
         file.seek(-1, 2)
         file.write(bytes([last[0] ^ 1]))
-    assert checkpoint_hash(tiny_checkpoint) != before
+    assert checkpoint_hashes(tiny_checkpoint) != before

@@ -1,5 +1,6 @@
-"""Scores against an oracle: a plain forward with hooks written by hand, in fp64, one sample at a time."""
+"""Scores against the oracle, run in memory and layerwise, packed and padded, for every scorer."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,122 +8,179 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from minitron.hybrid.checkpoint import open_checkpoint
+from minitron.hybrid.model import load_model
+from minitron.hybrid.samples import Samples
 from minitron.hybrid.shape import HybridShape
-from minitron.importance import Scores, calibrate
-from tests.conftest import make_tiny_model
+from minitron.hybrid.stack import LayerwiseStack, MemoryStack, Stack
+from minitron.importance import (
+    SCORED_AXES,
+    SCORERS,
+    ActivationScorer,
+    CalibrationSettings,
+    LogitDepth,
+    Scores,
+    calibrate,
+    mamba_channels,
+    mamba_heads,
+)
+from tests.conftest import make_tiny_model, write_tiny_checkpoint
+from tests.importance import oracle
 
-PAD = 0
-
-
-def oracle(model: PreTrainedModel, shape: HybridShape, samples: list[torch.Tensor]) -> Scores:
-    """The published statistics, sample by sample, from activations that a forward leaves behind."""
-    backbone: Any = model.base_model
-    heard: dict[tuple[str, int], torch.Tensor] = {}
-
-    def keep(name: str, layer: int) -> Any:
-        return lambda _module, _args, output: heard.__setitem__((name, layer), output[0].double())
-
-    def keep_input(layer: int) -> Any:
-        return lambda _module, args: heard.__setitem__(("ffn", layer), args[0][0].double())
-
-    handles = []
-    for layer, block in enumerate(backbone.layers):
-        handles.append(block.norm.register_forward_hook(keep("norm", layer)))
-        handles.append(block.register_forward_hook(keep("after", layer)))
-        if shape.hybrid_override_pattern[layer] == "M":
-            handles.append(block.mixer.in_proj.register_forward_hook(keep("in_proj", layer)))
-        if shape.hybrid_override_pattern[layer] == "-":
-            handles.append(block.mixer.down_proj.register_forward_pre_hook(keep_input(layer)))
-    inner = shape.mamba_num_heads * shape.mamba_head_dim
-    squares: dict[tuple[str, int], Any] = {}
-    change = np.zeros(shape.num_hidden_layers)
-    tokens = 0
-    for ids_T in samples:
-        with torch.no_grad():
-            before_TD = backbone.embeddings(ids_T).double()
-            backbone(ids_T[None], use_cache=False)
-        for layer in range(shape.num_hidden_layers):
-            after_TD = heard["after", layer]
-            cosine_T = (before_TD * after_TD).sum(1) / (before_TD.norm(dim=1) * after_TD.norm(dim=1))
-            change[layer] += float((1 - cosine_T).sum())
-            before_TD = after_TD
-        tokens += len(ids_T)
-        for (name, layer), x_TC in heard.items():
-            if name == "in_proj":
-                x_TC = x_TC[:, inner : 2 * inner]
-            squares[name, layer] = squares.get((name, layer), 0) + x_TC.abs().mean(0).square()
-    for handle in handles:
-        handle.remove()
-    roots = {key: value.sqrt().numpy() for key, value in squares.items()}
-    return Scores(
-        hidden_size=np.sum([roots["norm", layer] for layer in range(shape.num_hidden_layers)], axis=0),
-        intermediate_size={layer: roots["ffn", layer] for layer in shape.layers_of("-")},
-        mamba={
-            layer: roots["in_proj", layer].reshape(shape.mamba_num_heads, shape.mamba_head_dim)
-            for layer in shape.layers_of("M")
-        },
-        depth=change / tokens,
-        num_samples=len(samples),
-        num_tokens=tokens,
-    )
+Case = tuple[Stack, PreTrainedModel, Samples, list[torch.Tensor]]
 
 
-def assert_same(found: Scores, expected: Scores) -> None:
-    np.testing.assert_allclose(found.hidden_size, expected.hidden_size, rtol=1e-5)
-    np.testing.assert_allclose(found.depth, expected.depth, rtol=1e-4, atol=1e-7)
-    for name in ("intermediate_size", "mamba"):
-        layers = getattr(expected, name)
-        assert list(getattr(found, name)) == list(layers)
-        for layer, values in layers.items():
-            np.testing.assert_allclose(getattr(found, name)[layer], values, rtol=1e-5)
-    assert (found.num_samples, found.num_tokens) == (expected.num_samples, expected.num_tokens)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("teacher") / "teacher")
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_packed_scores_equal_the_oracle_at_any_batch_size(
-    tiny_model: PreTrainedModel, tiny_shape: HybridShape, batch_size: int
-) -> None:
-    blocks_NT = np.random.default_rng(0).integers(3, 271, (5, 13), dtype=np.int32)
-    samples = [torch.from_numpy(row).long() for row in blocks_NT]
-    found = calibrate(tiny_model, tiny_shape, blocks_NT, batch_size=batch_size)
-    assert_same(found, oracle(tiny_model, tiny_shape, samples))
+@pytest.fixture(params=[(way, padded) for way in ("memory", "layerwise") for padded in (False, True)], ids=str)
+def case(request: pytest.FixtureRequest, folder: Path) -> Case:
+    way, padded = request.param
+    model, checkpoint = load_model(folder), open_checkpoint(folder)
+    stack: Stack = MemoryStack(model, checkpoint.shape) if way == "memory" else LayerwiseStack(checkpoint)
+    samples = make_samples(padded=padded)
+    lengths = [13] * 5 if samples.lengths is None else samples.lengths.tolist()
+    bare = [torch.from_numpy(row[:n]).long() for row, n in zip(samples.token_ids, lengths, strict=True)]
+    return stack, model, samples, bare
 
 
-def test_padded_scores_equal_the_oracle_on_the_bare_samples(
-    tiny_model: PreTrainedModel, tiny_shape: HybridShape
-) -> None:
-    rng = np.random.default_rng(1)
-    lengths = [5, 11, 13]
-    blocks_NT = np.full((3, 13), PAD, dtype=np.int32)
-    for row, length in enumerate(lengths):
-        blocks_NT[row, -length:] = rng.integers(3, 271, length)
-    samples = [torch.from_numpy(row[row != PAD]).long() for row in blocks_NT]
-    found = calibrate(tiny_model, tiny_shape, blocks_NT, batch_size=3, pad_token_id=PAD)
-    assert_same(found, oracle(tiny_model, tiny_shape, samples))
+def make_samples(*, padded: bool, count: int = 5) -> Samples:
+    token_ids = np.random.default_rng(0).integers(3, 271, (count, 13), dtype=np.int32)
+    return Samples(token_ids=token_ids, lengths=np.array([5, 13, 9, 1, 12])[:count] if padded else None)
 
 
-def test_planted_dead_units_rank_last(tiny_shape: HybridShape) -> None:
+def assert_axis(found: Any, expected: Any, rtol: float = 1e-5) -> None:
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for layer, values in expected.items():
+            np.testing.assert_allclose(found[layer], values, rtol=rtol, atol=rtol * float(np.abs(values).mean()) * 0.01)
+    else:
+        np.testing.assert_allclose(found, expected, rtol=rtol)
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+@pytest.mark.parametrize("sequence", ["mean_abs", "l2", "variance", "max"])
+@pytest.mark.parametrize("batch", ["mean_abs", "l2", "variance", "max"])
+def test_activation_scores(case: Case, tiny_shape: HybridShape, sequence: Any, batch: Any, batch_size: int) -> None:
+    stack, model, samples, bare = case
+    scorer = ActivationScorer(sequence=sequence, batch=batch)
+    settings = CalibrationSettings(width=dict.fromkeys(SCORED_AXES, scorer), batch_size=batch_size)
+    scores = calibrate(stack, samples, settings)
+    heard = oracle.listen(model, tiny_shape, bare)
+    for axis, expected in oracle.activation(heard, tiny_shape, sequence, batch).items():
+        assert_axis(getattr(scores, axis), expected, rtol=5e-5 if "variance" in (sequence, batch) else 1e-5)
+    np.testing.assert_allclose(scores.depth, oracle.influence(heard), rtol=1e-5)
+    assert (scores.num_samples, scores.num_tokens) == (5, sum(len(ids_T) for ids_T in bare))
+
+
+def test_ffn_scores_before_the_activation_function(case: Case, tiny_shape: HybridShape) -> None:
+    stack, model, samples, bare = case
+    settings = CalibrationSettings(width={"intermediate_size": ActivationScorer(ffn_preactivation=True)})
+    scores = calibrate(stack, samples, settings)
+    heard = oracle.listen(model, tiny_shape, bare)
+    for layer, x in heard.places["ffn_pre"].items():
+        np.testing.assert_allclose(scores.intermediate_size[layer], oracle.aggregate(x, "mean_abs", "l2"), rtol=1e-5)
+    assert scores.hidden_size is None
+    assert not scores.mamba
+
+
+def test_flap_scores(case: Case, tiny_shape: HybridShape) -> None:
+    stack, model, samples, bare = case
+    settings = CalibrationSettings(width=dict.fromkeys(SCORED_AXES, SCORERS["flap"]()), batch_size=2)
+    scores = calibrate(stack, samples, settings)
+    for axis, expected in oracle.flap(oracle.listen(model, tiny_shape, bare), model, tiny_shape).items():
+        assert_axis(getattr(scores, axis), expected)
+
+
+def test_output_energy_is_the_error_that_zeroing_a_unit_makes(case: Case, tiny_shape: HybridShape) -> None:
+    stack, model, samples, bare = case
+    settings = CalibrationSettings(width=dict.fromkeys(SCORED_AXES, SCORERS["output_energy"]()), batch_size=2)
+    scores = calibrate(stack, samples, settings)
+    expected = oracle.energies(oracle.listen(model, tiny_shape, bare), model, tiny_shape)
+    for axis in ("hidden_size", "intermediate_size", "num_attention_heads"):
+        assert_axis(getattr(scores, axis), expected[axis])
+    for layer, energy in scores.mamba.items():
+        np.testing.assert_allclose(mamba_heads(energy), expected["mamba_heads"][layer], rtol=1e-5)
+        np.testing.assert_allclose(mamba_channels(energy), expected["mamba_channels"][layer], rtol=1e-5)
+
+
+def test_output_energy_of_some_channels_is_that_of_the_head_cut_to_them(folder: Path, tiny_shape: HybridShape) -> None:
+    model, samples = load_model(folder), make_samples(padded=False)
+    settings = CalibrationSettings(width={"mamba": SCORERS["output_energy"]()})
+    scores = calibrate(MemoryStack(model, tiny_shape), samples, settings)
+    heard = oracle.listen(model, tiny_shape, [torch.from_numpy(row).long() for row in samples.token_ids])
+    for layer, energy in scores.mamba.items():
+        weight_DC = oracle.weight(model, layer, "mixer.out_proj.weight")
+        found = mamba_heads(energy, np.array([1, 4]))
+        columns = [np.array([1, 4]) + 5 * head for head in range(8)]
+        expected = [oracle.zeroing_error(heard.places["mamba_output"][layer], weight_DC, c) for c in columns]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scorer", ["activation", "flap", "output_energy"])
+def test_planted_dead_units_rank_last(tiny_shape: HybridShape, scorer: str) -> None:
     model = make_tiny_model(tiny_shape)
     blocks: Any = model.base_model
-    mlp, mamba = tiny_shape.layers_of("-")[0], tiny_shape.layers_of("M")[1]
+    mlp, mamba, attention = (tiny_shape.layers_of(kind)[0] for kind in "-M*")
     inner = tiny_shape.mamba_num_heads * tiny_shape.mamba_head_dim
     with torch.no_grad():
         blocks.layers[mlp].mixer.up_proj.weight[17] = 0
         in_proj_RD = blocks.layers[mamba].mixer.in_proj.weight
-        in_proj_RD[inner + 6 * 5 : inner + 7 * 5] = 0  # head 6
-        in_proj_RD[inner + 3 : 2 * inner : 5] = 0  # channel 3 of every head
+        for start in (0, inner):  # z silences the gated output, x the published place
+            in_proj_RD[start + 6 * 5 : start + 7 * 5] = 0  # head 6
+            in_proj_RD[start + 3 : start + inner : 5] = 0  # channel 3 of every head
+        blocks.layers[attention].mixer.v_proj.weight[0:10] = 0  # key-value head 0, which serves heads 0 and 1
         for block in blocks.layers:
             block.norm.weight[9] = 0
         blocks.layers[7].mixer.down_proj.weight.zero_()
-    blocks_NT = np.random.default_rng(0).integers(3, 271, (4, 13), dtype=np.int32)
-    scores = calibrate(model, tiny_shape, blocks_NT)
+    settings = CalibrationSettings(width=dict.fromkeys(SCORED_AXES, SCORERS[scorer]()))
+    samples = Samples(token_ids=np.random.default_rng(0).integers(3, 271, (4, 13), dtype=np.int32))
+    scores = calibrate(MemoryStack(model, tiny_shape), samples, settings)
     assert scores.intermediate_size[mlp].argmin() == 17
-    assert np.linalg.norm(scores.mamba[mamba], axis=1).argmin() == 6
-    assert np.linalg.norm(scores.mamba[mamba], axis=0).argmin() == 3
+    assert mamba_heads(scores.mamba[mamba]).argmin() == 6
+    assert mamba_channels(scores.mamba[mamba]).argmin() == 3
+    assert set(scores.num_attention_heads[attention].argsort()[:2].tolist()) == {0, 1}
+    assert scores.hidden_size is not None
     assert scores.hidden_size.argmin() == 9
     assert scores.depth.argmin() == 7
 
 
+@pytest.mark.parametrize("distance", ["logit_mse", "logit_nmse", "logit_kld"])
+@pytest.mark.parametrize("trials_at_once", [1, 3, 8])
+def test_depth_scores_are_those_of_really_removing_each_block(case: Case, distance: Any, trials_at_once: int) -> None:
+    stack, model, samples, bare = case
+    depth = LogitDepth(distance=distance, trials_at_once=trials_at_once)
+    scores = calibrate(stack, samples, CalibrationSettings(width={}, depth=depth, batch_size=2, depth_chunk=2))
+    original = oracle.logits_without(model, bare, set())
+    expected = [oracle.distance(distance, original, oracle.logits_without(model, bare, {n})) for n in range(8)]
+    np.testing.assert_allclose(scores.depth, expected, rtol=2e-5)
+    assert scores.removed == ()
+
+
+def test_depth_samples_are_the_first_ones(folder: Path, tiny_shape: HybridShape) -> None:
+    stack = MemoryStack(load_model(folder), tiny_shape)
+    some = CalibrationSettings(width={}, depth=LogitDepth(), depth_samples=3, batch_size=2)
+    scores = calibrate(stack, make_samples(padded=False), some)
+    alone = calibrate(stack, make_samples(padded=False, count=3), some)
+    np.testing.assert_allclose(scores.depth, alone.depth, rtol=1e-12)
+
+
 def test_calibration_leaves_no_hook_behind(tiny_model: PreTrainedModel, tiny_shape: HybridShape) -> None:
-    calibrate(tiny_model, tiny_shape, np.full((1, 4), 9, dtype=np.int32))
+    calibrate(MemoryStack(tiny_model, tiny_shape), make_samples(padded=False))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny_model.modules())
+
+
+def assert_identical(found: Scores, expected: Scores) -> None:
+    """Bit for bit."""
+    for axis in ("intermediate_size", "mamba", "num_attention_heads"):
+        one, other = getattr(found, axis), getattr(expected, axis)
+        assert list(one) == list(other)
+        for layer in one:
+            np.testing.assert_array_equal(one[layer], other[layer])
+    assert found.hidden_size is not None
+    assert expected.hidden_size is not None
+    np.testing.assert_array_equal(found.hidden_size, expected.hidden_size)
+    np.testing.assert_array_equal(found.depth, expected.depth)
+    assert found.removed == expected.removed

@@ -1,11 +1,12 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from minitron.hybrid.shape import HybridShape
-from minitron.importance import load_scores, random_scores, save_scores, select_units, top_blocks
-from minitron.importance.select import top_mamba_heads
+from minitron.importance import BlockQuotas, load_scores, random_scores, save_scores, select_units, top_blocks
+from minitron.importance.select import top_mamba_channels, top_mamba_heads
 
 
 def test_heads_are_kept_evenly_over_groups_even_when_one_group_scores_higher() -> None:
@@ -22,25 +23,48 @@ def test_heads_are_ranked_over_the_kept_channels_alone() -> None:
 
 def test_the_weakest_blocks_go_first_but_never_below_a_quota() -> None:
     depth_L = np.array([0.9, 0.1, 0.2, 0.8, 0.3])
-    assert top_blocks(depth_L, "M*M*-", 3, keep_kinds={}) == (0, 3, 4)
-    assert top_blocks(depth_L, "M*M*-", 3, keep_kinds={"*": 2}) == (0, 1, 3)
+    assert top_blocks(depth_L, "M*M*-", 3, quotas=BlockQuotas()) == (0, 3, 4)
+    assert top_blocks(depth_L, "M*M*-", 3, quotas=BlockQuotas(at_least={"*": 2})) == (0, 1, 3)
     with pytest.raises(ValueError, match="at least 2 of 5 blocks must stay under the quotas, got 1"):
-        top_blocks(depth_L, "M*M*-", 1, keep_kinds={"*": 2})
+        top_blocks(depth_L, "M*M*-", 1, quotas=BlockQuotas(at_least={"*": 2}))
 
 
 def test_selected_units_lead_to_the_target(tiny_shape: HybridShape) -> None:
     layers = (0, 1, 2, 4, 7)
     target = tiny_shape.resized(
-        layers=layers, hidden_size=13, intermediate_size=21, mamba_num_heads=4, mamba_head_dim=3
+        layers=layers,
+        hidden_size=13,
+        intermediate_size=21,
+        mamba_num_heads=4,
+        mamba_head_dim=3,
+        num_attention_heads=3,
     )
     keep = select_units(random_scores(tiny_shape, seed=0), tiny_shape, target, layers)
     assert keep.shape(tiny_shape) == target
 
 
+def test_attention_heads_are_kept_evenly_over_key_value_heads(tiny_shape: HybridShape) -> None:
+    keep = select_units(
+        random_scores(tiny_shape, seed=0), tiny_shape, tiny_shape.resized(num_attention_heads=3), tuple(range(8))
+    )
+    for layer in tiny_shape.layers_of("*"):
+        assert (keep.indices["num_attention_heads", layer] // 2).tolist() == [0, 1, 2]
+
+
 def test_a_dim_without_scores_is_refused(tiny_shape: HybridShape) -> None:
-    target = tiny_shape.resized(num_attention_heads=3)
-    with pytest.raises(ValueError, match="the target also changes {'num_attention_heads'}"):
-        select_units(random_scores(tiny_shape, seed=0), tiny_shape, target, tuple(range(8)))
+    scores = replace(random_scores(tiny_shape, seed=0), num_attention_heads={})
+    with pytest.raises(ValueError, match="the target changes num_attention_heads, of which there are no scores"):
+        select_units(scores, tiny_shape, tiny_shape.resized(num_attention_heads=3), tuple(range(8)))
+
+
+def test_heads_and_channels_of_energy_matrices() -> None:
+    rng = np.random.default_rng(0)
+    energy_HPP = rng.random((4, 3, 3))
+    channels = top_mamba_channels(energy_HPP, 2)
+    assert set(channels.tolist()) == set(np.argsort(-sum(np.diag(m) for m in energy_HPP))[:2].tolist())
+    sums = [energy_HPP[h][np.ix_(channels, channels)].sum() for h in range(4)]
+    expected = [int(np.argmax(sums[:2])), 2 + int(np.argmax(sums[2:]))]
+    assert top_mamba_heads(energy_HPP, channels, n_groups=2, kept=2).tolist() == expected
 
 
 def test_scores_survive_their_file(tmp_path: Path, tiny_shape: HybridShape) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from minitron.hybrid.checkpoint import SINGLE_FILE, checkpoint_hash, open_checkpoint
+from minitron.hybrid.checkpoint import SINGLE_FILE, checkpoint_hashes, open_checkpoint
 from minitron.hybrid.model import count_params
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.slicing import Keep
@@ -26,12 +26,12 @@ def make_plan(shape: HybridShape) -> PrunePlan:
 
 def test_planned_counted_and_reloaded_parameters_agree(tmp_path: Path, tiny_checkpoint: Path) -> None:
     source = open_checkpoint(tiny_checkpoint)
-    before = checkpoint_hash(tiny_checkpoint)
+    before = checkpoint_hashes(tiny_checkpoint)
     plan = make_plan(source.shape)
     written = prune_checkpoint(source, plan, tmp_path / "pruned")
     assert written.params == plan.target.params < source.params
     assert written.shape == plan.target
-    assert checkpoint_hash(tiny_checkpoint) == before
+    assert checkpoint_hashes(tiny_checkpoint) == before
 
 
 def test_the_pruned_checkpoint_loads_and_generates_in_plain_transformers(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -16,11 +16,14 @@ class Tap:
         side: Whether its input or its output is heard.
         part: (tensor name, dim, part) when only one part of a concatenated activation is heard: the part of that
             tensor's dim which produces it.
+        readers: Tensors of the block whose columns are multiplied with what is heard; empty where the next operation
+            is no matrix product.
     """
 
     module: str
     side: Literal["input", "output"]
     part: tuple[str, int, int] | None = None
+    readers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +40,11 @@ class Family:
         block_prefix: Prefix of a block's tensors on disk, with `{layer}`.
         prefix_on_disk: Prefix of the backbone's tensors in checkpoint files.
         prefix_in_memory: The same prefix in the model's `state_dict`.
+        embeddings: The model tensor that token ids look up.
+        head: The model tensor that turns hidden states into logits.
+        final_norm: The model tensor of the norm after the last block.
         ignored_tensors: Prefixes of tensors that readers of the family leave out on purpose.
-        taps: Name of a statistic -> letter of the block kind that has it -> where to listen.
+        taps: Name of a place -> letter of the block kind that has it -> where to listen.
     """
 
     model_type: str
@@ -50,6 +56,9 @@ class Family:
     block_prefix: str
     prefix_on_disk: str
     prefix_in_memory: str
+    embeddings: str
+    final_norm: str
+    head: str
     ignored_tensors: tuple[str, ...]
     taps: Mapping[str, Mapping[str, Tap]]
 

@@ -42,7 +42,16 @@ ATTENTION = (
     TensorSpec("mixer.o_proj.weight", (HIDDEN, QUERY)),
 )
 
-NORM_OUTPUT = Tap(module="norm", side="output")
+
+def normed(*readers: str) -> Tap:
+    """The output of a block's pre-norm, read by the block's input projections."""
+    return Tap(module="norm", side="output", readers=readers)
+
+
+def entering(module: str) -> Tap:
+    """The input of an output projection, read by it."""
+    return Tap(module=module, side="input", readers=(f"{module}.weight",))
+
 
 NEMOTRON_H = Family(
     model_type="nemotron_h",
@@ -79,11 +88,20 @@ NEMOTRON_H = Family(
     block_prefix="backbone.layers.{layer}.",
     prefix_on_disk="backbone.",
     prefix_in_memory="model.",
+    embeddings="backbone.embeddings.weight",
+    final_norm="backbone.norm_f.weight",
+    head="lm_head.weight",
     ignored_tensors=("mtp.",),
     taps={
-        "hidden_size": {"M": NORM_OUTPUT, "-": NORM_OUTPUT, "*": NORM_OUTPUT},
-        "intermediate_size": {"-": Tap(module="mixer.down_proj", side="input")},
-        "mamba": {"M": Tap(module="mixer.in_proj", side="output", part=("mixer.in_proj.weight", 0, 1))},
-        "num_attention_heads": {"*": Tap(module="mixer.o_proj", side="input")},
+        "hidden": {
+            "M": normed("mixer.in_proj.weight"),
+            "-": normed("mixer.up_proj.weight"),
+            "*": normed("mixer.q_proj.weight", "mixer.k_proj.weight", "mixer.v_proj.weight"),
+        },
+        "ffn": {"-": entering("mixer.down_proj")},
+        "ffn_preactivation": {"-": Tap(module="mixer.up_proj", side="output")},
+        "mamba_x": {"M": Tap(module="mixer.in_proj", side="output", part=("mixer.in_proj.weight", 0, 1))},
+        "mamba_output": {"M": entering("mixer.out_proj")},
+        "attention_output": {"*": entering("mixer.o_proj")},
     },
 )

@@ -1,0 +1,174 @@
+"""Running statistics of activations: batches of any size in, the same numbers out, mergeable over processes.
+
+Each batch is reduced in fp32; the running totals are small and kept in fp64.
+"""
+
+# B samples, T tokens, C channels, N counted tokens, U units, P channels of a unit
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+import torch
+
+Aggregation = Literal["mean_abs", "l2", "variance", "max"]
+State = dict[str, torch.Tensor]
+
+
+class Accumulator(Protocol):
+    """A running statistic. Its state is a dict of tensors, empty before the first batch."""
+
+    state: State
+
+    def add(self, x_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> None:
+        """Takes a batch; only tokens that the mask counts matter, all without a mask."""
+
+    def merge(self, other: Mapping[str, torch.Tensor]) -> None:
+        """Takes in the state of another process's accumulator of the same kind."""
+
+
+class SampleAggregate:
+    """Aggregates each sample over its tokens, then the samples: [C].
+
+    Source: the aggregations of arXiv 2407.14679, section 2.2; mean_abs over tokens and l2 over samples as published
+    for Nemotron (2408.11796, 2504.11409).
+    """
+
+    def __init__(self, sequence: Aggregation, batch: Aggregation) -> None:
+        self._sequence, self._batch = sequence, batch
+        self.state: State = {}
+
+    def add(self, x_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> None:
+        """Takes a batch."""
+        samples_BC = over_tokens(x_BTC, mask_BT, self._sequence).double()
+        if self._batch == "variance":
+            self.merge(_moments(samples_BC))
+            return
+        reduced_C = {
+            "mean_abs": lambda: samples_BC.abs().sum(dim=0),
+            "l2": lambda: samples_BC.square().sum(dim=0),
+            "max": lambda: samples_BC.abs().amax(dim=0),
+        }[self._batch]()
+        self.merge({"total": reduced_C, "count": reduced_C.new_tensor(float(len(samples_BC)))})
+
+    def merge(self, other: Mapping[str, torch.Tensor]) -> None:
+        """Takes in another state."""
+        if self._batch == "variance":
+            self.state = _merge_moments(self.state, other)
+        elif self._batch == "max" and self.state and other:
+            self.state = {
+                "total": torch.maximum(self.state["total"], other["total"]),
+                "count": self.state["count"] + other["count"],
+            }
+        else:
+            self.state = _merge_sums(self.state, other)
+
+    def value(self) -> torch.Tensor:
+        """[C], fp64."""
+        if self._batch == "variance":
+            return self.state["m2"] / self.state["count"]
+        total_C = self.state["total"]
+        return {
+            "mean_abs": lambda: total_C / self.state["count"],
+            "l2": lambda: total_C.sqrt(),
+            "max": lambda: total_C,
+        }[self._batch]()
+
+
+class TokenVariance:
+    """Variance of each channel over all counted tokens: [C] (pairwise updates; Chan, Golub and LeVeque 1979)."""
+
+    def __init__(self) -> None:
+        self.state: State = {}
+
+    def add(self, x_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> None:
+        """Takes a batch."""
+        x_NC = counted_tokens(x_BTC, mask_BT).float()
+        if len(x_NC):
+            self.merge(_moments(x_NC))
+
+    def merge(self, other: Mapping[str, torch.Tensor]) -> None:
+        """Takes in another state."""
+        self.state = _merge_moments(self.state, other)
+
+    def value(self) -> torch.Tensor:
+        """[C], fp64."""
+        return self.state["m2"] / self.state["count"]
+
+
+class TokenSecondMoment:
+    """Mean of x x^T over all counted tokens, for each unit's channels: [U, P, P], or [C] for units of one channel."""
+
+    def __init__(self, unit_channels: int = 1) -> None:
+        self._unit_channels = unit_channels
+        self.state: State = {}
+
+    def add(self, x_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> None:
+        """Takes a batch."""
+        x_NC = counted_tokens(x_BTC, mask_BT)
+        if self._unit_channels == 1:
+            total = torch.linalg.vector_norm(x_NC, dim=0, dtype=torch.float32).double().square()
+        else:
+            x_UPN = x_NC.float().reshape(len(x_NC), -1, self._unit_channels).permute(1, 2, 0)
+            total = (x_UPN @ x_UPN.transpose(1, 2)).double()
+        self.merge({"total": total, "count": total.new_tensor(float(len(x_NC)))})
+
+    def merge(self, other: Mapping[str, torch.Tensor]) -> None:
+        """Takes in another state."""
+        self.state = _merge_sums(self.state, other)
+
+    def value(self) -> torch.Tensor:
+        """[U, P, P] or [C], fp64."""
+        return self.state["total"] / self.state["count"]
+
+
+def over_tokens(x_BTC: torch.Tensor, mask_BT: torch.Tensor | None, how: Aggregation) -> torch.Tensor:
+    """[B, C] in fp32: one aggregation over the tokens of each sample that the mask counts.
+
+    Without a mask no copy of the activation is made, but by the variance.
+    """
+    x_BTC = x_BTC.detach()
+    if mask_BT is None:
+        count_B1: torch.Tensor | float = float(x_BTC.shape[1])
+    else:
+        x_BTC = x_BTC.masked_fill(~mask_BT[..., None], 0)
+        count_B1 = mask_BT.sum(dim=1, keepdim=True).clamp(min=1).float()
+    if how != "variance":
+        order = {"mean_abs": 1.0, "l2": 2.0, "max": torch.inf}[how]
+        norm_BC: torch.Tensor = torch.linalg.vector_norm(x_BTC, ord=order, dim=1, dtype=torch.float32)
+        return norm_BC / count_B1 if how == "mean_abs" else norm_BC
+    mean_BC = x_BTC.sum(dim=1, dtype=torch.float32) / count_B1
+    centred_BTC = x_BTC - mean_BC[:, None]
+    if mask_BT is not None:
+        centred_BTC = centred_BTC.masked_fill(~mask_BT[..., None], 0)
+    spread_BC: torch.Tensor = torch.linalg.vector_norm(centred_BTC, dim=1, dtype=torch.float32)
+    return spread_BC.square() / count_B1
+
+
+def counted_tokens(x_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
+    """[N, C]: the tokens that the mask counts; without a mask all of them."""
+    x_BTC = x_BTC.detach()
+    return x_BTC.flatten(0, 1) if mask_BT is None else x_BTC[mask_BT]
+
+
+def _moments(x_NC: torch.Tensor) -> State:
+    variance_C, mean_C = torch.var_mean(x_NC, dim=0, correction=0)
+    count = mean_C.new_tensor(float(len(x_NC)), dtype=torch.float64)
+    return {"count": count, "mean": mean_C.double(), "m2": variance_C.double() * count}
+
+
+def _merge_moments(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> State:
+    if not one or not other:
+        return dict(one or other)
+    count = one["count"] + other["count"]
+    apart_C = other["mean"] - one["mean"]
+    return {
+        "count": count,
+        "mean": one["mean"] + apart_C * (other["count"] / count),
+        "m2": one["m2"] + other["m2"] + apart_C.square() * (one["count"] * other["count"] / count),
+    }
+
+
+def _merge_sums(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> State:
+    if not one or not other:
+        return dict(one or other)
+    return {name: one[name] + other[name] for name in one}

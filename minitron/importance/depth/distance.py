@@ -1,0 +1,142 @@
+"""How far a trial's logits are from the original model's, without ever holding the logits of all tokens."""
+
+# N counted tokens, D hidden, V vocabulary, R rows of the head, K trials
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+
+from minitron.hybrid.stack import Stack
+
+TILE_TOKENS = 512
+
+
+class LogitDistance(Protocol):
+    """A distance between the original model's logits and trials', summed over tokens."""
+
+    def measure(
+        self, reference: Sequence[torch.Tensor], trials: Sequence[Sequence[torch.Tensor]]
+    ) -> tuple[torch.Tensor, float]:
+        """fp64 [K] sums over all tokens, and what they are to be divided by once all tokens are in.
+
+        Args:
+            reference: For each batch the original's [N, D] hidden states after the final norm.
+            trials: For each trial and batch the same of the trial.
+        """
+
+
+class SquaredError:
+    """Mean square of the difference of the logits (arXiv 2508.14444), or its share of the original's mean square.
+
+    The head W is linear, so |W d|^2 = |F d|^2 with F^T F = W^T W and F only [D, D]: the vocabulary is walked over once,
+    when F is made. Source of the normalised form: arXiv 2511.16664.
+    """
+
+    def __init__(self, stack: Stack, *, normalised: bool) -> None:
+        self._normalised = normalised
+        self._factor_DD, self._vocab_size = head_factor(stack)
+
+    def measure(
+        self, reference: Sequence[torch.Tensor], trials: Sequence[Sequence[torch.Tensor]]
+    ) -> tuple[torch.Tensor, float]:
+        """Sums of squares over tokens, each a mean over the vocabulary."""
+        totals = [
+            sum(self._mean_square(changed - original) for original, changed in zip(reference, trial, strict=True))
+            for trial in trials
+        ]
+        if self._normalised:
+            norm = float(sum(self._mean_square(original) for original in reference))
+        else:
+            norm = float(sum(len(original) for original in reference))
+        return torch.tensor(totals, dtype=torch.float64), norm
+
+    def _mean_square(self, x_ND: torch.Tensor) -> float:
+        logits_ND = x_ND.float() @ self._factor_DD.T
+        return float(torch.linalg.vector_norm(logits_ND, dim=1).double().square().sum()) / self._vocab_size
+
+
+class KLDivergence:
+    """KL(original || trial) of the next-token distributions (arXiv 2504.11409), in nats.
+
+    The head is walked over once a call, a run of rows at a time, with running maxima and sums of exponentials a token.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+
+    def measure(
+        self, reference: Sequence[torch.Tensor], trials: Sequence[Sequence[torch.Tensor]]
+    ) -> tuple[torch.Tensor, float]:
+        """Sums of KL over tokens."""
+        pairs = [
+            [
+                (original_ND, changed_ND, _RunningKL(len(original_ND), original_ND.device))
+                for originals, changeds in zip(reference, trial, strict=True)
+                for original_ND, changed_ND in zip(
+                    torch.split(originals, TILE_TOKENS), torch.split(changeds, TILE_TOKENS), strict=True
+                )
+            ]
+            for trial in trials
+        ]
+        for head_RD in self._stack.head():
+            for tiles in zip(*pairs, strict=True):
+                original_NR = tiles[0][0] @ head_RD.T
+                for _, changed_ND, running in tiles:
+                    running.add(original_NR, changed_ND @ head_RD.T)
+        totals = [sum(float(running.value().sum()) for _, _, running in tiles) for tiles in pairs]
+        return torch.tensor(totals, dtype=torch.float64), float(sum(len(original) for original in reference))
+
+
+class _RunningKL:
+    """KL of softmax(a) from softmax(b) while their logits come in runs of columns."""
+
+    def __init__(self, tokens: int, device: torch.device) -> None:
+        # Maximum and sum of exponentials of a and of b, and the sum of exp(a) * (a - b).
+        self._a_max_N = torch.full((tokens,), -torch.inf, dtype=torch.float64, device=device)
+        self._b_max_N = self._a_max_N.clone()
+        self._a_sum_N, self._b_sum_N, self._cross_N = (torch.zeros_like(self._a_max_N) for _ in range(3))
+
+    def add(self, a_NR: torch.Tensor, b_NR: torch.Tensor) -> None:
+        a_NR, b_NR = a_NR.float(), b_NR.float()
+        a_max_N = torch.maximum(self._a_max_N, a_NR.amax(dim=1).double())
+        b_max_N = torch.maximum(self._b_max_N, b_NR.amax(dim=1).double())
+        a_exp_NR = (a_NR - a_max_N.float()[:, None]).exp_()
+        b_exp_NR = (b_NR - b_max_N.float()[:, None]).exp_()
+        a_scale_N, b_scale_N = (self._a_max_N - a_max_N).exp(), (self._b_max_N - b_max_N).exp()
+        self._cross_N = self._cross_N * a_scale_N + (a_exp_NR * (a_NR - b_NR)).sum(dim=1, dtype=torch.float64)
+        self._a_sum_N = self._a_sum_N * a_scale_N + a_exp_NR.sum(dim=1, dtype=torch.float64)
+        self._b_sum_N = self._b_sum_N * b_scale_N + b_exp_NR.sum(dim=1, dtype=torch.float64)
+        self._a_max_N, self._b_max_N = a_max_N, b_max_N
+
+    def value(self) -> torch.Tensor:
+        """[N] KL of each token."""
+        log_a_N, log_b_N = self._a_max_N + self._a_sum_N.log(), self._b_max_N + self._b_sum_N.log()
+        return self._cross_N / self._a_sum_N - log_a_N + log_b_N
+
+
+def head_factor(stack: Stack) -> tuple[torch.Tensor, int]:
+    """(F [D, D] in fp32 with F^T F = W^T W for the head's weight W [V, D], V).
+
+    W^T W is formed in fp64, a run of rows at a time; F is its Cholesky factor, or its symmetric root where W lacks
+    full rank.
+    """
+    size = stack.shape.hidden_size
+    gram_DD = torch.zeros(size, size, dtype=torch.float64, device=stack.device)
+    vocab_size = 0
+    for head_RD in stack.head():
+        rows_RD = head_RD.double()
+        gram_DD.addmm_(rows_RD.T, rows_RD)
+        vocab_size += len(head_RD)
+    factor_DD, failed = torch.linalg.cholesky_ex(gram_DD, upper=True)
+    if failed:
+        values_D, vectors_DD = torch.linalg.eigh(gram_DD)
+        factor_DD = values_D.clamp(min=0).sqrt()[:, None] * vectors_DD.T
+    return factor_DD.float(), vocab_size
+
+
+DISTANCES: dict[str, Callable[[Stack], LogitDistance]] = {
+    "logit_mse": lambda stack: SquaredError(stack, normalised=False),
+    "logit_nmse": lambda stack: SquaredError(stack, normalised=True),
+    "logit_kld": KLDivergence,
+}

@@ -1,0 +1,145 @@
+"""Depth scores from logits: one sweep of removal trials, or sweep after sweep, each removing the least block."""
+
+# L blocks
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from minitron.hybrid.progress import track
+from minitron.hybrid.ranks import Ranks
+from minitron.hybrid.samples import Samples
+from minitron.hybrid.stack import Stack
+from minitron.importance.accumulate import State
+from minitron.importance.depth.distance import DISTANCES, LogitDistance
+from minitron.importance.depth.quotas import BlockQuotas
+from minitron.importance.depth.trials import Finals, final_states, removal_trials
+
+# Final states of the original model are kept for later sweeps when they are no larger than this, else computed again.
+REFERENCE_BYTES = 2 * 2**30
+
+DistanceName = Literal["logit_mse", "logit_nmse", "logit_kld"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogitDepth:
+    """How to score blocks by logits.
+
+    Attributes:
+        distance: What is measured between the original's logits and a trial's.
+        remove: Blocks to remove greedily, one a sweep (arXiv 2508.14444); 0 for a single sweep (2504.11409).
+        quotas: Limits on which blocks are removed.
+        trials_at_once: Trials that run as one batch.
+    """
+
+    distance: DistanceName = "logit_mse"
+    remove: int = 0
+    quotas: BlockQuotas = field(default_factory=BlockQuotas)
+    trials_at_once: int = 8
+
+
+def logit_depth(
+    stack: Stack,
+    chunks: Sequence[Sequence[Samples]],
+    settings: LogitDepth,
+    ranks: Ranks,
+    *,
+    state: Mapping[str, torch.Tensor],
+    save: Callable[[State], None],
+) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """(depth scores [L], blocks in the order of their removal).
+
+    In a single sweep a block's score is the distance that its removal makes, a mean over tokens. A greedy search gives
+    removed blocks negative scores, the first one the lowest, and the others their distance in the last sweep.
+
+    Args:
+        stack: The model.
+        chunks: Batches of this process's samples; the batches of a chunk go through a block together.
+        settings: What to measure.
+        ranks: The processes; distances are means over all of their samples, so that all remove the same blocks.
+        state: What `save` was given by an interrupted call with the same arguments, or nothing.
+        save: Called after every chunk with all that is needed to go on.
+
+    Raises:
+        ValueError: The quotas do not allow to remove so many blocks.
+    """
+    distance = DISTANCES[settings.distance](stack)
+    pattern = stack.shape.hybrid_override_pattern
+    everything = torch.arange(len(pattern))
+    scores_L = state.get("depth/scores", torch.zeros(len(pattern), dtype=torch.float64))
+    removed = [int(layer) for layer in state.get("depth/removed", everything[:0])]
+    removed = removed[: ranks.least(len(removed))]  # a process may have been stopped before it saved the last step
+    partial = dict(state) if int(state.get("depth/step", -1)) == len(removed) else {}
+    original = _Original(stack, chunks)
+    sweeps = max(1, settings.remove)
+    for step in track(range(sweeps), "depth sweeps", total=sweeps):
+        if step < len(removed):
+            continue
+        layers = [layer for layer in range(len(pattern)) if layer not in removed]
+        kept = len(pattern) - settings.remove
+        removable = settings.quotas.removable(pattern, layers, kept) if settings.remove else []
+        so_far = {
+            "depth/scores": scores_L,
+            "depth/removed": torch.tensor(removed, dtype=torch.int64),
+            "depth/step": torch.tensor(step),
+        }
+        for measured in _sweep(stack, chunks, layers, original, distance, settings.trials_at_once, partial):
+            save(so_far | measured)
+            partial = measured
+        scores_L = scores_L.clone()
+        scores_L[layers] = ranks.sum(partial["depth/totals"]) / ranks.sum(partial["depth/norm"])
+        if settings.remove:
+            removed.append(min(removable, key=lambda layer: float(scores_L[layer])))
+            finished = {"depth/scores": scores_L, "depth/removed": torch.tensor(removed, dtype=torch.int64)}
+            save(so_far | partial | finished)
+        partial = {}
+    for step, layer in enumerate(removed):
+        scores_L[layer] = float(step - len(removed))
+    return scores_L, tuple(removed)
+
+
+def _sweep(
+    stack: Stack,
+    chunks: Sequence[Sequence[Samples]],
+    layers: Sequence[int],
+    original: "_Original",
+    distance: LogitDistance,
+    trials_at_once: int,
+    partial: Mapping[str, torch.Tensor],
+) -> Iterator[State]:
+    """After every chunk, what one sweep has measured so far; goes on from a partial sweep."""
+    totals = partial.get("depth/totals", torch.zeros(len(layers), dtype=torch.float64)).clone()
+    norm = partial.get("depth/norm", torch.zeros((), dtype=torch.float64)).clone()
+    begin = int(partial.get("depth/next", 0))
+    if begin == len(chunks):
+        yield dict(partial)
+    for number in range(begin, len(chunks)):
+        reference = original.final_states(number)
+        trials = removal_trials(stack, chunks[number], layers, trials_at_once=trials_at_once)
+        measured = 0.0
+        while group := list(itertools.islice(trials, trials_at_once)):
+            sums, measured = distance.measure(reference, [finals for _, finals in group])
+            totals[[position for position, _ in group]] += sums
+        norm += measured
+        yield {"depth/totals": totals.clone(), "depth/norm": norm.clone(), "depth/next": torch.tensor(number + 1)}
+
+
+class _Original:
+    """Final states of the original model for each chunk, kept while they are small."""
+
+    def __init__(self, stack: Stack, chunks: Sequence[Sequence[Samples]]) -> None:
+        self._stack, self._chunks = stack, chunks
+        self._kept: dict[int, Finals] = {}
+        tokens = sum(batch.num_tokens for chunk in chunks for batch in chunk)
+        self._keeps = tokens * stack.shape.hidden_size * 4 <= REFERENCE_BYTES
+
+    def final_states(self, number: int) -> Finals:
+        if number in self._kept:
+            return self._kept[number]
+        finals = final_states(self._stack, self._chunks[number], range(self._stack.shape.num_hidden_layers))
+        if self._keeps:
+            self._kept[number] = finals
+        return finals

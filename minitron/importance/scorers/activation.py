@@ -1,0 +1,52 @@
+"""The published score: how large a unit's activations are, aggregated over tokens and then over samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from minitron.hybrid.shape import HybridShape
+from minitron.importance.accumulate import Accumulator, Aggregation, SampleAggregate
+from minitron.importance.scorers.scorer import PLACES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationScorer:
+    """Activation magnitude.
+
+    Source: arXiv 2407.14679 (FFN neurons, hidden channels, attention heads) and 2504.11409 (Mamba heads and channels,
+    heard at the x part of in_proj's output, before the convolution).
+
+    Attributes:
+        sequence: Aggregation over the tokens of a sample.
+        batch: Aggregation over samples.
+        ffn_preactivation: Listen before the FFN's activation function, the older variant, in place of after it.
+    """
+
+    sequence: Aggregation = "mean_abs"
+    batch: Aggregation = "l2"
+    ffn_preactivation: bool = False
+
+    def place(self, axis: str) -> str:
+        """The family's place to listen at."""
+        if axis == "mamba":
+            return "mamba_x"
+        if axis == "intermediate_size" and self.ffn_preactivation:
+            return "ffn_preactivation"
+        return PLACES[axis]
+
+    def accumulator(self, axis: str, shape: HybridShape) -> Accumulator:
+        """A fresh running statistic for one block."""
+        return SampleAggregate(self.sequence, self.batch)
+
+    def score(
+        self, axis: str, shape: HybridShape, accumulator: Accumulator, readers: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """The statistic of each unit; an attention head takes the L2 over its channels."""
+        value_C = cast(SampleAggregate, accumulator).value()
+        if axis == "mamba":
+            return value_C.reshape(shape.mamba_num_heads, shape.mamba_head_dim)
+        if axis == "num_attention_heads":
+            return value_C.reshape(-1, shape.head_dim).square().sum(dim=1).sqrt()
+        return value_C

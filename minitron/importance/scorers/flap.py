@@ -1,0 +1,39 @@
+"""The FLAP score: how much a channel fluctuates, times the weight that reads it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from minitron.hybrid.shape import HybridShape
+from minitron.importance.accumulate import Accumulator, TokenVariance
+from minitron.importance.scorers.scorer import PLACES, column_energy
+
+
+@dataclass(frozen=True, slots=True)
+class FlapScorer:
+    """||W_j||^2 * Var(X_j), the variance over all tokens; a head's score is the sum over its channels.
+
+    Source: arXiv 2312.11983; compared with the published score for hybrids in 2504.11409.
+    """
+
+    def place(self, axis: str) -> str:
+        """The family's place to listen at."""
+        return PLACES[axis]
+
+    def accumulator(self, axis: str, shape: HybridShape) -> Accumulator:
+        """A fresh running statistic for one block."""
+        return TokenVariance()
+
+    def score(
+        self, axis: str, shape: HybridShape, accumulator: Accumulator, readers: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """The score of each unit."""
+        value_C = cast(TokenVariance, accumulator).value()
+        score_C = value_C * column_energy(readers).to(value_C.device)
+        if axis == "mamba":
+            return score_C.reshape(shape.mamba_num_heads, shape.mamba_head_dim).sqrt()
+        if axis == "num_attention_heads":
+            return score_C.reshape(-1, shape.head_dim).sum(dim=1)
+        return score_C

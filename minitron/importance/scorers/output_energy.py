@@ -1,0 +1,43 @@
+"""Output energy: the mean square of what a unit adds to the block's output."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from minitron.hybrid.shape import HybridShape
+from minitron.importance.accumulate import Accumulator, TokenSecondMoment
+from minitron.importance.scorers.scorer import PLACES, column_energy
+
+
+@dataclass(frozen=True, slots=True)
+class OutputEnergyScorer:
+    """tr(W_u C_uu W_u^T), with C the second moment over all tokens of what the projection W reads from unit u.
+
+    It is exactly the mean square error that zeroing the unit alone makes at the projection's output. For an FFN neuron
+    it is E[a_j^2] * ||w_j||^2. For a Mamba head, C is the P x P block of the input of `out_proj`, after the gated norm;
+    the matrix C * (W^T W) is kept (elementwise product), so that the energy of any set of its channels is the sum of
+    a submatrix.
+    """
+
+    def place(self, axis: str) -> str:
+        """The family's place to listen at."""
+        return PLACES[axis]
+
+    def accumulator(self, axis: str, shape: HybridShape) -> Accumulator:
+        """A fresh running statistic for one block."""
+        channels = {"mamba": shape.mamba_head_dim, "num_attention_heads": shape.head_dim}
+        return TokenSecondMoment(channels.get(axis, 1))
+
+    def score(
+        self, axis: str, shape: HybridShape, accumulator: Accumulator, readers: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """The energy of each unit, a matrix for each Mamba head."""
+        moment = cast(TokenSecondMoment, accumulator).value()
+        if moment.ndim == 1:
+            return moment * column_energy(readers).to(moment.device)
+        (weight_DC,) = readers
+        weight_UPD = weight_DC.float().reshape(-1, *moment.shape[:2]).permute(1, 2, 0)
+        energy_UPP = moment * (weight_UPD @ weight_UPD.transpose(1, 2)).double()
+        return energy_UPP if axis == "mamba" else torch.sum(energy_UPP, dim=(1, 2))

@@ -1,0 +1,33 @@
+"""Run by torchrun: calibrates with each set of settings as one of several processes, the first one saves the scores."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from minitron.hybrid.checkpoint import open_checkpoint
+from minitron.hybrid.model import load_model
+from minitron.hybrid.ranks import Ranks
+from minitron.hybrid.stack import LayerwiseStack, MemoryStack
+from minitron.importance import calibrate, save_scores
+from tests.importance.test_ranks import ALL_SETTINGS, samples_of
+
+
+def main(checkpoint: Path, output: Path) -> None:
+    torch.set_num_threads(1)
+    ranks = Ranks()
+    assert ranks.count == int(os.environ["WORLD_SIZE"]) == 2
+    for way in ("memory", "layerwise"):
+        for name, settings in ALL_SETTINGS.items():
+            for padded in (False, True):
+                opened = open_checkpoint(checkpoint)
+                stack = (
+                    LayerwiseStack(opened) if way == "layerwise" else MemoryStack(load_model(checkpoint), opened.shape)
+                )
+                scores = calibrate(stack, samples_of(checkpoint, padded=padded), settings, ranks=ranks)
+                save_scores(scores, output / f"{way}-{name}-{padded}-{ranks.index}.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
