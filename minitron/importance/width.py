@@ -72,12 +72,11 @@ class WidthStatistics:
     def restore(self, state: Mapping[str, torch.Tensor], *, before: int, device: torch.device) -> None:
         """Goes on from a saved state; scores are taken of the layers below `before`."""
         for name, value in state.items():
-            what, axis, layer, *part = name.split("/") if "/" in name else (name, "", "")
-            if what == "score":
-                if int(layer) < before:
+            match name.split("/"):
+                case ["score", axis, layer] if int(layer) < before:
                     self.scores[axis, int(layer)] = value
-            elif what == "heard":
-                self._accumulator((axis, int(layer))).state[part[0]] = value.to(device)
+                case ["heard", axis, layer, part]:
+                    self._accumulator((axis, int(layer))).state[part] = value.to(device)
 
     def _taps(self, layer: int) -> Iterator[tuple[str, Tap]]:
         kind = self._shape.hybrid_override_pattern[layer]

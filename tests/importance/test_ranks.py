@@ -42,7 +42,7 @@ ALL_SETTINGS = {
 def samples_of(checkpoint: Path, *, padded: bool) -> Samples:
     """Seven documents, so that two processes get different numbers of them."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    documents = [text[start : start + 90 + 20 * number] for number, start in enumerate(range(0, 2100, 300))]
+    documents = [text[start : start + 20 + 12 * number] for number, start in enumerate(range(0, 2100, 300))]
     samples = pad_documents(documents, load_tokenizer(checkpoint), seq_len=48, num_samples=7)
     if padded:
         assert samples.lengths is not None
@@ -56,7 +56,7 @@ def samples_of(checkpoint: Path, *, padded: bool) -> Samples:
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("ranks")
     program = str(Path(__file__).with_name("ranks_program.py"))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     subprocess.run(
         [*launcher, program, str(TEACHER), str(output)],
         check=True,
