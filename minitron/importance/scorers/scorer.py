@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 
 from minitron.hybrid.shape import HybridShape
-from minitron.importance.accumulate import Accumulator
+from minitron.importance.accumulate import Accumulator, sum_over_tokens
 
 # Axes that have scores -> the place of the block's input or output projection where most scorers listen.
 PLACES = {
@@ -44,5 +44,5 @@ class Scorer(Protocol):
 
 
 def column_energy(readers: Sequence[torch.Tensor]) -> torch.Tensor:
-    """fp64 [C]: squared norm of each column, over all weights that read it."""
-    return torch.stack([torch.square(weight.double()).sum(dim=0) for weight in readers]).sum(dim=0)
+    """fp64 [C]: squared norm of each column, over all weights that read it; their rows are summed like tokens."""
+    return torch.stack([sum_over_tokens(weight[None], torch.square)[0] for weight in readers]).double().sum(dim=0)
