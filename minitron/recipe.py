@@ -43,12 +43,15 @@ class Source(Section):
 
 
 class WidthSection(Section):
-    """Which scorer ranks the units of each axis: activation, flap or output_energy."""
+    """Which scorer ranks the units of each axis: activation (as published), flap or output_energy.
 
-    hidden_size: str = Field(default="activation", description="Channels of the residual stream.")
-    intermediate_size: str = Field(default="activation", description="FFN neurons.")
-    mamba: str = Field(default="activation", description="Mamba heads, and the channels of a head.")
-    num_attention_heads: str = Field(default="activation", description="Attention heads within their KV group.")
+    The defaults are what won on the quickstart's teacher: docs/decisions/0006-default-scores.md.
+    """
+
+    hidden_size: str = Field(default="flap", description="Channels of the residual stream.")
+    intermediate_size: str = Field(default="flap", description="FFN neurons.")
+    mamba: str = Field(default="flap", description="Mamba heads, and the channels of a head.")
+    num_attention_heads: str = Field(default="flap", description="Attention heads within their KV group.")
     sequence: Aggregation = Field(default="mean_abs", description="activation: over tokens (arXiv 2407.14679).")
     batch: Aggregation = Field(default="l2", description="activation: over samples (2407.14679).")
     ffn_preactivation: bool = Field(default=False, description="activation: hear the FFN before its nonlinearity.")
@@ -71,7 +74,9 @@ class DepthSection(Section):
     samples: PositiveInt | None = Field(
         default=256, description="Samples for the logits, 256 as published (2504.11409); all when null."
     )
-    trials_at_once: PositiveInt = Field(default=8, description="Removal trials that run as one batch.")
+    trials_at_once: PositiveInt | None = Field(
+        default=None, description="Removal trials that run as one batch; as many as suit the device when null."
+    )
 
 
 class ScoreSection(Section):

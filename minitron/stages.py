@@ -63,7 +63,9 @@ def check_recipe(recipe: Recipe, teacher: HybridShape) -> None:
     Raises:
         ValueError: The search asks for more than the teacher has, or distillation for less than one batch.
     """
-    calibration_settings(recipe.score)
+    depth = calibration_settings(recipe.score).depth
+    if depth is not None:
+        depth.quotas.check(teacher.hybrid_override_pattern, teacher.num_hidden_layers - depth.remove)
     limits = {**teacher.sizes, "num_hidden_layers": teacher.num_hidden_layers}
     for axis, sizes in recipe.search.space.items():
         if max(sizes) > limits[axis]:

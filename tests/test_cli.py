@@ -210,3 +210,65 @@ def test_an_output_that_cannot_be_a_folder_is_one_line(
     printed = capsys.readouterr().err
     assert "Not a directory" in printed
     assert "Traceback" not in printed
+
+
+def score(checkpoint: Path, text: Path, output: Path, *more: str) -> list[str]:
+    calibration = ["--data", str(text), "--samples", "3", "--seq-len", "16"]
+    return ["score", str(checkpoint), *calibration, "--output", str(output), *more]
+
+
+def test_finished_scores_are_taken_again_and_stale_ones_refused_with_what_differs(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, output = tmp_path / "text.txt", tmp_path / "scores"
+    text.write_text("some words to calibrate on\n" * 40)
+    assert main(score(tiny_checkpoint, text, output)) == 0
+    written = (output / "scores.safetensors").stat().st_mtime_ns
+    assert main(score(tiny_checkpoint, text, output, "--batch-size", "1", "--layerwise")) == 0
+    assert (output / "scores.safetensors").stat().st_mtime_ns == written
+    capsys.readouterr()
+    line = fail(capsys, *score(tiny_checkpoint, text, output, "--seed", "1"))
+    assert line.endswith("are stale: seed was 0 and is 1")
+    line = fail(capsys, *score(tiny_checkpoint, text, output, "--set", "width.mamba=activation"))
+    assert line.endswith("settings.width.mamba was flap and is activation")
+    text.write_text("other words to calibrate on\n" * 40)
+    assert "data was" in fail(capsys, *score(tiny_checkpoint, text, output))
+
+
+def test_scoring_by_logits_says_which_blocks_go(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("some words to calibrate on\n" * 40)
+    depth = ["--set", "depth.scorer=logit_mse", "--set", "depth.remove=2", "--set", "depth.keep_attention=1", "--json"]
+    assert main(score(tiny_checkpoint, text, tmp_path / "scores", "--set", "packed=false", *depth)) == 0
+    blocks = json.loads(capsys.readouterr().out)["blocks"]
+    removed = sorted((block["removed"], block["kind"]) for block in blocks if block["removed"])
+    assert [number for number, _ in removed] == [1, 2]
+    assert sum(kind == "*" for _, kind in removed) == 1
+    pictures = {path.name for path in (tmp_path / "scores").glob("*.png")}
+    assert pictures == {
+        "depth.png",
+        "hidden_size.png",
+        "intermediate_size.png",
+        "mamba_head_dim.png",
+        "mamba_num_heads.png",
+        "num_attention_heads.png",
+    }
+
+
+@pytest.mark.parametrize(
+    ("setting", "fault"),
+    [
+        ("depth.scorer=logit_mean", "depth.scorer: input should be"),
+        ("dpth.scorer=logit_mse", "unknown key dpth; did you mean depth?"),
+        ("width.mamba=energy", "score.width.mamba must be one of activation, flap, output_energy, got 'energy'"),
+        ("depth.remove=2", "score.depth.remove is for a greedy search by logits"),
+    ],
+)
+def test_a_setting_of_scoring_that_makes_no_sense_is_one_line(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], setting: str, fault: str
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("some words to calibrate on\n" * 40)
+    assert fault in fail(capsys, *score(tiny_checkpoint, text, tmp_path / "scores", "--set", setting))

@@ -22,7 +22,7 @@ from minitron.hybrid.stack import Stack
 from minitron.hybrid.streams import FileStreams, MemoryStreams, Streams
 from minitron.importance.accumulate import State
 from minitron.importance.depth import BlockInfluence, LogitDepth, logit_depth
-from minitron.importance.scorers import SCORED_AXES, ActivationScorer, Scorer
+from minitron.importance.scorers import SCORED_AXES, FlapScorer, Scorer
 from minitron.importance.scores import ScoreArray, Scores
 from minitron.importance.state import StateFile
 from minitron.importance.width import WidthStatistics
@@ -43,7 +43,7 @@ class CalibrationSettings:
         save_every: Samples between saved states of a model in memory; a layerwise one saves after every block.
     """
 
-    width: Mapping[str, Scorer] = field(default_factory=lambda: dict.fromkeys(SCORED_AXES, ActivationScorer()))
+    width: Mapping[str, Scorer] = field(default_factory=lambda: dict.fromkeys(SCORED_AXES, FlapScorer()))
     depth: LogitDepth | None = None
     depth_samples: int | None = None
     batch_size: int = 8
@@ -80,6 +80,9 @@ def calibrate(
     ranks = ranks or Ranks()
     if len(samples) < ranks.count:
         raise ValueError(f"there must be a sample for each of {ranks.count} processes, got {len(samples)}")
+    if settings.depth is not None:
+        pattern = stack.shape.hybrid_override_pattern
+        settings.depth.quotas.check(pattern, len(pattern) - settings.depth.remove)
     started = time.monotonic()
     run = _Calibration(stack, samples.share(ranks.index, ranks.count), settings, ranks, state_folder)
     depth_L, removed = run.run()
@@ -109,13 +112,17 @@ class _Calibration:
     def run(self) -> tuple[torch.Tensor, tuple[int, ...]]:
         """Does what is left to do; (depth scores, removed blocks)."""
         self._restore(self._file.load())
+        if self._settings.width or self._settings.depth is None:
+            self._listen()
+        if self._settings.depth is None:
+            return self.influence.result(self._ranks), ()
+        return self._depth_by_logits(self._settings.depth)
+
+    def _listen(self) -> None:
         if self._stack.whole:
             self._batch_by_batch()
         else:
             self._block_by_block()
-        if self._settings.depth is None:
-            return self.influence.result(self._ranks), ()
-        return self._depth_by_logits(self._settings.depth)
 
     def _batch_by_batch(self) -> None:
         blocks = list(self._stack.blocks(self._layers))
@@ -157,7 +164,8 @@ class _Calibration:
     def _depth_by_logits(self, settings: LogitDepth) -> tuple[torch.Tensor, tuple[int, ...]]:
         samples = self._samples
         if self._settings.depth_samples is not None:
-            samples = samples.first(max(1, self._settings.depth_samples // self._ranks.count))
+            taken = range(self._ranks.index, self._settings.depth_samples, self._ranks.count)
+            samples = samples.first(len(taken))
         batches = samples.batches(self._settings.batch_size)
         size = 1 if self._stack.whole else self._settings.depth_chunk
         chunks = [batches[start : start + size] for start in range(0, len(batches), size)]
@@ -182,7 +190,7 @@ class _Calibration:
         before = len(self._layers)
         if not self._stack.whole:  # blocks are finished by all processes together
             self._next = before = self._ranks.least(self._next)
-        if self._next:
+        if state:
             self.width.restore(state, before=before, device=self._stack.device)
             self.influence.restore(state, before=before)
             self._depth_state = {name: value for name, value in state.items() if name.startswith("depth/")}

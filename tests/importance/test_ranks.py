@@ -26,7 +26,9 @@ from minitron.importance import (
 ROOT = Path(__file__).parents[2]
 TEACHER = ROOT / "examples" / "quickstart" / "teacher"
 ALL_SETTINGS = {
-    name: CalibrationSettings(width=dict.fromkeys(SCORED_AXES, scorer), depth=depth, batch_size=2, depth_chunk=2)
+    name: CalibrationSettings(
+        width=dict.fromkeys(SCORED_AXES, scorer), depth=depth, depth_samples=5, batch_size=2, depth_chunk=2
+    )
     for name, scorer, depth in (
         ("activation", ActivationScorer(), None),
         ("activation-max-mean", ActivationScorer(sequence="max", batch="mean_abs"), LogitDepth(remove=3)),

@@ -116,12 +116,14 @@ class _RunningKL:
 
 
 def head_factor(stack: Stack) -> tuple[torch.Tensor, int]:
-    """(F [D, D] in fp32 with F^T F = W^T W for the head's weight W [V, D], V).
+    """(F in fp32 with F^T F = W^T W for the head's weight W [V, D], V).
 
-    W^T W is formed in fp64, a run of rows at a time; F is its Cholesky factor, or its symmetric root where W lacks
-    full rank.
+    W^T W is formed in fp64, a run of rows at a time; F is its Cholesky factor [D, D], or its symmetric root where W
+    lacks full rank. A head with no more rows than columns is its own factor.
     """
     size = stack.shape.hidden_size
+    if stack.shape.vocab_size <= size:
+        return torch.cat([head_RD.float() for head_RD in stack.head()]), stack.shape.vocab_size
     gram_DD = torch.zeros(size, size, dtype=torch.float64, device=stack.device)
     vocab_size = 0
     for head_RD in stack.head():

@@ -16,10 +16,16 @@ from minitron.hybrid.stack import Stack
 from minitron.importance.accumulate import State
 from minitron.importance.depth.distance import DISTANCES, LogitDistance
 from minitron.importance.depth.quotas import BlockQuotas
-from minitron.importance.depth.trials import Finals, final_states, removal_trials
+from minitron.importance.depth.trials import Finals, removal_trials, whole_pass
 
-# Final states of the original model are kept for later sweeps when they are no larger than this, else computed again.
-REFERENCE_BYTES = 2 * 2**30
+# The original model's final states are kept for later sweeps, and its streams for the trials of the first sweep, when
+# they are no larger than this; else they are computed again.
+KEPT_BYTES = 2 * 2**30
+# Tokens that trials run at once unless told otherwise: small models on a CPU are fastest while activations fit its
+# caches (measured on the quickstart's teacher), a GPU wants to be filled.
+CPU_TOKENS, GPU_TOKENS = 4096, 65536
+
+SWEEP_STATE = ("depth/totals", "depth/norm", "depth/next")
 
 DistanceName = Literal["logit_mse", "logit_nmse", "logit_kld"]
 
@@ -32,13 +38,13 @@ class LogitDepth:
         distance: What is measured between the original's logits and a trial's.
         remove: Blocks to remove greedily, one a sweep (arXiv 2508.14444); 0 for a single sweep (2504.11409).
         quotas: Limits on which blocks are removed.
-        trials_at_once: Trials that run as one batch.
+        trials_at_once: Trials that run as one batch; None takes as many as suit the device.
     """
 
     distance: DistanceName = "logit_mse"
     remove: int = 0
     quotas: BlockQuotas = field(default_factory=BlockQuotas)
-    trials_at_once: int = 8
+    trials_at_once: int | None = None
 
 
 def logit_depth(
@@ -72,8 +78,11 @@ def logit_depth(
     scores_L = state.get("depth/scores", torch.zeros(len(pattern), dtype=torch.float64))
     removed = [int(layer) for layer in state.get("depth/removed", everything[:0])]
     removed = removed[: ranks.least(len(removed))]  # a process may have been stopped before it saved the last step
-    partial = dict(state) if int(state.get("depth/step", -1)) == len(removed) else {}
+    partial: State = {}
+    if int(state.get("depth/step", -1)) == len(removed):
+        partial = {name: state[name] for name in SWEEP_STATE}
     original = _Original(stack, chunks)
+    trials_at_once = settings.trials_at_once or _suitable_trials(stack, chunks)
     sweeps = max(1, settings.remove)
     for step in track(range(sweeps), "depth sweeps", total=sweeps):
         if step < len(removed):
@@ -86,7 +95,7 @@ def logit_depth(
             "depth/removed": torch.tensor(removed, dtype=torch.int64),
             "depth/step": torch.tensor(step),
         }
-        for measured in _sweep(stack, chunks, layers, original, distance, settings.trials_at_once, partial):
+        for measured in _sweep(stack, chunks, layers, original, distance, trials_at_once, partial):
             save(so_far | measured)
             partial = measured
         scores_L = scores_L.clone()
@@ -99,6 +108,11 @@ def logit_depth(
     for step, layer in enumerate(removed):
         scores_L[layer] = float(step - len(removed))
     return scores_L, tuple(removed)
+
+
+def _suitable_trials(stack: Stack, chunks: Sequence[Sequence[Samples]]) -> int:
+    largest = max((batch.token_ids.size for chunk in chunks for batch in chunk), default=1)
+    return max(1, (CPU_TOKENS if stack.device.type == "cpu" else GPU_TOKENS) // largest)
 
 
 def _sweep(
@@ -114,11 +128,13 @@ def _sweep(
     totals = partial.get("depth/totals", torch.zeros(len(layers), dtype=torch.float64)).clone()
     norm = partial.get("depth/norm", torch.zeros((), dtype=torch.float64)).clone()
     begin = int(partial.get("depth/next", 0))
-    if begin == len(chunks):
-        yield dict(partial)
+    if begin == len(chunks):  # measured whole before, or a process without samples
+        yield {"depth/totals": totals, "depth/norm": norm, "depth/next": torch.tensor(begin)}
     for number in range(begin, len(chunks)):
-        reference = original.final_states(number)
-        trials = removal_trials(stack, chunks[number], layers, trials_at_once=trials_at_once)
+        reference, entering = original.states(number)
+        if len(layers) < stack.shape.num_hidden_layers:
+            entering = []
+        trials = removal_trials(stack, chunks[number], layers, trials_at_once=trials_at_once, entering=entering)
         measured = 0.0
         while group := list(itertools.islice(trials, trials_at_once)):
             sums, measured = distance.measure(reference, [finals for _, finals in group])
@@ -128,18 +144,23 @@ def _sweep(
 
 
 class _Original:
-    """Final states of the original model for each chunk, kept while they are small."""
+    """The original model's states for each chunk: final ones, kept while they are small, and those between blocks."""
 
     def __init__(self, stack: Stack, chunks: Sequence[Sequence[Samples]]) -> None:
         self._stack, self._chunks = stack, chunks
-        self._kept: dict[int, Finals] = {}
-        tokens = sum(batch.num_tokens for chunk in chunks for batch in chunk)
-        self._keeps = tokens * stack.shape.hidden_size * 4 <= REFERENCE_BYTES
+        self._finals: dict[int, Finals] = {}
+        self._keeps_finals = self._bytes([batch for chunk in chunks for batch in chunk]) <= KEPT_BYTES
 
-    def final_states(self, number: int) -> Finals:
-        if number in self._kept:
-            return self._kept[number]
-        finals = final_states(self._stack, self._chunks[number], range(self._stack.shape.num_hidden_layers))
-        if self._keeps:
-            self._kept[number] = finals
-        return finals
+    def states(self, number: int) -> tuple[Finals, list[list[torch.Tensor]]]:
+        """(final states, streams entering each block); the streams come with a first pass that is small enough."""
+        if number in self._finals:
+            return self._finals[number], []
+        layers = range(self._stack.shape.num_hidden_layers)
+        keep = self._bytes(self._chunks[number]) * len(layers) <= KEPT_BYTES
+        passed = whole_pass(self._stack, self._chunks[number], layers, keep=keep)
+        if self._keeps_finals:
+            self._finals[number] = passed.finals
+        return passed.finals, passed.entering
+
+    def _bytes(self, batches: Sequence[Samples]) -> int:
+        return sum(batch.token_ids.size for batch in batches) * self._stack.shape.hidden_size * 4

@@ -19,6 +19,16 @@ class BlockQuotas:
     exactly: Mapping[str, int] = field(default_factory=dict)
     protected: frozenset[int] = frozenset()
 
+    def check(self, pattern: str, kept: int) -> None:
+        """Refuses a number of blocks that the quotas do not allow.
+
+        Raises:
+            ValueError: They do not.
+        """
+        layers = list(range(len(pattern)))
+        while len(layers) > kept:
+            layers.remove(self.removable(pattern, layers, kept)[0])
+
     def removable(self, pattern: str, layers: Sequence[int], kept: int) -> list[int]:
         """Of the layers that are left, those that may be removed next on the way to `kept` blocks.
 

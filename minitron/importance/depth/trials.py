@@ -3,6 +3,7 @@
 # B samples, T tokens, D hidden, N counted tokens
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -12,17 +13,38 @@ from minitron.hybrid.stack import Block, Stack
 Finals = list[torch.Tensor]
 
 
-def final_states(stack: Stack, batches: Sequence[Samples], layers: Sequence[int]) -> Finals:
-    """For each batch the [N, D] hidden states of counted tokens after these blocks and the final norm."""
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A pass of some batches through some blocks.
+
+    Attributes:
+        finals: For each batch the [N, D] hidden states of counted tokens after the final norm.
+        entering: For each block the streams of the batches that enter it; empty when they were not kept.
+    """
+
+    finals: Finals
+    entering: list[list[torch.Tensor]]
+
+
+def whole_pass(stack: Stack, batches: Sequence[Samples], layers: Sequence[int], *, keep: bool) -> Pass:
+    """Takes batches through blocks, and keeps the streams that enter each block if asked to."""
     masks = [batch.mask(stack.device) for batch in batches]
     streams = [stack.embed(batch.ids(stack.device)) for batch in batches]
+    entering = []
     for block in stack.blocks(layers):
+        if keep:
+            entering.append(streams)
         streams = [stack.run([block], stream, mask) for stream, mask in zip(streams, masks, strict=True)]
-    return _finish(stack, streams, masks)
+    return Pass(finals=_finish(stack, streams, masks), entering=entering)
 
 
 def removal_trials(
-    stack: Stack, batches: Sequence[Samples], layers: Sequence[int], *, trials_at_once: int
+    stack: Stack,
+    batches: Sequence[Samples],
+    layers: Sequence[int],
+    *,
+    trials_at_once: int,
+    entering: Sequence[list[torch.Tensor]] = (),
 ) -> Iterator[tuple[int, Finals]]:
     """Yields (position in `layers`, final states of each batch) with the block at that position bypassed.
 
@@ -35,21 +57,20 @@ def removal_trials(
         batches: Samples; all of them go through a block before the next block is taken.
         layers: Blocks that are left, ascending.
         trials_at_once: Trials of a group; memory holds one residual stream for each of them.
+        entering: The streams that enter each block, where an earlier pass kept them; else they are computed here.
     """
     masks = [batch.mask(stack.device) for batch in batches]
-    entering = [stack.embed(batch.ids(stack.device)) for batch in batches]
+    stream = [] if entering else [stack.embed(batch.ids(stack.device)) for batch in batches]
     for first in range(0, len(layers), trials_at_once):
         last = min(first + trials_at_once, len(layers)) - 1
         trials: list[list[torch.Tensor]] = []  # for each trial the stream of each batch
         for position, block in enumerate(stack.blocks(layers[first:]), start=first):
-            running = [*trials, entering] if position <= last else trials
-            moved = _run_together(stack, block, running, masks)
-            if position <= last:
-                *moved, after = moved
-                trials = [*moved, entering]
-                entering = after
-            else:
-                trials = moved
+            starts_here = position <= last
+            advances = starts_here and not entering and position + 1 < len(layers)
+            moved = _run_together(stack, block, [*trials, stream] if advances else trials, masks)
+            after = moved.pop() if advances else stream
+            trials = [*moved, entering[position] if entering else stream] if starts_here else moved
+            stream = after
         for number, trial in enumerate(trials):
             yield first + number, _finish(stack, trial, masks)
 
@@ -58,6 +79,8 @@ def _run_together(
     stack: Stack, block: Block, streams: Sequence[Sequence[torch.Tensor]], masks: Sequence[torch.Tensor | None]
 ) -> list[list[torch.Tensor]]:
     moved: list[list[torch.Tensor]] = [[] for _ in streams]
+    if not streams:
+        return moved
     for batch, mask_BT in enumerate(masks):
         together = torch.cat([stream[batch] for stream in streams])
         mask = None if mask_BT is None else mask_BT.repeat(len(streams), 1)

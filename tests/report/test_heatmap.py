@@ -1,0 +1,23 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minitron.report.heatmap import draw_scores
+
+
+@pytest.mark.parametrize("shift", [0.0, -2.0])
+def test_every_axis_and_the_blocks_get_a_picture(tmp_path: Path, shift: float) -> None:
+    rng = np.random.default_rng(0)
+    rows = {
+        "hidden_size": {"all blocks": rng.random(300)},
+        "intermediate_size": {"block 1": rng.random(40), "block 4": np.zeros(40)},
+        "mamba_num_heads": {"block 0": rng.random(6)},
+    }
+    draw_scores(rows, rng.random(5) * 100 + shift, "M-*M-", tmp_path)
+    for name in (*rows, "depth"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert min(picture.size) > 100
+            low, high = picture.convert("L").getextrema()
+            assert low < high
