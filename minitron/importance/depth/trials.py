@@ -64,27 +64,32 @@ def removal_trials(
     for first in range(0, len(layers), trials_at_once):
         last = min(first + trials_at_once, len(layers)) - 1
         trials: list[list[torch.Tensor]] = []  # for each trial the stream of each batch
-        for position, block in enumerate(stack.blocks(layers[first:]), start=first):
-            starts_here = position <= last
-            advances = starts_here and not entering and position + 1 < len(layers)
-            moved = _run_together(stack, block, [*trials, stream] if advances else trials, masks)
+        blocks = stack.blocks(layers[first:])
+        for position, block in zip(range(first, last + 1), blocks, strict=False):
+            advances = not entering and position + 1 < len(layers)
+            moved = _run_together(stack, [block], [*trials, stream] if advances else trials, masks)
             after = moved.pop() if advances else stream
-            trials = [*moved, entering[position] if entering else stream] if starts_here else moved
+            trials = [*moved, entering[position] if entering else stream]
             stream = after
+        for piece in [list(blocks)] if stack.whole else ([block] for block in blocks):
+            trials = _run_together(stack, piece, trials, masks)
         for number, trial in enumerate(trials):
             yield first + number, _finish(stack, trial, masks)
 
 
 def _run_together(
-    stack: Stack, block: Block, streams: Sequence[Sequence[torch.Tensor]], masks: Sequence[torch.Tensor | None]
+    stack: Stack,
+    blocks: Sequence[Block],
+    streams: Sequence[list[torch.Tensor]],
+    masks: Sequence[torch.Tensor | None],
 ) -> list[list[torch.Tensor]]:
     moved: list[list[torch.Tensor]] = [[] for _ in streams]
-    if not streams:
-        return moved
+    if not streams or not blocks:
+        return list(streams)
     for batch, mask_BT in enumerate(masks):
         together = torch.cat([stream[batch] for stream in streams])
         mask = None if mask_BT is None else mask_BT.repeat(len(streams), 1)
-        for own, part in zip(moved, stack.run([block], together, mask).chunk(len(streams)), strict=True):
+        for own, part in zip(moved, stack.run(blocks, together, mask).chunk(len(streams)), strict=True):
             own.append(part)
     return moved
 
