@@ -9,6 +9,7 @@ matplotlib.use("agg")
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe-Ito colours by kind of block.
 KIND_COLOURS = {"M": "#0072B2", "-": "#E69F00", "*": "#009E73"}
@@ -47,18 +48,19 @@ def draw_heatmap(scores: Mapping[str, Values], title: str, path: Path) -> None:
     table = np.stack(list(scores.values()))
     relative = np.log2(np.maximum(table, 1e-12) / np.maximum(np.median(table, axis=1, keepdims=True), 1e-12))
     shown, labels = (relative, list(scores)) if len(relative) > 1 else _fold(relative[0])
-    figure = Figure(figsize=(13, 1.8 + 0.22 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(13, 2.4 + 0.22 * len(shown)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 1))
-    limit = max(0.5, float(np.nanquantile(np.abs(relative), 0.99)))
+    limit = max(0.5, float(np.nanquantile(np.abs(relative), 0.95)))
     image = left.imshow(shown, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     left.set_yticks(range(len(labels)), labels, fontsize=8)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_xlabel("unit")
     left.set_title(f"Importance of {title}")
-    figure.colorbar(image, ax=left, label="log2 of score / median of the row", pad=0.01)
+    figure.colorbar(image, ax=left, label="log2(score / row's median)", pad=0.01, extend="both")
     for row in relative:
         right.plot(np.linspace(0, 100, len(row)), np.sort(row)[::-1], color="#0072B2", alpha=0.5, linewidth=1)
     right.set_xlabel("% of units, best first")
-    right.set_ylabel("log2 of score / median")
+    right.set_ylabel("log2(score / median)")
     right.set_title("Spread")
     right.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
@@ -73,7 +75,7 @@ def draw_depth(depth_L: Values, pattern: str, path: Path) -> None:
         if layers:
             axes.bar(layers, depth_L[layers], color=colour, label=KIND_NAMES[kind])
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(pattern)), list(pattern), fontsize=8)
+    axes.set_xticks(range(len(pattern)), [f"{kind}\n{layer}" for layer, kind in enumerate(pattern)], fontsize=8)
     axes.set_xlabel("block")
     axes.set_ylabel("depth score")
     positive = depth_L[depth_L > 0]
