@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -266,6 +267,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _print(args: argparse.Namespace, result: dict[str, Any], *shown: Table | str) -> None:
+    if os.environ.get("RANK", "0") != "0":  # one of several processes: the first one speaks
+        return
     if args.json:
         print(json.dumps(result))
         return

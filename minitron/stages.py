@@ -133,6 +133,8 @@ def calibration_settings(section: ScoreSection) -> CalibrationSettings:
         )
     elif depth.remove:
         raise ValueError("score.depth.remove is for a greedy search by logits, block_influence has none")
+    if not depth.remove and (depth.keep_attention is not None or depth.protected):
+        raise ValueError("score.depth.keep_attention and protected are for a greedy search: set score.depth.remove")
     return CalibrationSettings(
         width=scorers,
         depth=by_logits,
@@ -147,6 +149,8 @@ def score(
 ) -> Scores:
     """Calibrates a checkpoint and writes its scores and pictures of them; goes on where it was interrupted."""
     ranks = ranks or Ranks(device)
+    if ranks.count > 1:
+        device = str(ranks.device)
     settings = calibration_settings(section)
     checkpoint = open_checkpoint(teacher)
     samples = blend_samples(
@@ -157,6 +161,11 @@ def score(
         seed=seed,
         packed=section.packed,
     )
+    if int(samples.token_ids.max()) >= checkpoint.shape.vocab_size:
+        raise ValueError(
+            f"token ids must be below the model's vocab_size {checkpoint.shape.vocab_size}, the tokenizer gives "
+            f"{int(samples.token_ids.max())}"
+        )
     stack: Stack
     if section.layerwise:
         stack = LayerwiseStack(checkpoint, device=device)

@@ -33,6 +33,7 @@ def score_checkpoint(
         ValueError: The checkpoint or the text cannot be used, or the folder holds something else.
     """
     check_device(device)
+    stages.calibration_settings(section)
     opened = open_checkpoint(checkpoint)
     origin = stages.score_origin(checkpoint, section, seed=seed)
     finished = read_header(output)

@@ -264,6 +264,7 @@ def test_scoring_by_logits_says_which_blocks_go(
         ("dpth.scorer=logit_mse", "unknown key dpth; did you mean depth?"),
         ("width.mamba=energy", "score.width.mamba must be one of activation, flap, output_energy, got 'energy'"),
         ("depth.remove=2", "score.depth.remove is for a greedy search by logits"),
+        ("depth.protected=[1]", "score.depth.keep_attention and protected are for a greedy search"),
     ],
 )
 def test_a_setting_of_scoring_that_makes_no_sense_is_one_line(

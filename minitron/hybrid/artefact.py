@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+logger = logging.getLogger(__name__)
 
 HEADER_FILE = "artefact.json"
 MARKER_FILE = "artefact.inputs"
@@ -74,6 +77,7 @@ def write_artefact(folder: Path, *, stage: str, inputs: Mapping[str, Any], seed:
     _require_ours(folder, HEADER_FILE)
     _require_ours(partial, MARKER_FILE)
     if marker.exists() and marker.read_text() != inputs_hash:
+        logger.warning("%s is left from an interrupted attempt with other inputs and is cleared", partial)
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     marker.write_text(inputs_hash)

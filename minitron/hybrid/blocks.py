@@ -106,6 +106,8 @@ def apportion(weights: Sequence[float], total: int) -> list[int]:
 
 def _rounds(source: TextSource, *, seed: int) -> Iterator[list[str]]:
     documents = list(_read_excerpts(source))
+    if not documents:
+        raise ValueError(f"a text source must hold text, every document of {source.path} is empty")
     rng = np.random.default_rng(seed)
     for number in itertools.count():
         if number == 1:

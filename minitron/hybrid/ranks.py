@@ -1,6 +1,7 @@
 """The processes of a run: each takes a share of the samples, and what they gather is put together."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,10 +15,12 @@ class Ranks:
     Attributes:
         index: Number of this process, from 0.
         count: Number of processes.
+        device: The device of this process.
     """
 
     def __init__(self, device: str = "cpu") -> None:
-        state = PartialState(cpu=torch.device(device).type == "cpu")
+        # Processes meet only when each has done its share, which may take one of them hours longer after a restart.
+        state = PartialState(cpu=torch.device(device).type == "cpu", timeout=timedelta(days=30))
         self.index: int = state.process_index
         self.count: int = state.num_processes
         self.device: torch.device = torch.device("cpu") if torch.device(device).type == "cpu" else state.device

@@ -32,6 +32,8 @@ def read_fp32(stored: StoredTensor, *, first: int = 0, count: int | None = None)
         raise ValueError(f"a tensor must be one of {', '.join(VIEWS)} to be computed with, got {stored.dtype}")
     row = math.prod(stored.shape[1:])
     rows = stored.shape[0] - first if count is None else count
+    if not 0 <= first <= first + rows <= stored.shape[0]:
+        raise ValueError(f"rows must be among the tensor's {stored.shape[0]}, got {first} to {first + rows - 1}")
     result: Fp32 = np.empty((rows, *stored.shape[1:]), dtype=np.float32)
     flat = result.reshape(-1)
     width = DTYPE_BYTES[stored.dtype]

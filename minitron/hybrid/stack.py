@@ -60,6 +60,10 @@ class MemoryStack:
     whole = True
 
     def __init__(self, model: PreTrainedModel, shape: HybridShape) -> None:
+        if model.training:
+            raise ValueError(
+                "a model must be in evaluation mode to be listened to: fused training kernels skip submodules"
+            )
         self.shape = shape
         self.device = model.device
         self._model = model

@@ -6,10 +6,12 @@ at a time. Both listen with the same collectors, so they give the same scores.
 
 # B samples, T tokens, D hidden, L blocks
 
+import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ import torch
 from minitron.hybrid.progress import track
 from minitron.hybrid.ranks import Ranks
 from minitron.hybrid.samples import Samples
-from minitron.hybrid.stack import Stack
+from minitron.hybrid.stack import Block, Stack
 from minitron.hybrid.streams import FileStreams, MemoryStreams, Streams
 from minitron.importance.accumulate import State
 from minitron.importance.depth import BlockInfluence, LogitDepth, logit_depth
@@ -99,7 +101,14 @@ class _Calibration:
         self, stack: Stack, samples: Samples, settings: CalibrationSettings, ranks: Ranks, state_folder: Path | None
     ) -> None:
         self._stack, self._samples, self._settings, self._ranks = stack, samples, settings, ranks
-        way = {"batch_size": settings.batch_size, "processes": ranks.count, "whole": stack.whole}
+        way = {
+            "samples": _fingerprint(samples),
+            "shape": repr(stack.shape),
+            "settings": repr(replace(settings, save_every=1)),
+            "processes": ranks.count,
+            "layerwise": not stack.whole,
+            "device": stack.device.type,
+        }
         self._file = StateFile(state_folder, rank=ranks.index, way=way)
         self._streams_folder = None if state_folder is None else state_folder / f"streams-{ranks.index}"
         self._batches = samples.batches(settings.batch_size)
@@ -131,7 +140,7 @@ class _Calibration:
         for number in track(todo, "calibrate", total=len(todo)):
             batch = self._batches[number]
             mask_BT = batch.mask(self._stack.device)
-            with self.width.listening(blocks, mask_BT), self.influence.listening(blocks, mask_BT):
+            with self._hearing(blocks, mask_BT):
                 self._stack.run(blocks, self._stack.embed(batch.ids(self._stack.device)), mask_BT)
             self._next = number + 1
             if (self._next - saved) * self._settings.batch_size >= self._settings.save_every:
@@ -151,15 +160,22 @@ class _Calibration:
             layer = block[0]
             for number, batch in enumerate(self._batches):
                 mask_BT = batch.mask(self._stack.device)
-                with self.width.listening([block], mask_BT), self.influence.listening([block], mask_BT):
+                with self._hearing([block], mask_BT):
                     after_BTD = self._stack.run([block], streams.read(number, layer), mask_BT)
-                streams.write(number, layer + 1, after_BTD)
+                if layer + 1 < len(self._layers):
+                    streams.write(number, layer + 1, after_BTD)
             self.width.finish([block], self._ranks)
             self.width.forget(layer)
             self._next = layer + 1
             self._save()
             self._ranks.wait()  # a process that was stopped before it saved may send the others back to this block
             streams.settle(self._next)
+
+    @contextmanager
+    def _hearing(self, blocks: Sequence[Block], mask_BT: torch.Tensor | None) -> Iterator[None]:
+        by_influence = self._settings.depth is None
+        with self.width.listening(blocks, mask_BT), self.influence.listening(blocks if by_influence else (), mask_BT):
+            yield
 
     def _depth_by_logits(self, settings: LogitDepth) -> tuple[torch.Tensor, tuple[int, ...]]:
         samples = self._samples
@@ -196,12 +212,24 @@ class _Calibration:
             self._depth_state = {name: value for name, value in state.items() if name.startswith("depth/")}
 
 
+def _fingerprint(samples: Samples) -> str:
+    digest = hashlib.sha256(samples.token_ids.tobytes())
+    if samples.lengths is not None:
+        digest.update(samples.lengths.tobytes())
+    return digest.hexdigest()
+
+
 def _to_scores(
     stack: Stack, width: WidthStatistics, depth_L: torch.Tensor, removed: Sequence[int], samples: Samples
 ) -> Scores:
     def by_layer(axis: str) -> dict[int, ScoreArray]:
         return {layer: width.scores[name, layer].numpy() for name, layer in sorted(width.scores) if name == axis}
 
+    for (axis, layer), score in width.scores.items():
+        if not torch.isfinite(score).all():
+            raise ValueError(f"scores must be finite, those of {axis} in block {layer} are not: the model overflows")
+    if not torch.isfinite(depth_L).all():
+        raise ValueError("depth scores must be finite, they are not: the model overflows")
     hidden = list(by_layer("hidden_size").values())
     return Scores(
         hidden_size=np.sum(hidden, axis=0) if hidden else None,

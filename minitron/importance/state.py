@@ -22,8 +22,8 @@ class StateFile:
     Args:
         folder: The folder of states, or None to keep nothing.
         rank: Number of the process.
-        way: How the calibration is run (batch size, processes, layerwise or not). A state that was made in another way
-            would end with other roundings, so it is left aside.
+        way: What is calibrated and how: samples, shape, settings, processes, layerwise or not. A state that was made in
+            another way would end with other scores or roundings, so it is left aside.
     """
 
     def __init__(self, folder: Path | None, *, rank: int, way: Mapping[str, Any]) -> None:
@@ -42,7 +42,8 @@ class StateFile:
             logger.warning("%s cannot be read (%s); calibration starts anew", self._path, error)
             return {}
         if way != self._way:
-            logger.warning("%s was saved by a run with %s, this one has %s; it starts anew", self._path, way, self._way)
+            differing = ", ".join(sorted(key for key in {*way, *self._way} if way.get(key) != self._way.get(key)))
+            logger.warning("%s was saved by a run with other %s; calibration starts anew", self._path, differing)
             return {}
         logger.info("calibration goes on from %s", self._path)
         return state

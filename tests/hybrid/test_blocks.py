@@ -40,3 +40,9 @@ def test_a_blend_keeps_the_weights_and_is_fixed_by_its_seed(tmp_path: Path) -> N
 def test_a_short_source_is_read_again_until_its_share_is_full(tmp_path: Path) -> None:
     source = write_documents(tmp_path / "a.jsonl", "a", 3)
     assert blend_sources([source], make_tokenizer(), seq_len=10, num_blocks=11, seed=0).shape == (11, 10)
+
+
+def test_a_source_of_empty_documents_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n' * 3)
+    with pytest.raises(ValueError, match="every document of .* is empty"):
+        blend_sources([TextSource(path=str(tmp_path / "a.jsonl"))], make_tokenizer(), seq_len=8, num_blocks=1, seed=0)

@@ -108,3 +108,15 @@ def test_a_file_that_shrinks_is_noticed(tmp_path: Path) -> None:
     stored = StoredTensor(file=tmp_path / "x", dtype="F32", shape=(4, 2), start=0)
     with pytest.raises(ValueError, match="ends before its tensors do"):
         reading.read_fp32(stored)
+
+
+def test_rows_outside_a_tensor_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"\0" * 400)
+    stored = StoredTensor(file=tmp_path / "x", dtype="F32", shape=(4, 2), start=0)
+    with pytest.raises(ValueError, match="rows must be among the tensor's 4, got 4 to 4"):
+        reading.read_fp32(stored, first=4, count=1)
+
+
+def test_a_model_in_training_mode_is_refused(tiny_model: PreTrainedModel, tiny_shape: HybridShape) -> None:
+    with pytest.raises(ValueError, match="evaluation mode"):
+        MemoryStack(tiny_model.train(), tiny_shape)

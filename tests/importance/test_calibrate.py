@@ -184,3 +184,11 @@ def assert_identical(found: Scores, expected: Scores) -> None:
     np.testing.assert_array_equal(found.hidden_size, expected.hidden_size)
     np.testing.assert_array_equal(found.depth, expected.depth)
     assert found.removed == expected.removed
+
+
+def test_scores_that_are_not_finite_are_refused(tiny_model: PreTrainedModel, tiny_shape: HybridShape) -> None:
+    backbone: Any = tiny_model.base_model
+    with torch.no_grad():
+        backbone.layers[1].mixer.up_proj.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="scores must be finite, those of .* in block 1 are not"):
+        calibrate(MemoryStack(tiny_model, tiny_shape), make_samples(padded=False))

@@ -104,6 +104,7 @@ def logit_depth(
             removed.append(min(removable, key=lambda layer: float(scores_L[layer])))
             finished = {"depth/scores": scores_L, "depth/removed": torch.tensor(removed, dtype=torch.int64)}
             save(so_far | partial | finished)
+            ranks.wait()  # the sums of this step must last until every process has come to its end
         partial = {}
     for step, layer in enumerate(removed):
         scores_L[layer] = float(step - len(removed))

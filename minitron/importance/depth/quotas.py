@@ -25,6 +25,11 @@ class BlockQuotas:
         Raises:
             ValueError: They do not.
         """
+        beyond = sorted(layer for layer in self.protected if not 0 <= layer < len(pattern))
+        if beyond:
+            raise ValueError(f"protected blocks must be below {len(pattern)}, got {beyond}")
+        if kept < 1:
+            raise ValueError(f"at least one of {len(pattern)} blocks must stay, got {kept}")
         layers = list(range(len(pattern)))
         while len(layers) > kept:
             layers.remove(self.removable(pattern, layers, kept)[0])

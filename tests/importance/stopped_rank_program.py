@@ -1,0 +1,49 @@
+"""Run by torchrun: calibrates as one of two processes; one of them may end at once around its n-th saved state."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from minitron.hybrid.checkpoint import open_checkpoint
+from minitron.hybrid.model import load_model
+from minitron.hybrid.ranks import Ranks
+from minitron.hybrid.stack import LayerwiseStack, MemoryStack
+from minitron.importance import SCORED_AXES, SCORERS, CalibrationSettings, LogitDepth, calibrate, save_scores
+from minitron.importance.state import StateFile
+from tests.importance.test_calibrate import make_samples
+
+
+def main(checkpoint: Path, output: Path, way: str, victim: int, saves: int, when: str) -> None:
+    torch.set_num_threads(1)
+    ranks = Ranks()
+    save = StateFile.save
+    done = 0
+
+    def stop_around(self: StateFile, state: dict[str, torch.Tensor]) -> None:
+        nonlocal done
+        done += 1
+        if ranks.index == victim and done == saves and when == "before":
+            os._exit(9)
+        save(self, state)
+        if ranks.index == victim and done == saves:
+            os._exit(9)
+
+    StateFile.save = stop_around  # type: ignore[method-assign]
+    opened = open_checkpoint(checkpoint)
+    loaded = MemoryStack(load_model(checkpoint), opened.shape)
+    stack = LayerwiseStack(opened) if way == "layerwise" else loaded
+    settings = CalibrationSettings(
+        width=dict.fromkeys(SCORED_AXES, SCORERS["output_energy"]()),
+        depth=LogitDepth(remove=3),
+        batch_size=1,
+        depth_chunk=1,
+        save_every=1,
+    )
+    scores = calibrate(stack, make_samples(padded=True), settings, ranks=ranks, state_folder=output / "state")
+    save_scores(scores, output / f"scores-{ranks.index}.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])

@@ -1,0 +1,59 @@
+"""One of two processes is stopped around one of its saved states; started again, both end with the same bits."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minitron.importance import load_scores
+from tests.conftest import write_tiny_checkpoint
+from tests.importance.test_calibrate import assert_identical
+from tests.importance.test_ranks import ROOT
+
+pytestmark = pytest.mark.slow
+
+NEVER = 10_000
+
+
+def launch(checkpoint: Path, output: Path, way: str, victim: int, saves: int, when: str) -> int:
+    output.mkdir(exist_ok=True)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    program = str(Path(__file__).with_name("stopped_rank_program.py"))
+    return subprocess.run(
+        [*launcher, program, str(checkpoint), str(output), way, str(victim), str(saves), when],
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        timeout=120,
+        capture_output=True,
+    ).returncode
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("teacher") / "teacher")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    output = tmp_path_factory.mktemp("whole")
+    for way in ("memory", "layerwise"):
+        assert launch(checkpoint, output / way, way, 0, NEVER, "before") == 0
+    return output
+
+
+# Of the five samples one process has three and the other two. In memory they save after each sample, then after each
+# chunk and at the end of three sweeps; layerwise after each of eight blocks, then the same.
+@pytest.mark.parametrize(("way", "saves"), [("memory", 2), ("memory", 7), ("layerwise", 3), ("layerwise", 12)])
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_stopped_process_changes_no_score(
+    checkpoint: Path, whole: Path, tmp_path: Path, way: str, saves: int, victim: int, when: str
+) -> None:
+    assert launch(checkpoint, tmp_path, way, victim, saves, when) != 0
+    assert launch(checkpoint, tmp_path, way, 0, NEVER, "before") == 0
+    for rank in (0, 1):
+        name = f"scores-{rank}.safetensors"
+        assert_identical(load_scores(tmp_path / name), load_scores(whole / way / name))
