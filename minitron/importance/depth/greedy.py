@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from minitron.hybrid.axes import tensor_shape
 from minitron.hybrid.progress import track
 from minitron.hybrid.ranks import Ranks
 from minitron.hybrid.samples import Samples
@@ -21,9 +22,9 @@ from minitron.importance.depth.trials import Finals, removal_trials, whole_pass
 # The original model's final states are kept for later sweeps, and its streams for the trials of the first sweep, when
 # they are no larger than this; else they are computed again.
 KEPT_BYTES = 2 * 2**30
-# Tokens that trials run at once unless told otherwise: small models on a CPU are fastest while activations fit its
-# caches (measured on the quickstart's teacher), a GPU wants to be filled.
-CPU_TOKENS, GPU_TOKENS = 4096, 65536
+# Bytes that the widest activation of trials run at once may take unless told otherwise: a CPU is fastest while it fits
+# the caches (measured on the quickstart's teacher and at the 12B's widths), a GPU wants to be filled.
+CPU_BYTES, GPU_BYTES = 8 * 2**20, 2 * 2**30
 
 SWEEP_STATE = ("depth/totals", "depth/norm", "depth/next")
 
@@ -112,8 +113,10 @@ def logit_depth(
 
 
 def _suitable_trials(stack: Stack, chunks: Sequence[Sequence[Samples]]) -> int:
-    largest = max((batch.token_ids.size for chunk in chunks for batch in chunk), default=1)
-    return max(1, (CPU_TOKENS if stack.device.type == "cpu" else GPU_TOKENS) // largest)
+    tokens = max((batch.token_ids.size for chunk in chunks for batch in chunk), default=1)
+    family, sizes = stack.shape.family, stack.shape.sizes
+    widest = max(tensor_shape(spec, sizes)[0] for specs in family.block_tensors.values() for spec in specs)
+    return max(1, (CPU_BYTES if stack.device.type == "cpu" else GPU_BYTES) // (tokens * widest * 4))
 
 
 def _sweep(
