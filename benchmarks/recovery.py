@@ -54,7 +54,7 @@ def cut_at_random(recipe: Recipe, source: Checkpoint, shape: HybridShape, output
     layers = random_layers(source.shape, shape, recipe)
     target = source.shape.resized(layers=layers, **{axis: shape.sizes[axis] for axis in shape.family.axes})
     scores = random_scores(source.shape, seed=recipe.seed)
-    return stages.prune(source, scores, target, layers, output / stages.CHECKPOINT_FOLDER).folder
+    return stages.prune_to(source, scores, target, layers, output / stages.CHECKPOINT_FOLDER).folder
 
 
 def random_layers(source: HybridShape, target: HybridShape, recipe: Recipe) -> tuple[int, ...]:
@@ -72,7 +72,7 @@ def recover(recipe: Recipe, template: Path, student: Any, output: Path) -> dict[
     """Distils a student as the recipe says and measures it."""
     output.mkdir(parents=True)
     stages.recover(recipe, student, open_checkpoint(template), output)
-    metrics = stages.evaluate(
+    metrics = stages.evaluate_folder(
         output / stages.CHECKPOINT_FOLDER,
         recipe.evaluate,
         recipe.budget.workload,

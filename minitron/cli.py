@@ -16,10 +16,11 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from minitron import __version__
-from minitron.search import DTYPE_BITS, GIB, VISIBLE_GIB
+from minitron.search import ACCOUNTINGS, CACHE_BITS, DEVICES, GIB, WEIGHT_FORMATS
 
 EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
+PLAIN_WIDTH = 120  # columns of a table that goes into a file or a pipe
 
 logger = logging.getLogger(__name__)
 
@@ -92,16 +93,24 @@ def _parser() -> argparse.ArgumentParser:
 
     fit = verbs.add_parser("fit", parents=[common], help="say whether a model fits a memory budget")
     fit.add_argument("model", type=Path, metavar="MODEL_OR_CONFIG", help="checkpoint folder or config.json")
-    fit.add_argument("--gpu", choices=sorted(VISIBLE_GIB), help="device whose visible memory is the budget (a10g)")
+    fit.add_argument("--gpu", metavar="GPU", help=f"{', '.join(DEVICES)}, or a device of this machine as cuda:0 (a10g)")
     fit.add_argument("--memory-gib", type=_positive_float, help="memory in GiB, in place of --gpu")
-    fit.add_argument("--utilization", type=float, default=0.95, help="share of it that may be used (0.95)")
+    fit.add_argument("--utilization", type=float, help="share of it that may be used (plain 0.95, vllm 0.92)")
     fit.add_argument("--reserved-gib", type=float, default=0.0, help="GiB set aside for others (0)")
-    fit.add_argument("--workspace-gib", type=float, default=0.0, help="GiB for activations and logits (0)")
+    fit.add_argument("--workspace-gib", type=float, help="GiB for activations and logits (plain 0, vllm an estimate)")
     fit.add_argument("--context", type=_positive_int, default=131072, help="tokens a sequence (131072)")
     fit.add_argument("--sequences", type=_positive_int, default=1, help="sequences at once (1)")
-    for what, default in (("weights", "bf16"), ("kv", "bf16"), ("ssm", "fp32")):
-        fit.add_argument(f"--{what}", choices=list(DTYPE_BITS), default=default, help=f"precision ({default})")
-    fit.add_argument("--accounting", choices=["plain"], default="plain", help="how bytes are counted")
+    fit.add_argument("--weights", choices=list(WEIGHT_FORMATS), help="precision (a folder's as stored, else bf16)")
+    for what, default in (("kv", "bf16"), ("ssm", "fp32")):
+        fit.add_argument(f"--{what}", choices=list(CACHE_BITS), default=default, help=f"precision ({default})")
+    fit.add_argument(
+        "--accounting", choices=ACCOUNTINGS, default="plain", help="as stored, or in vLLM's blocks (plain)"
+    )
+    fit.add_argument("--max-num-seqs", type=_positive_int, default=256, help="vLLM's (256)")
+    fit.add_argument("--max-num-batched-tokens", type=_positive_int, default=2048, help="vLLM's (2048)")
+    fit.add_argument("--prefix-caching", action="store_true", help="vLLM shares prefixes")
+    fit.add_argument("--input-tokens", type=_positive_int, help="with --output-tokens, also predict throughput")
+    fit.add_argument("--output-tokens", type=_positive_int, help="with --input-tokens, also predict throughput")
     fit.set_defaults(verb=_fit)
 
     score = verbs.add_parser("score", parents=[common], help="calibrate a checkpoint and write its scores")
@@ -185,35 +194,36 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _fit(args: argparse.Namespace) -> None:
-    from minitron.hybrid.checkpoint import open_checkpoint
-    from minitron.hybrid.config import read_config, shape_from_config
     from minitron.report import fit_table
-    from minitron.search import Workload, fit, usable_bytes, visible_bytes
+    from minitron.search import Engine, Lengths, Workload
+    from minitron.verdict import Memory, choose_device, fit_model
 
-    if args.gpu is not None and args.memory_gib is not None:
-        raise ValueError("only one of --gpu and --memory-gib can be given")
-    memory = int(args.memory_gib * GIB) if args.memory_gib is not None else visible_bytes(args.gpu or "a10g")
-    shape = open_checkpoint(args.model).shape if args.model.is_dir() else shape_from_config(read_config(args.model))
     workload = Workload(
         context_tokens=args.context,
         sequences=args.sequences,
-        weights_dtype=args.weights,
         kv_dtype=args.kv,
         ssm_dtype=args.ssm,
-        workspace_bytes=int(args.workspace_gib * GIB),
+        workspace_bytes=None if args.workspace_gib is None else int(args.workspace_gib * GIB),
+        accounting=args.accounting,
+        engine=Engine(
+            max_num_seqs=args.max_num_seqs,
+            max_num_batched_tokens=args.max_num_batched_tokens,
+            prefix_caching=args.prefix_caching,
+        ),
     )
-    budget_bytes = usable_bytes(memory, utilization=args.utilization, reserved_gib=args.reserved_gib)
-    report = fit(shape, workload, budget_bytes)
-    result = {
-        "params": report.params,
-        **asdict(report.memory),
-        "budget_bytes": report.budget_bytes,
-        "fits": report.fits,
-        "headroom_bytes": report.headroom_bytes,
-        "max_context_tokens": report.max_context_tokens,
-        "max_sequences": report.max_sequences,
-    }
-    _print(args, result, fit_table(result))
+    memory = Memory(
+        device=choose_device(args.gpu, args.memory_gib), utilization=args.utilization, reserved_gib=args.reserved_gib
+    )
+    lengths = None
+    if args.input_tokens is not None or args.output_tokens is not None:
+        if args.input_tokens is None or args.output_tokens is None:
+            raise ValueError("--input-tokens and --output-tokens are given together")
+        lengths = Lengths(input_tokens=args.input_tokens, output_tokens=args.output_tokens)
+    result = fit_model(args.model, workload, memory, weights=args.weights, lengths=lengths)
+    shown: list[Table | str] = [fit_table(result)]
+    if "serve" in result:
+        shown.append(result["serve"])
+    _print(args, result, *shown)
 
 
 def _score(args: argparse.Namespace) -> None:
@@ -272,6 +282,6 @@ def _print(args: argparse.Namespace, result: dict[str, Any], *shown: Table | str
     if args.json:
         print(json.dumps(result))
         return
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     for item in shown:
         console.print(item, soft_wrap=isinstance(item, str))

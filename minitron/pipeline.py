@@ -17,7 +17,7 @@ from minitron.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 # Raised when a stage's files change their form, so that artefacts of older versions are made anew.
-ARTEFACT_VERSION = 2
+ARTEFACT_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ STAGES = (
     Stage(
         name="search",
         reads=("score",),
-        settings=lambda recipe: {"budget": recipe.budget.model_dump(), "search": recipe.search.model_dump()},
+        settings=stages.search_settings,
         work=stages.run_search,
     ),
     Stage(name="prune", reads=("score", "search"), settings=lambda recipe: {}, work=stages.run_prune),

@@ -8,13 +8,25 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from minitron.hybrid.text import is_text_file
-from minitron.search import GIB, Workload, usable_bytes, visible_bytes
+from minitron.search import (
+    DEFAULT_UTILIZATION,
+    GIB,
+    Device,
+    Engine,
+    Lengths,
+    Limits,
+    Workload,
+    find_device,
+    usable_bytes,
+)
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Aggregation = Literal["mean_abs", "l2", "variance", "max"]
 DepthScorer = Literal["block_influence", "logit_mse", "logit_nmse", "logit_kld"]
-Dtype = Literal["fp32", "bf16", "fp16", "fp8", "int8"]
+WeightsDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
+CacheDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8"]
+Choice = Literal["largest", "importance", "throughput", "zero_shot", "tournament"]
 
 
 class RecipeError(ValueError):
@@ -93,22 +105,61 @@ class ScoreSection(Section):
     save_every: PositiveInt = Field(default=64, description="Samples between resumable states; layerwise: each block.")
 
 
+class EngineSection(Section):
+    """vLLM's settings, used by its accounting."""
+
+    max_num_seqs: PositiveInt = Field(default=256, description="Sequences that may run at once.")
+    max_num_batched_tokens: PositiveInt = Field(default=2048, description="Tokens of one step.")
+    prefix_caching: bool = Field(default=False, description="Share prefixes; doubles a sequence's Mamba blocks.")
+
+
+class ThroughputSection(Section):
+    """What throughput is predicted for; the rates of a GPU without a profile are given."""
+
+    gpu: str | None = Field(default=None, description="A device profile; the budget's when null.")
+    bandwidth_gb_s: float | None = Field(default=None, gt=0, description="Peak bandwidth, 10^9 bytes a second.")
+    bf16_tflops: float | None = Field(default=None, gt=0, description="Peak dense bf16 rate, 10^12 a second.")
+    input_tokens: PositiveInt = Field(default=8192, description="Tokens in, 8192 as published (2508.14444).")
+    output_tokens: PositiveInt = Field(default=16384, description="Tokens out, 16384 as published (2508.14444).")
+
+    @model_validator(mode="after")
+    def _profile_or_rates(self) -> "ThroughputSection":
+        given = (self.bandwidth_gb_s is not None, self.bf16_tflops is not None)
+        if any(given) and (not all(given) or self.gpu is not None):
+            raise ValueError("either gpu, or both of bandwidth_gb_s and bf16_tflops can be given")
+        if self.gpu is not None:
+            find_device(self.gpu)
+        return self
+
+    @property
+    def lengths(self) -> Lengths:
+        """Tokens in and out as the throughput model takes them."""
+        return Lengths(input_tokens=self.input_tokens, output_tokens=self.output_tokens)
+
+
 class BudgetSection(Section):
-    """What the student must fit: exactly one of gpu, memory_gib and memory_bytes, and the workload."""
+    """What the student must keep to: exactly one of gpu, memory_gib and memory_bytes, the workload, other limits."""
 
     gpu: str | None = Field(default=None, description="A device profile, whose visible memory is the budget.")
     memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Memory in GiB.")
     memory_bytes: int | None = Field(default=None, gt=0, description="Memory in bytes.")
-    utilization: Fraction = Field(
-        default=0.95, description="Share of the memory that may be used; 5% engine buffer as published (2508.14444)."
+    utilization: Fraction | None = Field(
+        default=None, description="Share of the memory that may be used; 0.95 (plain) or 0.92 (vllm) when null."
     )
     reserved_gib: float = Field(default=0.0, ge=0, description="GiB set aside for others (1.3 for a vision encoder).")
     context_tokens: PositiveInt = Field(description="Tokens that each sequence must hold.")
     sequences: PositiveInt = Field(default=1, description="Sequences at once.")
-    weights_dtype: Dtype = Field(default="bf16", description="Precision of the weights.")
-    kv_dtype: Dtype = Field(default="bf16", description="Precision of the attention cache.")
-    ssm_dtype: Dtype = Field(default="fp32", description="Precision of the Mamba state, fp32 in HF and vLLM.")
-    workspace_gib: float = Field(default=0.0, ge=0, description="GiB assumed for activations and logits.")
+    weights_dtype: WeightsDtype = Field(default="bf16", description="Precision of the weights.")
+    kv_dtype: CacheDtype = Field(default="bf16", description="Precision of the attention cache.")
+    ssm_dtype: CacheDtype = Field(default="fp32", description="Precision of the Mamba state, fp32 in HF and vLLM.")
+    workspace_gib: float | None = Field(
+        default=None, ge=0, description="GiB for activations and logits; when null 0 (plain) or an estimate (vllm)."
+    )
+    accounting: Literal["plain", "vllm"] = Field(default="plain", description="As stored, or in vLLM's blocks.")
+    engine: EngineSection = EngineSection()
+    max_params: PositiveInt | None = Field(default=None, description="Most parameters.")
+    min_tokens_per_s: float | None = Field(default=None, gt=0, description="Least predicted output tokens a second.")
+    throughput: ThroughputSection = ThroughputSection()
 
     @model_validator(mode="after")
     def _one_memory(self) -> "BudgetSection":
@@ -116,19 +167,48 @@ class BudgetSection(Section):
         if sum(value is not None for value in given) != 1:
             raise ValueError("exactly one of gpu, memory_gib and memory_bytes must be given")
         if self.gpu is not None:
-            visible_bytes(self.gpu)
+            find_device(self.gpu)
+        if self.min_tokens_per_s is not None and self.device is None:
+            raise ValueError("min_tokens_per_s needs a gpu: give budget.gpu or budget.throughput")
         return self
 
     @property
     def budget_bytes(self) -> int:
         """Bytes that the student may need in total."""
         if self.gpu is not None:
-            memory = visible_bytes(self.gpu)
+            memory = find_device(self.gpu).visible_bytes
         elif self.memory_gib is not None:
             memory = int(self.memory_gib * GIB)
         else:
             memory = self.memory_bytes or 0
-        return usable_bytes(memory, utilization=self.utilization, reserved_gib=self.reserved_gib)
+        utilization = DEFAULT_UTILIZATION[self.accounting] if self.utilization is None else self.utilization
+        return usable_bytes(memory, utilization=utilization, reserved_gib=self.reserved_gib)
+
+    @property
+    def device(self) -> Device | None:
+        """The GPU that throughput is predicted for; None predicts none."""
+        rates = self.throughput
+        if rates.bandwidth_gb_s is not None:
+            return Device(
+                name="custom",
+                visible_gib=self.budget_bytes / GIB,
+                bandwidth_gb_s=rates.bandwidth_gb_s,
+                bf16_tflops=rates.bf16_tflops,
+                source="the recipe",
+            )
+        name = rates.gpu or self.gpu
+        return None if name is None else find_device(name)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits as the solver takes them."""
+        return Limits(
+            budget_bytes=self.budget_bytes,
+            max_params=self.max_params,
+            min_tokens_per_s=self.min_tokens_per_s,
+            device=self.device,
+            lengths=self.throughput.lengths,
+        )
 
     @property
     def workload(self) -> Workload:
@@ -139,28 +219,74 @@ class BudgetSection(Section):
             weights_dtype=self.weights_dtype,
             kv_dtype=self.kv_dtype,
             ssm_dtype=self.ssm_dtype,
-            workspace_bytes=int(self.workspace_gib * GIB),
+            workspace_bytes=None if self.workspace_gib is None else int(self.workspace_gib * GIB),
+            accounting=self.accounting,
+            engine=Engine(**self.engine.model_dump()),
         )
 
 
-class SearchSection(Section):
-    """The sizes to try; an axis that is left out keeps the teacher's size."""
+class SizeRange(Section):
+    """Sizes of an axis from max down to min."""
 
-    num_hidden_layers: tuple[PositiveInt, ...] | None = Field(default=None, description="Numbers of blocks.")
-    hidden_size: tuple[PositiveInt, ...] | None = Field(default=None, description="Widths of the residual stream.")
-    intermediate_size: tuple[PositiveInt, ...] | None = Field(default=None, description="FFN widths.")
-    mamba_num_heads: tuple[PositiveInt, ...] | None = Field(default=None, description="Mamba heads.")
-    mamba_head_dim: tuple[PositiveInt, ...] | None = Field(default=None, description="Channels of a Mamba head.")
+    min: PositiveInt = Field(description="Smallest size.")
+    max: PositiveInt | None = Field(default=None, description="Largest size; the teacher's when null.")
+    step: PositiveInt | None = Field(
+        default=None, description="Multiples that kernels like when null: 64, 8 for head channels, groups for heads."
+    )
+
+
+Sizes = tuple[PositiveInt, ...] | SizeRange
+
+
+class TournamentSection(Section):
+    """Successive halving by short distillation (arXiv 1603.06560); ranks settle within some hundred steps."""
+
+    tokens: tuple[PositiveInt, ...] = Field(
+        default=(), description="Tokens that each candidate has been distilled on after each round, ascending."
+    )
+    keep: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.5, description="Share that goes on after a round.")
+    blocks: PositiveInt = Field(
+        default=32, description="Blocks of the distillation's text, not trained on, to judge by."
+    )
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "TournamentSection":
+        if list(self.tokens) != sorted(set(self.tokens)):
+            raise ValueError(f"tournament tokens must ascend from round to round, got {list(self.tokens)}")
+        return self
+
+
+class SearchSection(Section):
+    """The sizes to try, and how one is chosen; an axis that is left out keeps the teacher's size."""
+
+    num_hidden_layers: tuple[PositiveInt, ...] | SizeRange | None = Field(default=None, description="Number of blocks.")
+    hidden_size: Sizes | None = Field(default=None, description="Width of the residual stream.")
+    intermediate_size: Sizes | None = Field(default=None, description="FFN width.")
+    intermediate_ratio: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        default=None, description="FFN width as a multiple of hidden_size, in place of intermediate_size."
+    )
+    mamba_num_heads: Sizes | None = Field(default=None, description="Mamba heads.")
+    mamba_head_dim: Sizes | None = Field(default=None, description="Channels of a Mamba head.")
+    num_attention_heads: Sizes | None = Field(default=None, description="Attention heads.")
     keep_attention: Annotated[int, Field(ge=0)] = Field(
         default=1, description="Attention blocks that must stay (2508.14444 keeps 4)."
     )
+    choose: Choice = Field(
+        default="largest",
+        description="largest: as published (2508.14444); importance: what keeps most of it; throughput: the fastest by "
+        "prediction; zero_shot: least KL to the teacher right after pruning; tournament: after short distillation.",
+    )
     top_k: PositiveInt = Field(default=3, description="Candidates kept; 3 as published (2508.14444).")
+    shortlist: PositiveInt = Field(
+        default=8, description="Candidates that are pruned and measured: the largest and those that keep most, in turn."
+    )
+    tournament: TournamentSection = TournamentSection()
 
-    @property
-    def space(self) -> dict[str, tuple[int, ...]]:
-        """Axis -> sizes, of the axes that are searched."""
-        names = ("num_hidden_layers", "hidden_size", "intermediate_size", "mamba_num_heads", "mamba_head_dim")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+    @model_validator(mode="after")
+    def _rounds(self) -> "SearchSection":
+        if self.choose == "tournament" and not self.tournament.tokens:
+            raise ValueError("a tournament needs the tokens of its rounds: set search.tournament.tokens")
+        return self
 
 
 class DistillSection(Section):

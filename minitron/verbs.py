@@ -46,7 +46,7 @@ def score_checkpoint(
     _require_free(output)
     ranks = Ranks(device)
     with _shared_artefact(output, ranks, stage="score", inputs=origin, seed=seed) as folder:
-        scores = stages.score(checkpoint, section, folder, seed=seed, device=device, ranks=ranks)
+        scores = stages.score_folder(checkpoint, section, folder, seed=seed, device=device, ranks=ranks)
     return summarise(scores, opened)
 
 
@@ -90,7 +90,7 @@ def prune_to_shape(checkpoint: Path, *, scores: Path, shape: str, output: Path) 
     if partial.exists() and {path.name for path in partial.iterdir()} - {"checkpoint", stages.PLAN_FILE}:
         raise ValueError(f"{partial} is in the way and was not written by minitron; move it or choose another output")
     shutil.rmtree(partial, ignore_errors=True)
-    stages.prune(source, loaded, target, layers, partial / "checkpoint")
+    stages.prune_to(source, loaded, target, layers, partial / "checkpoint")
     (partial / "checkpoint").rename(output)
     (partial / stages.PLAN_FILE).rename(output / stages.PLAN_FILE)
     partial.rmdir()
@@ -118,7 +118,7 @@ def evaluate_checkpoint(
     )
     workload = Workload(context_tokens=context_tokens)
     loaded = None if teacher is None else load_model(teacher, device=device)
-    return stages.evaluate(checkpoint, section, workload, teacher=loaded, seed=0, device=device)
+    return stages.evaluate_folder(checkpoint, section, workload, teacher=loaded, seed=0, device=device)
 
 
 def summarise(scores: Scores, checkpoint: Checkpoint) -> list[dict[str, Any]]:

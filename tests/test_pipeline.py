@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from minitron import stages
 from minitron.cli import main
 from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.model import count_params
 from minitron.pipeline import STAGE_NAMES, run_pipeline
 from minitron.recipe import Recipe, load_recipe
+from minitron.stages import prune as prune_stage
 
 
 def outcomes(recipe: Recipe, folder: Path, **options: Any) -> dict[str, bool]:
@@ -66,7 +66,7 @@ def test_a_stage_that_fails_is_done_again_and_earlier_ones_are_kept(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(stages, "save_plan", fail)
+        patch.setattr(prune_stage, "save_plan", fail)
         outcomes(recipe, folder)
     assert not (folder / "prune").exists()
     assert outcomes(recipe, folder, last="prune") == {"score": True, "search": True, "prune": False}

@@ -13,6 +13,7 @@ from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.model import load_model, load_tokenizer
 from minitron.recipe import load_recipe
 from minitron.search import memory_bytes, solve_budget
+from minitron.stages.search import search_space
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 TEACHER = QUICKSTART / "teacher"
@@ -74,14 +75,8 @@ def test_the_recipes_budget_is_missed_by_the_teacher_and_met_by_a_real_cut() -> 
     recipe = load_recipe(QUICKSTART / "recipe.yaml")
     source = open_checkpoint(TEACHER).shape
     workload, budget = recipe.budget.workload, recipe.budget.budget_bytes
-    result = solve_budget(
-        source,
-        recipe.search.space,
-        workload,
-        budget,
-        kept_layers=lambda kept: tuple(range(kept)),
-        top_k=1,
-    )
+    space = search_space(recipe.search, source, lambda kept: tuple(range(kept)))
+    result = solve_budget(space, workload, recipe.budget.limits, top_k=1)
     chosen, teacher_bytes = result.candidates[0], memory_bytes(source, workload).total_bytes
     assert chosen.memory.total_bytes <= budget < teacher_bytes
     assert chosen.memory.total_bytes <= 0.75 * teacher_bytes

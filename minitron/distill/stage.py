@@ -2,6 +2,7 @@
 
 # N blocks, T tokens
 
+import json
 import logging
 import math
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_model
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -71,10 +73,20 @@ def distill(
     *,
     state_folder: Path,
     seed: int,
+    stop_after_tokens: int | None = None,
 ) -> DistillRecord:
     """Trains the student on the blocks, once each and in their order, in place.
 
     State is saved in `state_folder` as set; a call that finds a state there goes on from it, data order included.
+
+    Args:
+        student: What is trained.
+        teacher: What it learns from.
+        blocks_NT: Blocks of the whole stage, which set its schedule.
+        settings: How to distil.
+        state_folder: Where the resumable state lies.
+        seed: Seed of all that is random.
+        stop_after_tokens: Stop after so many of the stage's tokens and save the state, so that a later call goes on.
 
     Raises:
         ValueError: There are fewer blocks than one batch, or the loss stops being finite.
@@ -82,6 +94,8 @@ def distill(
     if len(blocks_NT) < settings.batch_size:
         raise ValueError(f"distillation needs at least one batch of {settings.batch_size} blocks, got {len(blocks_NT)}")
     max_steps = len(blocks_NT) // settings.batch_size
+    tokens_per_step = settings.batch_size * blocks_NT.shape[1]
+    last_step = max_steps if stop_after_tokens is None else min(max_steps, max(1, stop_after_tokens // tokens_per_step))
     logging_steps = max(1, max_steps // 40)
     trainer = DistillationTrainer(
         model=DistillationModel(student, teacher, temperature=settings.temperature),
@@ -115,28 +129,35 @@ def distill(
     )
     trainer.remove_callback(PrinterCallback)
     started = time.monotonic()
-    with progress_bar() as progress:
-        trainer.add_callback(_ProgressCallback(progress, progress.add_task("distil", total=max_steps)))
-        trainer.train(resume_from_checkpoint=_last_whole_state(state_folder))
+    state = _last_whole_state(state_folder)
+    if state is not None and _step_of(state) >= last_step:
+        load_model(trainer.model, state / "model.safetensors")
+        history = json.loads((state / "trainer_state.json").read_text())["log_history"]
+    else:
+        with progress_bar() as progress:
+            trainer.add_callback(_ProgressCallback(progress, progress.add_task("distil", total=last_step)))
+            if last_step < max_steps:
+                trainer.add_callback(_StopCallback(last_step))
+            trainer.train(resume_from_checkpoint=None if state is None else str(state))
+        history = trainer.state.log_history
     student.eval()
-    tokens_per_step = settings.batch_size * blocks_NT.shape[1]
     record = DistillRecord(
-        curve=tuple(
-            (entry["step"] * tokens_per_step, float(entry["loss"]))
-            for entry in trainer.state.log_history
-            if "loss" in entry
-        ),
-        tokens=max_steps * tokens_per_step,
+        curve=tuple((entry["step"] * tokens_per_step, float(entry["loss"])) for entry in history if "loss" in entry),
+        tokens=last_step * tokens_per_step,
         seconds=time.monotonic() - started,
     )
-    logger.info("distilled on %d tokens in %.1f s, KL %.4f", record.tokens, record.seconds, record.curve[-1][1])
+    logger.info("distilled on %d tokens in %.1f s", record.tokens, record.seconds)
     return record
 
 
-def _last_whole_state(state_folder: Path) -> str | None:
+def _last_whole_state(state_folder: Path) -> Path | None:
     # Trainer writes trainer_state.json last: a state without it was cut off while it was being written.
     states = [path for path in state_folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return str(max(states, key=lambda path: int(path.name.rpartition("-")[2]))) if states else None
+    return max(states, key=_step_of) if states else None
+
+
+def _step_of(state: Path) -> int:
+    return int(state.name.rpartition("-")[2])
 
 
 class _BlockDataset(Dataset[dict[str, torch.Tensor]]):
@@ -153,6 +174,15 @@ class _BlockDataset(Dataset[dict[str, torch.Tensor]]):
 def _collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     ids_BT = torch.stack([sample["input_ids"] for sample in samples])
     return {"input_ids": ids_BT, "labels": ids_BT}
+
+
+class _StopCallback(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, last_step: int) -> None:
+        self._last_step = last_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= self._last_step:
+            control.should_save = control.should_log = control.should_training_stop = True
 
 
 class _ProgressCallback(TrainerCallback):  # type: ignore[misc]

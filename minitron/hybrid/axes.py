@@ -8,11 +8,14 @@ C over (groups, state) and dt over heads. Sizes, parameter counts and pruning al
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Indices = npt.NDArray[np.int64]
+# A size is one number, or an array of numbers where many shapes are counted at once.
+SizeT = TypeVar("SizeT", int, npt.NDArray[np.int64])
 Part = tuple[str, ...]
 Dim = tuple[Part, ...]
 
@@ -41,18 +44,18 @@ class TensorSpec:
     dims: tuple[Dim, ...]
 
 
-def part_size(part: Part, sizes: Mapping[str, int]) -> int:
+def part_size(part: Part, sizes: Mapping[str, SizeT]) -> SizeT:
     """Length of a part: the product of its axes (1 for the empty part)."""
-    return math.prod(sizes[axis] for axis in part)
+    return math.prod(sizes[axis] for axis in part)  # type: ignore[return-value]
 
 
-def dim_size(dim: Dim, sizes: Mapping[str, int]) -> int:
+def dim_size(dim: Dim, sizes: Mapping[str, SizeT]) -> SizeT:
     """Length of a dim: the sum over its parts.
 
     >>> dim_size((("heads", "channels"), ("heads",)), {"heads": 3, "channels": 5})
     18
     """
-    return sum(part_size(part, sizes) for part in dim)
+    return sum(part_size(part, sizes) for part in dim)  # type: ignore[return-value]
 
 
 def part_range(dim: Dim, part_index: int, sizes: Mapping[str, int]) -> tuple[int, int]:
@@ -66,9 +69,9 @@ def tensor_shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(dim_size(dim, sizes) for dim in spec.dims)
 
 
-def tensor_numel(spec: TensorSpec, sizes: Mapping[str, int]) -> int:
+def tensor_numel(spec: TensorSpec, sizes: Mapping[str, SizeT]) -> SizeT:
     """The number of elements of a tensor at the given axis sizes."""
-    return math.prod(tensor_shape(spec, sizes))
+    return math.prod(dim_size(dim, sizes) for dim in spec.dims)  # type: ignore[return-value]
 
 
 def kept_positions(dim: Dim, sizes: Mapping[str, int], keep: Mapping[str, Indices]) -> Indices | None:

@@ -1,8 +1,9 @@
 """Loading a checkpoint into plain transformers, with the settings that make its numbers the trained ones."""
 
 import logging
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from minitron.hybrid.checkpoint import Checkpoint, carried_files, open_checkpoint
-from minitron.hybrid.weights import copy_files, write_weights
+from minitron.hybrid.shape import HybridShape
+from minitron.hybrid.weights import copy_files, write_json, write_weights
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,33 @@ def empty_model(checkpoint: Checkpoint) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(_read_config(checkpoint), dtype=torch.float32)
     set_time_step_limit(model)
     return model.eval()
+
+
+def assemble_model(
+    like: PreTrainedModel, config: Mapping[str, Any], shape: HybridShape, state: Mapping[str, torch.Tensor]
+) -> PreTrainedModel:
+    """A model made of given tensors, which it takes over, in evaluation mode, its Mamba time steps limited.
+
+    Args:
+        like: A model on the device where the new one shall be.
+        config: The new model's `config.json`.
+        shape: Its shape.
+        state: Every tensor by its name in memory.
+
+    Raises:
+        ValueError: A tensor is missing, left over or of another shape.
+    """
+    with tempfile.TemporaryDirectory() as folder:  # transformers spells infinity its own way in files
+        write_json(Path(folder) / "config.json", config)
+        built = _sized(AutoConfig.from_pretrained(folder, local_files_only=True), shape)
+    with _quiet_transformers(), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(built, dtype=next(iter(state.values())).dtype)
+    try:
+        model.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"the tensors must make a whole model: {error}") from error
+    set_time_step_limit(model)
+    return model.to(like.device).eval()
 
 
 def check_device(device: str) -> None:
@@ -135,8 +164,11 @@ def count_params(model: nn.Module) -> int:
 
 
 def _read_config(checkpoint: Checkpoint) -> Any:
-    config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
-    for key, size in checkpoint.shape.sizes.items():
+    return _sized(AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True), checkpoint.shape)
+
+
+def _sized(config: Any, shape: HybridShape) -> Any:
+    for key, size in shape.sizes.items():
         setattr(config, key, size)  # transformers takes defaults for spellings that it does not know
     return config
 

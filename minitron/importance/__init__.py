@@ -2,6 +2,7 @@
 
 from minitron.importance.calibrate import CalibrationSettings, calibrate
 from minitron.importance.depth import BlockQuotas, LogitDepth
+from minitron.importance.retained import retained_shares
 from minitron.importance.scorers import SCORED_AXES, SCORERS, ActivationScorer
 from minitron.importance.scores import Scores, load_scores, random_scores, save_scores, stale_parts
 from minitron.importance.select import mamba_channels, mamba_heads, select_units, top_blocks
@@ -19,6 +20,7 @@ __all__ = [
     "mamba_channels",
     "mamba_heads",
     "random_scores",
+    "retained_shares",
     "save_scores",
     "select_units",
     "stale_parts",

@@ -15,6 +15,9 @@ PART_LABELS = {
 }
 
 
+BLOCK_LABELS = {"M": "Mamba", "-": "MLP", "*": "attention"}
+
+
 def format_bytes(count: int) -> str:
     """Bytes in MiB below one GiB, else in GiB.
 
@@ -22,6 +25,18 @@ def format_bytes(count: int) -> str:
     ('1.500 GiB', '2.500 MiB')
     """
     return f"{count / GIB:.3f} GiB" if abs(count) >= GIB else f"{count / MIB:.3f} MiB"
+
+
+def format_count(count: int) -> str:
+    """A number in thousands, millions or billions.
+
+    >>> format_count(8_888_227_328), format_count(1_490_520)
+    ('8.888B', '1.491M')
+    """
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= size:
+            return f"{count / size:.3f}{unit}"
+    return str(count)
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, Any]], *, budget_bytes: int | None, context_tokens: int) -> Table:
@@ -50,41 +65,73 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], *, budget_bytes: int
 
 
 def candidates_table(result: Mapping[str, Any]) -> Table:
-    """Candidates of a search, largest first."""
+    """Candidates of a search, the chosen one first; what was not predicted or measured has no column."""
+    candidates = result["candidates"]
+    rounds = sorted({each["tokens"] for candidate in candidates for each in candidate["rounds"]})
+    columns: dict[str, list[str]] = {
+        "#": [str(number) for number, _ in enumerate(candidates, start=1)],
+        "blocks": [str(len(candidate["layers"])) for candidate in candidates],
+        "hidden": [str(candidate["shape"]["hidden_size"]) for candidate in candidates],
+        "FFN": [str(candidate["shape"]["intermediate_size"]) for candidate in candidates],
+        "Mamba heads": [
+            f"{candidate['shape']['mamba_num_heads']} x {candidate['shape']['mamba_head_dim']}"
+            for candidate in candidates
+        ],
+        "params": [format_count(candidate["params"]) for candidate in candidates],
+        "memory": [format_bytes(candidate["memory"]["total_bytes"]) for candidate in candidates],
+    }
+    if len({candidate["shape"]["num_attention_heads"] for candidate in candidates}) > 1:
+        columns["heads"] = [str(candidate["shape"]["num_attention_heads"]) for candidate in candidates]
+    if result["device"] is not None:
+        columns[f"tokens/s on {result['device']}"] = [f"{candidate['tokens_per_s']:.1f}" for candidate in candidates]
+    columns["kept"] = [_optional(candidate["retained"], "{:.1%}") for candidate in candidates]
+    if any(candidate["zero_shot"] for candidate in candidates):
+        columns["zero-shot KL"] = [f"{candidate['zero_shot']['kl']:.4f}" for candidate in candidates]
+    for tokens in rounds:
+        found = [next((e["kl"] for e in c["rounds"] if e["tokens"] == tokens), None) for c in candidates]
+        columns[f"KL at {format_count(tokens)}"] = [_optional(kl, "{:.4f}") for kl in found]
     table = Table(
-        title=f"{result['num_feasible']} of {result['num_shapes']} shapes fit {format_bytes(result['budget_bytes'])}",
+        title=f"{result['num_feasible']:,} of {result['num_shapes']:,} shapes fit "
+        f"{format_bytes(result['budget_bytes'])}; chosen by: {result['chosen_by']}",
         title_justify="left",
     )
-    for column in ("#", "blocks", "hidden", "FFN", "Mamba heads", "parameters", "memory"):
+    for column in columns:
         table.add_column(column, justify="right")
-    for number, candidate in enumerate(result["candidates"], start=1):
-        shape = candidate["shape"]
-        table.add_row(
-            str(number),
-            str(len(candidate["layers"])),
-            str(shape["hidden_size"]),
-            str(shape["intermediate_size"]),
-            f"{shape['mamba_num_heads']} x {shape['mamba_head_dim']}",
-            f"{candidate['params']:,}",
-            format_bytes(candidate["memory"]["total_bytes"]),
-        )
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     return table
 
 
 def fit_table(report: Mapping[str, Any]) -> Table:
     """The verdict of fit: what the bytes hold, and what is left."""
-    table = Table(title="fits" if report["fits"] else "does not fit", title_justify="left", show_header=False)
+    table = Table(title=report["verdict"], title_justify="left", show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     table.add_row("parameters", f"{report['params']:,}")
     for part, label in PART_LABELS.items():
-        table.add_row(label, format_bytes(report[f"{part}_bytes"]))
+        held = format_bytes(report[f"{part}_bytes"])
+        if part == "workspace" and report["workspace_low_bytes"] != report["workspace_bytes"]:
+            label, held = "workspace, assumed", f"{format_bytes(report['workspace_low_bytes'])} to {held}"
+        table.add_row(label, held)
     table.add_row("total", format_bytes(report["total_bytes"]), style="bold")
     table.add_row("budget", format_bytes(report["budget_bytes"]))
-    table.add_row("headroom", format_bytes(report["headroom_bytes"]), style="bold")
+    table.add_row("headroom", format_bytes(report["headroom_bytes"]), style="bold", end_section=True)
+    for kind, block in report["blocks"].items():
+        parts = [f"weights {format_bytes(block['weights_bytes'])}"]
+        cache = block["kv_bytes"] + block["ssm_bytes"] + block["conv_bytes"]
+        parts += [f"cache {format_bytes(cache)}"] if cache else []
+        table.add_row(f"{block['count']} {BLOCK_LABELS[kind]} blocks, each", ", ".join(parts))
+    table.add_section()
+    if "block_tokens" in report:
+        table.add_row("vLLM block", f"{report['block_tokens']:,} tokens, {report['page_bytes']:,} bytes a layer")
+        table.add_row(
+            "vLLM blocks, in all / a sequence", f"{report['num_blocks']:,} / {report['blocks_per_sequence']:,}"
+        )
     for label, limit in (("largest context, tokens", "context_tokens"), ("largest number of sequences", "sequences")):
         largest = report[f"max_{limit}"]
         table.add_row(label, "no limit" if largest is None else f"{largest:,}")
+    if "tokens_per_s" in report:
+        table.add_row("predicted output tokens/s, largest batch", f"{report['tokens_per_s']:.1f}")
     return table
 
 

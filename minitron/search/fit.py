@@ -1,9 +1,16 @@
 """Does it fit: one shape against one budget, with the largest context and number of sequences that would."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from minitron.hybrid.shape import HybridShape
-from minitron.search.memory import MemoryBytes, Workload, memory_bytes
+from minitron.search.memory import MemoryBytes, memory_bytes
+from minitron.search.pages import CachePages, cache_pages, workspace_range
+from minitron.search.workload import Workload
+
+# By plain accounting nothing of an engine is counted: a model that leaves less than this share of the budget may fail.
+TIGHT_SHARE = 0.05
+FITS, TIGHT, TOO_LARGE = "fits", "tight", "does not fit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,19 +19,25 @@ class FitReport:
 
     Attributes:
         params: Exact parameters.
-        memory: Bytes by what they hold.
+        memory: Bytes by what they hold; where the workspace is estimated, its high end.
+        workspace_low_bytes: The low end of an estimated workspace, else the workspace.
         budget_bytes: Bytes allowed.
         max_context_tokens: Largest context at this number of sequences; 0 when not even one token fits, None when
             the context costs nothing (no attention blocks).
         max_sequences: Largest number of sequences at this context; 0 when not even one fits, None when a sequence
             costs nothing (no attention and no Mamba blocks).
+        pages: How vLLM cuts up the cache; None by plain accounting, or without a cache.
+        num_blocks: Blocks of vLLM's pool in what weights and workspace leave; None where `pages` is.
     """
 
     params: int
     memory: MemoryBytes
+    workspace_low_bytes: int
     budget_bytes: int
     max_context_tokens: int | None
     max_sequences: int | None
+    pages: CachePages[int] | None = None
+    num_blocks: int | None = None
 
     @property
     def headroom_bytes(self) -> int:
@@ -33,23 +46,89 @@ class FitReport:
 
     @property
     def fits(self) -> bool:
-        """Whether the total is within the budget."""
+        """Whether the total, with the high end of the workspace, is within the budget."""
         return self.headroom_bytes >= 0
 
+    @property
+    def verdict(self) -> str:
+        """`fits`, `tight`, or `does not fit`.
 
-def fit(shape: HybridShape, workload: Workload, budget_bytes: int) -> FitReport:
-    """Holds a shape's bytes against a budget."""
-    memory = memory_bytes(shape, workload)
-    per_context = memory_bytes(shape, replace(workload, context_tokens=1))
-    kv_per_token = per_context.kv_bytes
-    left = budget_bytes - (per_context.total_bytes - kv_per_token)
-    one = memory_bytes(shape, replace(workload, sequences=1))
-    per_sequence = one.kv_bytes + one.ssm_bytes + one.conv_bytes
-    left_for_sequences = budget_bytes - one.weights_bytes - one.workspace_bytes
+        Tight is, where the workspace is a range, what fits with its low end alone; else what leaves less than 5% of the
+        budget for all that plain accounting leaves out.
+        """
+        spare = self.memory.workspace_bytes - self.workspace_low_bytes
+        if self.fits and (self.pages is not None or self.headroom_bytes >= TIGHT_SHARE * self.budget_bytes):
+            return FITS
+        return TIGHT if self.headroom_bytes + spare >= 0 else TOO_LARGE
+
+
+def fit(shape: HybridShape, workload: Workload, budget_bytes: int, *, weights_bytes: int | None = None) -> FitReport:
+    """Holds a shape's bytes against a budget.
+
+    Args:
+        shape: The shape.
+        workload: What is to be served.
+        budget_bytes: Bytes allowed.
+        weights_bytes: Bytes of the weights where they are known; counted when None.
+    """
+    memory = memory_bytes(shape, workload, weights_bytes=weights_bytes)
+    counts = {kind: shape.count(kind) for kind in shape.family.block_kinds}
+    low, _ = workspace_range(shape.family, counts, shape.sizes, workload)
+    cache_budget = budget_bytes - memory.weights_bytes - memory.workspace_bytes
+    paged = workload.accounting == "vllm" and bool(counts["*"] or counts["M"])
+    pages = cache_pages(counts, shape.sizes, workload) if paged else None
+    if pages is None:
+        largest = _largest_plain(shape, workload, cache_budget)
+    else:
+        largest = _largest_paged(pages, counts["*"], workload, cache_budget)
     return FitReport(
         params=shape.params,
         memory=memory,
+        workspace_low_bytes=int(low),
         budget_bytes=budget_bytes,
-        max_context_tokens=max(0, left // kv_per_token) if kv_per_token else None,
-        max_sequences=max(0, left_for_sequences // per_sequence) if per_sequence else None,
+        max_context_tokens=largest[0],
+        max_sequences=largest[1],
+        pages=pages,
+        num_blocks=None if pages is None else max(0, cache_budget // pages.pool_block_bytes),
     )
+
+
+def serve_command(model: str, workload: Workload, report: FitReport, *, utilization: float) -> Sequence[str]:
+    """The `vllm serve` line, in words, that serves the workload as it was accounted for.
+
+    vLLM refuses to start when `--max-num-seqs` exceeds the blocks of its pool, as its default of 256 often does.
+    """
+    sequences = workload.engine.max_num_seqs
+    if report.num_blocks is not None:
+        sequences = max(1, min(sequences, report.num_blocks))
+    words = ["vllm", "serve", model, "--max-model-len", str(workload.context_tokens)]
+    words += ["--max-num-seqs", str(sequences), "--gpu-memory-utilization", f"{utilization:g}"]
+    if workload.engine.max_num_batched_tokens != type(workload.engine)().max_num_batched_tokens:
+        words += ["--max-num-batched-tokens", str(workload.engine.max_num_batched_tokens)]
+    words += ["--kv-cache-dtype", "fp8" if workload.kv_dtype == "fp8" else "auto"]
+    state = {"fp32": "float32", "fp16": "float16"}.get(workload.ssm_dtype, "auto")
+    words += ["--mamba-ssm-cache-dtype", state]
+    words += ["--enable-prefix-caching" if workload.engine.prefix_caching else "--no-enable-prefix-caching"]
+    return words
+
+
+def _largest_plain(shape: HybridShape, workload: Workload, cache_budget: int) -> tuple[int | None, int | None]:
+    token = memory_bytes(shape, replace(workload, context_tokens=1))
+    left = cache_budget - token.ssm_bytes - token.conv_bytes
+    one = memory_bytes(shape, replace(workload, sequences=1))
+    sequence = one.kv_bytes + one.ssm_bytes + one.conv_bytes
+    return (
+        max(0, left // token.kv_bytes) if token.kv_bytes else None,
+        max(0, cache_budget // sequence) if sequence else None,
+    )
+
+
+def _largest_paged(
+    pages: CachePages[int], attention: int, workload: Workload, cache_budget: int
+) -> tuple[int | None, int | None]:
+    blocks = max(0, cache_budget // pages.pool_block_bytes)
+    context = None
+    if attention:
+        per_sequence = max(0, blocks // workload.sequences - pages.mamba_blocks)
+        context = per_sequence // -(-attention // pages.group) * pages.block_tokens
+    return context, min(workload.engine.max_num_seqs, blocks // pages.blocks_per_sequence)

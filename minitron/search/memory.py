@@ -1,44 +1,19 @@
-"""Memory model: the bytes that a hybrid model needs at a context and a number of sequences. Pure arithmetic."""
+"""Memory model: the bytes that a hybrid model needs at a workload. Pure arithmetic, for one shape or for many at once.
 
+Everything is counted from the family's declarations, on numbers or on numpy arrays of sizes alike, so that the
+enumeration of a million shapes and the verdict on one are the same lines of code.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
+from minitron.hybrid.axes import SizeT, tensor_numel
+from minitron.hybrid.families import Family
 from minitron.hybrid.shape import HybridShape
-
-GIB = 2**30
-DTYPE_BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """What is to be served at once, and in which precisions.
-
-    Attributes:
-        context_tokens: Tokens that each sequence holds.
-        sequences: Sequences held at once.
-        weights_dtype: Precision of the weights.
-        kv_dtype: Precision of the attention cache.
-        ssm_dtype: Precision of the Mamba state; transformers and vLLM keep Nemotron-H's in fp32.
-        conv_dtype: Precision of the convolution state.
-        workspace_bytes: Bytes for activations and logits, as an assumption of the user's.
-    """
-
-    context_tokens: int
-    sequences: int = 1
-    weights_dtype: str = "bf16"
-    kv_dtype: str = "bf16"
-    ssm_dtype: str = "fp32"
-    conv_dtype: str = "bf16"
-    workspace_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("context_tokens", "sequences"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.workspace_bytes < 0:
-            raise ValueError(f"workspace_bytes must not be negative, got {self.workspace_bytes}")
-        for name in ("weights_dtype", "kv_dtype", "ssm_dtype", "conv_dtype"):
-            if getattr(self, name) not in DTYPE_BITS:
-                raise ValueError(f"{name} must be one of {', '.join(DTYPE_BITS)}, got {getattr(self, name)!r}")
+from minitron.search.cache import cache_bytes
+from minitron.search.pages import paged_cache_bytes, workspace_range
+from minitron.search.precision import WEIGHT_FORMATS, block_tensor_bits, model_tensor_bits
+from minitron.search.workload import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,26 +32,80 @@ class MemoryBytes:
         object.__setattr__(self, "total_bytes", sum(parts))
 
 
-def memory_bytes(shape: HybridShape, workload: Workload) -> MemoryBytes:
-    """Bytes of weights, caches and workspace, by plain accounting (no pages, no engine overhead).
+def memory_bytes(shape: HybridShape, workload: Workload, *, weights_bytes: int | None = None) -> MemoryBytes:
+    """Bytes of weights, caches and workspace of one shape.
 
-    The Mamba state is `[sequences, heads, head_dim, state]`. The convolution state holds the `conv_kernel - 1` inputs
-    that vLLM keeps; transformers 5.23 allocates one more.
+    By plain accounting the Mamba state is `[sequences, heads, head_dim, state]`, and the convolution state holds the
+    `conv_kernel - 1` inputs that vLLM keeps; transformers 5.23 allocates one more.
+
+    Args:
+        shape: The shape.
+        workload: What is to be served.
+        weights_bytes: Bytes of the weights where they are known, as from a checkpoint's headers; counted when None.
     """
-    kv_per_token = 2 * shape.num_key_value_heads * shape.head_dim
-    state = shape.mamba_num_heads * shape.mamba_head_dim * shape.ssm_state_size
-    conv_inputs = shape.mamba_num_heads * shape.mamba_head_dim + 2 * shape.n_groups * shape.ssm_state_size
-    tokens = workload.context_tokens * workload.sequences
-    return MemoryBytes(
-        weights_bytes=_bytes(shape.params, workload.weights_dtype),
-        kv_bytes=_bytes(shape.count("*") * kv_per_token * tokens, workload.kv_dtype),
-        ssm_bytes=_bytes(shape.count("M") * state * workload.sequences, workload.ssm_dtype),
-        conv_bytes=_bytes(
-            shape.count("M") * conv_inputs * (shape.conv_kernel - 1) * workload.sequences, workload.conv_dtype
-        ),
-        workspace_bytes=workload.workspace_bytes,
+    counts = {kind: shape.count(kind) for kind in shape.family.block_kinds}
+    parts = {name: int(part) for name, part in memory_parts(shape.family, counts, shape.sizes, workload).items()}
+    if weights_bytes is not None:
+        parts["weights_bytes"] = weights_bytes
+    return MemoryBytes(**parts)
+
+
+def block_bytes(shape: HybridShape, workload: Workload) -> dict[str, MemoryBytes]:
+    """Letter of each kind of block in the shape -> the bytes of one such block, by plain accounting."""
+    return {
+        kind: MemoryBytes(
+            weights_bytes=block_weights_bits(shape.family, kind, shape.sizes, workload.weights_dtype) // 8,
+            **cache_bytes({kind: 1}, shape.sizes, workload),
+            workspace_bytes=0,
+        )
+        for kind in shape.family.block_kinds
+        if shape.count(kind)
+    }
+
+
+def memory_parts(
+    family: Family, counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload: Workload
+) -> dict[str, SizeT]:
+    """Name of a part of `MemoryBytes` -> its bytes.
+
+    Args:
+        family: The model's family.
+        counts: Letter of a kind of block -> how many there are.
+        sizes: Axis -> size, or an array of sizes that broadcasts against the others.
+        workload: What is to be served.
+    """
+    caches = cache_bytes if workload.accounting == "plain" else paged_cache_bytes
+    return {
+        "weights_bytes": model_weights_bytes(family, counts, sizes, workload.weights_dtype),
+        **caches(counts, sizes, workload),
+        "workspace_bytes": workspace_range(family, counts, sizes, workload)[1],
+    }
+
+
+def model_weights_bytes(
+    family: Family, counts: Mapping[str, int], sizes: Mapping[str, SizeT], weights_dtype: str
+) -> SizeT:
+    """Bytes of all weights."""
+    weights = WEIGHT_FORMATS[weights_dtype]
+    outside = sum(model_tensor_bits(spec, sizes, weights) for spec in family.model_tensors)
+    blocks = sum(
+        count * block_weights_bits(family, kind, sizes, weights_dtype) for kind, count in counts.items() if count
     )
+    return (outside + blocks) // 8  # type: ignore[return-value]
 
 
-def _bytes(elements: int, dtype: str) -> int:
-    return elements * DTYPE_BITS[dtype] // 8
+def model_params(family: Family, counts: Mapping[str, int], sizes: Mapping[str, SizeT]) -> SizeT:
+    """Exact parameters."""
+    outside = sum(tensor_numel(spec, sizes) for spec in family.model_tensors)
+    blocks = sum(
+        count * sum(tensor_numel(spec, sizes) for spec in family.block_tensors[kind])
+        for kind, count in counts.items()
+        if count
+    )
+    return outside + blocks  # type: ignore[return-value]
+
+
+def block_weights_bits(family: Family, kind: str, sizes: Mapping[str, SizeT], weights_dtype: str) -> SizeT:
+    """Bits of the weights of one block."""
+    weights = WEIGHT_FORMATS[weights_dtype]
+    return sum(block_tensor_bits(spec, sizes, weights) for spec in family.block_tensors[kind])  # type: ignore[return-value]

@@ -1,31 +1,47 @@
-"""The budget solver: every shape of a small grid, those that fit, largest first."""
+"""The budget solver: every shape of a space counted, those within all limits, the best of them first."""
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+import heapq
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from minitron.hybrid.shape import HybridShape
-from minitron.search.memory import MemoryBytes, Workload, memory_bytes
+from minitron.search.limits import CountedGrid, Limits, Nearest, count_grid
+from minitron.search.memory import MemoryBytes, memory_bytes
+from minitron.search.space import SearchSpace, ShapeGrid
+from minitron.search.throughput import predict_tokens_per_second
+from minitron.search.workload import Workload
+
+# (kept blocks) -> axis -> [size + 1] share of the importance that the best units of that number keep; `layers` -> [1].
+Shares = Callable[[tuple[int, ...]], Mapping[str, npt.NDArray[np.float64]]]
+RANKINGS = ("memory", "importance", "throughput")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A shape that fits the budget.
+    """A shape within the limits.
 
     Attributes:
         layers: Kept blocks, as ascending indices of the source's.
         shape: The shape that is left.
         memory: Its bytes.
+        tokens_per_s: Predicted output tokens a second; None without a device.
+        retained: Share of the teacher's importance that it keeps, the product over its axes; None without scores.
     """
 
     layers: tuple[int, ...]
     shape: HybridShape
     memory: MemoryBytes
+    tokens_per_s: float | None = None
+    retained: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """What the solver found: the candidates kept, largest first, and how many shapes were looked at and fit."""
+    """What the solver found: the best candidates first, and how many shapes were counted and are within the limits."""
 
     candidates: tuple[Candidate, ...]
     num_shapes: int
@@ -33,57 +49,88 @@ class SearchResult:
 
 
 class NothingFitsError(ValueError):
-    """No shape of the search space is within the budget."""
+    """No shape of the search space is within the limits."""
 
 
 def solve_budget(
-    source: HybridShape,
-    space: Mapping[str, Sequence[int]],
+    space: SearchSpace,
     workload: Workload,
-    budget_bytes: int,
+    limits: Limits,
     *,
-    kept_layers: Callable[[int], tuple[int, ...]],
     top_k: int,
+    rank_by: str = "memory",
+    shares: Shares | None = None,
 ) -> SearchResult:
-    """The `top_k` largest shapes within the budget (the published rule: arXiv 2508.14444).
+    """The `top_k` best shapes within the limits.
 
     Args:
-        source: The teacher's shape.
-        space: Axis name, or `num_hidden_layers`, -> the sizes to try. What is not named stays as it is.
+        space: The shapes to look at.
         workload: What is to be served.
-        budget_bytes: Bytes allowed in total.
-        kept_layers: Number of blocks -> which blocks stay.
-        top_k: How many candidates to keep.
+        limits: What candidates must keep to.
+        top_k: How many candidates to give.
+        rank_by: memory, the largest first (the published rule: arXiv 2508.14444); importance, what keeps most; or
+            throughput, the fastest by prediction.
+        shares: Importance that is kept, axis by axis; needed to rank by it.
 
     Raises:
-        NothingFitsError: No shape fits; the message names the smallest one and what it lacks.
-        ValueError: A size exceeds the teacher's, or breaks a rule of the family.
+        NothingFitsError: No shape is within the limits; the message says which limit binds, by how much, and what is
+            nearest.
+        ValueError: The ranking is unknown, or lacks scores or a device.
     """
-    for name, sizes in space.items():
-        largest = source.num_hidden_layers if name == "num_hidden_layers" else source.sizes[name]
-        if not sizes or max(sizes) > largest:
-            raise ValueError(f"search.{name} must hold sizes up to the teacher's {largest}, got {list(sizes)}")
-    depths = space.get("num_hidden_layers", [source.num_hidden_layers])
-    width_names = [name for name in space if name != "num_hidden_layers"]
-    candidates = []
-    for depth in depths:
-        layers = kept_layers(depth)
-        for widths in itertools.product(*(space[name] for name in width_names)):
-            shape = source.resized(layers=layers, **dict(zip(width_names, widths, strict=True)))
-            candidates.append(Candidate(layers=layers, shape=shape, memory=memory_bytes(shape, workload)))
-    candidates.sort(key=lambda candidate: candidate.memory.total_bytes, reverse=True)
-    feasible = [candidate for candidate in candidates if candidate.memory.total_bytes <= budget_bytes]
-    if not feasible:
-        raise NothingFitsError(_explain(candidates[-1], budget_bytes, len(candidates)))
-    return SearchResult(candidates=tuple(feasible[:top_k]), num_shapes=len(candidates), num_feasible=len(feasible))
+    if rank_by not in RANKINGS:
+        raise ValueError(f"rank_by must be one of {', '.join(RANKINGS)}, got {rank_by!r}")
+    if rank_by == "importance" and shares is None:
+        raise ValueError("ranking by importance needs scores")
+    if rank_by == "throughput" and limits.device is None:
+        raise ValueError("ranking by throughput needs a device that it is predicted for")
+    nearest = Nearest(workload, limits)
+    best: list[tuple[float, int, ShapeGrid, int]] = []  # (rank, - order, grid, index in it), the worst first
+    num_feasible = order = 0
+    for grid in space.grids():
+        counted = count_grid(grid, workload, limits, with_throughput=rank_by == "throughput")
+        feasible = np.flatnonzero(counted.feasible)
+        num_feasible += len(feasible)
+        if not num_feasible:
+            nearest.see(grid, counted)
+        if len(feasible):
+            rank = _rank(grid, counted, rank_by, shares)[feasible]
+            top = np.argsort(-rank, kind="stable")[:top_k]
+            for position in top.tolist():
+                order += 1
+                entry = (float(rank[position]), -order, grid, int(feasible[position]))
+                (heapq.heappushpop if len(best) == top_k else heapq.heappush)(best, entry)
+    if not num_feasible:
+        raise NothingFitsError(nearest.explain())
+    candidates = [_candidate(grid, index, workload, limits, shares) for _, _, grid, index in sorted(best, reverse=True)]
+    return SearchResult(candidates=tuple(candidates), num_shapes=space.num_shapes, num_feasible=num_feasible)
 
 
-def _explain(smallest: Candidate, budget_bytes: int, num_shapes: int) -> str:
-    memory, shape = smallest.memory, smallest.shape
-    return (
-        f"the budget must hold at least one of the {num_shapes} shapes of the search space, got {budget_bytes:,} "
-        f"bytes; the smallest ({shape.num_hidden_layers} blocks, hidden_size {shape.hidden_size}, intermediate_size "
-        f"{shape.intermediate_size}, mamba_num_heads {shape.mamba_num_heads}) needs {memory.total_bytes:,}, "
-        f"{memory.total_bytes - budget_bytes:,} more: weights {memory.weights_bytes:,}, KV cache {memory.kv_bytes:,}, "
-        f"Mamba state {memory.ssm_bytes + memory.conv_bytes:,}, workspace {memory.workspace_bytes:,}"
+def retained_share(shares: Mapping[str, npt.NDArray[np.float64]], sizes: Mapping[str, Any]) -> Any:
+    """Product over the axes of the share of importance that is kept; sizes are numbers or arrays."""
+    kept: Any = shares["layers"][0]
+    for axis, share in shares.items():
+        if axis != "layers":
+            kept = kept * share[sizes[axis]]
+    return kept
+
+
+def _rank(grid: ShapeGrid, counted: CountedGrid, rank_by: str, shares: Shares | None) -> npt.NDArray[np.float64]:
+    if rank_by == "importance" and shares is not None:
+        return np.broadcast_to(retained_share(shares(grid.layers), grid.sizes), grid.dims).reshape(-1)
+    if rank_by == "throughput" and counted.tokens_per_s is not None:
+        return counted.tokens_per_s
+    return counted.total_bytes.astype(np.float64)
+
+
+def _candidate(grid: ShapeGrid, index: int, workload: Workload, limits: Limits, shares: Shares | None) -> Candidate:
+    shape = grid.shape_at(index)
+    speed = None
+    if limits.device is not None:
+        speed = predict_tokens_per_second(shape, workload, limits.device, limits.lengths, limits.budget_bytes)
+    return Candidate(
+        layers=grid.layers,
+        shape=shape,
+        memory=memory_bytes(shape, workload),
+        tokens_per_s=speed,
+        retained=None if shares is None else float(retained_share(shares(grid.layers), shape.sizes)),
     )

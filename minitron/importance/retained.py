@@ -1,0 +1,54 @@
+"""How much of the importance a cut keeps: what a solver can rank shapes by before anything is pruned."""
+
+# C units of an axis
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from minitron.hybrid.shape import HybridShape
+from minitron.importance.scores import ScoreArray, Scores
+from minitron.importance.select import mamba_channels, mamba_heads
+
+
+def retained_shares(scores: Scores, source: HybridShape, layers: Sequence[int]) -> Mapping[str, ScoreArray]:
+    """Axis -> [size + 1] share of the axis's importance that its best units of that number keep; `layers` -> [1].
+
+    Shares of a per-block axis are the mean over the kept blocks. Grouped units are taken group by group, so only
+    multiples of the number of groups mean something. Mamba heads and channels are counted one at a time, although a
+    cut of both keeps somewhat more than the product. An axis without scores counts as kept whole.
+    """
+    kept = set(layers)
+    groups = {"mamba_num_heads": source.n_groups, "num_attention_heads": source.num_key_value_heads}
+    ranked: dict[str, list[ScoreArray]] = {
+        "hidden_size": [] if scores.hidden_size is None else [scores.hidden_size],
+        "intermediate_size": _of(scores.intermediate_size, kept),
+        "mamba_num_heads": [mamba_heads(score) for score in _of(scores.mamba, kept)],
+        "mamba_head_dim": [mamba_channels(score) for score in _of(scores.mamba, kept)],
+        "num_attention_heads": _of(scores.num_attention_heads, kept),
+    }
+    shares = {
+        axis: _mean((_kept_share(score, groups.get(axis, 1)) for score in found), source.sizes[axis])
+        for axis, found in ranked.items()
+    }
+    depth_L = np.maximum(scores.depth, 0)
+    total = float(depth_L.sum())
+    shares["layers"] = np.array([float(depth_L[list(layers)].sum()) / total if total else 1.0])
+    return shares
+
+
+def _of(by_layer: Mapping[int, ScoreArray], kept: set[int]) -> list[ScoreArray]:
+    return [score for layer, score in by_layer.items() if layer in kept]
+
+
+def _kept_share(score_C: ScoreArray, groups: int) -> ScoreArray:
+    best_first_GC = -np.sort(-np.maximum(score_C, 0).reshape(groups, -1), axis=1)
+    cumulative = np.concatenate([[0.0], np.cumsum(best_first_GC.sum(axis=0))])
+    share = cumulative / cumulative[-1] if cumulative[-1] else np.ones_like(cumulative)
+    # Between two multiples of the groups nothing can be kept; the share of the lower one stands there.
+    return np.asarray(np.repeat(share, groups)[: len(score_C) + 1])
+
+
+def _mean(shares: Iterable[ScoreArray], size: int) -> ScoreArray:
+    found = list(shares)
+    return np.asarray(np.mean(found, axis=0)) if found else np.ones(size + 1)

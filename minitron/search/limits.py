@@ -1,0 +1,140 @@
+"""Limits on candidates: which shapes of a grid keep to them, and what is nearest when none does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from minitron.hybrid.axes import Indices
+from minitron.hybrid.shape import HybridShape
+from minitron.search.devices import Device
+from minitron.search.memory import memory_bytes, memory_parts, model_params
+from minitron.search.space import ShapeGrid
+from minitron.search.throughput import Lengths, predict_tokens_per_second, serving_cost, tokens_per_second
+from minitron.search.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a candidate must keep to.
+
+    Attributes:
+        budget_bytes: Largest total of the memory model.
+        max_params: Most parameters.
+        min_tokens_per_s: Least predicted output tokens a second.
+        device: The GPU that throughput is predicted for; None predicts none.
+        lengths: Tokens in and out that throughput is predicted for.
+    """
+
+    budget_bytes: int
+    max_params: int | None = None
+    min_tokens_per_s: float | None = None
+    device: Device | None = None
+    lengths: Lengths = field(default_factory=Lengths)
+
+    def __post_init__(self) -> None:
+        if self.min_tokens_per_s is not None and self.device is None:
+            raise ValueError("a least throughput needs a device that it is predicted for")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedGrid:
+    """What was counted of a grid, one entry a shape.
+
+    Attributes:
+        total_bytes: [shapes] total of the memory model, exact.
+        params: [shapes] exact parameters; None when no limit asks for them.
+        tokens_per_s: [shapes] predicted throughput; None when nothing asks for it.
+        met: Name of a limit -> [shapes] whether it is met.
+    """
+
+    total_bytes: Indices
+    params: Indices | None
+    tokens_per_s: npt.NDArray[np.float64] | None
+    met: Mapping[str, npt.NDArray[np.bool_]]
+
+    @property
+    def feasible(self) -> npt.NDArray[np.bool_]:
+        """[shapes] whether every limit is met."""
+        feasible: npt.NDArray[np.bool_] = np.logical_and.reduce(list(self.met.values()))
+        return feasible
+
+
+def count_grid(grid: ShapeGrid, workload: Workload, limits: Limits, *, with_throughput: bool = False) -> CountedGrid:
+    """Counts a grid and holds it against the limits."""
+    family = grid.source.family
+    parts = memory_parts(family, grid.counts, grid.sizes, workload)
+    total_bytes = grid.spread(sum(parts.values()))  # type: ignore[arg-type]
+    met = {"memory": total_bytes <= limits.budget_bytes}
+    params = speed = None
+    if limits.max_params is not None:
+        params = grid.spread(model_params(family, grid.counts, grid.sizes))
+        met["params"] = params <= limits.max_params
+    if limits.device is not None and (limits.min_tokens_per_s is not None or with_throughput):
+        cost = serving_cost(family, grid.counts, grid.sizes, workload, limits.lengths, limits.budget_bytes)
+        speed = grid.spread(
+            tokens_per_second(cost, limits.device, limits.lengths, weights_dtype=workload.weights_dtype)
+        )
+        if limits.min_tokens_per_s is not None:
+            met["throughput"] = speed >= limits.min_tokens_per_s
+    return CountedGrid(total_bytes=total_bytes, params=params, tokens_per_s=speed, met=met)
+
+
+class Nearest:
+    """Looks at grids without a feasible shape and remembers what came nearest."""
+
+    def __init__(self, workload: Workload, limits: Limits) -> None:
+        self._workload, self._limits = workload, limits
+        self._num_shapes = 0
+        self._num_met: dict[str, int] = {}
+        self._best: tuple[float, HybridShape] | None = None
+
+    def see(self, grid: ShapeGrid, counted: CountedGrid) -> None:
+        """Takes in one grid."""
+        self._num_shapes += len(counted.total_bytes)
+        for limit, met in counted.met.items():
+            self._num_met[limit] = self._num_met.get(limit, 0) + int(met.sum())
+        missed = counted.total_bytes / self._limits.budget_bytes
+        if counted.params is not None and self._limits.max_params is not None:
+            missed = np.maximum(missed, counted.params / self._limits.max_params)
+        if counted.tokens_per_s is not None and self._limits.min_tokens_per_s is not None:
+            missed = np.maximum(missed, self._limits.min_tokens_per_s / np.maximum(counted.tokens_per_s, 1e-9))
+        index = int(np.argmin(missed))
+        if self._best is None or missed[index] < self._best[0]:
+            self._best = (float(missed[index]), grid.shape_at(index))
+
+    def explain(self) -> str:
+        """One line: which limit binds, by how much, and the nearest shape and budget."""
+        assert self._best is not None
+        shape, limits = self._best[1], self._limits
+        memory = memory_bytes(shape, self._workload)
+        lacks = []
+        if memory.total_bytes > limits.budget_bytes:
+            lacks.append(
+                f"needs {memory.total_bytes:,}, {memory.total_bytes - limits.budget_bytes:,} more: weights "
+                f"{memory.weights_bytes:,}, KV cache {memory.kv_bytes:,}, Mamba state "
+                f"{memory.ssm_bytes + memory.conv_bytes:,}, workspace {memory.workspace_bytes:,}"
+            )
+        if limits.max_params is not None and shape.params > limits.max_params:
+            lacks.append(f"has {shape.params:,} parameters, {shape.params - limits.max_params:,} too many")
+        if limits.device is not None and limits.min_tokens_per_s is not None:
+            speed = predict_tokens_per_second(shape, self._workload, limits.device, limits.lengths, limits.budget_bytes)
+            if speed < limits.min_tokens_per_s:
+                lacks.append(f"gives {speed:.1f} tokens/s, {limits.min_tokens_per_s - speed:.1f} too few")
+        binding = [limit for limit, count in self._num_met.items() if not count] or list(self._num_met)
+        met = (
+            ""
+            if len(self._num_met) == 1
+            else "; alone, " + ", ".join(f"{limit} is met by {count:,}" for limit, count in self._num_met.items())
+        )
+        return (
+            f"the budget must hold at least one of the {self._num_shapes} shapes of the search space, got "
+            f"{limits.budget_bytes:,} bytes; what binds is {' with '.join(binding)}{met}; the nearest "
+            f"({_describe(shape)}) {' and '.join(lacks)}"
+        )
+
+
+def _describe(shape: HybridShape) -> str:
+    sizes = ", ".join(f"{axis} {shape.sizes[axis]}" for axis in shape.family.axes)
+    return f"{shape.num_hidden_layers} blocks, {sizes}"

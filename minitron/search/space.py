@@ -1,0 +1,179 @@
+"""The search space: which sizes each axis may take, as grids of shapes that numpy counts at once."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from minitron.hybrid.axes import Indices
+from minitron.hybrid.shape import HybridShape
+
+NumberT = TypeVar("NumberT", bound=np.generic)
+# Sizes that matrix kernels like; grouped axes go by the number of their groups instead.
+KERNEL_MULTIPLES = {"hidden_size": 64, "intermediate_size": 64, "mamba_head_dim": 8}
+# Shapes counted at once: few enough that the arrays stay in cache, many enough that numpy's calls cost nothing.
+GRID_SHAPES = 2**17
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeGrid:
+    """All combinations of some sizes, at one choice of blocks.
+
+    Attributes:
+        source: The shape that is cut.
+        layers: Kept blocks, as ascending indices of the source's.
+        sizes: Axis -> size as an array; the arrays broadcast against each other.
+    """
+
+    source: HybridShape
+    layers: tuple[int, ...]
+    sizes: Mapping[str, Indices]
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Letter of a kind of block -> how many are kept."""
+        pattern = [self.source.hybrid_override_pattern[layer] for layer in self.layers]
+        return {kind: pattern.count(kind) for kind in self.source.family.block_kinds}
+
+    @cached_property
+    def dims(self) -> tuple[int, ...]:
+        """Dims of the grid."""
+        return np.broadcast_shapes(*(size.shape for size in self.sizes.values()))
+
+    def spread(self, counted: npt.NDArray[NumberT]) -> npt.NDArray[NumberT]:
+        """[shapes] what was counted on the broadcast sizes, one entry a shape."""
+        return np.broadcast_to(counted, self.dims).reshape(-1)
+
+    def shape_at(self, index: int) -> HybridShape:
+        """One shape of the grid."""
+        axes = self.source.family.axes
+        return self.source.resized(
+            layers=self.layers, **{axis: int(self.spread(self.sizes[axis])[index]) for axis in axes}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """Which shapes are looked at.
+
+    Attributes:
+        source: The shape that is cut.
+        layers: For each choice of depth the kept blocks, as ascending indices of the source's.
+        sizes: Axis -> sizes to try; an axis that is not named keeps the source's.
+        intermediate_ratios: FFN widths as multiples of `hidden_size`, in place of sizes of `intermediate_size`.
+
+    Raises:
+        ValueError: A size exceeds the source's, breaks a group, or is named twice; or a ratio gives no whole number.
+    """
+
+    source: HybridShape
+    layers: tuple[tuple[int, ...], ...]
+    sizes: Mapping[str, tuple[int, ...]]
+    intermediate_ratios: tuple[float, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for axis, sizes in self.sizes.items():
+            check_sizes(self.source, axis, sizes)
+        if self.intermediate_ratios:
+            if "intermediate_size" in self.sizes:
+                raise ValueError("search.intermediate_ratio and search.intermediate_size exclude each other")
+            self._ratio_sizes()
+
+    @property
+    def num_shapes(self) -> int:
+        """Shapes in the space."""
+        options = math.prod(len(sizes) for sizes in self.sizes.values())
+        return len(self.layers) * options * max(1, len(self.intermediate_ratios))
+
+    def grids(self) -> Iterator[ShapeGrid]:
+        """The space in pieces of about `GRID_SHAPES` shapes."""
+        for layers in self.layers:
+            for leading in self._leading():
+                yield ShapeGrid(source=self.source, layers=layers, sizes=self._mesh(leading))
+
+    def _options(self) -> dict[str, tuple[int, ...]]:
+        return {axis: self.sizes.get(axis, (self.source.sizes[axis],)) for axis in self.source.family.axes}
+
+    def _leading(self) -> Iterator[dict[str, tuple[int, ...]]]:
+        # The first axis is cut into runs so that a run of it, with all the others, is about one grid.
+        options = self._options()
+        first, sizes = max(options.items(), key=lambda option: len(option[1]))
+        rest = max(1, self.num_shapes // len(self.layers) // len(sizes))
+        run = max(1, GRID_SHAPES // rest)
+        for start in range(0, len(sizes), run):
+            yield options | {first: sizes[start : start + run]}
+
+    def _mesh(self, options: Mapping[str, tuple[int, ...]]) -> dict[str, Indices]:
+        ranks = len(options) + 1
+        sizes: dict[str, Indices] = {
+            key: np.full((1,) * ranks, size, dtype=np.int64) for key, size in self.source.sizes.items()
+        }
+        for position, (axis, chosen) in enumerate(options.items()):
+            dims = [1] * ranks
+            dims[position] = len(chosen)
+            sizes[axis] = np.asarray(chosen, dtype=np.int64).reshape(dims)
+        if self.intermediate_ratios:
+            ratios = np.asarray(self.intermediate_ratios).reshape((1,) * (ranks - 1) + (-1,))
+            sizes["intermediate_size"] = np.rint(ratios * sizes["hidden_size"]).astype(np.int64)
+        return sizes
+
+    def _ratio_sizes(self) -> None:
+        for hidden_size in self._options()["hidden_size"]:
+            for ratio in self.intermediate_ratios:
+                width = ratio * hidden_size
+                if width != round(width):
+                    raise ValueError(
+                        f"search.intermediate_ratio must give whole numbers, {ratio} x {hidden_size} is {width}"
+                    )
+                if width > self.source.intermediate_size:
+                    raise ValueError(
+                        f"search.intermediate_ratio must give sizes up to the teacher's "
+                        f"{self.source.intermediate_size}, {ratio} x {hidden_size} is {width:.0f}"
+                    )
+
+
+def check_sizes(source: HybridShape, axis: str, sizes: tuple[int, ...]) -> None:
+    """Refuses sizes that a source cannot be cut to.
+
+    Raises:
+        ValueError: A size exceeds the source's or breaks a group, or there are none.
+    """
+    if not sizes or max(sizes) > source.sizes[axis] or min(sizes) < 1:
+        raise ValueError(f"search.{axis} must hold sizes up to the teacher's {source.sizes[axis]}, got {list(sizes)}")
+    grouped_by = source.family.axes[axis].grouped_by
+    groups = 1 if grouped_by is None else source.sizes[grouped_by]
+    odd = [size for size in sizes if size % groups]
+    if odd:
+        raise ValueError(f"search.{axis} must hold multiples of {grouped_by}={groups}, got {odd}")
+
+
+def size_range(
+    source: HybridShape, axis: str, *, low: int, high: int | None = None, step: int | None = None
+) -> tuple[int, ...]:
+    """Sizes from high to low, in steps that kernels like.
+
+    Args:
+        source: The shape that is cut.
+        axis: The axis.
+        low: Smallest size.
+        high: Largest size; the source's when None.
+        step: The sizes are multiples of it (and the source's own size when it is `high`); 64 for hidden and FFN, 8 for
+            the channels of a Mamba head, the number of groups for heads when None.
+
+    Raises:
+        ValueError: No size is in the range.
+    """
+    spec = source.family.axes[axis]
+    groups = 1 if spec.grouped_by is None else source.sizes[spec.grouped_by]
+    step = step or KERNEL_MULTIPLES.get(axis, groups)
+    top = source.sizes[axis] if high is None else high
+    sizes = tuple(size for size in range(top // step * step, low - 1, -step) if size > 0)
+    if top == source.sizes[axis] and top not in sizes:
+        sizes = (top, *sizes)
+    if not sizes:
+        raise ValueError(f"search.{axis} must hold a multiple of {step} between {low} and {top}, there is none")
+    return sizes

@@ -1,0 +1,80 @@
+"""Tournament: successive halving over candidates that somebody else trains and measures.
+
+Source: successive halving as in arXiv 1603.06560; ranking candidates after a short distillation as in arXiv 2408.11796.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How one candidate stands after a round.
+
+    Attributes:
+        tokens: Tokens it has been trained on in all rounds.
+        loss: What it is judged by; lower is better.
+        curve: (tokens, training loss) of all rounds.
+    """
+
+    tokens: int
+    loss: float
+    curve: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TournamentResult:
+    """How a tournament ended.
+
+    Attributes:
+        order: Candidates, best first: those of the last round by their loss, then those that left before, the latest
+            first.
+        standings: For each candidate its standing after each round that it was in.
+    """
+
+    order: tuple[int, ...]
+    standings: tuple[tuple[Standing, ...], ...]
+
+
+def run_tournament(
+    num_candidates: int,
+    play: Callable[[int, int], Standing],
+    *,
+    tokens: Sequence[int],
+    keep: float,
+    known: Mapping[tuple[int, int], Standing] | None = None,
+    left: Callable[[int], None] = lambda candidate: None,
+) -> TournamentResult:
+    """Trains all candidates a little, sends the better share on, trains those further, and so on.
+
+    Args:
+        num_candidates: How many there are; they are known by their number.
+        play: (candidate, tokens in all) -> its standing after training on so many, going on from the round before.
+        tokens: Tokens in all after each round, ascending.
+        keep: Share that goes on after a round, at least one candidate.
+        known: (candidate, tokens) -> a standing from an interrupted tournament, which is not played again.
+        left: Told of each candidate that goes no further.
+
+    Raises:
+        ValueError: There are no candidates or no rounds, or a loss is not a number.
+    """
+    if num_candidates < 1 or not tokens:
+        raise ValueError(f"a tournament needs candidates and rounds, got {num_candidates} and {len(tokens)}")
+    standings: list[list[Standing]] = [[] for _ in range(num_candidates)]
+    running = list(range(num_candidates))
+    gone: list[int] = []
+    for total in tokens:
+        for candidate in running:
+            standing = (known or {}).get((candidate, total)) or play(candidate, total)
+            if math.isnan(standing.loss):
+                raise ValueError(f"a candidate's loss must be a number, that of {candidate} at {total} tokens is not")
+            standings[candidate].append(standing)
+        running.sort(key=lambda candidate: standings[candidate][-1].loss)
+        if total != tokens[-1]:
+            survivors = max(1, math.ceil(len(running) * keep))
+            for candidate in running[survivors:]:
+                left(candidate)
+            gone = running[survivors:] + gone
+            running = running[:survivors]
+    return TournamentResult(order=(*running, *gone), standings=tuple(tuple(standing) for standing in standings))

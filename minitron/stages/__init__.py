@@ -1,0 +1,55 @@
+"""The stages' work: each reads what earlier stages wrote, calls one part of the package, and writes its own files.
+
+This is the only place where the parts meet; the order of stages, resuming and skipping are `pipeline.py`'s.
+"""
+
+from minitron.stages.check import check_recipe
+from minitron.stages.data import data_hashes, text_sources
+from minitron.stages.distill import recover, run_distill
+from minitron.stages.evaluate import evaluate_folder, run_evaluate
+from minitron.stages.files import (
+    CANDIDATES_FILE,
+    CHECKPOINT_FOLDER,
+    METRICS_FILE,
+    PLAN_FILE,
+    RECORD_FILE,
+    SCORES_FILE,
+    STATE_FOLDER,
+    Folders,
+    read_candidates,
+    read_metrics,
+)
+from minitron.stages.prune import prune_to, run_prune
+from minitron.stages.report import run_report
+from minitron.stages.score import calibration_settings, run_score, score_folder, score_origin, score_rows
+from minitron.stages.search import run_search, search_settings
+
+__all__ = [
+    "CANDIDATES_FILE",
+    "CHECKPOINT_FOLDER",
+    "METRICS_FILE",
+    "PLAN_FILE",
+    "RECORD_FILE",
+    "SCORES_FILE",
+    "STATE_FOLDER",
+    "Folders",
+    "calibration_settings",
+    "check_recipe",
+    "data_hashes",
+    "evaluate_folder",
+    "prune_to",
+    "read_candidates",
+    "read_metrics",
+    "recover",
+    "run_distill",
+    "run_evaluate",
+    "run_prune",
+    "run_report",
+    "run_score",
+    "run_search",
+    "score_folder",
+    "score_origin",
+    "score_rows",
+    "search_settings",
+    "text_sources",
+]

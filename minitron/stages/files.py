@@ -1,0 +1,28 @@
+"""What the stages call their files in a run folder, and reading back what people and later stages ask for."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SCORES_FILE = "scores.safetensors"
+CANDIDATES_FILE = "candidates.json"
+PLAN_FILE = "plan.safetensors"
+CHECKPOINT_FOLDER = "checkpoint"
+STATE_FOLDER = "state"
+RECORD_FILE = "record.json"
+METRICS_FILE = "metrics.json"
+
+Folders = Mapping[str, Path]
+
+
+def read_candidates(folder: Path) -> dict[str, Any]:
+    """The search stage's result."""
+    candidates: dict[str, Any] = json.loads((folder / CANDIDATES_FILE).read_text())
+    return candidates
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The evaluate stage's result."""
+    metrics: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text())
+    return metrics

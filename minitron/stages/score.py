@@ -1,0 +1,135 @@
+"""Teacher -> scores."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from minitron.hybrid.checkpoint import checkpoint_hashes, open_checkpoint
+from minitron.hybrid.model import load_model, load_tokenizer
+from minitron.hybrid.ranks import Ranks
+from minitron.hybrid.samples import blend_samples
+from minitron.hybrid.stack import LayerwiseStack, MemoryStack, Stack
+from minitron.importance import (
+    SCORED_AXES,
+    SCORERS,
+    ActivationScorer,
+    BlockQuotas,
+    CalibrationSettings,
+    LogitDepth,
+    Scores,
+    calibrate,
+    mamba_channels,
+    mamba_heads,
+    save_scores,
+)
+from minitron.importance.scores import ScoreArray
+from minitron.recipe import Recipe, ScoreSection
+from minitron.report.heatmap import draw_scores
+from minitron.stages.data import data_hashes, text_sources
+from minitron.stages.files import SCORES_FILE, STATE_FOLDER, Folders
+
+
+def score_origin(teacher: Path, section: ScoreSection, *, seed: int) -> dict[str, Any]:
+    """Everything that scores depend on; settings that change speed or memory alone are left out."""
+    speed: Any = {"data": True, "batch_size": True, "layerwise": True, "save_every": True, "depth": {"trials_at_once"}}
+    return {
+        **checkpoint_hashes(teacher),
+        "data": data_hashes(section.data),
+        "settings": section.model_dump(mode="json", exclude=speed),
+        "seed": seed,
+    }
+
+
+def calibration_settings(section: ScoreSection) -> CalibrationSettings:
+    """The recipe's settings as the calibration takes them.
+
+    Raises:
+        ValueError: A scorer is unknown.
+    """
+    width, depth = section.width, section.depth
+    scorers = {}
+    for axis in SCORED_AXES:
+        name = getattr(width, axis)
+        if name not in SCORERS:
+            raise ValueError(f"score.width.{axis} must be one of {', '.join(SCORERS)}, got {name!r}")
+        scorers[axis] = SCORERS[name]()
+        if name == "activation":
+            scorers[axis] = ActivationScorer(
+                sequence=width.sequence, batch=width.batch, ffn_preactivation=width.ffn_preactivation
+            )
+    by_logits = None
+    if depth.scorer != "block_influence":
+        exactly = {} if depth.keep_attention is None else {"*": depth.keep_attention}
+        by_logits = LogitDepth(
+            distance=depth.scorer,
+            remove=depth.remove,
+            quotas=BlockQuotas(exactly=exactly, protected=frozenset(depth.protected)),
+            trials_at_once=depth.trials_at_once,
+        )
+    elif depth.remove:
+        raise ValueError("score.depth.remove is for a greedy search by logits, block_influence has none")
+    if not depth.remove and (depth.keep_attention is not None or depth.protected):
+        raise ValueError("score.depth.keep_attention and protected are for a greedy search: set score.depth.remove")
+    return CalibrationSettings(
+        width=scorers,
+        depth=by_logits,
+        depth_samples=depth.samples,
+        batch_size=section.batch_size,
+        save_every=section.save_every,
+    )
+
+
+def score_folder(
+    teacher: Path, section: ScoreSection, output: Path, *, seed: int, device: str, ranks: Ranks | None = None
+) -> Scores:
+    """Calibrates a checkpoint and writes its scores and pictures of them; goes on where it was interrupted."""
+    ranks = ranks or Ranks(device)
+    if ranks.count > 1:
+        device = str(ranks.device)
+    settings = calibration_settings(section)
+    checkpoint = open_checkpoint(teacher)
+    samples = blend_samples(
+        text_sources(section.data),
+        load_tokenizer(teacher),
+        seq_len=section.seq_len,
+        num_samples=section.samples,
+        seed=seed,
+        packed=section.packed,
+    )
+    if int(samples.token_ids.max()) >= checkpoint.shape.vocab_size:
+        raise ValueError(
+            f"token ids must be below the model's vocab_size {checkpoint.shape.vocab_size}, the tokenizer gives "
+            f"{int(samples.token_ids.max())}"
+        )
+    stack: Stack
+    if section.layerwise:
+        stack = LayerwiseStack(checkpoint, device=device)
+    else:
+        stack = MemoryStack(load_model(teacher, device=device), checkpoint.shape)
+    scores = calibrate(stack, samples, settings, ranks=ranks, state_folder=output / STATE_FOLDER)
+    scores = replace(scores, origin=score_origin(teacher, section, seed=seed))
+    ranks.wait()
+    if ranks.is_first:
+        save_scores(scores, output / SCORES_FILE)
+        draw_scores(score_rows(scores), scores.depth, checkpoint.shape.hybrid_override_pattern, output)
+        shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
+    return scores
+
+
+def score_rows(scores: Scores) -> dict[str, dict[str, ScoreArray]]:
+    """Axis -> label of a row -> the scores of its units, as the pictures show them."""
+    rows: dict[str, dict[str, ScoreArray]] = {
+        "intermediate_size": {f"block {layer}": score for layer, score in scores.intermediate_size.items()},
+        "mamba_num_heads": {f"block {layer}": mamba_heads(score) for layer, score in scores.mamba.items()},
+        "mamba_head_dim": {f"block {layer}": mamba_channels(score) for layer, score in scores.mamba.items()},
+        "num_attention_heads": {f"block {layer}": score for layer, score in scores.num_attention_heads.items()},
+    }
+    if scores.hidden_size is not None:
+        rows["hidden_size"] = {"all blocks": scores.hidden_size}
+    return {axis: found for axis, found in rows.items() if found}
+
+
+def run_score(recipe: Recipe, folders: Folders, output: Path) -> None:
+    """Teacher -> scores."""
+    score_folder(Path(recipe.teacher), recipe.score, output, seed=recipe.seed, device=recipe.device)

@@ -1,0 +1,168 @@
+"""Teacher's shape + scores -> candidates within the limits, the chosen one first."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from minitron.hybrid.checkpoint import open_checkpoint
+from minitron.hybrid.shape import HybridShape
+from minitron.hybrid.weights import write_json
+from minitron.importance import BlockQuotas, Scores, load_scores, retained_shares, top_blocks
+from minitron.recipe import Recipe, SearchSection, SizeRange
+from minitron.report.pareto import draw_candidates
+from minitron.search import (
+    Candidate,
+    SearchResult,
+    SearchSpace,
+    memory_bytes,
+    predict_tokens_per_second,
+    size_range,
+    solve_budget,
+)
+from minitron.search.pareto import pareto_front
+from minitron.search.solve import Shares
+from minitron.stages.data import data_hashes
+from minitron.stages.files import CANDIDATES_FILE, SCORES_FILE, Folders
+from minitron.stages.measure import Measured, measure_candidates
+
+RANK_BY = {"largest": "memory", "importance": "importance", "throughput": "throughput"}
+
+
+def search_space(
+    section: SearchSection, teacher: HybridShape, kept_layers: Callable[[int], tuple[int, ...]]
+) -> SearchSpace:
+    """The recipe's search space over a teacher.
+
+    Args:
+        section: The recipe's sizes and ranges.
+        teacher: The shape that is cut.
+        kept_layers: Number of blocks -> which blocks stay.
+
+    Raises:
+        ValueError: A size exceeds the teacher's, breaks a group, or a range is empty.
+    """
+    blocks, given = teacher.num_hidden_layers, section.num_hidden_layers
+    depths: tuple[int, ...] = (blocks,)
+    if isinstance(given, SizeRange):
+        depths = tuple(range(given.max or blocks, given.min - 1, -(given.step or 1)))
+    elif given is not None:
+        depths = given
+    if not depths or max(depths) > blocks:
+        raise ValueError(f"search.num_hidden_layers must hold sizes up to the teacher's {blocks}, got {list(depths)}")
+    sizes = {}
+    for axis in teacher.family.axes:
+        found = getattr(section, axis)
+        if isinstance(found, SizeRange):
+            sizes[axis] = size_range(teacher, axis, low=found.min, high=found.max, step=found.step)
+        elif found is not None:
+            sizes[axis] = found
+    return SearchSpace(
+        source=teacher,
+        layers=tuple(kept_layers(depth) for depth in depths),
+        sizes=sizes,
+        intermediate_ratios=section.intermediate_ratio or (),
+    )
+
+
+def search_settings(recipe: Recipe) -> dict[str, Any]:
+    """Everything in the recipe that candidates depend on, beside the scores."""
+    settings: dict[str, Any] = {"budget": recipe.budget.model_dump(), "search": recipe.search.model_dump()}
+    if recipe.search.choose not in RANK_BY:
+        settings |= {
+            "distill": recipe.distill.model_dump(exclude={"data", "tokens", "save_steps"}),
+            "data": data_hashes(recipe.distill.data),
+        }
+    return settings
+
+
+def run_search(recipe: Recipe, folders: Folders, output: Path) -> None:
+    """Teacher's shape + scores -> candidates within the limits."""
+    source = open_checkpoint(Path(recipe.teacher)).shape
+    scores = load_scores(folders["score"] / SCORES_FILE)
+    section = recipe.search
+    quotas = BlockQuotas(at_least={"*": section.keep_attention})
+    space = search_space(
+        section, source, lambda kept: top_blocks(scores.depth, source.hybrid_override_pattern, kept, quotas=quotas)
+    )
+    shares = _cached_shares(scores, source)
+    if section.choose in RANK_BY:
+        result = _solve(recipe, space, shares, rank_by=RANK_BY[section.choose], top_k=section.top_k)
+        measured = [Measured(candidate=candidate) for candidate in result.candidates]
+    else:
+        result = shortlist(recipe, space, shares)
+        measured = measure_candidates(recipe, scores, result.candidates, output)
+    found = describe(recipe, source, result, measured)
+    found["candidates"] = mark_front(found["candidates"])
+    write_json(output / CANDIDATES_FILE, found)
+    draw_candidates(found, output / "candidates.png")
+
+
+def shortlist(recipe: Recipe, space: SearchSpace, shares: Shares) -> SearchResult:
+    """Candidates to be measured: the largest and those that keep most importance, in turn, each once."""
+    size = recipe.search.shortlist
+    largest = _solve(recipe, space, shares, rank_by="memory", top_k=size)
+    keeping = _solve(recipe, space, shares, rank_by="importance", top_k=size)
+    turns: list[Candidate] = []
+    for pair in zip(largest.candidates, keeping.candidates, strict=True):
+        turns += [candidate for candidate in pair if candidate not in turns]
+    return SearchResult(
+        candidates=tuple(turns[:size]), num_shapes=largest.num_shapes, num_feasible=largest.num_feasible
+    )
+
+
+def describe(recipe: Recipe, source: HybridShape, result: SearchResult, measured: list[Measured]) -> dict[str, Any]:
+    """What `candidates.json` holds."""
+    workload, limits = recipe.budget.workload, recipe.budget.limits
+    speed = None
+    if limits.device is not None:
+        speed = predict_tokens_per_second(source, workload, limits.device, limits.lengths, limits.budget_bytes)
+    return {
+        "chosen_by": recipe.search.choose,
+        "budget_bytes": limits.budget_bytes,
+        "device": None if limits.device is None else limits.device.name,
+        "num_shapes": result.num_shapes,
+        "num_feasible": result.num_feasible,
+        "teacher": {
+            "params": source.params,
+            "memory": asdict(memory_bytes(source, workload)),
+            "tokens_per_s": speed,
+        },
+        "candidates": [
+            {
+                "layers": found.candidate.layers,
+                "shape": asdict(found.candidate.shape),
+                "params": found.candidate.shape.params,
+                "memory": asdict(found.candidate.memory),
+                "tokens_per_s": found.candidate.tokens_per_s,
+                "retained": found.candidate.retained,
+                "zero_shot": found.zero_shot,
+                "rounds": [{"tokens": standing.tokens, "kl": standing.loss} for standing in found.standings],
+                "curve": found.standings[-1].curve if found.standings else [],
+            }
+            for found in measured
+        ],
+    }
+
+
+def mark_front(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The candidates, each with `on_front`: whether no other is smaller, better and (where predicted) faster."""
+    costs = []
+    for candidate in candidates:
+        kls = [each["kl"] for each in (candidate["rounds"][-1:] or [candidate["zero_shot"]]) if each is not None]
+        loss = kls[0] if kls else -candidate["retained"]
+        costs.append([candidate["memory"]["total_bytes"], loss, -(candidate["tokens_per_s"] or 0)])
+    return [
+        {**candidate, "on_front": on_front} for candidate, on_front in zip(candidates, pareto_front(costs), strict=True)
+    ]
+
+
+def _solve(recipe: Recipe, space: SearchSpace, shares: Shares, *, rank_by: str, top_k: int) -> SearchResult:
+    return solve_budget(
+        space, recipe.budget.workload, recipe.budget.limits, top_k=top_k, rank_by=rank_by, shares=shares
+    )
+
+
+def _cached_shares(scores: Scores, source: HybridShape) -> Shares:
+    return cache(lambda layers: retained_shares(scores, source, layers))
