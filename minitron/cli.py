@@ -160,12 +160,13 @@ def _run(args: argparse.Namespace) -> None:
 
     recipe = load_recipe(args.recipe, tuple(args.set))
 
-    from minitron.pipeline import STAGE_NAMES, run_pipeline
+    from minitron.pipeline import run_pipeline, stages_of
     from minitron.stages import read_candidates, read_metrics
 
+    names = [stage.name for stage in stages_of(recipe)]
     for option in (args.first, args.last):
-        if option is not None and option not in STAGE_NAMES:
-            raise ValueError(f"a stage must be one of {', '.join(STAGE_NAMES)}, got {option!r}")
+        if option is not None and option not in names:
+            raise ValueError(f"a stage must be one of {', '.join(names)}, got {option!r}")
     folder = args.output or Path("runs") / recipe.name
     outcomes = []
     for outcome in run_pipeline(recipe, folder, first=args.first, last=args.last):

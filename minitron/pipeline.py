@@ -22,12 +22,13 @@ ARTEFACT_VERSION = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A stage: what of the recipe it depends on, which stages it reads, and its work."""
+    """A stage: what of the recipe it depends on, which stages it reads, its work, and which recipes have it."""
 
     name: str
     reads: tuple[str, ...]
     settings: Callable[[Recipe], dict[str, Any]]
     work: Callable[[Recipe, stages.Folders, Path], None]
+    applies: Callable[[Recipe], bool] = lambda recipe: True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,18 +42,27 @@ class StageOutcome:
 
 STAGES = (
     Stage(
-        name="score",
+        name="depth",
         reads=(),
-        settings=lambda recipe: stages.score_origin(Path(recipe.teacher), recipe.score, seed=recipe.seed),
+        settings=stages.depth_settings,
+        work=stages.run_depth,
+        applies=lambda recipe: recipe.depth_first is not None,
+    ),
+    Stage(
+        name="score",
+        reads=("depth",),
+        settings=lambda recipe: stages.score_origin(
+            Path(recipe.teacher), stages.score_section(recipe), seed=recipe.seed
+        ),
         work=stages.run_score,
     ),
     Stage(
         name="search",
-        reads=("score",),
+        reads=("depth", "score"),
         settings=stages.search_settings,
         work=stages.run_search,
     ),
-    Stage(name="prune", reads=("score", "search"), settings=lambda recipe: {}, work=stages.run_prune),
+    Stage(name="prune", reads=("depth", "score", "search"), settings=lambda recipe: {}, work=stages.run_prune),
     Stage(
         name="distill",
         reads=("prune",),
@@ -83,15 +93,20 @@ STAGES = (
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages that a recipe has, in order."""
+    return tuple(stage for stage in STAGES if stage.applies(recipe))
+
+
 def _stage_inputs(recipe: Recipe) -> dict[str, dict[str, Any]]:
     # Of all stages before the first one runs, so that a missing file is found now and not after hours.
     inputs: dict[str, dict[str, Any]] = {}
-    for stage in STAGES:
+    for stage in stages_of(recipe):
         inputs[stage.name] = {
             "version": ARTEFACT_VERSION,
             "seed": recipe.seed,
             "settings": stage.settings(recipe),
-            "reads": {name: hash_inputs(inputs[name]) for name in stage.reads},
+            "reads": {name: hash_inputs(inputs[name]) for name in stage.reads if name in inputs},
         }
     return inputs
 
@@ -122,7 +137,7 @@ def run_pipeline(
     inputs_of = _stage_inputs(recipe)
     folders = {name: folder / name for name in STAGE_NAMES}
     forced = False
-    for stage in STAGES:
+    for stage in stages_of(recipe):
         inputs = inputs_of[stage.name]
         forced = forced or stage.name == first
         header = read_header(folders[stage.name])

@@ -303,6 +303,13 @@ class DistillSection(Section):
     save_steps: Annotated[int, Field(ge=0)] = Field(default=100, description="Steps between resumable states, 0: none.")
 
 
+class DepthFirstSection(Section):
+    """The published two steps: blocks go first and are distilled away, then the widths (arXiv 2508.14444)."""
+
+    num_hidden_layers: PositiveInt = Field(description="Blocks that are left for the second step.")
+    distill: DistillSection = Field(description="Distillation between the steps.")
+
+
 class Task(Section):
     """An exact-match task."""
 
@@ -331,10 +338,19 @@ class Recipe(Section):
     seed: int = Field(default=0, description="Seed of every random choice.")
     device: str = Field(default="cpu", description="torch device that models run on.")
     score: ScoreSection
+    depth_first: DepthFirstSection | None = Field(
+        default=None, description="Cut blocks and distil before anything else; depth and widths together when null."
+    )
     budget: BudgetSection
     search: SearchSection
     distill: DistillSection
     evaluate: EvaluateSection
+
+    @model_validator(mode="after")
+    def _depth_once(self) -> "Recipe":
+        if self.depth_first is not None and self.search.num_hidden_layers is not None:
+            raise ValueError("either depth_first or search.num_hidden_layers cuts blocks, not both")
+        return self
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -430,9 +446,13 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
     if evaluate.task is not None:
         task = evaluate.task.model_copy(update={"path": str(folder / evaluate.task.path)})
         evaluate = evaluate.model_copy(update={"task": task})
+    depth_first = recipe.depth_first
+    if depth_first is not None:
+        depth_first = depth_first.model_copy(update={"distill": data(depth_first.distill)})
     return recipe.model_copy(
         update={
             "teacher": str(folder / recipe.teacher),
+            "depth_first": depth_first,
             "score": data(recipe.score),
             "distill": data(recipe.distill),
             "evaluate": evaluate,

@@ -10,9 +10,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from minitron.cli import main
 from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.model import count_params
-from minitron.pipeline import STAGE_NAMES, run_pipeline
+from minitron.pipeline import STAGE_NAMES as ALL_STAGES
+from minitron.pipeline import run_pipeline
 from minitron.recipe import Recipe, load_recipe
 from minitron.stages import prune as prune_stage
+
+STAGE_NAMES = tuple(name for name in ALL_STAGES if name != "depth")
 
 
 def outcomes(recipe: Recipe, folder: Path, **options: Any) -> dict[str, bool]:

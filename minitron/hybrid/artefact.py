@@ -1,5 +1,6 @@
 """Artefacts: folders that are written whole or not at all, each with a header that says what it was made from."""
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -69,22 +70,50 @@ def write_artefact(folder: Path, *, stage: str, inputs: Mapping[str, Any], seed:
     state there can go on; one with other inputs is cleared first. On failure it stays and no artefact appears.
 
     Raises:
-        ValueError: A folder in the way holds something that is not an artefact.
+        ValueError: A folder in the way holds something that is not an artefact, or another process is writing it.
     """
-    inputs_hash = hash_inputs(inputs)
     partial = working_folder(folder)
-    marker = partial / MARKER_FILE
     _require_ours(folder, HEADER_FILE)
     _require_ours(partial, MARKER_FILE)
-    if marker.exists() and marker.read_text() != inputs_hash:
-        logger.warning("%s is left from an interrupted attempt with other inputs and is cleared", partial)
-        shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
-    marker.write_text(inputs_hash)
-    yield partial
+    with _locked(partial / MARKER_FILE, folder) as marker:
+        _claim(partial, marker, hash_inputs(inputs))
+        yield partial
+        _finish(folder, partial, stage=stage, inputs=inputs, seed=seed)
+
+
+@contextmanager
+def _locked(path: Path, folder: Path) -> Iterator[TextIO]:
+    # The system takes the lock away when the process ends in whatever way.
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is writing {folder}; wait for it, stop it, or choose another output"
+            ) from error
+        yield file
+
+
+def _claim(partial: Path, marker: TextIO, inputs_hash: str) -> None:
+    marker.seek(0)
+    before = marker.read()
+    if before and before != inputs_hash:
+        logger.warning("%s is left from an interrupted attempt with other inputs and is cleared", partial)
+        for path in partial.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != MARKER_FILE:
+                path.unlink()
+    marker.truncate(0)
+    marker.write(inputs_hash)
+    marker.flush()
+
+
+def _finish(folder: Path, partial: Path, *, stage: str, inputs: Mapping[str, Any], seed: int) -> None:
     header = ArtefactHeader(
         stage=stage,
-        inputs_hash=inputs_hash,
+        inputs_hash=hash_inputs(inputs),
         inputs=dict(inputs),
         seed=seed,
         versions={package: version(package) for package in VERSIONED_PACKAGES},

@@ -30,9 +30,10 @@ def draw_candidates(search: Mapping[str, Any], path: Path) -> None:
 
 
 def quality(candidate: Mapping[str, Any]) -> tuple[str, float]:
-    """What a candidate was judged by, in words, and its value: the last that was measured, else what it keeps."""
+    """What all candidates were judged by alike, in words, and its value: after the first round, else what is known."""
     if candidate["rounds"]:
-        return "KL to the teacher after its last round", candidate["rounds"][-1]["kl"]
+        first = candidate["rounds"][0]
+        return f"KL to the teacher after {first['tokens']:,} tokens", first["kl"]
     if candidate["zero_shot"]:
         return "KL to the teacher right after pruning", candidate["zero_shot"]["kl"]
     return "share of importance kept", candidate["retained"]
@@ -69,12 +70,12 @@ def _draw_front(figure: Figure, axes: Axes, search: Mapping[str, Any]) -> None:
 
 def _draw_rounds(axes: Axes, search: Mapping[str, Any]) -> None:
     for number, candidate in enumerate(search["candidates"], start=1):
-        tokens = [0, *(each["tokens"] for each in candidate["rounds"])]
+        tokens = [0, *(each["tokens"] / 1e6 for each in candidate["rounds"])]
         kl = [candidate["zero_shot"]["kl"], *(each["kl"] for each in candidate["rounds"])]
         style = {"linewidth": 2.5, "zorder": 3} if number == 1 else {"linewidth": 1}
         axes.plot(tokens, kl, marker="o", markersize=4, label=str(number), **style)
     axes.set_yscale("log")
-    axes.set_xlabel("tokens distilled")
+    axes.set_xlabel("million tokens distilled")
     axes.set_ylabel("KL to the teacher, nats a token")
     axes.set_title("Tournament")
     axes.legend(title="candidate", fontsize=8, ncols=2)

@@ -106,10 +106,10 @@ def serve_command(model: str, workload: Workload, report: FitReport, *, utilizat
     if workload.engine.max_num_batched_tokens != type(workload.engine)().max_num_batched_tokens:
         words += ["--max-num-batched-tokens", str(workload.engine.max_num_batched_tokens)]
     words += ["--kv-cache-dtype", "fp8" if workload.kv_dtype == "fp8" else "auto"]
-    state = {"fp32": "float32", "fp16": "float16"}.get(workload.ssm_dtype, "auto")
-    words += ["--mamba-ssm-cache-dtype", state]
-    words += ["--enable-prefix-caching" if workload.engine.prefix_caching else "--no-enable-prefix-caching"]
-    return words
+    words += ["--mamba-ssm-cache-dtype", {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[workload.ssm_dtype]]
+    if workload.engine.prefix_caching:
+        return [*words, "--enable-prefix-caching", "--mamba-cache-mode", "align"]
+    return [*words, "--no-enable-prefix-caching"]
 
 
 def _largest_plain(shape: HybridShape, workload: Workload, cache_budget: int) -> tuple[int | None, int | None]:

@@ -1,11 +1,14 @@
 """What is to be served at once, in which precisions, and by whose accounting."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from minitron.search.precision import CACHE_BITS, WEIGHT_FORMATS
 
 GIB = 2**30
 ACCOUNTINGS = ("plain", "vllm")
+# What vLLM can keep its caches in, among the precisions here (0.33, config/cache.py).
+ENGINE_CACHES = {"kv_dtype": ("bf16", "fp16", "fp8"), "ssm_dtype": ("fp32", "bf16", "fp16")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +70,10 @@ class Workload:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.workspace_bytes is not None and self.workspace_bytes < 0:
             raise ValueError(f"workspace_bytes must not be negative, got {self.workspace_bytes}")
-        choices = {"weights_dtype": WEIGHT_FORMATS, "accounting": ACCOUNTINGS}
+        choices: dict[str, Collection[str]] = {"weights_dtype": WEIGHT_FORMATS, "accounting": ACCOUNTINGS}
         choices |= dict.fromkeys(("kv_dtype", "ssm_dtype", "conv_dtype"), CACHE_BITS)
+        if self.accounting == "vllm":
+            choices |= ENGINE_CACHES
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

@@ -5,6 +5,7 @@ This is the only place where the parts meet; the order of stages, resuming and s
 
 from minitron.stages.check import check_recipe
 from minitron.stages.data import data_hashes, text_sources
+from minitron.stages.depth import depth_settings, run_depth
 from minitron.stages.distill import recover, run_distill
 from minitron.stages.evaluate import evaluate_folder, run_evaluate
 from minitron.stages.files import (
@@ -21,7 +22,7 @@ from minitron.stages.files import (
 )
 from minitron.stages.prune import prune_to, run_prune
 from minitron.stages.report import run_report
-from minitron.stages.score import calibration_settings, run_score, score_folder, score_origin, score_rows
+from minitron.stages.score import calibration_settings, run_score, score_folder, score_origin, score_rows, score_section
 from minitron.stages.search import run_search, search_settings
 
 __all__ = [
@@ -36,11 +37,13 @@ __all__ = [
     "calibration_settings",
     "check_recipe",
     "data_hashes",
+    "depth_settings",
     "evaluate_folder",
     "prune_to",
     "read_candidates",
     "read_metrics",
     "recover",
+    "run_depth",
     "run_distill",
     "run_evaluate",
     "run_prune",
@@ -50,6 +53,7 @@ __all__ = [
     "score_folder",
     "score_origin",
     "score_rows",
+    "score_section",
     "search_settings",
     "text_sources",
 ]

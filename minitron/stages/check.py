@@ -1,7 +1,10 @@
 """Refusing, before the first stage runs, what a later one would refuse."""
 
+import numpy as np
+
 from minitron.hybrid.shape import HybridShape
-from minitron.recipe import Recipe
+from minitron.importance import BlockQuotas, top_blocks
+from minitron.recipe import DistillSection, Recipe
 from minitron.stages.score import calibration_settings
 from minitron.stages.search import search_space
 
@@ -16,12 +19,20 @@ def check_recipe(recipe: Recipe, teacher: HybridShape) -> None:
     if depth is not None:
         depth.quotas.check(teacher.hybrid_override_pattern, teacher.num_hidden_layers - depth.remove)
     search_space(recipe.search, teacher, lambda kept: tuple(range(kept)))
-    section = recipe.distill
+    _check_tokens("distill", recipe.distill, recipe.distill.tokens)
+    if recipe.search.choose == "tournament":
+        _check_tokens("search.tournament", recipe.distill, min(recipe.search.tournament.tokens))
+    first = recipe.depth_first
+    if first is not None:
+        _check_tokens("depth_first.distill", first.distill, first.distill.tokens)
+        pattern, quotas = teacher.hybrid_override_pattern, BlockQuotas(at_least={"*": recipe.search.keep_attention})
+        top_blocks(np.zeros(len(pattern)), pattern, first.num_hidden_layers, quotas=quotas)
+
+
+def _check_tokens(name: str, section: DistillSection, tokens: int) -> None:
     batch_tokens = section.batch_size * section.seq_len
-    rounds = recipe.search.tournament.tokens if recipe.search.choose == "tournament" else ()
-    for name, tokens in (("distill.tokens", section.tokens), *(("search.tournament.tokens", each) for each in rounds)):
-        if tokens < batch_tokens:
-            raise ValueError(
-                f"{name} must fill one batch of {section.batch_size} x {section.seq_len} = {batch_tokens:,} tokens, "
-                f"got {tokens:,}"
-            )
+    if tokens < batch_tokens:
+        raise ValueError(
+            f"{name}.tokens must fill one batch of {section.batch_size} x {section.seq_len} = {batch_tokens:,} tokens, "
+            f"got {tokens:,}"
+        )

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from minitron.recipe import Recipe
+
 SCORES_FILE = "scores.safetensors"
 CANDIDATES_FILE = "candidates.json"
 PLAN_FILE = "plan.safetensors"
@@ -14,6 +16,11 @@ RECORD_FILE = "record.json"
 METRICS_FILE = "metrics.json"
 
 Folders = Mapping[str, Path]
+
+
+def cut_source(recipe: Recipe, folders: Folders) -> Path:
+    """The checkpoint that is scored, searched and pruned: the teacher, or what the first of two steps left of it."""
+    return Path(recipe.teacher) if recipe.depth_first is None else folders["depth"] / CHECKPOINT_FOLDER
 
 
 def read_candidates(folder: Path) -> dict[str, Any]:

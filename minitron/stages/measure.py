@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from minitron.distill import distill
 from minitron.evaluate import evaluate_text
 from minitron.hybrid.blocks import TokenBlocks, blend_sources
-from minitron.hybrid.checkpoint import open_checkpoint
+from minitron.hybrid.checkpoint import Checkpoint
 from minitron.hybrid.model import load_model, load_tokenizer
 from minitron.hybrid.progress import track
 from minitron.hybrid.weights import write_json
@@ -46,12 +46,19 @@ class Measured:
     standings: tuple[Standing, ...] = ()
 
 
-def measure_candidates(recipe: Recipe, scores: Scores, candidates: Sequence[Candidate], output: Path) -> list[Measured]:
+def measure_candidates(
+    recipe: Recipe, source: Checkpoint, scores: Scores, candidates: Sequence[Candidate], output: Path
+) -> list[Measured]:
     """Measures candidates as the recipe's `search.choose` says and sorts them, best first.
 
-    A tournament saves its state under `output`; an interrupted one is gone on with.
+    Args:
+        recipe: The recipe.
+        source: The checkpoint that is cut.
+        scores: Its scores.
+        candidates: What to measure.
+        output: Folder under which a tournament saves its state; an interrupted one is gone on with.
     """
-    bench = _Bench(recipe, scores)
+    bench = _Bench(recipe, source, scores)
     zero_shot = [bench.zero_shot(candidate) for candidate in track(candidates, "zero-shot", total=len(candidates))]
     if recipe.search.choose == "zero_shot":
         order: Sequence[int] = sorted(range(len(candidates)), key=lambda index: zero_shot[index]["kl"])
@@ -64,17 +71,18 @@ def measure_candidates(recipe: Recipe, scores: Scores, candidates: Sequence[Cand
 
 
 class _Bench:
-    """The teacher, and the distillation's text: what is trained on and, behind it, what is judged by."""
+    """What is cut, the teacher, and the distillation's text: what is trained on and, behind it, what is judged by."""
 
-    def __init__(self, recipe: Recipe, scores: Scores) -> None:
+    def __init__(self, recipe: Recipe, source: Checkpoint, scores: Scores) -> None:
         section, rounds = recipe.distill, recipe.search.tournament
-        self.recipe, self.scores = recipe, scores
-        self.source = open_checkpoint(Path(recipe.teacher))
-        self.teacher = load_model(self.source.folder, device=recipe.device)
+        self.recipe, self.source, self.scores = recipe, source, scores
+        self.teacher = load_model(Path(recipe.teacher), device=recipe.device)
+        is_teacher = source.folder.resolve() == Path(recipe.teacher).resolve()
+        self.model = self.teacher if is_teacher else load_model(source.folder, device=recipe.device)
         train = max(rounds.tokens, default=0) // section.seq_len
         blocks_NT = blend_sources(
             text_sources(section.data),
-            load_tokenizer(self.source.folder),
+            load_tokenizer(source.folder),
             seq_len=section.seq_len,
             num_blocks=train + rounds.blocks,
             seed=recipe.seed,
@@ -86,7 +94,7 @@ class _Bench:
         """The candidate as a model."""
         shape = self.source.shape
         keep = select_units(self.scores, shape, candidate.shape, candidate.layers)
-        return prune_model(self.teacher, self.source, PrunePlan(source=shape, target=candidate.shape, keep=keep))
+        return prune_model(self.model, self.source, PrunePlan(source=shape, target=candidate.shape, keep=keep))
 
     def measure(self, student: PreTrainedModel) -> dict[str, float]:
         """Loss, and KL to the teacher, on the text that is judged by."""

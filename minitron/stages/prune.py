@@ -8,7 +8,7 @@ from minitron.hybrid.shape import HybridShape
 from minitron.importance import Scores, load_scores, select_units
 from minitron.prune import PrunePlan, prune_checkpoint, save_plan
 from minitron.recipe import Recipe
-from minitron.stages.files import CHECKPOINT_FOLDER, PLAN_FILE, SCORES_FILE, Folders, read_candidates
+from minitron.stages.files import CHECKPOINT_FOLDER, PLAN_FILE, SCORES_FILE, Folders, cut_source, read_candidates
 
 
 def prune_to(
@@ -26,7 +26,7 @@ def run_prune(recipe: Recipe, folders: Folders, output: Path) -> None:
     candidate = read_candidates(folders["search"])["candidates"][0]
     shutil.rmtree(output / CHECKPOINT_FOLDER, ignore_errors=True)
     prune_to(
-        open_checkpoint(Path(recipe.teacher)),
+        open_checkpoint(cut_source(recipe, folders)),
         load_scores(folders["score"] / SCORES_FILE),
         HybridShape(**candidate["shape"]),
         tuple(candidate["layers"]),

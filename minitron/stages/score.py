@@ -24,10 +24,10 @@ from minitron.importance import (
     save_scores,
 )
 from minitron.importance.scores import ScoreArray
-from minitron.recipe import Recipe, ScoreSection
+from minitron.recipe import DepthSection, Recipe, ScoreSection
 from minitron.report.heatmap import draw_scores
 from minitron.stages.data import data_hashes, text_sources
-from minitron.stages.files import SCORES_FILE, STATE_FOLDER, Folders
+from minitron.stages.files import SCORES_FILE, STATE_FOLDER, Folders, cut_source
 
 
 def score_origin(teacher: Path, section: ScoreSection, *, seed: int) -> dict[str, Any]:
@@ -130,6 +130,13 @@ def score_rows(scores: Scores) -> dict[str, dict[str, ScoreArray]]:
     return {axis: found for axis, found in rows.items() if found}
 
 
+def score_section(recipe: Recipe) -> ScoreSection:
+    """How the widths are scored: as the recipe says, but blocks that went in a first step are not ranked again."""
+    if recipe.depth_first is None:
+        return recipe.score
+    return recipe.score.model_copy(update={"depth": DepthSection()})
+
+
 def run_score(recipe: Recipe, folders: Folders, output: Path) -> None:
     """Teacher -> scores."""
-    score_folder(Path(recipe.teacher), recipe.score, output, seed=recipe.seed, device=recipe.device)
+    score_folder(cut_source(recipe, folders), score_section(recipe), output, seed=recipe.seed, device=recipe.device)

@@ -1,5 +1,6 @@
 """Teacher's shape + scores -> candidates within the limits, the chosen one first."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
@@ -13,7 +14,6 @@ from minitron.importance import BlockQuotas, Scores, load_scores, retained_share
 from minitron.recipe import Recipe, SearchSection, SizeRange
 from minitron.report.pareto import draw_candidates
 from minitron.search import (
-    Candidate,
     SearchResult,
     SearchSpace,
     memory_bytes,
@@ -24,7 +24,7 @@ from minitron.search import (
 from minitron.search.pareto import pareto_front
 from minitron.search.solve import Shares
 from minitron.stages.data import data_hashes
-from minitron.stages.files import CANDIDATES_FILE, SCORES_FILE, Folders
+from minitron.stages.files import CANDIDATES_FILE, SCORES_FILE, Folders, cut_source
 from minitron.stages.measure import Measured, measure_candidates
 
 RANK_BY = {"largest": "memory", "importance": "importance", "throughput": "throughput"}
@@ -79,7 +79,8 @@ def search_settings(recipe: Recipe) -> dict[str, Any]:
 
 def run_search(recipe: Recipe, folders: Folders, output: Path) -> None:
     """Teacher's shape + scores -> candidates within the limits."""
-    source = open_checkpoint(Path(recipe.teacher)).shape
+    checkpoint = open_checkpoint(cut_source(recipe, folders))
+    source = checkpoint.shape
     scores = load_scores(folders["score"] / SCORES_FILE)
     section = recipe.search
     quotas = BlockQuotas(at_least={"*": section.keep_attention})
@@ -92,7 +93,7 @@ def run_search(recipe: Recipe, folders: Folders, output: Path) -> None:
         measured = [Measured(candidate=candidate) for candidate in result.candidates]
     else:
         result = shortlist(recipe, space, shares)
-        measured = measure_candidates(recipe, scores, result.candidates, output)
+        measured = measure_candidates(recipe, checkpoint, scores, result.candidates, output)
     found = describe(recipe, source, result, measured)
     found["candidates"] = mark_front(found["candidates"])
     write_json(output / CANDIDATES_FILE, found)
@@ -104,11 +105,10 @@ def shortlist(recipe: Recipe, space: SearchSpace, shares: Shares) -> SearchResul
     size = recipe.search.shortlist
     largest = _solve(recipe, space, shares, rank_by="memory", top_k=size)
     keeping = _solve(recipe, space, shares, rank_by="importance", top_k=size)
-    turns: list[Candidate] = []
-    for pair in zip(largest.candidates, keeping.candidates, strict=True):
-        turns += [candidate for candidate in pair if candidate not in turns]
+    turns = itertools.chain.from_iterable(zip(largest.candidates, keeping.candidates, strict=True))
+    each_once = {(candidate.layers, candidate.shape): candidate for candidate in turns}
     return SearchResult(
-        candidates=tuple(turns[:size]), num_shapes=largest.num_shapes, num_feasible=largest.num_feasible
+        candidates=tuple(each_once.values())[:size], num_shapes=largest.num_shapes, num_feasible=largest.num_feasible
     )
 
 
@@ -150,8 +150,8 @@ def mark_front(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The candidates, each with `on_front`: whether no other is smaller, better and (where predicted) faster."""
     costs = []
     for candidate in candidates:
-        kls = [each["kl"] for each in (candidate["rounds"][-1:] or [candidate["zero_shot"]]) if each is not None]
-        loss = kls[0] if kls else -candidate["retained"]
+        measured = next(iter(candidate["rounds"]), candidate["zero_shot"])  # the first round is the last that all had
+        loss = -candidate["retained"] if measured is None else measured["kl"]
         costs.append([candidate["memory"]["total_bytes"], loss, -(candidate["tokens_per_s"] or 0)])
     return [
         {**candidate, "on_front": on_front} for candidate, on_front in zip(candidates, pareto_front(costs), strict=True)

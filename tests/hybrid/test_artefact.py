@@ -68,3 +68,15 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path, name: str) -> N
     with pytest.raises(ValueError, match="is in the way and was not written by minitron"):
         write(tmp_path / "a", setting=1)
     assert (tmp_path / name / "thesis.txt").read_text() == "mine"
+
+
+def test_a_folder_that_another_process_writes_is_refused(tmp_path: Path) -> None:
+    inputs = {"a": 1}
+    with (
+        write_artefact(tmp_path / "x", stage="score", inputs=inputs, seed=0) as first,
+        pytest.raises(ValueError, match="another process is writing"),
+    ):
+        (first / "kept").write_text("by the first")
+        with write_artefact(tmp_path / "x", stage="score", inputs={"a": 2}, seed=0):
+            pass
+    assert (tmp_path / "x" / "kept").read_text() == "by the first"

@@ -127,6 +127,20 @@ def test_the_published_9b_is_tight_on_an_a10g_and_its_serve_line_starts() -> Non
     assert fit(NANO_9B, replace(PAGED, kv_dtype="fp8"), budget).verdict == "fits"
 
 
+def test_a_precision_that_vllm_cannot_keep_is_refused() -> None:
+    with pytest.raises(ValueError, match="ssm_dtype must be one of fp32, bf16, fp16, got 'fp8'"):
+        replace(PAGED, ssm_dtype="fp8")
+    with pytest.raises(ValueError, match="kv_dtype must be one of bf16, fp16, fp8, got 'int8'"):
+        replace(PAGED, kv_dtype="int8")
+
+
+def test_shared_prefixes_are_asked_for_as_they_were_accounted_for() -> None:
+    workload = replace(PAGED, engine=Engine(prefix_caching=True, max_num_batched_tokens=512), ssm_dtype="bf16")
+    words = " ".join(serve_command("nano", workload, fit(NANO_9B, workload, 40 * GIB), utilization=0.9))
+    assert "--max-num-seqs 256 --gpu-memory-utilization 0.9 --max-num-batched-tokens 512" in words
+    assert words.endswith("--mamba-ssm-cache-dtype bfloat16 --enable-prefix-caching --mamba-cache-mode align")
+
+
 def test_a_given_workspace_replaces_the_estimate() -> None:
     report = fit(NANO_9B, replace(PAGED, workspace_bytes=GIB), 30 * GIB)
     assert report.memory.workspace_bytes == report.workspace_low_bytes == GIB

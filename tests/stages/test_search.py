@@ -46,7 +46,7 @@ def test_zero_shot_measures_what_pruning_on_disk_gives_and_writes_no_checkpoint(
     recipe = load_recipe(recipe_path)
     source = open_checkpoint(Path(recipe.teacher))
     scores = load_scores(tmp_path / "run" / "score" / stages.SCORES_FILE)
-    bench = measure._Bench(recipe, scores)
+    bench = measure._Bench(recipe, source, scores)
     for number, candidate in enumerate(found["candidates"]):
         shape, layers = HybridShape(**candidate["shape"]), tuple(candidate["layers"])
         plan = PrunePlan(source=source.shape, target=shape, keep=select_units(scores, source.shape, shape, layers))
@@ -112,6 +112,7 @@ def test_the_shortlist_holds_the_published_choice_and_what_keeps_most(tmp_path: 
     keeping = search(recipe_path, tmp_path / "run", "search.top_k=1", "search.choose=importance")
     shapes = [each["shape"] for each in search(recipe_path, tmp_path / "run", *TOURNAMENT)["candidates"]]
     assert largest in shapes
+    assert len({json.dumps(shape) for shape in shapes}) == len(shapes) == 5
     assert keeping["candidates"][0]["shape"] in shapes
 
 

@@ -1,0 +1,60 @@
+"""The first of the two published steps: blocks are removed and the loss of them is distilled away, before any width.
+
+Source: arXiv 2508.14444 (62 -> 56 blocks, distillation, then the widths). A recipe without `depth_first` has no such
+step, and its search may cut depth and widths together.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from minitron.hybrid.checkpoint import open_checkpoint
+from minitron.hybrid.model import load_model
+from minitron.importance import BlockQuotas, load_scores, top_blocks
+from minitron.recipe import DepthFirstSection, Recipe
+from minitron.stages.data import data_hashes
+from minitron.stages.distill import recover
+from minitron.stages.files import CHECKPOINT_FOLDER, SCORES_FILE, Folders
+from minitron.stages.prune import prune_to
+from minitron.stages.score import score_folder, score_origin
+
+SCORES_FOLDER = "score"
+PRUNED_FOLDER = "pruned"
+
+
+def depth_settings(recipe: Recipe) -> dict[str, Any]:
+    """Everything that the first step depends on."""
+    section = _section(recipe)
+    return {
+        "score": score_origin(Path(recipe.teacher), recipe.score, seed=recipe.seed),
+        "num_hidden_layers": section.num_hidden_layers,
+        "keep_attention": recipe.search.keep_attention,
+        "distill": section.distill.model_dump(exclude={"data", "save_steps"}),
+        "data": data_hashes(section.distill.data),
+    }
+
+
+def run_depth(recipe: Recipe, folders: Folders, output: Path) -> None:
+    """Teacher -> a checkpoint with fewer blocks, distilled; goes on where it was interrupted."""
+    section, teacher = _section(recipe), open_checkpoint(Path(recipe.teacher))
+    scores_folder, pruned = output / SCORES_FOLDER, output / PRUNED_FOLDER
+    if not (scores_folder / SCORES_FILE).is_file():
+        scores_folder.mkdir(exist_ok=True)
+        score_folder(teacher.folder, recipe.score, scores_folder, seed=recipe.seed, device=recipe.device)
+    scores = load_scores(scores_folder / SCORES_FILE)
+    layers = top_blocks(
+        scores.depth,
+        teacher.shape.hybrid_override_pattern,
+        section.num_hidden_layers,
+        quotas=BlockQuotas(at_least={"*": recipe.search.keep_attention}),
+    )
+    shutil.rmtree(pruned, ignore_errors=True)
+    template = prune_to(teacher, scores, teacher.shape.resized(layers=layers), layers, pruned / CHECKPOINT_FOLDER)
+    student = load_model(template.folder, device=recipe.device)
+    recover(recipe.model_copy(update={"distill": section.distill}), student, template, output)
+    shutil.rmtree(pruned)
+
+
+def _section(recipe: Recipe) -> DepthFirstSection:
+    assert recipe.depth_first is not None
+    return recipe.depth_first

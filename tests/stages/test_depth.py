@@ -1,0 +1,111 @@
+"""The published two steps: blocks first, distilled away, then the widths."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitron import stages
+from minitron.cli import main
+from minitron.hybrid.checkpoint import open_checkpoint
+from minitron.importance import load_scores
+from minitron.pipeline import run_pipeline
+from minitron.recipe import RecipeError, load_recipe
+from minitron.search import solve_budget
+from minitron.stages.search import search_space
+from tests.hybrid.test_shape import NANO_9B, NANO_12B
+from tests.test_recipe import ROOT
+
+TWO_STEPS = (
+    "search.num_hidden_layers=null",
+    "depth_first={num_hidden_layers: 6, distill: {data: [{path: text.txt}], tokens: 128, seq_len: 16, batch_size: 2}}",
+    "score.depth={scorer: logit_mse, remove: 2, keep_attention: 1}",
+)
+
+
+def run(recipe_path: Path, folder: Path, *overrides: str, **options: Any) -> dict[str, bool]:
+    recipe = load_recipe(recipe_path, (*TWO_STEPS, *overrides))
+    return {outcome.name: outcome.skipped for outcome in run_pipeline(recipe, folder, **options)}
+
+
+def test_blocks_go_first_and_widths_are_cut_from_what_was_distilled(tmp_path: Path, recipe_path: Path) -> None:
+    folder = tmp_path / "run"
+    order = list(run(recipe_path, folder))
+    assert order == ["depth", "score", "search", "prune", "distill", "evaluate", "report"]
+    teacher, first = open_checkpoint(tmp_path / "teacher"), open_checkpoint(folder / "depth" / "checkpoint")
+    greedy = load_scores(folder / "depth" / "score" / stages.SCORES_FILE)
+    kept = [layer for layer in range(8) if layer not in greedy.removed]
+    assert first.shape == teacher.shape.resized(layers=kept)
+    assert first.shape.count("*") == 1
+    student = open_checkpoint(folder / "distill" / "checkpoint").shape
+    assert student.hybrid_override_pattern == first.shape.hybrid_override_pattern
+    assert student.params < first.shape.params
+    # The second step's scores are of the first step's checkpoint, and rank no blocks by logits again.
+    scores = load_scores(folder / "score" / stages.SCORES_FILE)
+    assert len(scores.depth) == 6
+    assert scores.removed == ()
+    assert stages.read_metrics(folder / "evaluate")["teacher"]["params"] == teacher.params
+
+
+def test_a_second_run_skips_the_first_step_and_a_change_of_it_reruns_all(tmp_path: Path, recipe_path: Path) -> None:
+    folder = tmp_path / "run"
+    run(recipe_path, folder, last="prune")
+    assert set(run(recipe_path, folder, last="prune").values()) == {True}
+    assert run(recipe_path, folder, "search.top_k=1", last="prune") == {
+        "depth": True,
+        "score": True,
+        "search": False,
+        "prune": False,
+    }
+    assert set(run(recipe_path, folder, "depth_first.distill.learning_rate=0.01", last="prune").values()) == {False}
+
+
+def test_an_interrupted_first_step_keeps_its_scores(
+    tmp_path: Path, recipe_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minitron.stages import depth
+
+    def stop(*_args: Any, **_kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(depth, "recover", stop)
+        run(recipe_path, tmp_path / "run", last="depth")
+    monkeypatch.setattr(depth, "score_folder", stop)
+    assert run(recipe_path, tmp_path / "run", last="depth") == {"depth": False}
+    assert not (tmp_path / "run" / "depth" / "pruned").exists()
+
+
+def test_a_tournament_in_the_second_step_judges_by_the_teacher(tmp_path: Path, recipe_path: Path) -> None:
+    tournament = ("search.choose=tournament", "search.shortlist=2", "search.tournament={tokens: [64], blocks: 2}")
+    run(recipe_path, tmp_path / "run", *tournament, last="search")
+    found = stages.read_candidates(tmp_path / "run" / "search")
+    assert all(candidate["rounds"][0]["kl"] > 0 for candidate in found["candidates"])
+    assert all(len(candidate["layers"]) == 6 for candidate in found["candidates"])
+
+
+def test_cutting_blocks_twice_is_refused(recipe_path: Path) -> None:
+    with pytest.raises(RecipeError, match="either depth_first or search.num_hidden_layers cuts blocks, not both"):
+        load_recipe(recipe_path, (TWO_STEPS[1],))
+
+
+def test_a_stage_that_a_recipe_lacks_is_not_known(recipe_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(recipe_path), "--from", "depth"]) == 2
+    assert "a stage must be one of score, search" in capsys.readouterr().err
+
+
+def test_the_shipped_recipe_of_the_published_run_finds_the_published_three() -> None:
+    recipe = load_recipe(ROOT / "examples" / "nemotron-nano" / "recipe.yaml")
+    assert recipe.depth_first is not None
+    assert recipe.depth_first.num_hidden_layers == NANO_9B.num_hidden_layers
+    removed = {7, 8, 20, 21, 48, 52}
+    source = NANO_12B.resized(layers=[layer for layer in range(62) if layer not in removed])
+    assert source.hybrid_override_pattern == NANO_9B.hybrid_override_pattern
+    space = search_space(recipe.search, source, lambda kept: tuple(range(kept)))
+    result = solve_budget(space, recipe.budget.workload, recipe.budget.limits, top_k=3)
+    assert space.num_shapes == 27
+    assert {
+        (found.shape.hidden_size, found.shape.intermediate_size, found.shape.mamba_num_heads)
+        for found in result.candidates
+    } == {(4480, 17920, 112), (4480, 15680, 128), (4800, 14400, 120)}
+    assert [found.shape for found in result.candidates].count(NANO_9B) == 1
