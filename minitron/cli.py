@@ -67,6 +67,13 @@ def _positive_float(text: str) -> float:
     return value
 
 
+def _size(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number that is not negative, got {text}")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="minitron", description="Prune hybrid language models to a memory budget and distil them back."
@@ -95,9 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("model", type=Path, metavar="MODEL_OR_CONFIG", help="checkpoint folder or config.json")
     fit.add_argument("--gpu", metavar="GPU", help=f"{', '.join(DEVICES)}, or a device of this machine as cuda:0 (a10g)")
     fit.add_argument("--memory-gib", type=_positive_float, help="memory in GiB, in place of --gpu")
+    fit.add_argument("--bandwidth-gb-s", type=_positive_float, help="peak bandwidth of that GPU, 10^9 bytes/s")
+    fit.add_argument("--bf16-tflops", type=_positive_float, help="its peak dense bf16 rate, 10^12/s")
     fit.add_argument("--utilization", type=float, help="share of it that may be used (plain 0.95, vllm 0.92)")
-    fit.add_argument("--reserved-gib", type=float, default=0.0, help="GiB set aside for others (0)")
-    fit.add_argument("--workspace-gib", type=float, help="GiB for activations and logits (plain 0, vllm an estimate)")
+    fit.add_argument("--reserved-gib", type=_size, default=0.0, help="GiB set aside for others (0)")
+    fit.add_argument("--workspace-gib", type=_size, help="GiB for activations and logits (plain 0, vllm an estimate)")
     fit.add_argument("--context", type=_positive_int, default=131072, help="tokens a sequence (131072)")
     fit.add_argument("--sequences", type=_positive_int, default=1, help="sequences at once (1)")
     fit.add_argument("--weights", choices=list(WEIGHT_FORMATS), help="precision (a folder's as stored, else bf16)")
@@ -212,9 +221,8 @@ def _fit(args: argparse.Namespace) -> None:
             prefix_caching=args.prefix_caching,
         ),
     )
-    memory = Memory(
-        device=choose_device(args.gpu, args.memory_gib), utilization=args.utilization, reserved_gib=args.reserved_gib
-    )
+    device = choose_device(args.gpu, args.memory_gib, bandwidth_gb_s=args.bandwidth_gb_s, bf16_tflops=args.bf16_tflops)
+    memory = Memory(device=device, utilization=args.utilization, reserved_gib=args.reserved_gib)
     lengths = None
     if args.input_tokens is not None or args.output_tokens is not None:
         if args.input_tokens is None or args.output_tokens is None:
@@ -223,8 +231,16 @@ def _fit(args: argparse.Namespace) -> None:
     result = fit_model(args.model, workload, memory, weights=args.weights, lengths=lengths)
     shown: list[Table | str] = [fit_table(result)]
     if "serve" in result:
-        shown.append(result["serve"])
+        shown += _serve_lines(result, context=args.context)
     _print(args, result, *shown)
+
+
+def _serve_lines(result: dict[str, Any], *, context: int) -> list[str]:
+    if result["serve"] is None:
+        return ["no `vllm serve` line surely starts"]
+    if result["fits"]:
+        return [result["serve"]]
+    return [f"{context:,} tokens may not start; what surely does:", result["serve"]]
 
 
 def _score(args: argparse.Namespace) -> None:

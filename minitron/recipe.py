@@ -1,11 +1,12 @@
 """The recipe: everything a run depends on, in one YAML file that is checked whole before anything starts."""
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from minitron.hybrid.text import is_text_file
 from minitron.search import (
@@ -22,6 +23,7 @@ from minitron.search import (
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Aggregation = Literal["mean_abs", "l2", "variance", "max"]
 DepthScorer = Literal["block_influence", "logit_mse", "logit_nmse", "logit_kld"]
 WeightsDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
@@ -111,6 +113,23 @@ class EngineSection(Section):
     max_num_seqs: PositiveInt = Field(default=256, description="Sequences that may run at once.")
     max_num_batched_tokens: PositiveInt = Field(default=2048, description="Tokens of one step.")
     prefix_caching: bool = Field(default=False, description="Share prefixes; doubles a sequence's Mamba blocks.")
+    context_gib: tuple[NotNegative, NotNegative] = Field(
+        default=(0.3, 0.6), description="Assumed CUDA context and fragmentation, low and high."
+    )
+    graph_gib: tuple[NotNegative, NotNegative] = Field(
+        default=(0.1, 1.0), description="Assumed CUDA graphs, low and high."
+    )
+
+    @property
+    def engine(self) -> Engine:
+        """The settings as the memory model takes them."""
+        return Engine(
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            prefix_caching=self.prefix_caching,
+            context_bytes=(int(self.context_gib[0] * GIB), int(self.context_gib[1] * GIB)),
+            graph_bytes=(int(self.graph_gib[0] * GIB), int(self.graph_gib[1] * GIB)),
+        )
 
 
 class ThroughputSection(Section):
@@ -119,6 +138,7 @@ class ThroughputSection(Section):
     gpu: str | None = Field(default=None, description="A device profile; the budget's when null.")
     bandwidth_gb_s: float | None = Field(default=None, gt=0, description="Peak bandwidth, 10^9 bytes a second.")
     bf16_tflops: float | None = Field(default=None, gt=0, description="Peak dense bf16 rate, 10^12 a second.")
+    fp8_tflops: float | None = Field(default=None, gt=0, description="Peak dense fp8 rate, where there are fp8 cores.")
     input_tokens: PositiveInt = Field(default=8192, description="Tokens in, 8192 as published (2508.14444).")
     output_tokens: PositiveInt = Field(default=16384, description="Tokens out, 16384 as published (2508.14444).")
 
@@ -146,19 +166,21 @@ class BudgetSection(Section):
     utilization: Fraction | None = Field(
         default=None, description="Share of the memory that may be used; 0.95 (plain) or 0.92 (vllm) when null."
     )
-    reserved_gib: float = Field(default=0.0, ge=0, description="GiB set aside for others (1.3 for a vision encoder).")
+    reserved_gib: NotNegative = Field(default=0.0, description="GiB set aside for others (1.3 for a vision encoder).")
     context_tokens: PositiveInt = Field(description="Tokens that each sequence must hold.")
     sequences: PositiveInt = Field(default=1, description="Sequences at once.")
     weights_dtype: WeightsDtype = Field(default="bf16", description="Precision of the weights.")
     kv_dtype: CacheDtype = Field(default="bf16", description="Precision of the attention cache.")
     ssm_dtype: CacheDtype = Field(default="fp32", description="Precision of the Mamba state, fp32 in HF and vLLM.")
-    workspace_gib: float | None = Field(
-        default=None, ge=0, description="GiB for activations and logits; when null 0 (plain) or an estimate (vllm)."
+    workspace_gib: NotNegative | None = Field(
+        default=None, description="GiB for activations and logits; when null 0 (plain) or an estimate (vllm)."
     )
     accounting: Literal["plain", "vllm"] = Field(default="plain", description="As stored, or in vLLM's blocks.")
     engine: EngineSection = EngineSection()
     max_params: PositiveInt | None = Field(default=None, description="Most parameters.")
-    min_tokens_per_s: float | None = Field(default=None, gt=0, description="Least predicted output tokens a second.")
+    min_tokens_per_s: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Least predicted output tokens a second."
+    )
     throughput: ThroughputSection = ThroughputSection()
 
     @model_validator(mode="after")
@@ -194,6 +216,7 @@ class BudgetSection(Section):
                 visible_gib=self.budget_bytes / GIB,
                 bandwidth_gb_s=rates.bandwidth_gb_s,
                 bf16_tflops=rates.bf16_tflops,
+                fp8_tflops=rates.fp8_tflops,
                 source="the recipe",
             )
         name = rates.gpu or self.gpu
@@ -221,7 +244,7 @@ class BudgetSection(Section):
             ssm_dtype=self.ssm_dtype,
             workspace_bytes=None if self.workspace_gib is None else int(self.workspace_gib * GIB),
             accounting=self.accounting,
-            engine=Engine(**self.engine.model_dump()),
+            engine=self.engine.engine,
         )
 
 
@@ -235,7 +258,12 @@ class SizeRange(Section):
     )
 
 
-Sizes = tuple[PositiveInt, ...] | SizeRange
+# Only the branch that was meant is reported when a value is malformed.
+Sizes = Annotated[
+    Annotated[tuple[PositiveInt, ...], Tag("list")] | Annotated[SizeRange, Tag("range")],
+    Discriminator(lambda value: "range" if isinstance(value, dict | SizeRange) else "list"),
+]
+UNION_TAGS = ("list", "range")
 
 
 class TournamentSection(Section):
@@ -259,10 +287,10 @@ class TournamentSection(Section):
 class SearchSection(Section):
     """The sizes to try, and how one is chosen; an axis that is left out keeps the teacher's size."""
 
-    num_hidden_layers: tuple[PositiveInt, ...] | SizeRange | None = Field(default=None, description="Number of blocks.")
+    num_hidden_layers: Sizes | None = Field(default=None, description="Number of blocks.")
     hidden_size: Sizes | None = Field(default=None, description="Width of the residual stream.")
     intermediate_size: Sizes | None = Field(default=None, description="FFN width.")
-    intermediate_ratio: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+    intermediate_ratio: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = Field(
         default=None, description="FFN width as a multiple of hidden_size, in place of intermediate_size."
     )
     mamba_num_heads: Sizes | None = Field(default=None, description="Mamba heads.")
@@ -272,9 +300,10 @@ class SearchSection(Section):
         default=1, description="Attention blocks that must stay (2508.14444 keeps 4)."
     )
     choose: Choice = Field(
-        default="largest",
+        default="importance",
         description="largest: as published (2508.14444); importance: what keeps most of it; throughput: the fastest by "
-        "prediction; zero_shot: least KL to the teacher right after pruning; tournament: after short distillation.",
+        "prediction; zero_shot: least KL to the teacher right after pruning; tournament: after short distillation. "
+        "The default won against the published rule at no cost: docs/decisions/0008-search.md.",
     )
     top_k: PositiveInt = Field(default=3, description="Candidates kept; 3 as published (2508.14444).")
     shortlist: PositiveInt = Field(
@@ -412,10 +441,11 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _fault(path: Path | None, fault: Any, root: type[Section]) -> str:
-    where = ".".join(str(part) for part in fault["loc"])
+    loc = tuple(part for part in fault["loc"] if part not in UNION_TAGS)
+    where = ".".join(str(part) for part in loc)
     file = "" if path is None else f"{path}: "
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(fault["loc"][-1]), _known_keys(fault["loc"][:-1], root), n=1)
+        near = difflib.get_close_matches(str(loc[-1]), _known_keys(loc[:-1], root), n=1)
         return f"{file}unknown key {where}" + (f"; did you mean {near[0]}?" if near else "")
     if fault["type"] == "missing":
         return f"{file}{where} must be given"
@@ -428,10 +458,15 @@ def _known_keys(where: tuple[int | str, ...], root: type[Section]) -> list[str]:
     section: Any = root
     for part in where:
         if isinstance(part, str):
-            annotation = section.model_fields[part].annotation
-            candidates = [annotation, *getattr(annotation, "__args__", ())]
-            section = next(kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel))
+            section = next(_sections_in(section.model_fields[part].annotation))
     return list(section.model_fields)
+
+
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _sections_in(inner)
 
 
 def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:

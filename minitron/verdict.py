@@ -1,11 +1,12 @@
 """What `minitron fit` does with its arguments: a model and a memory in, the verdict out. Loads no torch."""
 
 import logging
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minitron.hybrid.checkpoint import open_checkpoint
+from minitron.hybrid.checkpoint import Checkpoint, open_checkpoint
 from minitron.hybrid.config import read_config, shape_from_config
 from minitron.hybrid.shape import HybridShape
 from minitron.search import (
@@ -42,31 +43,39 @@ class Memory:
     reserved_gib: float = 0.0
 
 
-def choose_device(gpu: str | None, memory_gib: float | None) -> Device:
-    """The GPU that is meant: a profile, a live CUDA device, or a bare memory; an A10G when nothing is said.
+def choose_device(
+    gpu: str | None,
+    memory_gib: float | None,
+    *,
+    bandwidth_gb_s: float | None = None,
+    bf16_tflops: float | None = None,
+) -> Device:
+    """The GPU that is meant: a profile, a live CUDA device, or a memory with its rates; an A10G when nothing is said.
 
     Raises:
-        ValueError: Both are given, or there is no such GPU.
+        ValueError: A profile and numbers of one's own are given, or there is no such GPU.
     """
     if gpu is not None and memory_gib is not None:
         raise ValueError("only one of --gpu and --memory-gib can be given")
     if memory_gib is not None:
-        return Device(name="custom", visible_gib=memory_gib, source="the command line")
+        return Device(
+            name="custom",
+            visible_gib=memory_gib,
+            bandwidth_gb_s=bandwidth_gb_s,
+            bf16_tflops=bf16_tflops,
+            source="the command line",
+        )
+    if bandwidth_gb_s is not None or bf16_tflops is not None:
+        raise ValueError("--bandwidth-gb-s and --bf16-tflops describe a GPU of --memory-gib")
     if gpu is not None and gpu.partition(":")[0] == "cuda":
         from minitron.hybrid.live import live_device  # torch takes seconds to load and is needed nowhere else here
 
         name, total = live_device(gpu)
-        known = [device for device in DEVICES.values() if device.name.split("-")[0].upper() in name.upper().split()]
-        rates = known[0] if len(known) == 1 else None
-        logger.info("%s is a %s with %d visible bytes", gpu, name, total)
-        return Device(
-            name=name,
-            visible_gib=total / GIB,
-            bandwidth_gb_s=None if rates is None else rates.bandwidth_gb_s,
-            bf16_tflops=None if rates is None else rates.bf16_tflops,
-            fp8_tflops=None if rates is None else rates.fp8_tflops,
-            source="torch on this machine",
-        )
+        product = name.removeprefix("NVIDIA ")
+        bare = Device(name=name, visible_gib=total / GIB, source="torch on this machine")
+        known = next((device for device in DEVICES.values() if product in device.product), bare)
+        logger.info("%s is a %s with %d visible bytes, rates: %s", gpu, name, total, known.source)
+        return replace(known, name=name, visible_gib=total / GIB)
     return find_device(gpu or "a10g")
 
 
@@ -89,6 +98,7 @@ def fit_model(
         checkpoint = open_checkpoint(model)
         shape, config = checkpoint.shape, checkpoint.config
         weights_bytes = checkpoint.weights_bytes if weights is None else None
+        weights = weights or _stored_dtype(checkpoint)
     else:
         config = read_config(model)
         shape, weights_bytes = shape_from_config(config), None
@@ -102,10 +112,19 @@ def fit_model(
     result = _contract(report) | _per_block(shape, workload)
     if workload.accounting == "vllm":
         folder = str(model if model.is_dir() else model.parent)
-        result["serve"] = " ".join(serve_command(folder, workload, report, utilization=utilization))
+        words = serve_command(folder, workload, report, utilization=budget_bytes / memory.device.visible_bytes)
+        result["serve"] = None if words is None else shlex.join(words)
+        if workload.weights_dtype in ("int8", "int4"):
+            logger.warning("the line serves a checkpoint whose weights are %s already", workload.weights_dtype)
     if lengths is not None:
         result["tokens_per_s"] = predict_tokens_per_second(shape, workload, memory.device, lengths, budget_bytes)
     return result
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> str:
+    """The precision of a folder's weights; bf16 where they are mixed, of which the bytes are known all the same."""
+    stored = {tensor.dtype for tensor in checkpoint.tensors.values()}
+    return {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}.get(stored.pop(), "bf16") if len(stored) == 1 else "bf16"
 
 
 def _contract(report: FitReport) -> dict[str, Any]:

@@ -104,7 +104,9 @@ def test_fit_answers_from_a_checkpoint_and_from_a_config(
 def test_fit_takes_a_folders_weights_as_they_are_stored(
     tiny_checkpoint: Path, tiny_shape: HybridShape, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert fit(capsys, str(tiny_checkpoint))["weights_bytes"] == 4 * tiny_shape.params
+    stored = fit(capsys, str(tiny_checkpoint))
+    assert stored["weights_bytes"] == 4 * tiny_shape.params
+    assert stored["blocks"]["M"]["weights_bytes"] == 4 * tiny_shape.block_params("M")
     assert fit(capsys, str(tiny_checkpoint / "config.json"))["weights_bytes"] == 2 * tiny_shape.params
 
 
@@ -114,6 +116,10 @@ def test_fit_by_vllms_accounting_gives_its_blocks_and_the_line_that_serves(
     answer = fit(capsys, str(tiny_checkpoint), "--accounting", "vllm", "--context", "64", "--max-num-seqs", "7")
     assert {*FIT_KEYS, "block_tokens", "page_bytes", "num_blocks", "blocks_per_sequence"} <= set(answer)
     assert answer["serve"].startswith(f"vllm serve {tiny_checkpoint} --max-model-len 64 --max-num-seqs 7 ")
+    reserved = fit(capsys, str(tiny_checkpoint), "--accounting", "vllm", "--reserved-gib", "11.03", "--context", "64")
+    assert "--gpu-memory-utilization 0.4199 " in reserved["serve"] or "-utilization 0.42 " in reserved["serve"]
+    none = fit(capsys, str(tiny_checkpoint), "--accounting", "vllm", "--memory-gib", "0.5")
+    assert none["serve"] is None
     assert main(["fit", str(tiny_checkpoint), "--accounting", "vllm", "--context", "64"]) == 0
     assert "workspace, assumed" in capsys.readouterr().out
 
@@ -123,6 +129,9 @@ def test_fit_predicts_throughput_for_given_lengths(tiny_checkpoint: Path, capsys
     assert fit(capsys, str(tiny_checkpoint), *lengths)["tokens_per_s"] > 0
     assert "are given together" in fail(capsys, "fit", str(tiny_checkpoint), *lengths[:2])
     assert "needs the bandwidth" in fail(capsys, "fit", str(tiny_checkpoint), "--memory-gib", "2", *lengths)
+    own = ["--memory-gib", "2", "--bandwidth-gb-s", "100", "--bf16-tflops", "10"]
+    assert fit(capsys, str(tiny_checkpoint), *own, *lengths)["tokens_per_s"] > 0
+    assert "describe a GPU of --memory-gib" in fail(capsys, "fit", str(tiny_checkpoint), *own[2:])
 
 
 def test_fit_reads_a_live_device(
@@ -131,11 +140,21 @@ def test_fit_reads_a_live_device(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1, 5 * 2**30))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
+    name = {"is": "NVIDIA L4"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name["is"])
     lengths = ["--input-tokens", "10", "--output-tokens", "20"]
     answer = fit(capsys, str(tiny_checkpoint), "--gpu", "cuda:0", "--utilization", "1", *lengths)
     assert answer["budget_bytes"] == 5 * 2**30
     assert answer["tokens_per_s"] > 0
+    for product, has_rates in (
+        ("NVIDIA GeForce RTX 4090", True),
+        ("NVIDIA A100-SXM4-80GB", True),
+        ("H100 PCIe", False),
+    ):
+        name["is"] = product
+        argv = ["fit", str(tiny_checkpoint), "--gpu", "cuda:0", *lengths]
+        assert main(argv) == (0 if has_rates else 2)
+    capsys.readouterr()
     assert "it sees 1 CUDA devices, got cuda:3" in fail(capsys, "fit", str(tiny_checkpoint), "--gpu", "cuda:3")
 
 

@@ -25,6 +25,10 @@ from minitron.hybrid.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 
+class DivergedError(ValueError):
+    """The loss stopped being finite."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillSettings:
     """How to distil.
@@ -89,7 +93,8 @@ def distill(
         stop_after_tokens: Stop after so many of the stage's tokens and save the state, so that a later call goes on.
 
     Raises:
-        ValueError: There are fewer blocks than one batch, or the loss stops being finite.
+        DivergedError: The loss stops being finite.
+        ValueError: There are fewer blocks than one batch.
     """
     if len(blocks_NT) < settings.batch_size:
         raise ValueError(f"distillation needs at least one batch of {settings.batch_size} blocks, got {len(blocks_NT)}")
@@ -195,7 +200,7 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
             if not math.isfinite(logs["loss"]):
-                raise ValueError(
+                raise DivergedError(
                     f"the distillation loss must stay finite, it was {logs['loss']} at step {state.global_step}"
                 )
             self._progress.update(self._task, description=f"distil, KL {logs['loss']:.4f}")

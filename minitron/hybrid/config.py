@@ -73,16 +73,24 @@ def _read_size(config: Mapping[str, Any], key: str, spellings: tuple[str, ...]) 
     found = {spelling: config[spelling] for spelling in spellings if config.get(spelling) is not None}
     if not found:
         raise ValueError(f"config.json must give {' or '.join(spellings)}, it has none of them")
+    for size in found.values():
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise ValueError(f"{key} in config.json must be a whole number, got {size!r}")
     if len(set(found.values())) > 1:
         listed = ", ".join(f"{spelling}={size}" for spelling, size in found.items())
         raise ValueError(f"spellings of {key} in config.json must agree, got {listed}")
-    size = next(iter(found.values()))
-    if not isinstance(size, int) or isinstance(size, bool):
-        raise ValueError(f"{key} in config.json must be a whole number, got {size!r}")
-    return size
+    return int(next(iter(found.values())))
 
 
 def _read_pattern(config: Mapping[str, Any]) -> str:
+    pattern = _spelt_pattern(config)
+    blocks = config.get("num_hidden_layers")
+    if blocks is not None and blocks != len(pattern):
+        raise ValueError(f"num_hidden_layers in config.json must be the pattern's {len(pattern)} blocks, got {blocks}")
+    return pattern
+
+
+def _spelt_pattern(config: Mapping[str, Any]) -> str:
     pattern = config.get("hybrid_override_pattern")
     kinds = config.get("layers_block_type") or config.get("layer_types")
     if pattern is None and kinds is None:

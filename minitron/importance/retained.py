@@ -31,7 +31,9 @@ def retained_shares(scores: Scores, source: HybridShape, layers: Sequence[int]) 
         axis: _mean((_kept_share(score, groups.get(axis, 1)) for score in found), source.sizes[axis])
         for axis, found in ranked.items()
     }
-    depth_L = np.maximum(scores.depth, 0)
+    # A greedy search marks what it removed by negative scores; such a block counts as the least of the others.
+    depth_L = np.where(scores.depth < 0, np.min(scores.depth, where=scores.depth >= 0, initial=np.inf), scores.depth)
+    depth_L = np.where(np.isfinite(depth_L), depth_L, 0.0)
     total = float(depth_L.sum())
     shares["layers"] = np.array([float(depth_L[list(layers)].sum()) / total if total else 1.0])
     return shares

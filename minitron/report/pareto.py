@@ -1,5 +1,6 @@
 """The picture of a search: candidates by bytes, quality and speed, and how a tournament went."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def quality(candidate: Mapping[str, Any]) -> tuple[str, float]:
     """What all candidates were judged by alike, in words, and its value: after the first round, else what is known."""
     if candidate["rounds"]:
         first = candidate["rounds"][0]
-        return f"KL to the teacher after {first['tokens']:,} tokens", first["kl"]
+        return f"KL to the teacher after {first['tokens']:,} tokens", math.nan if first["kl"] is None else first["kl"]
     if candidate["zero_shot"]:
         return "KL to the teacher right after pruning", candidate["zero_shot"]["kl"]
     return "share of importance kept", candidate["retained"]
@@ -71,7 +72,7 @@ def _draw_front(figure: Figure, axes: Axes, search: Mapping[str, Any]) -> None:
 def _draw_rounds(axes: Axes, search: Mapping[str, Any]) -> None:
     for number, candidate in enumerate(search["candidates"], start=1):
         tokens = [0, *(each["tokens"] / 1e6 for each in candidate["rounds"])]
-        kl = [candidate["zero_shot"]["kl"], *(each["kl"] for each in candidate["rounds"])]
+        kl = [candidate["zero_shot"]["kl"], *(each["kl"] or math.nan for each in candidate["rounds"])]
         style = {"linewidth": 2.5, "zorder": 3} if number == 1 else {"linewidth": 1}
         axes.plot(tokens, kl, marker="o", markersize=4, label=str(number), **style)
     axes.set_yscale("log")

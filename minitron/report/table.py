@@ -65,11 +65,14 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], *, budget_bytes: int
 
 
 def candidates_table(result: Mapping[str, Any]) -> Table:
-    """Candidates of a search, the chosen one first; what was not predicted or measured has no column."""
+    """Candidates of a search, the chosen one first; what was not predicted or measured has no column.
+
+    A star marks those on the Pareto front.
+    """
     candidates = result["candidates"]
     rounds = sorted({each["tokens"] for candidate in candidates for each in candidate["rounds"]})
     columns: dict[str, list[str]] = {
-        "#": [str(number) for number, _ in enumerate(candidates, start=1)],
+        "#": [f"{number}{'*' if each['on_front'] else ''}" for number, each in enumerate(candidates, start=1)],
         "blocks": [str(len(candidate["layers"])) for candidate in candidates],
         "hidden": [str(candidate["shape"]["hidden_size"]) for candidate in candidates],
         "FFN": [str(candidate["shape"]["intermediate_size"]) for candidate in candidates],

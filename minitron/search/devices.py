@@ -1,5 +1,6 @@
 """Device profiles: what a GPU shows a process, and its peak rates."""
 
+import math
 from dataclasses import dataclass
 
 from minitron.search.workload import GIB
@@ -15,10 +16,12 @@ class Device:
         bandwidth_gb_s: Peak memory bandwidth, 10^9 bytes a second; None when unknown.
         bf16_tflops: Peak dense bf16 rate of the tensor cores, 10^12 operations a second; None when unknown.
         fp8_tflops: The same in fp8; None where there are no fp8 tensor cores.
+        product: What CUDA calls the card whose rates these are, without the maker's name.
         source: Where the numbers are from.
     """
 
     name: str
+    product: tuple[str, ...] = ()
     visible_gib: float
     bandwidth_gb_s: float | None = None
     bf16_tflops: float | None = None
@@ -39,6 +42,7 @@ DEVICES = {
     for device in (
         Device(
             name="a10g",
+            product=("A10G",),
             visible_gib=22.06,
             bandwidth_gb_s=600,
             bf16_tflops=125,
@@ -46,6 +50,7 @@ DEVICES = {
         ),
         Device(
             name="l4",
+            product=("L4",),
             visible_gib=21.96,
             bandwidth_gb_s=300,
             bf16_tflops=121,
@@ -54,6 +59,7 @@ DEVICES = {
         ),
         Device(
             name="rtx4090",
+            product=("GeForce RTX 4090",),
             visible_gib=23.64,
             bandwidth_gb_s=1008,
             bf16_tflops=165.2,
@@ -62,6 +68,7 @@ DEVICES = {
         ),
         Device(
             name="a100-40g",
+            product=("A100-SXM4-40GB", "A100-PCIE-40GB"),
             visible_gib=39.50,
             bandwidth_gb_s=1555,
             bf16_tflops=312,
@@ -69,6 +76,7 @@ DEVICES = {
         ),
         Device(
             name="a100-80g",
+            product=("A100-SXM4-80GB",),
             visible_gib=79.14,
             bandwidth_gb_s=2039,
             bf16_tflops=312,
@@ -76,6 +84,7 @@ DEVICES = {
         ),
         Device(
             name="h100",
+            product=("H100 80GB HBM3",),
             visible_gib=79.11,
             bandwidth_gb_s=3350,
             bf16_tflops=989,
@@ -84,6 +93,7 @@ DEVICES = {
         ),
         Device(
             name="h200",
+            product=("H200",),
             visible_gib=139.8,
             bandwidth_gb_s=4800,
             bf16_tflops=989,
@@ -117,8 +127,10 @@ def usable_bytes(memory_bytes: int, *, utilization: float, reserved_gib: float) 
     Source: arXiv 2508.14444 (5% buffer, 1.3 GiB for a vision encoder on an A10G).
 
     Raises:
-        ValueError: The share is not above 0 and at most 1, or nothing is left.
+        ValueError: The share is not above 0 and at most 1, the reserve is negative, or nothing is left.
     """
+    if not (math.isfinite(reserved_gib) and reserved_gib >= 0):
+        raise ValueError(f"reserved GiB must be a number that is not negative, got {reserved_gib}")
     if not 0 < utilization <= 1:
         raise ValueError(f"utilization must be above 0 and at most 1, got {utilization}")
     usable = int(memory_bytes * utilization - reserved_gib * GIB)

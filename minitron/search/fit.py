@@ -1,5 +1,6 @@
 """Does it fit: one shape against one budget, with the largest context and number of sequences that would."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,7 +9,8 @@ from minitron.search.memory import MemoryBytes, memory_bytes
 from minitron.search.pages import CachePages, cache_pages, workspace_range
 from minitron.search.workload import Workload
 
-# By plain accounting nothing of an engine is counted: a model that leaves less than this share of the budget may fail.
+# By plain accounting nothing of an engine is counted, beyond the share of the memory that is left unused: a model that
+# leaves less than this share of the budget is called tight.
 TIGHT_SHARE = 0.05
 FITS, TIGHT, TOO_LARGE = "fits", "tight", "does not fit"
 
@@ -23,9 +25,9 @@ class FitReport:
         workspace_low_bytes: The low end of an estimated workspace, else the workspace.
         budget_bytes: Bytes allowed.
         max_context_tokens: Largest context at this number of sequences; 0 when not even one token fits, None when
-            the context costs nothing (no attention blocks).
-        max_sequences: Largest number of sequences at this context; 0 when not even one fits, None when a sequence
-            costs nothing (no attention and no Mamba blocks).
+            all else fits and the context costs nothing (no attention blocks).
+        max_sequences: Largest number of sequences at this context; 0 when not even one fits, None when all
+            else fits and a sequence costs nothing (no attention and no Mamba blocks).
         pages: How vLLM cuts up the cache; None by plain accounting, or without a cache.
         num_blocks: Blocks of vLLM's pool in what weights and workspace leave; None where `pages` is.
     """
@@ -93,16 +95,30 @@ def fit(shape: HybridShape, workload: Workload, budget_bytes: int, *, weights_by
     )
 
 
-def serve_command(model: str, workload: Workload, report: FitReport, *, utilization: float) -> Sequence[str]:
-    """The `vllm serve` line, in words, that serves the workload as it was accounted for.
+def serve_command(model: str, workload: Workload, report: FitReport, *, utilization: float) -> Sequence[str] | None:
+    """The `vllm serve` line, in words, that surely starts by what was accounted for; None where none does.
 
-    vLLM refuses to start when `--max-num-seqs` exceeds the blocks of its pool, as its default of 256 often does.
+    vLLM refuses to start when a sequence of `--max-model-len` does not fit its pool, so the context is cut to the
+    largest that fits with the high end of the workspace; and when `--max-num-seqs` exceeds the blocks of the pool, as
+    its default of 256 often does.
+
+    Args:
+        model: What to serve.
+        workload: What was accounted for, by vLLM's accounting.
+        report: What came of it.
+        utilization: Share of the GPU's whole memory that the budget is.
     """
-    sequences = workload.engine.max_num_seqs
-    if report.num_blocks is not None:
-        sequences = max(1, min(sequences, report.num_blocks))
-    words = ["vllm", "serve", model, "--max-model-len", str(workload.context_tokens)]
-    words += ["--max-num-seqs", str(sequences), "--gpu-memory-utilization", f"{utilization:g}"]
+    context = workload.context_tokens
+    if report.max_context_tokens is not None:
+        context = min(context, report.max_context_tokens)
+    if report.num_blocks == 0 or context == 0:
+        return None
+    sequences = min(workload.engine.max_num_seqs, report.num_blocks or workload.engine.max_num_seqs)
+    words = ["vllm", "serve", model, "--max-model-len", str(context)]
+    # Rounded down, so that vLLM never takes more than the budget.
+    words += ["--max-num-seqs", str(sequences), "--gpu-memory-utilization", f"{math.floor(utilization * 1e4) / 1e4:g}"]
+    if workload.weights_dtype == "fp8":
+        words += ["--quantization", "fp8"]
     if workload.engine.max_num_batched_tokens != type(workload.engine)().max_num_batched_tokens:
         words += ["--max-num-batched-tokens", str(workload.engine.max_num_batched_tokens)]
     words += ["--kv-cache-dtype", "fp8" if workload.kv_dtype == "fp8" else "auto"]
@@ -117,18 +133,22 @@ def _largest_plain(shape: HybridShape, workload: Workload, cache_budget: int) ->
     left = cache_budget - token.ssm_bytes - token.conv_bytes
     one = memory_bytes(shape, replace(workload, sequences=1))
     sequence = one.kv_bytes + one.ssm_bytes + one.conv_bytes
-    return (
-        max(0, left // token.kv_bytes) if token.kv_bytes else None,
-        max(0, cache_budget // sequence) if sequence else None,
-    )
+    return _largest(left, token.kv_bytes), _largest(cache_budget, sequence)
+
+
+def _largest(left: int, one: int) -> int | None:
+    if one:
+        return max(0, left // one)
+    return None if left >= 0 else 0
 
 
 def _largest_paged(
     pages: CachePages[int], attention: int, workload: Workload, cache_budget: int
 ) -> tuple[int | None, int | None]:
     blocks = max(0, cache_budget // pages.pool_block_bytes)
-    context = None
+    left = blocks // workload.sequences - pages.mamba_blocks
+    context = None if left >= 0 else 0
     if attention:
-        per_sequence = max(0, blocks // workload.sequences - pages.mamba_blocks)
+        per_sequence = max(0, left)
         context = per_sequence // -(-attention // pages.group) * pages.block_tokens
     return context, min(workload.engine.max_num_seqs, blocks // pages.blocks_per_sequence)

@@ -76,8 +76,7 @@ def count_grid(grid: ShapeGrid, workload: Workload, limits: Limits, *, with_thro
         speed = grid.spread(
             tokens_per_second(cost, limits.device, limits.lengths, weights_dtype=workload.weights_dtype)
         )
-        if limits.min_tokens_per_s is not None:
-            met["throughput"] = speed >= limits.min_tokens_per_s
+        met["throughput"] = speed >= limits.min_tokens_per_s if limits.min_tokens_per_s is not None else speed > 0
     return CountedGrid(total_bytes=total_bytes, params=params, tokens_per_s=speed, met=met)
 
 
@@ -98,8 +97,11 @@ class Nearest:
         missed = counted.total_bytes / self._limits.budget_bytes
         if counted.params is not None and self._limits.max_params is not None:
             missed = np.maximum(missed, counted.params / self._limits.max_params)
-        if counted.tokens_per_s is not None and self._limits.min_tokens_per_s is not None:
-            missed = np.maximum(missed, self._limits.min_tokens_per_s / np.maximum(counted.tokens_per_s, 1e-9))
+        speed, least = counted.tokens_per_s, self._limits.min_tokens_per_s
+        if speed is not None:
+            # Where not one sequence fits, any that is faster is nearer, and else what is smaller.
+            slower = np.where(speed > 0, (least or 0) / np.maximum(speed, 1e-9), 1e9 * missed)
+            missed = np.maximum(missed, slower)
         index = int(np.argmin(missed))
         if self._best is None or missed[index] < self._best[0]:
             self._best = (float(missed[index]), grid.shape_at(index))
@@ -118,10 +120,13 @@ class Nearest:
             )
         if limits.max_params is not None and shape.params > limits.max_params:
             lacks.append(f"has {shape.params:,} parameters, {shape.params - limits.max_params:,} too many")
-        if limits.device is not None and limits.min_tokens_per_s is not None:
+        if limits.device is not None and "throughput" in self._num_met:
             speed = predict_tokens_per_second(shape, self._workload, limits.device, limits.lengths, limits.budget_bytes)
-            if speed < limits.min_tokens_per_s:
-                lacks.append(f"gives {speed:.1f} tokens/s, {limits.min_tokens_per_s - speed:.1f} too few")
+            tokens = limits.lengths.input_tokens + limits.lengths.output_tokens
+            if speed == 0:
+                lacks.append(f"leaves no room for one sequence of {tokens:,} tokens")
+            elif speed < (limits.min_tokens_per_s or 0):
+                lacks.append(f"gives {speed:.1f} tokens/s, {(limits.min_tokens_per_s or 0) - speed:.1f} too few")
         binding = [limit for limit, count in self._num_met.items() if not count] or list(self._num_met)
         met = (
             ""

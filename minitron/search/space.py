@@ -76,6 +76,8 @@ class SearchSpace:
     intermediate_ratios: tuple[float, ...] = field(default=())
 
     def __post_init__(self) -> None:
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"choices of depth must differ, got {[len(layers) for layers in self.layers]}")
         for axis, sizes in self.sizes.items():
             check_sizes(self.source, axis, sizes)
         if self.intermediate_ratios:
@@ -125,7 +127,7 @@ class SearchSpace:
         for hidden_size in self._options()["hidden_size"]:
             for ratio in self.intermediate_ratios:
                 width = ratio * hidden_size
-                if width != round(width):
+                if not math.isfinite(width) or abs(width - round(width)) > 1e-6 * width:
                     raise ValueError(
                         f"search.intermediate_ratio must give whole numbers, {ratio} x {hidden_size} is {width}"
                     )
@@ -142,6 +144,10 @@ def check_sizes(source: HybridShape, axis: str, sizes: tuple[int, ...]) -> None:
     Raises:
         ValueError: A size exceeds the source's or breaks a group, or there are none.
     """
+    if axis not in source.family.axes:
+        raise ValueError(f"an axis must be one of {', '.join(source.family.axes)}, got {axis!r}")
+    if len(set(sizes)) < len(sizes):
+        raise ValueError(f"search.{axis} must hold each size once, got {list(sizes)}")
     if not sizes or max(sizes) > source.sizes[axis] or min(sizes) < 1:
         raise ValueError(f"search.{axis} must hold sizes up to the teacher's {source.sizes[axis]}, got {list(sizes)}")
     grouped_by = source.family.axes[axis].grouped_by

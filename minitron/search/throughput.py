@@ -139,4 +139,7 @@ def _max_sequences(
     parts = memory_parts(family, counts, sizes, one)
     sequence = parts["kv_bytes"] + parts["ssm_bytes"] + parts["conv_bytes"]
     left = budget_bytes - parts["weights_bytes"] - parts["workspace_bytes"]
-    return np.maximum(0, left // np.maximum(1, sequence))
+    fit = np.maximum(0, left // np.maximum(1, sequence))
+    # What an engine runs at once bounds the batch where the engine is accounted for, or where a sequence costs nothing.
+    bounded = workload.accounting == "vllm" or sequence == 0
+    return np.where(bounded, np.minimum(fit, workload.engine.max_num_seqs), fit)

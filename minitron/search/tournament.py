@@ -14,7 +14,7 @@ class Standing:
 
     Attributes:
         tokens: Tokens it has been trained on in all rounds.
-        loss: What it is judged by; lower is better.
+        loss: What it is judged by; lower is better, infinite when its training failed.
         curve: (tokens, training loss) of all rounds.
     """
 
@@ -57,7 +57,7 @@ def run_tournament(
         left: Told of each candidate that goes no further.
 
     Raises:
-        ValueError: There are no candidates or no rounds, or a loss is not a number.
+        ValueError: There are no candidates or no rounds, a loss is not a number, or all are infinite.
     """
     if num_candidates < 1 or not tokens:
         raise ValueError(f"a tournament needs candidates and rounds, got {num_candidates} and {len(tokens)}")
@@ -70,6 +70,8 @@ def run_tournament(
             if math.isnan(standing.loss):
                 raise ValueError(f"a candidate's loss must be a number, that of {candidate} at {total} tokens is not")
             standings[candidate].append(standing)
+        if all(math.isinf(standings[candidate][-1].loss) for candidate in running):
+            raise ValueError(f"every candidate diverged before {total} tokens; lower the learning rate")
         running.sort(key=lambda candidate: standings[candidate][-1].loss)
         if total != tokens[-1]:
             survivors = max(1, math.ceil(len(running) * keep))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from minitron.search.precision import CACHE_BITS, WEIGHT_FORMATS
 
 GIB = 2**30
+MAX_TOKENS = 2**40  # beyond it, bits of a large model's cache no longer fit 64-bit integers
 ACCOUNTINGS = ("plain", "vllm")
 # What vLLM can keep its caches in, among the precisions here (0.33, config/cache.py).
 ENGINE_CACHES = {"kv_dtype": ("bf16", "fp16", "fp8"), "ssm_dtype": ("fp32", "bf16", "fp16")}
@@ -68,6 +69,11 @@ class Workload:
         for name in ("context_tokens", "sequences"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        tokens, running = self.context_tokens * self.sequences, self.engine.max_num_seqs
+        if tokens > MAX_TOKENS:
+            raise ValueError(f"context_tokens times sequences must be at most {MAX_TOKENS:,}, got {tokens:,}")
+        if self.accounting == "vllm" and self.sequences > running:
+            raise ValueError(f"max_num_seqs must be at least the {self.sequences} sequences, got {running}")
         if self.workspace_bytes is not None and self.workspace_bytes < 0:
             raise ValueError(f"workspace_bytes must not be negative, got {self.workspace_bytes}")
         choices: dict[str, Collection[str]] = {"weights_dtype": WEIGHT_FORMATS, "accounting": ACCOUNTINGS}

@@ -5,6 +5,7 @@ import numpy as np
 from minitron.hybrid.shape import HybridShape
 from minitron.importance import BlockQuotas, top_blocks
 from minitron.recipe import DistillSection, Recipe
+from minitron.search import solve_budget
 from minitron.stages.score import calibration_settings
 from minitron.stages.search import search_space
 
@@ -13,20 +14,47 @@ def check_recipe(recipe: Recipe, teacher: HybridShape) -> None:
     """Refuses a recipe that the stages cannot follow.
 
     Raises:
-        ValueError: The search asks for more than the teacher has, or a distillation for less than one batch.
+        ValueError: The search asks for more than the teacher has or finds nothing within the limits, block quotas or
+            rounds cannot be kept to, or a distillation has less than one batch.
     """
     depth = calibration_settings(recipe.score).depth
     if depth is not None:
         depth.quotas.check(teacher.hybrid_override_pattern, teacher.num_hidden_layers - depth.remove)
-    search_space(recipe.search, teacher, lambda kept: tuple(range(kept)))
+    _check_search(recipe, teacher)
     _check_tokens("distill", recipe.distill, recipe.distill.tokens)
     if recipe.search.choose == "tournament":
-        _check_tokens("search.tournament", recipe.distill, min(recipe.search.tournament.tokens))
-    first = recipe.depth_first
-    if first is not None:
-        _check_tokens("depth_first.distill", first.distill, first.distill.tokens)
-        pattern, quotas = teacher.hybrid_override_pattern, BlockQuotas(at_least={"*": recipe.search.keep_attention})
-        top_blocks(np.zeros(len(pattern)), pattern, first.num_hidden_layers, quotas=quotas)
+        rounds = recipe.search.tournament.tokens
+        _check_tokens("search.tournament", recipe.distill, min(rounds))
+        steps = [tokens // (recipe.distill.batch_size * recipe.distill.seq_len) for tokens in rounds]
+        if len(set(steps)) < len(steps):
+            raise ValueError(f"every round of a tournament must train at least one batch, they end at steps {steps}")
+    if recipe.depth_first is not None:
+        _check_tokens("depth_first.distill", recipe.depth_first.distill, recipe.depth_first.distill.tokens)
+
+
+def _check_search(recipe: Recipe, teacher: HybridShape) -> None:
+    workload, limits = recipe.budget.workload, recipe.budget.limits
+    if recipe.search.choose == "throughput" and limits.device is None:
+        raise ValueError("search.choose=throughput needs a gpu: give budget.gpu or budget.throughput")
+    pattern, quotas = teacher.hybrid_override_pattern, BlockQuotas(at_least={"*": recipe.search.keep_attention})
+
+    def kept_layers(kept: int) -> tuple[int, ...]:
+        return top_blocks(np.zeros(len(pattern)), pattern, kept, quotas=quotas)
+
+    space = search_space(recipe.search, teacher, kept_layers)
+    depths = [len(layers) for layers in space.layers]
+    if recipe.depth_first is not None:
+        depths = [recipe.depth_first.num_hidden_layers]
+        kept_layers(depths[0])
+    elif depths == [len(pattern)]:
+        solve_budget(space, workload, limits, top_k=1)  # which blocks go is not known before they are scored
+    left = len(pattern) - recipe.score.depth.remove
+    reached = left == depths[0] if recipe.depth_first is not None else left <= min(depths)
+    if recipe.score.depth.remove and not reached:
+        raise ValueError(
+            f"score.depth.remove must reach the blocks that are to be left, it leaves {left} of {len(pattern)} and "
+            f"{min(depths)} are asked for"
+        )
 
 
 def _check_tokens(name: str, section: DistillSection, tokens: int) -> None:

@@ -26,12 +26,18 @@ def depth_settings(recipe: Recipe) -> dict[str, Any]:
     """Everything that the first step depends on."""
     section = _section(recipe)
     return {
-        "score": score_origin(Path(recipe.teacher), recipe.score, seed=recipe.seed),
+        "score": _depth_origin(recipe),
         "num_hidden_layers": section.num_hidden_layers,
         "keep_attention": recipe.search.keep_attention,
         "distill": section.distill.model_dump(exclude={"data", "save_steps"}),
         "data": data_hashes(section.distill.data),
     }
+
+
+def _depth_origin(recipe: Recipe) -> dict[str, Any]:
+    # Width scorers say nothing of blocks; another choice of them must not cut and distil the blocks anew.
+    origin = score_origin(Path(recipe.teacher), recipe.score, seed=recipe.seed)
+    return {**origin, "settings": {key: value for key, value in origin["settings"].items() if key != "width"}}
 
 
 def run_depth(recipe: Recipe, folders: Folders, output: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from minitron.distill import distill
+from minitron.distill import DivergedError, distill
 from minitron.evaluate import evaluate_text
 from minitron.hybrid.blocks import TokenBlocks, blend_sources
 from minitron.hybrid.checkpoint import Checkpoint
@@ -21,14 +22,13 @@ from minitron.importance import Scores, select_units
 from minitron.prune import PrunePlan, prune_model
 from minitron.recipe import Recipe
 from minitron.search import Candidate
-from minitron.search.tournament import Standing, run_tournament
+from minitron.search.tournament import Standing, TournamentResult, run_tournament
 from minitron.stages.data import text_sources
 from minitron.stages.distill import distill_settings
-from minitron.stages.files import STATE_FOLDER
 
 logger = logging.getLogger(__name__)
 
-STANDINGS_FILE = "standings.json"
+MEASURED_FILE = "measured.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Measured:
 
 
 def measure_candidates(
-    recipe: Recipe, source: Checkpoint, scores: Scores, candidates: Sequence[Candidate], output: Path
+    recipe: Recipe, source: Checkpoint, scores: Scores, candidates: Sequence[Candidate], folder: Path
 ) -> list[Measured]:
     """Measures candidates as the recipe's `search.choose` says and sorts them, best first.
 
@@ -56,17 +56,23 @@ def measure_candidates(
         source: The checkpoint that is cut.
         scores: Its scores.
         candidates: What to measure.
-        output: Folder under which a tournament saves its state; an interrupted one is gone on with.
+        folder: Where every result and the trainer's states are saved; an interrupted call is gone on with.
     """
-    bench = _Bench(recipe, source, scores)
-    zero_shot = [bench.zero_shot(candidate) for candidate in track(candidates, "zero-shot", total=len(candidates))]
+    folder.mkdir(parents=True, exist_ok=True)
+    bench, notes = _Bench(recipe, source, scores), _Notes(folder / MEASURED_FILE)
+    for index in track(range(len(candidates)), "zero-shot", total=len(candidates)):
+        if index not in notes.zero_shot:
+            notes.zero_shot[index] = bench.measure(bench.prune(candidates[index]))
+            notes.save()
     if recipe.search.choose == "zero_shot":
-        order: Sequence[int] = sorted(range(len(candidates)), key=lambda index: zero_shot[index]["kl"])
+        order: Sequence[int] = sorted(range(len(candidates)), key=lambda index: notes.zero_shot[index]["kl"])
         standings: Sequence[tuple[Standing, ...]] = [()] * len(candidates)
     else:
-        order, standings = _tournament(recipe, bench, candidates, output / STATE_FOLDER)
+        result = _tournament(recipe, bench, candidates, notes, folder)
+        order, standings = result.order, result.standings
     return [
-        Measured(candidate=candidates[index], zero_shot=zero_shot[index], standings=standings[index]) for index in order
+        Measured(candidate=candidates[index], zero_shot=notes.zero_shot[index], standings=standings[index])
+        for index in order
     ]
 
 
@@ -75,7 +81,7 @@ class _Bench:
 
     def __init__(self, recipe: Recipe, source: Checkpoint, scores: Scores) -> None:
         section, rounds = recipe.distill, recipe.search.tournament
-        self.recipe, self.source, self.scores = recipe, source, scores
+        self.source, self.scores = source, scores
         self.teacher = load_model(Path(recipe.teacher), device=recipe.device)
         is_teacher = source.folder.resolve() == Path(recipe.teacher).resolve()
         self.model = self.teacher if is_teacher else load_model(source.folder, device=recipe.device)
@@ -88,7 +94,7 @@ class _Bench:
             seed=recipe.seed,
         )
         self.train_NT: TokenBlocks = blocks_NT[:train]
-        self.held_out_NT: TokenBlocks = blocks_NT[train:]
+        self.held_out_NT: TokenBlocks = _without(blocks_NT[train:], self.train_NT)
 
     def prune(self, candidate: Candidate) -> PreTrainedModel:
         """The candidate as a model."""
@@ -102,68 +108,72 @@ class _Bench:
         assert found.kl_to_teacher is not None
         return {"loss": found.loss, "kl": found.kl_to_teacher}
 
-    def zero_shot(self, candidate: Candidate) -> dict[str, float]:
-        """Loss and KL right after pruning."""
-        return self.measure(self.prune(candidate))
+
+def _without(blocks_NT: TokenBlocks, others_NT: TokenBlocks) -> TokenBlocks:
+    # A source that is too short is read again, and then gives the same blocks once more.
+    others = {block.tobytes() for block in others_NT}
+    kept = [number for number, block in enumerate(blocks_NT) if block.tobytes() not in others]
+    if not kept:
+        raise ValueError("distill.data must hold more text than the tournament trains on, to judge candidates by")
+    return blocks_NT[kept]
+
+
+class _Notes:
+    """What has been measured so far, kept in a file that is replaced whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"zero_shot": [], "standings": []}
+        self.zero_shot: dict[int, Mapping[str, float]] = dict(found["zero_shot"])
+        self.standings = {
+            (index, tokens): Standing(
+                tokens=entry["tokens"],
+                loss=entry["loss"],
+                curve=tuple((int(at), float(loss)) for at, loss in entry["curve"]),
+            )
+            for (index, tokens), entry in found["standings"]
+        }
+
+    def save(self) -> None:
+        partial = self._path.with_name(self._path.name + ".partial")
+        standings = [(key, asdict(standing)) for key, standing in self.standings.items()]
+        write_json(partial, {"zero_shot": list(self.zero_shot.items()), "standings": standings})
+        partial.replace(self._path)
 
 
 def _tournament(
-    recipe: Recipe, bench: _Bench, candidates: Sequence[Candidate], folder: Path
-) -> tuple[Sequence[int], Sequence[tuple[Standing, ...]]]:
-    folder.mkdir(parents=True, exist_ok=True)
-    known = _read_standings(folder / STANDINGS_FILE)
-
+    recipe: Recipe, bench: _Bench, candidates: Sequence[Candidate], notes: _Notes, folder: Path
+) -> TournamentResult:
     def play(index: int, tokens: int) -> Standing:
         student = bench.prune(candidates[index])
-        record = distill(
-            student,
-            bench.teacher,
-            bench.train_NT,
-            distill_settings(recipe.distill),
-            state_folder=_candidate_folder(folder, index),
-            seed=recipe.seed,
-            stop_after_tokens=tokens,
-        )
-        standing = Standing(tokens=record.tokens, loss=bench.measure(student)["kl"], curve=record.curve)
-        known[index, tokens] = standing
-        _write_standings(folder / STANDINGS_FILE, known)
-        logger.info("candidate %d after %d tokens: KL %.4f", index, record.tokens, standing.loss)
+        try:
+            record = distill(
+                student,
+                bench.teacher,
+                bench.train_NT,
+                distill_settings(recipe.distill),
+                state_folder=_candidate_folder(folder, index),
+                seed=recipe.seed,
+                stop_after_tokens=tokens,
+            )
+            standing = Standing(tokens=record.tokens, loss=bench.measure(student)["kl"], curve=record.curve)
+        except DivergedError as error:
+            logger.warning("candidate %d leaves the tournament: %s", index, error)
+            standing = Standing(tokens=tokens, loss=math.inf, curve=())
+        notes.standings[index, tokens] = standing
+        notes.save()
+        logger.info("candidate %d after %d tokens: KL %.4f", index, standing.tokens, standing.loss)
         return standing
 
-    result = run_tournament(
+    return run_tournament(
         len(candidates),
         play,
         tokens=recipe.search.tournament.tokens,
         keep=recipe.search.tournament.keep,
-        known=known,
+        known=notes.standings,
         left=lambda index: shutil.rmtree(_candidate_folder(folder, index), ignore_errors=True),
     )
-    shutil.rmtree(folder)
-    return result.order, result.standings
 
 
 def _candidate_folder(folder: Path, index: int) -> Path:
     return folder / f"candidate-{index}"
-
-
-def _read_standings(path: Path) -> dict[tuple[int, int], Standing]:
-    if not path.is_file():
-        return {}
-    entries: list[dict[str, Any]] = json.loads(path.read_text())["standings"]
-    return {
-        (entry["candidate"], entry["round_tokens"]): Standing(
-            tokens=entry["tokens"],
-            loss=entry["loss"],
-            curve=tuple((int(tokens), float(loss)) for tokens, loss in entry["curve"]),
-        )
-        for entry in entries
-    }
-
-
-def _write_standings(path: Path, known: Mapping[tuple[int, int], Standing]) -> None:
-    entries = [
-        {"candidate": index, "round_tokens": tokens, **asdict(standing)} for (index, tokens), standing in known.items()
-    ]
-    partial = path.with_name(path.name + ".partial")
-    write_json(partial, {"standings": entries})
-    partial.replace(path)

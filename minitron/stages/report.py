@@ -1,4 +1,4 @@
-"""Metrics, candidates and loss curve -> one picture."""
+"""Metrics and loss curve -> one picture."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from minitron.stages.files import RECORD_FILE, Folders, read_metrics
 
 
 def run_report(recipe: Recipe, folders: Folders, output: Path) -> None:
-    """metrics, candidates and loss curve -> one picture."""
+    """Metrics and loss curve -> one picture."""
     draw_summary(
         read_metrics(folders["evaluate"]),
         budget_bytes=recipe.budget.budget_bytes,

@@ -1,6 +1,8 @@
 """Teacher's shape + scores -> candidates within the limits, the chosen one first."""
 
 import itertools
+import math
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
@@ -24,7 +26,7 @@ from minitron.search import (
 from minitron.search.pareto import pareto_front
 from minitron.search.solve import Shares
 from minitron.stages.data import data_hashes
-from minitron.stages.files import CANDIDATES_FILE, SCORES_FILE, Folders, cut_source
+from minitron.stages.files import CANDIDATES_FILE, SCORES_FILE, STATE_FOLDER, Folders, cut_source
 from minitron.stages.measure import Measured, measure_candidates
 
 RANK_BY = {"largest": "memory", "importance": "importance", "throughput": "throughput"}
@@ -68,8 +70,13 @@ def search_space(
 
 def search_settings(recipe: Recipe) -> dict[str, Any]:
     """Everything in the recipe that candidates depend on, beside the scores."""
-    settings: dict[str, Any] = {"budget": recipe.budget.model_dump(), "search": recipe.search.model_dump()}
-    if recipe.search.choose not in RANK_BY:
+    measured = recipe.search.choose not in RANK_BY
+    unused = {"top_k"} if measured else {"shortlist", "tournament"}
+    settings: dict[str, Any] = {
+        "budget": recipe.budget.model_dump(),
+        "search": recipe.search.model_dump(exclude=unused),
+    }
+    if measured:
         settings |= {
             "distill": recipe.distill.model_dump(exclude={"data", "tokens", "save_steps"}),
             "data": data_hashes(recipe.distill.data),
@@ -93,11 +100,12 @@ def run_search(recipe: Recipe, folders: Folders, output: Path) -> None:
         measured = [Measured(candidate=candidate) for candidate in result.candidates]
     else:
         result = shortlist(recipe, space, shares)
-        measured = measure_candidates(recipe, checkpoint, scores, result.candidates, output)
+        measured = measure_candidates(recipe, checkpoint, scores, result.candidates, output / STATE_FOLDER)
     found = describe(recipe, source, result, measured)
     found["candidates"] = mark_front(found["candidates"])
     write_json(output / CANDIDATES_FILE, found)
     draw_candidates(found, output / "candidates.png")
+    shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
 
 
 def shortlist(recipe: Recipe, space: SearchSpace, shares: Shares) -> SearchResult:
@@ -113,22 +121,24 @@ def shortlist(recipe: Recipe, space: SearchSpace, shares: Shares) -> SearchResul
 
 
 def describe(recipe: Recipe, source: HybridShape, result: SearchResult, measured: list[Measured]) -> dict[str, Any]:
-    """What `candidates.json` holds."""
+    """What `candidates.json` holds; the candidates' `layers` are indices of the source's blocks."""
     workload, limits = recipe.budget.workload, recipe.budget.limits
-    speed = None
-    if limits.device is not None:
-        speed = predict_tokens_per_second(source, workload, limits.device, limits.lengths, limits.budget_bytes)
+    teacher = open_checkpoint(Path(recipe.teacher)).shape
+
+    def whole(shape: HybridShape) -> dict[str, Any]:
+        speed = None
+        if limits.device is not None:
+            speed = predict_tokens_per_second(shape, workload, limits.device, limits.lengths, limits.budget_bytes)
+        return {"params": shape.params, "memory": asdict(memory_bytes(shape, workload)), "tokens_per_s": speed}
+
     return {
         "chosen_by": recipe.search.choose,
         "budget_bytes": limits.budget_bytes,
         "device": None if limits.device is None else limits.device.name,
         "num_shapes": result.num_shapes,
         "num_feasible": result.num_feasible,
-        "teacher": {
-            "params": source.params,
-            "memory": asdict(memory_bytes(source, workload)),
-            "tokens_per_s": speed,
-        },
+        "teacher": whole(teacher),
+        "source": whole(source),
         "candidates": [
             {
                 "layers": found.candidate.layers,
@@ -138,12 +148,16 @@ def describe(recipe: Recipe, source: HybridShape, result: SearchResult, measured
                 "tokens_per_s": found.candidate.tokens_per_s,
                 "retained": found.candidate.retained,
                 "zero_shot": found.zero_shot,
-                "rounds": [{"tokens": standing.tokens, "kl": standing.loss} for standing in found.standings],
+                "rounds": [{"tokens": each.tokens, "kl": _finite(each.loss)} for each in found.standings],
                 "curve": found.standings[-1].curve if found.standings else [],
             }
             for found in measured
         ],
     }
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def mark_front(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -152,6 +166,7 @@ def mark_front(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for candidate in candidates:
         measured = next(iter(candidate["rounds"]), candidate["zero_shot"])  # the first round is the last that all had
         loss = -candidate["retained"] if measured is None else measured["kl"]
+        loss = math.inf if loss is None else loss
         costs.append([candidate["memory"]["total_bytes"], loss, -(candidate["tokens_per_s"] or 0)])
     return [
         {**candidate, "on_front": on_front} for candidate, on_front in zip(candidates, pareto_front(costs), strict=True)

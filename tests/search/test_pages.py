@@ -1,5 +1,6 @@
 """vLLM's accounting: its published blocks and bytes, a plain loop as an oracle, and verdicts that keep their word."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -113,18 +114,49 @@ def test_the_largest_context_and_sequences_are_the_last_that_fit(context: int, s
         assert not fit(NANO_9B, replace(workload, **{field: largest + 1}), budget).fits
 
 
-def test_the_published_9b_is_tight_on_an_a10g_and_its_serve_line_starts() -> None:
+def words_after(option: str, words: Sequence[str] | None) -> str:
+    assert words is not None
+    return list(words)[list(words).index(option) + 1]
+
+
+def test_the_published_9b_is_tight_on_an_a10g_and_its_serve_line_asks_for_what_surely_fits() -> None:
     budget = usable_bytes(find_device("a10g").visible_bytes, utilization=0.92, reserved_gib=0)
     report = fit(NANO_9B, PAGED, budget)
     assert report.verdict == "tight"
     assert not report.fits
     assert report.num_blocks is not None
     assert report.num_blocks < 256  # vLLM's default number of sequences, with which it would not start
-    words = list(serve_command("nano", PAGED, report, utilization=0.92))
-    assert words[:3] == ["vllm", "serve", "nano"]
-    assert words[words.index("--max-num-seqs") + 1] == str(report.num_blocks)
-    assert fit(NANO_12B, PAGED, budget).verdict == "does not fit"
-    assert fit(NANO_9B, replace(PAGED, kv_dtype="fp8"), budget).verdict == "fits"
+    words = serve_command("nano", PAGED, report, utilization=0.92)
+    assert words_after("--max-num-seqs", words) == str(report.num_blocks)
+    served = int(words_after("--max-model-len", words))
+    assert served == report.max_context_tokens
+    assert served < 131072
+    assert fit(NANO_9B, replace(PAGED, context_tokens=served), budget).fits
+    # With fp8 keys and values it is sure, and the line asks for all of it.
+    narrow = replace(PAGED, kv_dtype="fp8")
+    assert fit(NANO_9B, narrow, budget).verdict == "fits"
+    words = serve_command("nano", narrow, fit(NANO_9B, narrow, budget), utilization=0.92)
+    assert words_after("--max-model-len", words) == "131072"
+    assert words_after("--kv-cache-dtype", words) == "fp8"
+
+
+def test_a_model_that_does_not_fit_has_no_serve_line() -> None:
+    budget = usable_bytes(find_device("a10g").visible_bytes, utilization=0.92, reserved_gib=0)
+    report = fit(NANO_12B, PAGED, budget)
+    assert report.verdict == "does not fit"
+    assert serve_command("nano", PAGED, report, utilization=0.92) is None
+
+
+def test_more_sequences_than_the_engine_runs_are_refused() -> None:
+    with pytest.raises(ValueError, match="max_num_seqs must be at least the 300 sequences, got 256"):
+        replace(PAGED, sequences=300)
+
+
+def test_what_costs_nothing_has_no_limit_only_where_all_else_fits() -> None:
+    shape = make_tiny_shape(hybrid_override_pattern="MM")
+    for workload in (PAGED, replace(PAGED, accounting="plain")):
+        assert fit(shape, workload, 10**11).max_context_tokens is None
+        assert fit(shape, workload, 1000).max_context_tokens == 0
 
 
 def test_a_precision_that_vllm_cannot_keep_is_refused() -> None:
@@ -136,7 +168,7 @@ def test_a_precision_that_vllm_cannot_keep_is_refused() -> None:
 
 def test_shared_prefixes_are_asked_for_as_they_were_accounted_for() -> None:
     workload = replace(PAGED, engine=Engine(prefix_caching=True, max_num_batched_tokens=512), ssm_dtype="bf16")
-    words = " ".join(serve_command("nano", workload, fit(NANO_9B, workload, 40 * GIB), utilization=0.9))
+    words = " ".join(serve_command("nano", workload, fit(NANO_9B, workload, 40 * GIB), utilization=0.9) or ())
     assert "--max-num-seqs 256 --gpu-memory-utilization 0.9 --max-num-batched-tokens 512" in words
     assert words.endswith("--mamba-ssm-cache-dtype bfloat16 --enable-prefix-caching --mamba-cache-mode align")
 
