@@ -84,3 +84,24 @@ def test_the_published_budget_follows_from_the_recipe(tmp_path: Path) -> None:
     budget = {"gpu": "a10g", "reserved_gib": 1.3, "context_tokens": 131072}
     recipe = load_recipe(write(tmp_path, budget=budget))
     assert recipe.budget.budget_bytes / 2**30 == pytest.approx(19.657, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("search.hidden_size={mni: 3}", "unknown key search.hidden_size.mni; did you mean min?"),
+        ("search.hidden_size=5", "search.hidden_size: input should be a valid"),
+        ("search.hidden_size={max: 3}", "search.hidden_size.min must be given"),
+        ("search.tournament={tokens: [2, 1]}", "tournament tokens must ascend"),
+        ("search.choose=tournament", "set search.tournament.tokens"),
+        ("budget.throughput={bandwidth_gb_s: 5}", "either gpu, or both of bandwidth_gb_s and bf16_tflops"),
+        ("budget.min_tokens_per_s=5", "min_tokens_per_s needs a gpu"),
+        ("budget.reserved_gib=.inf", "budget.reserved_gib"),
+    ],
+)
+def test_a_fault_of_the_search_is_named_where_it_is(recipe_path: Path, override: str, fault: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe_path, (override,))
+    lines = str(caught.value).splitlines()
+    assert any(fault in line for line in lines)
+    assert all("SizeRange" not in line and "constrained" not in line for line in lines)

@@ -1,7 +1,8 @@
 """The cache as vLLM allocates it for a hybrid: blocks of one size that attention and Mamba groups share.
 
 Source: vLLM 0.33, v1/worker/gpu_worker.py (determine_available_memory), platforms/interface.py (block size of hybrid
-models) and v1/core/kv_cache_planning.py (groups); Apache-2.0.
+models) and v1/core/kv_cache_planning.py (groups); Apache-2.0. One block of the pool, which vLLM keeps as its null block
+(21 MB of a 9B's), is left to the assumed range of the workspace.
 """
 
 from collections.abc import Mapping

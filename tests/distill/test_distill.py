@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from minitron.distill import DistillSettings, distill
+from minitron.distill import DistillSettings, DivergedError, distill
 from minitron.distill.trainer import DistillationModel, DistillationTrainer
 from minitron.hybrid.shape import HybridShape
 from tests.conftest import make_tiny_model
@@ -109,3 +109,36 @@ def test_a_diverged_loss_is_an_error_and_not_a_student(tmp_path: Path, tiny_shap
         next(student.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="the distillation loss must stay finite, it was nan at step 1"):
         distill(student, make_tiny_model(tiny_shape), make_blocks(8), SETTINGS, state_folder=tmp_path, seed=0)
+
+
+@pytest.mark.parametrize("save_steps", [0, 3])
+def test_a_stage_that_is_stopped_and_goes_on_ends_as_one_that_never_stopped(
+    tmp_path: Path, tiny_shape: HybridShape, save_steps: int
+) -> None:
+    settings = replace(SETTINGS, save_steps=save_steps)
+    whole = make_tiny_model(tiny_shape, seed=1)
+    teacher, blocks_NT = make_tiny_model(tiny_shape), make_blocks(20)
+    straight = distill(whole, teacher, blocks_NT, settings, state_folder=tmp_path / "a", seed=0)
+    for tokens in (72, 168, 168, 240):  # 3, 7, 7 (already done) and 10 steps of 2 x 12 tokens
+        stopped = make_tiny_model(tiny_shape, seed=1)
+        record = distill(
+            stopped,
+            teacher,
+            blocks_NT,
+            settings,
+            state_folder=tmp_path / "b",
+            seed=0,
+            stop_after_tokens=tokens,
+        )
+        assert record.tokens == tokens
+        assert record.curve == tuple(point for point in straight.curve if point[0] <= tokens)
+    for parameter, expected in zip(stopped.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=0, atol=0)
+
+
+def test_a_loss_that_is_no_number_has_its_own_error(tmp_path: Path, tiny_shape: HybridShape) -> None:
+    student, teacher = make_tiny_model(tiny_shape, seed=1), make_tiny_model(tiny_shape)
+    with torch.no_grad():
+        next(iter(student.parameters())).fill_(torch.nan)
+    with pytest.raises(DivergedError, match="must stay finite"):
+        distill(student, teacher, make_blocks(4), SETTINGS, state_folder=tmp_path, seed=0)

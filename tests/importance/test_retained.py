@@ -1,5 +1,7 @@
 """Shares of importance against really selecting the units and adding up what they score."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -46,3 +48,12 @@ def test_all_of_it_is_one_and_the_blocks_share_is_of_the_blocks(tiny_shape: Hybr
             assert (np.diff(share) >= 0).all()
             assert len(share) == tiny_shape.sizes[axis] + 1
     assert shares["layers"][0] == pytest.approx(scores.depth[list(LAYERS)].sum() / scores.depth.sum())
+
+
+def test_a_block_that_a_greedy_search_removed_counts_as_the_least_of_the_others(tiny_shape: HybridShape) -> None:
+    depth = np.array([4.0, 3.0, -2.0, 2.0, 5.0, -1.0, 6.0, 7.0])
+    scores = replace(random_scores(tiny_shape, seed=3), depth=depth, removed=(2, 5))
+    whole = 4 + 3 + 2 + 2 + 5 + 2 + 6 + 7
+    kept = [layer for layer in range(8) if layer not in (2, 5)]
+    assert retained_shares(scores, tiny_shape, kept)["layers"][0] == pytest.approx((whole - 4) / whole)
+    assert retained_shares(scores, tiny_shape, range(8))["layers"][0] == pytest.approx(1)

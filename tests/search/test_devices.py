@@ -1,6 +1,6 @@
 import pytest
 
-from minitron.search import DEVICES, find_device
+from minitron.search import DEVICES, find_device, usable_bytes
 
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=lambda device: device.name)
@@ -19,3 +19,9 @@ def test_a_profile_says_where_it_is_from_and_holds_plausible_numbers(device: obj
 def test_an_unknown_gpu_is_refused_with_what_is_known() -> None:
     with pytest.raises(ValueError, match="gpu must be one of a10g, l4, rtx4090"):
         find_device("a100")
+
+
+@pytest.mark.parametrize("reserved", [-1.0, float("inf"), float("nan")])
+def test_a_reserve_that_is_no_size_is_refused(reserved: float) -> None:
+    with pytest.raises(ValueError, match="reserved GiB must be a number that is not negative"):
+        usable_bytes(10**10, utilization=0.9, reserved_gib=reserved)

@@ -44,3 +44,8 @@ def test_blocks_and_what_lies_outside_them_make_the_whole(tiny_shape: HybridShap
     for part in ("weights_bytes", "kv_bytes", "ssm_bytes", "conv_bytes"):
         whole = sum(tiny_shape.count(kind) * getattr(block, part) for kind, block in blocks.items())
         assert whole + (outside if part == "weights_bytes" else 0) == getattr(total, part)
+
+
+def test_a_workload_whose_bits_no_longer_fit_64_bits_is_refused() -> None:
+    with pytest.raises(ValueError, match="context_tokens times sequences must be at most"):
+        Workload(context_tokens=10**9, sequences=10**6)

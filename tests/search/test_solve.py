@@ -220,3 +220,39 @@ def test_ranges_run_down_in_steps_that_kernels_like() -> None:
     assert size_range(NANO_12B, "intermediate_size", low=20000, step=200) == (20480, 20400, 20200, 20000)
     with pytest.raises(ValueError, match="must hold a multiple of 64 between 100 and 120, there is none"):
         size_range(NANO_12B, "hidden_size", low=100, high=120)
+
+
+def test_where_not_one_sequence_fits_the_nearest_is_the_smallest(tiny_shape: HybridShape) -> None:
+    budget = memory_bytes(tiny_shape, WORKLOAD).total_bytes
+    limits = Limits(
+        budget_bytes=budget, device=DEVICE, lengths=Lengths(input_tokens=10**6, output_tokens=1), min_tokens_per_s=1
+    )
+    with pytest.raises(
+        NothingFitsError, match=r"the nearest \(6 blocks, hidden_size 22, intermediate_size 12, mamba_num"
+    ) as e:
+        solve_budget(space_of(tiny_shape), WORKLOAD, limits, top_k=1)
+    assert "leaves no room for one sequence of 1,000,001 tokens" in str(e.value)
+    with pytest.raises(NothingFitsError, match="what binds is throughput"):
+        solve_budget(
+            space_of(tiny_shape), WORKLOAD, replace(limits, min_tokens_per_s=None), top_k=1, rank_by="throughput"
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": ((0, 1), (0, 1))}, "choices of depth must differ"),
+        ({"sizes": {"hidden_size": (22, 22)}}, r"must hold each size once, got \[22, 22\]"),
+        ({"sizes": {"hidden": (22,)}}, "an axis must be one of hidden_size"),
+    ],
+)
+def test_a_space_that_names_a_shape_twice_or_an_unknown_axis_is_refused(
+    tiny_shape: HybridShape, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        space_of(tiny_shape, **changes)
+
+
+def test_a_ratio_that_is_whole_but_for_its_binary_digits_is_taken() -> None:
+    space = SearchSpace(source=NANO_12B, layers=((0, 1),), sizes={"hidden_size": (1600,)}, intermediate_ratios=(1.1,))
+    assert next(space.grids()).shape_at(0).intermediate_size == 1760

@@ -1,5 +1,7 @@
 """The throughput model against the published measurements, and against what cannot be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from minitron.hybrid.shape import HybridShape
 from minitron.search import (
     GIB,
     Device,
+    Engine,
     Lengths,
     ServingCost,
     Workload,
@@ -103,3 +106,23 @@ def test_a_device_without_rates_is_refused() -> None:
         predict_tokens_per_second(
             NANO_9B, WORKLOAD, Device(name="custom", visible_gib=24, source="a test"), LONG, BUDGET
         )
+
+
+def test_an_engine_runs_no_more_sequences_than_it_may() -> None:
+    lengths, device, budget = Lengths(input_tokens=128, output_tokens=128), find_device("h200"), 120 * GIB
+    speeds = [
+        predict_tokens_per_second(
+            NANO_9B,
+            Workload(context_tokens=1, accounting="vllm", engine=Engine(max_num_seqs=running)),
+            device,
+            lengths,
+            budget,
+        )
+        for running in (64, 256, 100_000)
+    ]
+    assert speeds[0] < speeds[1] < speeds[2]
+
+
+def test_a_model_without_a_cache_is_bounded_by_what_an_engine_runs() -> None:
+    shape = replace(NANO_9B, hybrid_override_pattern="--")
+    assert 0 < predict_tokens_per_second(shape, WORKLOAD, A10G, SHORT, BUDGET) < 1e5

@@ -9,6 +9,7 @@ from PIL import Image
 
 from minitron import stages
 from minitron.cli import main
+from minitron.distill import DivergedError
 from minitron.evaluate import evaluate_text
 from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.model import load_model
@@ -17,6 +18,7 @@ from minitron.importance import load_scores, select_units
 from minitron.pipeline import run_pipeline
 from minitron.prune import PrunePlan, prune_checkpoint
 from minitron.recipe import load_recipe
+from minitron.report import candidates_table
 from minitron.stages import measure
 
 TOURNAMENT = (
@@ -67,7 +69,10 @@ def test_a_tournament_keeps_every_candidates_curve_and_sends_half_on(tmp_path: P
             range(32, candidate["rounds"][-1]["tokens"] + 1, 32)
         )
         assert candidate["memory"]["total_bytes"] <= found["budget_bytes"]
-    assert any(candidate["on_front"] for candidate in found["candidates"])
+    costs = [(each["memory"]["total_bytes"], each["rounds"][0]["kl"]) for each in found["candidates"]]
+    for (size, kl), candidate in zip(costs, found["candidates"], strict=True):
+        beaten = any(s <= size and k <= kl and (s, k) != (size, kl) for s, k in costs)
+        assert candidate["on_front"] == (not beaten)
     assert not (tmp_path / "run" / "search" / stages.STATE_FOLDER).exists()
     with Image.open(tmp_path / "run" / "search" / "candidates.png") as picture:
         assert min(picture.size) > 300
@@ -143,3 +148,51 @@ def test_ranges_limits_and_predictions_come_from_the_recipe(tmp_path: Path, reci
     for candidate in found["candidates"]:
         assert candidate["params"] <= 30000
         assert candidate["tokens_per_s"] > 0
+
+
+def test_text_that_was_trained_on_is_not_judged_by(tmp_path: Path, recipe_path: Path) -> None:
+    # The text is far too short for what is asked: it is read again and again, and every block comes up twice.
+    with pytest.raises(ValueError, match="distill.data must hold more text than the tournament trains on"):
+        search(recipe_path, tmp_path / "run", *TOURNAMENT[:2], "search.tournament={tokens: [6400], blocks: 3}")
+
+
+def test_a_candidate_that_diverges_leaves_and_the_others_play_on(
+    tmp_path: Path, recipe_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = measure.distill, []
+
+    def diverges_first(*args: Any, **kwargs: Any) -> Any:
+        calls.append(kwargs["state_folder"].name)
+        if kwargs["state_folder"].name == "candidate-0":
+            raise DivergedError("the distillation loss must stay finite")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(measure, "distill", diverges_first)
+    found = search(recipe_path, tmp_path / "run", *TOURNAMENT)
+    assert calls.count("candidate-0") == 1
+    assert [each["rounds"][0]["kl"] is None for each in found["candidates"]] == [False] * 4 + [True]
+    text = (tmp_path / "run" / "search" / stages.CANDIDATES_FILE).read_text()
+    assert "Infinity" not in text
+    assert candidates_table(found).row_count == 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        (("search.choose=throughput",), "search.choose=throughput needs a gpu"),
+        (("search.num_hidden_layers=[1]", "search.keep_attention=2"), "block quotas"),
+        (("search.num_hidden_layers=null", "budget.memory_bytes=1000"), "the budget must hold at least one"),
+        (("search.num_hidden_layers=[5]", "score.depth={scorer: logit_mse, remove: 1}"), "it leaves 7 of 8 and 5 are"),
+        (
+            ("search.choose=tournament", "search.tournament={tokens: [64, 65]}"),
+            "every round of a tournament must",
+        ),
+        (("budget.accounting=vllm", "budget.kv_dtype=int8"), "kv_dtype must be one of bf16, fp16, fp8, got 'int8'"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_before_anything_is_scored(
+    tmp_path: Path, recipe_path: Path, overrides: tuple[str, ...], fault: str
+) -> None:
+    with pytest.raises(ValueError, match=fault):
+        search(recipe_path, tmp_path / "run", *overrides)
+    assert not (tmp_path / "run").exists()
