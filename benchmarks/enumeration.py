@@ -4,13 +4,20 @@
 
 A space of several million shapes of the 12B's dims is solved under a memory budget, by both accountings, and under
 memory, parameters and throughput at once. Then shapes drawn at random are counted one at a time by plain Python, from
-the same declarations but without numpy, and every total and verdict must be the same.
+the same declarations but without numpy, and every total and verdict must be the same. Last, `minitron fit` on a
+config.json is timed as a user runs it, the start of Python included.
 """
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from dataclasses import asdict
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy: one core is what is measured
 
@@ -78,6 +85,21 @@ def check(space: SearchSpace, workload: Workload, limits: Limits, samples: int) 
     return samples
 
 
+def fit_seconds(rounds: int) -> list[float]:
+    """Wall time of `minitron fit` on a config.json, each round in a new process."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.json"
+        config.write_text(json.dumps(asdict(NANO_12B)))
+        seconds = []
+        for _ in range(rounds):
+            started = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", "minitron", "fit", str(config)], check=True, stdout=subprocess.DEVNULL
+            )
+            seconds.append(time.perf_counter() - started)
+    return seconds
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -109,7 +131,12 @@ def main() -> None:
         agreed = check(space, workload, Limits(budget_bytes=budget), args.samples)
         speed = f"{statistics.median(speeds):.1f} ({min(speeds):.1f} to {max(speeds):.1f})"
         table.add_row(name, f"{result.num_feasible:,}", speed, f"{agreed} of {agreed}")
-    Console(width=120).print(table)
+    console = Console(width=120, highlight=False)
+    console.print(table)
+    seconds = fit_seconds(args.rounds)
+    console.print(
+        f"minitron fit config.json: {statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
+    )
 
 
 if __name__ == "__main__":
