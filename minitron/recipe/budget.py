@@ -1,0 +1,162 @@
+"""What the student must keep to: memory at a workload, parameters, throughput."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from minitron.recipe.section import Fraction, NotNegative, PositiveInt, Section
+from minitron.search import (
+    DEFAULT_UTILIZATION,
+    GIB,
+    Device,
+    Engine,
+    Lengths,
+    Limits,
+    Workload,
+    find_device,
+    usable_bytes,
+)
+
+WeightsDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
+CacheDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8"]
+
+
+class EngineSection(Section):
+    """vLLM's settings, used by its accounting."""
+
+    max_num_seqs: PositiveInt = Field(default=256, description="Sequences that may run at once.")
+    max_num_batched_tokens: PositiveInt = Field(default=2048, description="Tokens of one step.")
+    prefix_caching: bool = Field(default=False, description="Share prefixes; doubles a sequence's Mamba blocks.")
+    context_gib: tuple[NotNegative, NotNegative] = Field(
+        default=(0.3, 0.6), description="Assumed CUDA context and fragmentation, low and high."
+    )
+    graph_gib: tuple[NotNegative, NotNegative] = Field(
+        default=(0.1, 1.0), description="Assumed CUDA graphs, low and high."
+    )
+
+    @property
+    def engine(self) -> Engine:
+        """The settings as the memory model takes them."""
+        return Engine(
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            prefix_caching=self.prefix_caching,
+            context_bytes=(int(self.context_gib[0] * GIB), int(self.context_gib[1] * GIB)),
+            graph_bytes=(int(self.graph_gib[0] * GIB), int(self.graph_gib[1] * GIB)),
+        )
+
+
+class ThroughputSection(Section):
+    """What throughput is predicted for; the rates of a GPU without a profile are given."""
+
+    gpu: str | None = Field(default=None, description="A device profile; the budget's when null.")
+    bandwidth_gb_s: float | None = Field(default=None, gt=0, description="Peak bandwidth, 10^9 bytes a second.")
+    bf16_tflops: float | None = Field(default=None, gt=0, description="Peak dense bf16 rate, 10^12 a second.")
+    fp8_tflops: float | None = Field(default=None, gt=0, description="Peak dense fp8 rate, where there are fp8 cores.")
+    input_tokens: PositiveInt = Field(default=8192, description="Tokens in, 8192 as published (2508.14444).")
+    output_tokens: PositiveInt = Field(default=16384, description="Tokens out, 16384 as published (2508.14444).")
+
+    @model_validator(mode="after")
+    def _profile_or_rates(self) -> "ThroughputSection":
+        given = (self.bandwidth_gb_s is not None, self.bf16_tflops is not None)
+        if any(given) and (not all(given) or self.gpu is not None):
+            raise ValueError("either gpu, or both of bandwidth_gb_s and bf16_tflops can be given")
+        if self.gpu is not None:
+            find_device(self.gpu)
+        return self
+
+    @property
+    def lengths(self) -> Lengths:
+        """Tokens in and out as the throughput model takes them."""
+        return Lengths(input_tokens=self.input_tokens, output_tokens=self.output_tokens)
+
+
+class BudgetSection(Section):
+    """What the student must keep to: exactly one of gpu, memory_gib and memory_bytes, the workload, other limits."""
+
+    gpu: str | None = Field(default=None, description="A device profile, whose visible memory is the budget.")
+    memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Memory in GiB.")
+    memory_bytes: int | None = Field(default=None, gt=0, description="Memory in bytes.")
+    utilization: Fraction | None = Field(
+        default=None, description="Share of the memory that may be used; 0.95 (plain) or 0.92 (vllm) when null."
+    )
+    reserved_gib: NotNegative = Field(default=0.0, description="GiB set aside for others (1.3 for a vision encoder).")
+    context_tokens: PositiveInt = Field(description="Tokens that each sequence must hold.")
+    sequences: PositiveInt = Field(default=1, description="Sequences at once.")
+    weights_dtype: WeightsDtype = Field(default="bf16", description="Precision of the weights.")
+    kv_dtype: CacheDtype = Field(default="bf16", description="Precision of the attention cache.")
+    ssm_dtype: CacheDtype = Field(default="fp32", description="Precision of the Mamba state, fp32 in HF and vLLM.")
+    workspace_gib: NotNegative | None = Field(
+        default=None, description="GiB for activations and logits; when null 0 (plain) or an estimate (vllm)."
+    )
+    accounting: Literal["plain", "vllm"] = Field(default="plain", description="As stored, or in vLLM's blocks.")
+    engine: EngineSection = EngineSection()
+    max_params: PositiveInt | None = Field(default=None, description="Most parameters.")
+    min_tokens_per_s: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Least predicted output tokens a second."
+    )
+    throughput: ThroughputSection = ThroughputSection()
+
+    @model_validator(mode="after")
+    def _one_memory(self) -> "BudgetSection":
+        given = [self.gpu, self.memory_gib, self.memory_bytes]
+        if sum(value is not None for value in given) != 1:
+            raise ValueError("exactly one of gpu, memory_gib and memory_bytes must be given")
+        if self.gpu is not None:
+            find_device(self.gpu)
+        if self.min_tokens_per_s is not None and self.device is None:
+            raise ValueError("min_tokens_per_s needs a gpu: give budget.gpu or budget.throughput")
+        return self
+
+    @property
+    def budget_bytes(self) -> int:
+        """Bytes that the student may need in total."""
+        if self.gpu is not None:
+            memory = find_device(self.gpu).visible_bytes
+        elif self.memory_gib is not None:
+            memory = int(self.memory_gib * GIB)
+        else:
+            memory = self.memory_bytes or 0
+        utilization = DEFAULT_UTILIZATION[self.accounting] if self.utilization is None else self.utilization
+        return usable_bytes(memory, utilization=utilization, reserved_gib=self.reserved_gib)
+
+    @property
+    def device(self) -> Device | None:
+        """The GPU that throughput is predicted for; None predicts none."""
+        rates = self.throughput
+        if rates.bandwidth_gb_s is not None:
+            return Device(
+                name="custom",
+                visible_gib=self.budget_bytes / GIB,
+                bandwidth_gb_s=rates.bandwidth_gb_s,
+                bf16_tflops=rates.bf16_tflops,
+                fp8_tflops=rates.fp8_tflops,
+                source="the recipe",
+            )
+        name = rates.gpu or self.gpu
+        return None if name is None else find_device(name)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits as the solver takes them."""
+        return Limits(
+            budget_bytes=self.budget_bytes,
+            max_params=self.max_params,
+            min_tokens_per_s=self.min_tokens_per_s,
+            device=self.device,
+            lengths=self.throughput.lengths,
+        )
+
+    @property
+    def workload(self) -> Workload:
+        """The workload as the memory model takes it."""
+        return Workload(
+            context_tokens=self.context_tokens,
+            sequences=self.sequences,
+            weights_dtype=self.weights_dtype,
+            kv_dtype=self.kv_dtype,
+            ssm_dtype=self.ssm_dtype,
+            workspace_bytes=None if self.workspace_gib is None else int(self.workspace_gib * GIB),
+            accounting=self.accounting,
+            engine=self.engine.engine,
+        )

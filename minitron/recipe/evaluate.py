@@ -1,0 +1,24 @@
+"""What models are measured on."""
+
+from pydantic import Field
+
+from minitron.recipe.section import PositiveInt, Section, Source
+
+
+class Task(Section):
+    """An exact-match task."""
+
+    name: str = Field(description="What the tables call it.")
+    path: str = Field(description="A .jsonl file with prompt and answer.")
+    problems: PositiveInt | None = Field(default=None, description="How many to ask; all when left out.")
+    max_new_tokens: PositiveInt = Field(default=256, description="Tokens an answer may take, its trace included.")
+
+
+class EvaluateSection(Section):
+    """Evaluation of teacher, pruned and distilled."""
+
+    data: tuple[Source, ...] = Field(min_length=1, description="Held-out text.")
+    blocks: PositiveInt = Field(default=64, description="Packed blocks of it.")
+    seq_len: PositiveInt = Field(default=1024, description="Tokens a block.")
+    task: Task | None = Field(default=None, description="An exact-match task.")
+    speed_new_tokens: PositiveInt = Field(default=64, description="Tokens generated to measure speed.")

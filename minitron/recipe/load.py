@@ -1,0 +1,129 @@
+"""Reading a recipe: YAML and overrides in, a checked value out; every fault is said at once, a line each."""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from minitron.hybrid.text import is_text_file
+from minitron.recipe.recipe import Recipe
+from minitron.recipe.search import UNION_TAGS
+from minitron.recipe.section import RecipeError, Section
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Reads, overrides and validates a recipe; paths in it become absolute.
+
+    Args:
+        path: The YAML file.
+        overrides: `key=value` with dots between levels, values in YAML, as in `distill.tokens=1000000`.
+
+    Raises:
+        RecipeError: Every fault at once, a line each.
+    """
+    if not path.is_file():
+        raise RecipeError(f"recipe not found: {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f":{where.line + 1}" if where is not None else ""
+        raise RecipeError(f"{path}{line}: a recipe must be YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: a recipe must be a mapping of sections, got {type(values).__name__}")
+    for override in overrides:
+        _override(values, override)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError("\n".join(_fault(path, fault, Recipe) for fault in error.errors())) from error
+    return _resolve_paths(recipe, path.resolve().parent)
+
+
+def make_section(kind: type[SectionT], values: dict[str, Any], overrides: tuple[str, ...] = ()) -> SectionT:
+    """One section of a recipe from values and overrides (`key=value`), validated.
+
+    Raises:
+        RecipeError: Every fault at once, a line each.
+    """
+    for override in overrides:
+        _override(values, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError("\n".join(_fault(None, fault, kind) for fault in error.errors())) from error
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise RecipeError(f"an override must be key=value, got {override!r}")
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"an override must name a setting of a section, {section} in {key!r} is a value")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"an override's value must be YAML, {override!r} is not") from error
+
+
+def _fault(path: Path | None, fault: Any, root: type[Section]) -> str:
+    loc = tuple(part for part in fault["loc"] if part not in UNION_TAGS)
+    where = ".".join(str(part) for part in loc)
+    file = "" if path is None else f"{path}: "
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(loc[-1]), _known_keys(loc[:-1], root), n=1)
+        return f"{file}unknown key {where}" + (f"; did you mean {near[0]}?" if near else "")
+    if fault["type"] == "missing":
+        return f"{file}{where} must be given"
+    message = fault["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(fault["input"], dict) else f", got {fault['input']!r}"
+    return f"{file}{where}: {message[0].lower()}{message[1:]}{given}"
+
+
+def _known_keys(where: tuple[int | str, ...], root: type[Section]) -> list[str]:
+    section: Any = root
+    for part in where:
+        if isinstance(part, str):
+            section = next(_sections_in(section.model_fields[part].annotation))
+    return list(section.model_fields)
+
+
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _sections_in(inner)
+
+
+def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
+    def data(section: Any) -> Any:
+        sources = tuple(
+            source.model_copy(update={"path": str(folder / source.path)}) if is_text_file(source.path) else source
+            for source in section.data
+        )
+        return section.model_copy(update={"data": sources})
+
+    evaluate = data(recipe.evaluate)
+    if evaluate.task is not None:
+        task = evaluate.task.model_copy(update={"path": str(folder / evaluate.task.path)})
+        evaluate = evaluate.model_copy(update={"task": task})
+    depth_first = recipe.depth_first
+    if depth_first is not None:
+        depth_first = depth_first.model_copy(update={"distill": data(depth_first.distill)})
+    return recipe.model_copy(
+        update={
+            "teacher": str(folder / recipe.teacher),
+            "depth_first": depth_first,
+            "score": data(recipe.score),
+            "distill": data(recipe.distill),
+            "evaluate": evaluate,
+        }
+    )

@@ -1,0 +1,36 @@
+"""The recipe: everything a run depends on."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from minitron.recipe.budget import BudgetSection
+from minitron.recipe.distill import DepthFirstSection, DistillSection
+from minitron.recipe.evaluate import EvaluateSection
+from minitron.recipe.score import ScoreSection
+from minitron.recipe.search import SearchSection
+from minitron.recipe.section import Section
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    version: Literal[1] = Field(description="Version of the recipe's form.")
+    name: str = Field(description="Name of the run; its folder is runs/NAME unless told otherwise.")
+    teacher: str = Field(description="Checkpoint folder, relative to the recipe.")
+    seed: int = Field(default=0, description="Seed of every random choice.")
+    device: str = Field(default="cpu", description="torch device that models run on.")
+    score: ScoreSection
+    depth_first: DepthFirstSection | None = Field(
+        default=None, description="Cut blocks and distil before anything else; depth and widths together when null."
+    )
+    budget: BudgetSection
+    search: SearchSection
+    distill: DistillSection
+    evaluate: EvaluateSection
+
+    @model_validator(mode="after")
+    def _depth_once(self) -> "Recipe":
+        if self.depth_first is not None and self.search.num_hidden_layers is not None:
+            raise ValueError("either depth_first or search.num_hidden_layers cuts blocks, not both")
+        return self
