@@ -77,7 +77,10 @@ def measure_candidates(
 
 
 class _Bench:
-    """What is cut, the teacher, and the distillation's text: what is trained on and, behind it, what is judged by."""
+    """What is cut, the teacher, and the distillation's text: what is trained on and, behind it, what is judged by.
+
+    A text that is too short for both is read again, of which the blending warns.
+    """
 
     def __init__(self, recipe: Recipe, source: Checkpoint, scores: Scores) -> None:
         section, rounds = recipe.distill, recipe.search.tournament
@@ -94,7 +97,7 @@ class _Bench:
             seed=recipe.seed,
         )
         self.train_NT: TokenBlocks = blocks_NT[:train]
-        self.held_out_NT: TokenBlocks = _without(blocks_NT[train:], self.train_NT)
+        self.held_out_NT: TokenBlocks = blocks_NT[train:]
 
     def prune(self, candidate: Candidate) -> PreTrainedModel:
         """The candidate as a model."""
@@ -107,15 +110,6 @@ class _Bench:
         found = evaluate_text(student, self.held_out_NT, teacher=self.teacher)
         assert found.kl_to_teacher is not None
         return {"loss": found.loss, "kl": found.kl_to_teacher}
-
-
-def _without(blocks_NT: TokenBlocks, others_NT: TokenBlocks) -> TokenBlocks:
-    # A source that is too short is read again, and then gives the same blocks once more.
-    others = {block.tobytes() for block in others_NT}
-    kept = [number for number, block in enumerate(blocks_NT) if block.tobytes() not in others]
-    if not kept:
-        raise ValueError("distill.data must hold more text than the tournament trains on, to judge candidates by")
-    return blocks_NT[kept]
 
 
 class _Notes:

@@ -89,7 +89,7 @@ def test_the_first_candidate_is_the_one_that_is_pruned(
     assert pruned.shape == HybridShape(**first["shape"])
 
 
-@pytest.mark.parametrize("stop_at", [0, 3, 6, 9])
+@pytest.mark.parametrize("stop_at", [0, 6])
 def test_a_stopped_tournament_goes_on_and_ends_the_same(
     tmp_path: Path, recipe_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
@@ -150,12 +150,6 @@ def test_ranges_limits_and_predictions_come_from_the_recipe(tmp_path: Path, reci
         assert candidate["tokens_per_s"] > 0
 
 
-def test_text_that_was_trained_on_is_not_judged_by(tmp_path: Path, recipe_path: Path) -> None:
-    # The text is far too short for what is asked: it is read again and again, and every block comes up twice.
-    with pytest.raises(ValueError, match="distill.data must hold more text than the tournament trains on"):
-        search(recipe_path, tmp_path / "run", *TOURNAMENT[:2], "search.tournament={tokens: [6400], blocks: 3}")
-
-
 def test_a_candidate_that_diverges_leaves_and_the_others_play_on(
     tmp_path: Path, recipe_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +174,7 @@ def test_a_candidate_that_diverges_leaves_and_the_others_play_on(
     ("overrides", "fault"),
     [
         (("search.choose=throughput",), "search.choose=throughput needs a gpu"),
-        (("search.num_hidden_layers=[1]", "search.keep_attention=2"), "block quotas"),
+        (("search.num_hidden_layers=[1]", "search.keep_attention=2"), "must stay under the quotas"),
         (("search.num_hidden_layers=null", "budget.memory_bytes=1000"), "the budget must hold at least one"),
         (("search.num_hidden_layers=[5]", "score.depth={scorer: logit_mse, remove: 1}"), "it leaves 7 of 8 and 5 are"),
         (
