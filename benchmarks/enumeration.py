@@ -22,10 +22,10 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy: one core is what is measured
 
 import numpy as np
+from published import NANO_12B
 from rich.console import Console
 from rich.table import Table
 
-from minitron.hybrid.shape import HybridShape
 from minitron.search import (
     GIB,
     Limits,
@@ -38,20 +38,6 @@ from minitron.search import (
     usable_bytes,
 )
 from minitron.search.limits import count_grid
-
-NANO_12B = HybridShape(
-    hybrid_override_pattern="M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M-",
-    vocab_size=131072,
-    hidden_size=5120,
-    intermediate_size=20480,
-    num_attention_heads=40,
-    num_key_value_heads=8,
-    head_dim=128,
-    mamba_num_heads=128,
-    mamba_head_dim=80,
-    n_groups=8,
-    ssm_state_size=128,
-)
 
 
 def the_space() -> SearchSpace:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from published import NANO_12B
 from rich.console import Console
 from rich.table import Table
 from transformers import NemotronHConfig
@@ -33,25 +34,12 @@ from minitron.hybrid.stack import LayerwiseStack
 from minitron.hybrid.weights import write_weights
 from minitron.importance import SCORED_AXES, SCORERS, CalibrationSettings, calibrate
 
-PATTERN_12B = "M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M-"
 GIB = 2**30
 
 
 def shape_of(blocks: int) -> HybridShape:
     """Nano-12B-v2 with the first so many blocks."""
-    return HybridShape(
-        hybrid_override_pattern=PATTERN_12B[:blocks],
-        vocab_size=131072,
-        hidden_size=5120,
-        intermediate_size=20480,
-        num_attention_heads=40,
-        num_key_value_heads=8,
-        head_dim=128,
-        mamba_num_heads=128,
-        mamba_head_dim=80,
-        n_groups=8,
-        ssm_state_size=128,
-    )
+    return NANO_12B.resized(layers=range(blocks))
 
 
 def write_checkpoint(folder: Path, shape: HybridShape) -> None:

@@ -15,11 +15,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from published import NANO_12B
 from rich.console import Console
 from rich.table import Table
 from transformers import NemotronHConfig, PreTrainedModel
@@ -32,23 +34,12 @@ from minitron.hybrid.stack import MemoryStack
 from minitron.importance import SCORED_AXES, SCORERS, CalibrationSettings, LogitDepth, calibrate
 
 TEACHER = Path(__file__).parents[1] / "examples" / "quickstart" / "teacher"
-WIDTHS_12B = {
-    "vocab_size": 4096,  # width scoring never touches the head
-    "hidden_size": 5120,
-    "intermediate_size": 20480,
-    "num_attention_heads": 40,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "mamba_num_heads": 128,
-    "mamba_head_dim": 80,
-    "n_groups": 8,
-    "ssm_state_size": 128,
-}
 
 
 def wide_model(pattern: str, device: str) -> tuple[PreTrainedModel, HybridShape]:
     """A model of the 12B's widths with random weights."""
-    shape = HybridShape(hybrid_override_pattern=pattern, **WIDTHS_12B)
+    # Width scoring never touches the head, so a small vocabulary will do.
+    shape = replace(NANO_12B, hybrid_override_pattern=pattern, vocab_size=4096)
     config = NemotronHConfig(**shape.sizes, hybrid_override_pattern=pattern, chunk_size=64, pad_token_id=0)
     return new_model(config, seed=0).to(device), shape
 

@@ -10,7 +10,6 @@ from minitron.hybrid.checkpoint import Checkpoint, open_checkpoint
 from minitron.hybrid.config import read_config, shape_from_config
 from minitron.hybrid.shape import HybridShape
 from minitron.search import (
-    DEFAULT_UTILIZATION,
     DEVICES,
     GIB,
     Device,
@@ -106,8 +105,12 @@ def fit_model(
     longest = config.get("max_position_embeddings")
     if isinstance(longest, int) and workload.context_tokens > longest:
         logger.warning("config.json says max_position_embeddings %d, fewer than %d", longest, workload.context_tokens)
-    utilization = DEFAULT_UTILIZATION[workload.accounting] if memory.utilization is None else memory.utilization
-    budget_bytes = usable_bytes(memory.device.visible_bytes, utilization=utilization, reserved_gib=memory.reserved_gib)
+    budget_bytes = usable_bytes(
+        memory.device.visible_bytes,
+        utilization=memory.utilization,
+        reserved_gib=memory.reserved_gib,
+        accounting=workload.accounting,
+    )
     report = fit(shape, workload, budget_bytes, weights_bytes=weights_bytes)
     result = _contract(report) | _per_block(shape, workload)
     if workload.accounting == "vllm":

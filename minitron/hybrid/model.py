@@ -50,11 +50,7 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
 
 def empty_model(checkpoint: Checkpoint) -> PreTrainedModel:
     """The checkpoint's model without its weights (on torch's meta device), in evaluation mode, time steps limited."""
-    _quiet_kernel_notes("cpu")
-    with _quiet_transformers(), torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(_read_config(checkpoint), dtype=torch.float32)
-    set_time_step_limit(model)
-    return model.eval()
+    return _meta_model(_read_config(checkpoint), torch.float32)
 
 
 def assemble_model(
@@ -74,14 +70,13 @@ def assemble_model(
     with tempfile.TemporaryDirectory() as folder:  # transformers spells infinity its own way in files
         write_json(Path(folder) / "config.json", config)
         built = _sized(AutoConfig.from_pretrained(folder, local_files_only=True), shape)
-    with _quiet_transformers(), torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(built, dtype=next(iter(state.values())).dtype)
+    model = _meta_model(built, next(iter(state.values())).dtype)
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise ValueError(f"the tensors must make a whole model: {error}") from error
-    set_time_step_limit(model)
-    return model.to(like.device).eval()
+    placed: PreTrainedModel = model.to(like.device)
+    return placed
 
 
 def check_device(device: str) -> None:
@@ -161,6 +156,14 @@ def set_time_step_limit(model: nn.Module) -> None:
 def count_params(model: nn.Module) -> int:
     """Parameters of a loaded model."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _meta_model(config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    _quiet_kernel_notes("cpu")
+    with _quiet_transformers(), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    set_time_step_limit(model)
+    return model.eval()
 
 
 def _read_config(checkpoint: Checkpoint) -> Any:

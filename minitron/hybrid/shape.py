@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from minitron.hybrid.axes import TensorSpec, tensor_numel
+from minitron.hybrid.axes import TensorSpec
 from minitron.hybrid.families import FAMILIES, Family
 
 
@@ -67,6 +67,11 @@ class HybridShape:
         """Number of blocks."""
         return len(self.hybrid_override_pattern)
 
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """Letter of a kind of block -> how many blocks are of it."""
+        return {kind: self.count(kind) for kind in self.family.block_kinds}
+
     def count(self, kind: str) -> int:
         """Number of blocks of one kind, by its letter."""
         return self.hybrid_override_pattern.count(kind)
@@ -77,7 +82,7 @@ class HybridShape:
 
     def block_params(self, kind: str) -> int:
         """Exact parameters of one block of a kind, its pre-norm included."""
-        return sum(tensor_numel(spec, self.sizes) for spec in self.family.block_tensors[kind])
+        return self.family.block_params(kind, self.sizes)
 
     @cached_property
     def params(self) -> int:
@@ -89,8 +94,7 @@ class HybridShape:
         ...             ssm_state_size=128).params  # NVIDIA-Nemotron-Nano-9B-v2
         8888227328
         """
-        blocks = sum(self.count(kind) * self.block_params(kind) for kind in self.family.block_kinds)
-        return blocks + sum(tensor_numel(spec, self.sizes) for spec in self.family.model_tensors)
+        return self.family.params(self.counts, self.sizes)
 
     def tensors(self) -> dict[str, TensorSpec]:
         """Every tensor of the model by its full name on disk."""

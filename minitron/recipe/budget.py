@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from minitron.recipe.section import Fraction, NotNegative, PositiveInt, Section
 from minitron.search import (
-    DEFAULT_UTILIZATION,
     GIB,
     Device,
     Engine,
@@ -117,8 +116,9 @@ class BudgetSection(Section):
             memory = int(self.memory_gib * GIB)
         else:
             memory = self.memory_bytes or 0
-        utilization = DEFAULT_UTILIZATION[self.accounting] if self.utilization is None else self.utilization
-        return usable_bytes(memory, utilization=utilization, reserved_gib=self.reserved_gib)
+        return usable_bytes(
+            memory, utilization=self.utilization, reserved_gib=self.reserved_gib, accounting=self.accounting
+        )
 
     @property
     def device(self) -> Device | None:

@@ -35,7 +35,7 @@ class TournamentSection(Section):
     )
     keep: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.5, description="Share that goes on after a round.")
     blocks: PositiveInt = Field(
-        default=32, description="Blocks of the distillation's text, not trained on, to judge by."
+        default=32, description="Blocks of the distillation's text, behind those trained on, to judge by."
     )
 
     @model_validator(mode="after")

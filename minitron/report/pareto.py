@@ -11,7 +11,7 @@ matplotlib.use("agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-GIB, MIB = 2**30, 2**20
+from minitron.report.table import GIB, MIB
 
 
 def draw_candidates(search: Mapping[str, Any], path: Path) -> None:

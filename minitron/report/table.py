@@ -13,8 +13,6 @@ PART_LABELS = {
     "conv": "conv state",
     "workspace": "workspace",
 }
-
-
 BLOCK_LABELS = {"M": "Mamba", "-": "MLP", "*": "attention"}
 
 

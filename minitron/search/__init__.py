@@ -1,6 +1,6 @@
 """Shape + budget -> ranked Candidates. Arithmetic alone: no torch is loaded."""
 
-from minitron.search.devices import DEFAULT_UTILIZATION, DEVICES, Device, find_device, usable_bytes
+from minitron.search.devices import DEVICES, Device, find_device, usable_bytes
 from minitron.search.fit import FitReport, fit, serve_command
 from minitron.search.limits import Limits
 from minitron.search.memory import MemoryBytes, block_bytes, memory_bytes
@@ -13,7 +13,6 @@ from minitron.search.workload import ACCOUNTINGS, GIB, Engine, Workload
 __all__ = [
     "ACCOUNTINGS",
     "CACHE_BITS",
-    "DEFAULT_UTILIZATION",
     "DEVICES",
     "GIB",
     "RANKINGS",

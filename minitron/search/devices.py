@@ -121,8 +121,16 @@ def find_device(name: str) -> Device:
     return DEVICES[name]
 
 
-def usable_bytes(memory_bytes: int, *, utilization: float, reserved_gib: float) -> int:
+def usable_bytes(
+    memory_bytes: int, *, utilization: float | None = None, reserved_gib: float, accounting: str = "plain"
+) -> int:
     """The budget that is left of a memory after the engine's buffer and what is set aside for others.
+
+    Args:
+        memory_bytes: What a process sees.
+        utilization: Share that may be used; the accounting's default when None.
+        reserved_gib: GiB set aside for others.
+        accounting: plain or vllm.
 
     Source: arXiv 2508.14444 (5% buffer, 1.3 GiB for a vision encoder on an A10G).
 
@@ -131,6 +139,7 @@ def usable_bytes(memory_bytes: int, *, utilization: float, reserved_gib: float) 
     """
     if not (math.isfinite(reserved_gib) and reserved_gib >= 0):
         raise ValueError(f"reserved GiB must be a number that is not negative, got {reserved_gib}")
+    utilization = DEFAULT_UTILIZATION[accounting] if utilization is None else utilization
     if not 0 < utilization <= 1:
         raise ValueError(f"utilization must be above 0 and at most 1, got {utilization}")
     usable = int(memory_bytes * utilization - reserved_gib * GIB)

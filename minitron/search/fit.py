@@ -74,15 +74,15 @@ def fit(shape: HybridShape, workload: Workload, budget_bytes: int, *, weights_by
         weights_bytes: Bytes of the weights where they are known; counted when None.
     """
     memory = memory_bytes(shape, workload, weights_bytes=weights_bytes)
-    counts = {kind: shape.count(kind) for kind in shape.family.block_kinds}
-    low, _ = workspace_range(shape.family, counts, shape.sizes, workload)
+    low, _ = workspace_range(shape.family, shape.counts, shape.sizes, workload)
     cache_budget = budget_bytes - memory.weights_bytes - memory.workspace_bytes
-    paged = workload.accounting == "vllm" and bool(counts["*"] or counts["M"])
-    pages = cache_pages(counts, shape.sizes, workload) if paged else None
+    pages = cache_pages(shape.counts, shape.sizes, workload) if workload.accounting == "vllm" else None
+    num_blocks = None
     if pages is None:
         largest = _largest_plain(shape, workload, cache_budget)
     else:
-        largest = _largest_paged(pages, counts["*"], workload, cache_budget)
+        num_blocks = max(0, cache_budget // pages.pool_block_bytes)
+        largest = _largest_paged(pages, shape.count("*"), workload, num_blocks)
     return FitReport(
         params=shape.params,
         memory=memory,
@@ -91,7 +91,7 @@ def fit(shape: HybridShape, workload: Workload, budget_bytes: int, *, weights_by
         max_context_tokens=largest[0],
         max_sequences=largest[1],
         pages=pages,
-        num_blocks=None if pages is None else max(0, cache_budget // pages.pool_block_bytes),
+        num_blocks=num_blocks,
     )
 
 
@@ -143,12 +143,10 @@ def _largest(left: int, one: int) -> int | None:
 
 
 def _largest_paged(
-    pages: CachePages[int], attention: int, workload: Workload, cache_budget: int
+    pages: CachePages[int], attention: int, workload: Workload, num_blocks: int
 ) -> tuple[int | None, int | None]:
-    blocks = max(0, cache_budget // pages.pool_block_bytes)
-    left = blocks // workload.sequences - pages.mamba_blocks
-    context = None if left >= 0 else 0
-    if attention:
-        per_sequence = max(0, left)
-        context = per_sequence // -(-attention // pages.group) * pages.block_tokens
-    return context, min(workload.engine.max_num_seqs, blocks // pages.blocks_per_sequence)
+    left = num_blocks // workload.sequences - pages.mamba_blocks
+    context = _largest(left, -(-attention // pages.group))
+    if context is not None:
+        context *= pages.block_tokens
+    return context, min(workload.engine.max_num_seqs, num_blocks // pages.blocks_per_sequence)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from minitron.hybrid.axes import Indices
 from minitron.hybrid.shape import HybridShape
 from minitron.search.devices import Device
-from minitron.search.memory import memory_bytes, memory_parts, model_params
+from minitron.search.memory import memory_bytes, memory_parts
 from minitron.search.space import ShapeGrid
 from minitron.search.throughput import Lengths, predict_tokens_per_second, serving_cost, tokens_per_second
 from minitron.search.workload import Workload
@@ -69,7 +69,7 @@ def count_grid(grid: ShapeGrid, workload: Workload, limits: Limits, *, with_thro
     met = {"memory": total_bytes <= limits.budget_bytes}
     params = speed = None
     if limits.max_params is not None:
-        params = grid.spread(model_params(family, grid.counts, grid.sizes))
+        params = grid.spread(family.params(grid.counts, grid.sizes))
         met["params"] = params <= limits.max_params
     if limits.device is not None and (limits.min_tokens_per_s is not None or with_throughput):
         cost = serving_cost(family, grid.counts, grid.sizes, workload, limits.lengths, limits.budget_bytes)

@@ -7,7 +7,7 @@ enumeration of a million shapes and the verdict on one are the same lines of cod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-from minitron.hybrid.axes import SizeT, tensor_numel
+from minitron.hybrid.axes import SizeT
 from minitron.hybrid.families import Family
 from minitron.hybrid.shape import HybridShape
 from minitron.search.cache import cache_bytes
@@ -43,8 +43,7 @@ def memory_bytes(shape: HybridShape, workload: Workload, *, weights_bytes: int |
         workload: What is to be served.
         weights_bytes: Bytes of the weights where they are known, as from a checkpoint's headers; counted when None.
     """
-    counts = {kind: shape.count(kind) for kind in shape.family.block_kinds}
-    parts = {name: int(part) for name, part in memory_parts(shape.family, counts, shape.sizes, workload).items()}
+    parts = {name: int(part) for name, part in memory_parts(shape.family, shape.counts, shape.sizes, workload).items()}
     if weights_bytes is not None:
         parts["weights_bytes"] = weights_bytes
     return MemoryBytes(**parts)
@@ -58,8 +57,8 @@ def block_bytes(shape: HybridShape, workload: Workload) -> dict[str, MemoryBytes
             **cache_bytes({kind: 1}, shape.sizes, workload),
             workspace_bytes=0,
         )
-        for kind in shape.family.block_kinds
-        if shape.count(kind)
+        for kind, count in shape.counts.items()
+        if count
     }
 
 
@@ -92,17 +91,6 @@ def model_weights_bytes(
         count * block_weights_bits(family, kind, sizes, weights_dtype) for kind, count in counts.items() if count
     )
     return (outside + blocks) // 8  # type: ignore[return-value]
-
-
-def model_params(family: Family, counts: Mapping[str, int], sizes: Mapping[str, SizeT]) -> SizeT:
-    """Exact parameters."""
-    outside = sum(tensor_numel(spec, sizes) for spec in family.model_tensors)
-    blocks = sum(
-        count * sum(tensor_numel(spec, sizes) for spec in family.block_tensors[kind])
-        for kind, count in counts.items()
-        if count
-    )
-    return outside + blocks  # type: ignore[return-value]
 
 
 def block_weights_bits(family: Family, kind: str, sizes: Mapping[str, SizeT], weights_dtype: str) -> SizeT:

@@ -48,9 +48,11 @@ class CachePages(Generic[SizeT]):
         return self.attention_blocks + self.mamba_blocks
 
 
-def cache_pages(counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload: Workload) -> CachePages[SizeT]:
-    """Pages, groups and blocks of a model with attention or Mamba blocks."""
+def cache_pages(counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload: Workload) -> CachePages[SizeT] | None:
+    """Pages, groups and blocks; None for a model without attention and Mamba blocks, which keeps nothing."""
     attention, mamba = counts.get("*", 0), counts.get("M", 0)
+    if not attention and not mamba:
+        return None
     token = kv_token_bits(sizes, workload) // 8
     state = (ssm_state_bits(sizes, workload) + conv_state_bits(sizes, workload)) // 8
     multiples = -(-state // (BLOCK_MULTIPLE * token)) if mamba else token // token
@@ -70,10 +72,10 @@ def cache_pages(counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload:
 
 def paged_cache_bytes(counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload: Workload) -> dict[str, SizeT]:
     """Bytes that the pool needs for all sequences; what pads a Mamba state to a page is counted with the state."""
-    if not counts.get("*", 0) and not counts.get("M", 0):
+    pages = cache_pages(counts, sizes, workload)
+    if pages is None:
         nothing = 0 * sizes["hidden_size"]
         return {"kv_bytes": nothing, "ssm_bytes": nothing, "conv_bytes": nothing}
-    pages = cache_pages(counts, sizes, workload)
     block = pages.pool_block_bytes * workload.sequences
     conv = counts.get("M", 0) * workload.sequences * conv_state_bits(sizes, workload) // 8
     return {

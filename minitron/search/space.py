@@ -34,10 +34,9 @@ class ShapeGrid:
     sizes: Mapping[str, Indices]
 
     @cached_property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> Mapping[str, int]:
         """Letter of a kind of block -> how many are kept."""
-        pattern = [self.source.hybrid_override_pattern[layer] for layer in self.layers]
-        return {kind: pattern.count(kind) for kind in self.source.family.block_kinds}
+        return self.source.resized(layers=self.layers).counts
 
     @cached_property
     def dims(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from minitron.hybrid.families import Family
 from minitron.hybrid.shape import HybridShape
 from minitron.search.cache import conv_state_bits, kv_token_bits, ssm_state_bits
 from minitron.search.devices import Device
-from minitron.search.memory import memory_parts, model_params, model_weights_bytes
+from minitron.search.memory import memory_parts
 from minitron.search.precision import WEIGHT_FORMATS, model_tensor_bits
 from minitron.search.workload import Workload
 
@@ -80,18 +80,23 @@ def serving_cost(
         lengths: Tokens in and out.
         budget_bytes: Memory for weights, caches and workspace.
     """
-    weights = WEIGHT_FORMATS[workload.weights_dtype]
+    one = replace(workload, context_tokens=lengths.input_tokens + lengths.output_tokens, sequences=1)
+    parts = memory_parts(family, counts, sizes, one)
+    sequence = parts["kv_bytes"] + parts["ssm_bytes"] + parts["conv_bytes"]
+    left = budget_bytes - parts["weights_bytes"] - parts["workspace_bytes"]
+    fit = np.maximum(0, left // np.maximum(1, sequence))
+    # What an engine runs at once bounds the batch where the engine is accounted for, or where a sequence costs nothing.
+    bounded = workload.accounting == "vllm" or sequence == 0
     table = next(spec for spec in family.model_tensors if spec.name == family.embeddings)
-    params = model_params(family, counts, sizes) - tensor_numel(table, sizes)
+    table_bytes = model_tensor_bits(table, sizes, WEIGHT_FORMATS[workload.weights_dtype]) // 8
     attention, mamba = counts.get("*", 0), counts.get("M", 0)
     return ServingCost(
-        step_bytes=model_weights_bytes(family, counts, sizes, workload.weights_dtype)
-        - model_tensor_bits(table, sizes, weights) // 8,
+        step_bytes=parts["weights_bytes"] - table_bytes,
         token_bytes=attention * kv_token_bits(sizes, workload) // 8,
         state_bytes=mamba * (ssm_state_bits(sizes, workload) + conv_state_bits(sizes, workload)) // 8,
-        token_operations=2 * params,
+        token_operations=2 * (family.params(counts, sizes) - tensor_numel(table, sizes)),
         context_operations=4 * attention * sizes["num_attention_heads"] * sizes["head_dim"],
-        max_sequences=_max_sequences(family, counts, sizes, workload, lengths, budget_bytes),
+        max_sequences=np.where(bounded, np.minimum(fit, workload.engine.max_num_seqs), fit),
     )
 
 
@@ -122,24 +127,5 @@ def predict_tokens_per_second(
     shape: HybridShape, workload: Workload, device: Device, lengths: Lengths, budget_bytes: int
 ) -> float:
     """Output tokens a second of one shape in one memory."""
-    counts = {kind: shape.count(kind) for kind in shape.family.block_kinds}
-    cost = serving_cost(shape.family, counts, shape.sizes, workload, lengths, budget_bytes)
+    cost = serving_cost(shape.family, shape.counts, shape.sizes, workload, lengths, budget_bytes)
     return float(tokens_per_second(cost, device, lengths, weights_dtype=workload.weights_dtype))
-
-
-def _max_sequences(
-    family: Family,
-    counts: Mapping[str, int],
-    sizes: Mapping[str, SizeT],
-    workload: Workload,
-    lengths: Lengths,
-    budget_bytes: int,
-) -> Any:
-    one = replace(workload, context_tokens=lengths.input_tokens + lengths.output_tokens, sequences=1)
-    parts = memory_parts(family, counts, sizes, one)
-    sequence = parts["kv_bytes"] + parts["ssm_bytes"] + parts["conv_bytes"]
-    left = budget_bytes - parts["weights_bytes"] - parts["workspace_bytes"]
-    fit = np.maximum(0, left // np.maximum(1, sequence))
-    # What an engine runs at once bounds the batch where the engine is accounted for, or where a sequence costs nothing.
-    bounded = workload.accounting == "vllm" or sequence == 0
-    return np.where(bounded, np.minimum(fit, workload.engine.max_num_seqs), fit)

@@ -3,9 +3,9 @@
 import numpy as np
 
 from minitron.hybrid.shape import HybridShape
-from minitron.importance import BlockQuotas, top_blocks
 from minitron.recipe import DistillSection, Recipe
 from minitron.search import solve_budget
+from minitron.stages.depth import kept_blocks
 from minitron.stages.score import calibration_settings
 from minitron.stages.search import search_space
 
@@ -36,23 +36,23 @@ def _check_search(recipe: Recipe, teacher: HybridShape) -> None:
     workload, limits = recipe.budget.workload, recipe.budget.limits
     if recipe.search.choose == "throughput" and limits.device is None:
         raise ValueError("search.choose=throughput needs a gpu: give budget.gpu or budget.throughput")
-    pattern, quotas = teacher.hybrid_override_pattern, BlockQuotas(at_least={"*": recipe.search.keep_attention})
+    blocks = teacher.num_hidden_layers
 
     def kept_layers(kept: int) -> tuple[int, ...]:
-        return top_blocks(np.zeros(len(pattern)), pattern, kept, quotas=quotas)
+        return kept_blocks(recipe, teacher, np.zeros(blocks), kept)  # which ones is not known before they are scored
 
     space = search_space(recipe.search, teacher, kept_layers)
     depths = [len(layers) for layers in space.layers]
     if recipe.depth_first is not None:
         depths = [recipe.depth_first.num_hidden_layers]
         kept_layers(depths[0])
-    elif depths == [len(pattern)]:
-        solve_budget(space, workload, limits, top_k=1)  # which blocks go is not known before they are scored
-    left = len(pattern) - recipe.score.depth.remove
+    elif depths == [blocks]:
+        solve_budget(space, workload, limits, top_k=1)
+    left = blocks - recipe.score.depth.remove
     reached = left == depths[0] if recipe.depth_first is not None else left <= min(depths)
     if recipe.score.depth.remove and not reached:
         raise ValueError(
-            f"score.depth.remove must reach the blocks that are to be left, it leaves {left} of {len(pattern)} and "
+            f"score.depth.remove must reach the blocks that are to be left, it leaves {left} of {blocks} and "
             f"{min(depths)} are asked for"
         )
 

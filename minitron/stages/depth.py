@@ -10,7 +10,9 @@ from typing import Any
 
 from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.model import load_model
+from minitron.hybrid.shape import HybridShape
 from minitron.importance import BlockQuotas, load_scores, top_blocks
+from minitron.importance.scores import ScoreArray
 from minitron.recipe import DepthFirstSection, Recipe
 from minitron.stages.data import data_hashes
 from minitron.stages.distill import recover
@@ -20,6 +22,16 @@ from minitron.stages.score import score_folder, score_origin
 
 SCORES_FOLDER = "score"
 PRUNED_FOLDER = "pruned"
+
+
+def kept_blocks(recipe: Recipe, shape: HybridShape, depth_L: ScoreArray, kept: int) -> tuple[int, ...]:
+    """Ascending indices of the `kept` best blocks, the attention blocks that must stay among them.
+
+    Raises:
+        ValueError: The recipe's quota does not allow so few blocks.
+    """
+    quotas = BlockQuotas(at_least={"*": recipe.search.keep_attention})
+    return top_blocks(depth_L, shape.hybrid_override_pattern, kept, quotas=quotas)
 
 
 def depth_settings(recipe: Recipe) -> dict[str, Any]:
@@ -48,12 +60,7 @@ def run_depth(recipe: Recipe, folders: Folders, output: Path) -> None:
         scores_folder.mkdir(exist_ok=True)
         score_folder(teacher.folder, recipe.score, scores_folder, seed=recipe.seed, device=recipe.device)
     scores = load_scores(scores_folder / SCORES_FILE)
-    layers = top_blocks(
-        scores.depth,
-        teacher.shape.hybrid_override_pattern,
-        section.num_hidden_layers,
-        quotas=BlockQuotas(at_least={"*": recipe.search.keep_attention}),
-    )
+    layers = kept_blocks(recipe, teacher.shape, scores.depth, section.num_hidden_layers)
     shutil.rmtree(pruned, ignore_errors=True)
     template = prune_to(teacher, scores, teacher.shape.resized(layers=layers), layers, pruned / CHECKPOINT_FOLDER)
     student = load_model(template.folder, device=recipe.device)

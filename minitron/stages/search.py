@@ -12,7 +12,7 @@ from typing import Any
 from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.weights import write_json
-from minitron.importance import BlockQuotas, Scores, load_scores, retained_shares, top_blocks
+from minitron.importance import Scores, load_scores, retained_shares
 from minitron.recipe import Recipe, SearchSection, SizeRange
 from minitron.report.pareto import draw_candidates
 from minitron.search import (
@@ -26,6 +26,7 @@ from minitron.search import (
 from minitron.search.pareto import pareto_front
 from minitron.search.solve import Shares
 from minitron.stages.data import data_hashes
+from minitron.stages.depth import kept_blocks
 from minitron.stages.files import CANDIDATES_FILE, SCORES_FILE, STATE_FOLDER, Folders, cut_source
 from minitron.stages.measure import Measured, measure_candidates
 
@@ -90,10 +91,7 @@ def run_search(recipe: Recipe, folders: Folders, output: Path) -> None:
     source = checkpoint.shape
     scores = load_scores(folders["score"] / SCORES_FILE)
     section = recipe.search
-    quotas = BlockQuotas(at_least={"*": section.keep_attention})
-    space = search_space(
-        section, source, lambda kept: top_blocks(scores.depth, source.hybrid_override_pattern, kept, quotas=quotas)
-    )
+    space = search_space(section, source, lambda kept: kept_blocks(recipe, source, scores.depth, kept))
     shares = _cached_shares(scores, source)
     if section.choose in RANK_BY:
         result = _solve(recipe, space, shares, rank_by=RANK_BY[section.choose], top_k=section.top_k)

@@ -17,10 +17,6 @@ H_8B = published(PATTERN_8B, 4096, 21504, 32, 128, 64)
 PAGED = Workload(context_tokens=131072, accounting="vllm")
 
 
-def counts(shape: HybridShape) -> dict[str, int]:
-    return {kind: shape.count(kind) for kind in "M-*"}
-
-
 @pytest.mark.parametrize(
     ("shape", "fp32", "bf16_state", "fp8_cache", "block"),
     [
@@ -40,11 +36,14 @@ def test_one_long_sequence_takes_the_published_blocks_and_bytes(
         memory = memory_bytes(shape, workload)
         cache = memory.kv_bytes + memory.ssm_bytes + memory.conv_bytes
         assert cache / GIB == pytest.approx(gib, abs=5e-4)
-    assert cache_pages(counts(shape), shape.sizes, PAGED).block_tokens == block
+    pages = cache_pages(shape.counts, shape.sizes, PAGED)
+    assert pages is not None
+    assert pages.block_tokens == block
 
 
 def test_a_narrower_state_makes_smaller_blocks() -> None:
-    pages = cache_pages(counts(NANO_9B), NANO_9B.sizes, replace(PAGED, ssm_dtype="bf16"))
+    pages = cache_pages(NANO_9B.counts, NANO_9B.sizes, replace(PAGED, ssm_dtype="bf16"))
+    assert pages is not None
     assert pages.block_tokens == 672
 
 

@@ -73,8 +73,7 @@ def test_the_published_candidates_come_in_the_published_order() -> None:
 def test_many_shapes_at_once_equal_one_at_a_time() -> None:
     heads = np.array([64, 128, 96])
     sizes = {key: np.full(3, size) for key, size in NANO_9B.sizes.items()} | {"mamba_num_heads": heads}
-    counts = {kind: NANO_9B.count(kind) for kind in "M-*"}
-    cost = serving_cost(NEMOTRON_H, counts, sizes, WORKLOAD, LONG, BUDGET)
+    cost = serving_cost(NEMOTRON_H, NANO_9B.counts, sizes, WORKLOAD, LONG, BUDGET)
     together = tokens_per_second(cost, A10G, LONG)
     alone = [
         predict_tokens_per_second(NANO_9B.resized(mamba_num_heads=int(each)), WORKLOAD, A10G, LONG, BUDGET)
@@ -88,8 +87,7 @@ def test_no_prediction_beats_reading_the_weights_once_for_a_whole_batch(hidden: 
     shape: HybridShape = NANO_9B.resized(hidden_size=hidden)
     lengths, budget = Lengths(input_tokens=512, output_tokens=out), BUDGET - reserved * GIB // 4
     speed = predict_tokens_per_second(shape, WORKLOAD, A10G, lengths, budget)
-    counts = {kind: shape.count(kind) for kind in "M-*"}
-    cost = serving_cost(NEMOTRON_H, counts, shape.sizes, WORKLOAD, lengths, budget)
+    cost = serving_cost(NEMOTRON_H, shape.counts, shape.sizes, WORKLOAD, lengths, budget)
     assert speed < cost.max_sequences * 600e9 / cost.step_bytes or speed == cost.max_sequences == 0
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from minitron.hybrid.axes import Axis, TensorSpec
+from minitron.hybrid.axes import Axis, SizeT, TensorSpec, tensor_numel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +65,16 @@ class Family:
     def block_tensor(self, kind: str, name: str) -> TensorSpec:
         """The declaration of one tensor of a block kind."""
         return next(spec for spec in self.block_tensors[kind] if spec.name == name)
+
+    def block_params(self, kind: str, sizes: Mapping[str, SizeT]) -> SizeT:
+        """Exact parameters of one block of a kind, its pre-norm included; sizes are numbers or arrays."""
+        return sum(tensor_numel(spec, sizes) for spec in self.block_tensors[kind])  # type: ignore[return-value]
+
+    def params(self, counts: Mapping[str, int], sizes: Mapping[str, SizeT]) -> SizeT:
+        """Exact parameters of a model with so many blocks of each kind; sizes are numbers or arrays."""
+        outside = sum(tensor_numel(spec, sizes) for spec in self.model_tensors)
+        blocks = sum(count * self.block_params(kind, sizes) for kind, count in counts.items() if count)
+        return outside + blocks  # type: ignore[return-value]
 
     def name_in_memory(self, name_on_disk: str) -> str:
         """A tensor's name in the loaded model's `state_dict`."""
