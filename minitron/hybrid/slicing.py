@@ -51,20 +51,71 @@ class Keep:
         return source.resized(layers=self.layers, **{name: min(kept) for name, kept in counts.items()})
 
 
-def slice_tensor(
-    tensor: torch.Tensor, spec: TensorSpec, sizes: Mapping[str, int], keep: Mapping[str, Indices]
-) -> torch.Tensor:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorCut:
+    """How one tensor of the pruned model is cut from one of the source's.
+
+    Attributes:
+        name: Name on disk after.
+        source: Name on disk before.
+        before: Shape before.
+        kept: Dim by dim, the kept positions in their new order; None where the dim is kept whole.
+        scale: Factor on what is left.
+    """
+
+    name: str
+    source: str
+    before: tuple[int, ...]
+    kept: tuple[Indices | None, ...]
+    scale: float = 1.0
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """Shape after."""
+        return tuple(size if kept is None else len(kept) for size, kept in zip(self.before, self.kept, strict=True))
+
+
+def tensor_cuts(source: HybridShape, keep: Keep, *, scales: Mapping[str, float] | None = None) -> Iterator[TensorCut]:
+    """The cuts that make the pruned model, those outside the blocks first, then block by block.
+
+    Args:
+        source: Shape before.
+        keep: What survives.
+        scales: Name on disk before -> factor, of tensors that are scaled.
+    """
+    scales = scales or {}
+
+    def cut(spec: TensorSpec, prefix_before: str, prefix_after: str, inside: Mapping[str, Indices]) -> TensorCut:
+        before = prefix_before + spec.name
+        return TensorCut(
+            name=prefix_after + spec.name,
+            source=before,
+            before=tensor_shape(spec, source.sizes),
+            kept=tuple(kept_positions(dim, source.sizes, inside) for dim in spec.dims),
+            scale=scales.get(before, 1.0),
+        )
+
+    prefix = source.family.block_prefix
+    for spec in source.family.model_tensors:
+        yield cut(spec, "", "", keep.at(None))
+    for position, layer in enumerate(keep.layers):
+        for spec in source.family.block_tensors[source.hybrid_override_pattern[layer]]:
+            yield cut(spec, prefix.format(layer=layer), prefix.format(layer=position), keep.at(layer))
+
+
+def cut_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:
     """The part of a tensor that survives, contiguous, in the same dtype; a tensor that keeps everything is passed on.
 
     Raises:
-        ValueError: The tensor does not have the shape that its declaration and the sizes imply.
+        ValueError: The tensor does not have the shape that the cut starts from.
     """
-    if tuple(tensor.shape) != tensor_shape(spec, sizes):
-        raise ValueError(f"{spec.name} must have the shape {tensor_shape(spec, sizes)}, got {tuple(tensor.shape)}")
-    for position, dim in enumerate(spec.dims):
-        kept = kept_positions(dim, sizes, keep)
+    if tuple(tensor.shape) != cut.before:
+        raise ValueError(f"{cut.source} must have the shape {cut.before}, got {tuple(tensor.shape)}")
+    for position, kept in enumerate(cut.kept):
         if kept is not None:
             tensor = tensor.index_select(position, torch.from_numpy(np.ascontiguousarray(kept)).to(tensor.device))
+    if cut.scale != 1.0:
+        tensor = (tensor.float() * cut.scale).to(tensor.dtype)
     return tensor.contiguous()
 
 
@@ -78,12 +129,5 @@ def slice_tensors(
         source: Shape of the model that `read` reads.
         keep: What survives.
     """
-    prefix = source.family.block_prefix
-    outside = keep.at(None)
-    for spec in source.family.model_tensors:
-        yield spec.name, slice_tensor(read(spec.name), spec, source.sizes, outside)
-    for position, layer in enumerate(keep.layers):
-        inside = keep.at(layer)
-        for spec in source.family.block_tensors[source.hybrid_override_pattern[layer]]:
-            tensor = read(prefix.format(layer=layer) + spec.name)
-            yield prefix.format(layer=position) + spec.name, slice_tensor(tensor, spec, source.sizes, inside)
+    for cut in tensor_cuts(source, keep):
+        yield cut.name, cut_tensor(read(cut.source), cut)

@@ -27,6 +27,19 @@ class Tap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
+    """A path through a block that ends by adding a projection's output to the residual stream.
+
+    Attributes:
+        projection: The submodule whose output is added.
+        entered: The submodule whose input is the stream right after that; None where it is the block's output.
+    """
+
+    projection: str
+    entered: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """A model family as data. Adding a family is writing one of these.
 
@@ -45,6 +58,7 @@ class Family:
         final_norm: The model tensor of the norm after the last block.
         ignored_tensors: Prefixes of tensors that readers of the family leave out on purpose.
         taps: Name of a place -> letter of the block kind that has it -> where to listen.
+        branches: Letter -> the branches of such a block, in the order in which they add to the residual stream.
     """
 
     model_type: str
@@ -61,6 +75,7 @@ class Family:
     head: str
     ignored_tensors: tuple[str, ...]
     taps: Mapping[str, Mapping[str, Tap]]
+    branches: Mapping[str, tuple[Branch, ...]]
 
     def block_tensor(self, kind: str, name: str) -> TensorSpec:
         """The declaration of one tensor of a block kind."""

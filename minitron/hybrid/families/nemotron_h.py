@@ -4,7 +4,7 @@ Source of names and orders: transformers 5.23, models/nemotron_h/modeling_nemotr
 """
 
 from minitron.hybrid.axes import Axis, TensorSpec
-from minitron.hybrid.families.family import Family, Tap
+from minitron.hybrid.families.family import Branch, Family, Tap
 
 HIDDEN = (("hidden_size",),)
 FFN = (("intermediate_size",),)
@@ -103,5 +103,10 @@ NEMOTRON_H = Family(
         "mamba_x": {"M": Tap(module="mixer.in_proj", side="output", part=("mixer.in_proj.weight", 0, 1))},
         "mamba_output": {"M": entering("mixer.out_proj")},
         "attention_output": {"*": entering("mixer.o_proj")},
+    },
+    branches={
+        "M": (Branch(projection="mixer.out_proj"),),
+        "-": (Branch(projection="mixer.down_proj"),),
+        "*": (Branch(projection="mixer.o_proj"),),
     },
 )
