@@ -56,7 +56,7 @@ def write_checkpoint(folder: Path, shape: HybridShape) -> None:
             yield name, drawn[dims].clone()
 
     write_weights(folder, tensors(), shard_bytes=2 * GIB)
-    config = NemotronHConfig(**shape.sizes, hybrid_override_pattern=shape.hybrid_override_pattern, chunk_size=64)
+    config = NemotronHConfig(**shape.config_sizes, hybrid_override_pattern=shape.hybrid_override_pattern, chunk_size=64)
     config.architectures = ["NemotronHForCausalLM"]
     written = config_for_shape(json.loads(config.to_json_string(use_diff=False)), shape)
     (folder / "config.json").write_text(json.dumps(written))

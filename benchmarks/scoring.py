@@ -40,7 +40,7 @@ def wide_model(pattern: str, device: str) -> tuple[PreTrainedModel, HybridShape]
     """A model of the 12B's widths with random weights."""
     # Width scoring never touches the head, so a small vocabulary will do.
     shape = replace(NANO_12B, hybrid_override_pattern=pattern, vocab_size=4096)
-    config = NemotronHConfig(**shape.sizes, hybrid_override_pattern=pattern, chunk_size=64, pad_token_id=0)
+    config = NemotronHConfig(**shape.config_sizes, hybrid_override_pattern=pattern, chunk_size=64, pad_token_id=0)
     return new_model(config, seed=0).to(device), shape
 
 

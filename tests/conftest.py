@@ -45,7 +45,7 @@ def make_tiny_shape(**changes: int | str) -> HybridShape:
 def make_tiny_model(shape: HybridShape, *, seed: int = 0) -> PreTrainedModel:
     """A model of a shape with weights strong enough that its SSM moves the logits by tens of percent."""
     config = NemotronHConfig(
-        **shape.sizes,
+        **shape.config_sizes,
         hybrid_override_pattern=shape.hybrid_override_pattern,
         chunk_size=8,
         pad_token_id=0,

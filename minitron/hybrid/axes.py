@@ -8,7 +8,7 @@ C over (groups, state) and dt over heads. Sizes, parameter counts and pruning al
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,19 +29,46 @@ class Axis:
         block: The letter of the block kind whose every layer keeps an index set of its own; None where one index set
             serves the whole model.
         grouped_by: The axis whose entries own equal, contiguous runs of this one; every run keeps the same number.
+        per: The axis of which every entry keeps an index set of its own, as every expert does of its neurons.
+        at_least: The size that this one must not fall below.
     """
 
     name: str
     block: str | None = None
     grouped_by: str | None = None
+    per: str | None = None
+    at_least: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor's name and, dim by dim, the axes it runs over."""
+    """A tensor's name and, dim by dim, the axes it runs over.
+
+    Attributes:
+        name: Name on disk; of a stack with `{}` where the entry's number stands.
+        dims: Dims of the tensor, of one entry in the case of a stack.
+        stacked: The axis of a stack: there is one such tensor for each of its entries.
+        in_memory: Name of a stack in the loaded model, where its entries are one tensor with the stack's axis first.
+        needs: A size without which (0) there is no such tensor.
+        lacks: A size with which (not 0) there is no such tensor.
+    """
 
     name: str
     dims: tuple[Dim, ...]
+    stacked: str | None = None
+    in_memory: str | None = None
+    needs: str | None = None
+    lacks: str | None = None
+
+    def exists(self, sizes: Mapping[str, Any]) -> bool:
+        """Whether a model of these sizes, numbers or arrays, has the tensor."""
+        needed = self.needs is None or bool(np.min(sizes[self.needs]) > 0)
+        return needed and (self.lacks is None or bool(np.max(sizes[self.lacks]) == 0))
+
+    def axes(self) -> set[str]:
+        """Every axis that the tensor runs over."""
+        found = {axis for dim in self.dims for part in dim for axis in part}
+        return found if self.stacked is None else found | {self.stacked}
 
 
 def part_size(part: Part, sizes: Mapping[str, SizeT]) -> SizeT:
@@ -65,13 +92,26 @@ def part_range(dim: Dim, part_index: int, sizes: Mapping[str, int]) -> tuple[int
 
 
 def tensor_shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape a tensor must have at the given axis sizes."""
+    """The shape a tensor, or one entry of a stack, must have at the given axis sizes."""
     return tuple(dim_size(dim, sizes) for dim in spec.dims)
 
 
 def tensor_numel(spec: TensorSpec, sizes: Mapping[str, SizeT]) -> SizeT:
-    """The number of elements of a tensor at the given axis sizes."""
-    return math.prod(dim_size(dim, sizes) for dim in spec.dims)  # type: ignore[return-value]
+    """The number of elements of a tensor, or of a whole stack, at the given axis sizes."""
+    numel = math.prod(dim_size(dim, sizes) for dim in spec.dims)
+    return numel * stack_size(spec, sizes)  # type: ignore[return-value]
+
+
+def entry_names(spec: TensorSpec, sizes: Mapping[str, int]) -> list[str]:
+    """Names on disk of a tensor: one, or one for each entry of a stack."""
+    if spec.stacked is None:
+        return [spec.name]
+    return [spec.name.format(entry) for entry in range(sizes[spec.stacked])]
+
+
+def stack_size(spec: TensorSpec, sizes: Mapping[str, SizeT]) -> SizeT:
+    """How many such tensors there are: the size of a stack's axis, else 1."""
+    return 1 if spec.stacked is None else sizes[spec.stacked]  # type: ignore[return-value]
 
 
 def kept_positions(dim: Dim, sizes: Mapping[str, int], keep: Mapping[str, Indices]) -> Indices | None:

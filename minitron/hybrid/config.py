@@ -47,47 +47,78 @@ def shape_from_config(config: Mapping[str, Any]) -> HybridShape:
     if model_type not in FAMILIES:
         raise ValueError(f"model_type must be one of {', '.join(FAMILIES)}, got {model_type!r}")
     family = FAMILIES[model_type]
-    sizes = {key: _read_size(config, key, spellings) for key, spellings in family.config_keys.items()}
-    return HybridShape(model_type=model_type, hybrid_override_pattern=_read_pattern(config), **sizes)
+    for key, allowed in family.only_values.items():
+        if config.get(key) not in (None, *allowed):
+            expected = " or ".join(json.dumps(value) for value in allowed)
+            raise ValueError(f"{key} in config.json must be {expected} for {model_type}, got {config[key]!r}")
+    pattern = _read_pattern(config, family)
+    unused = {size for kind, sizes in family.kind_sizes.items() if kind not in pattern for size in sizes}
+    sizes: dict[str, int] = {}
+    for key in family.config_keys:
+        sizes[key] = 0 if key in unused else _read_size(config, family, key, sizes)
+    return HybridShape(model_type=model_type, hybrid_override_pattern=pattern, **sizes)
 
 
 def config_for_shape(source: Mapping[str, Any], shape: HybridShape) -> dict[str, Any]:
     """The source's configuration with the shape put in: each dim in its canonical and every other spelling used.
 
-    Both block spellings are written, since transformers reads `layers_block_type` and vLLM, llama.cpp and TensorRT-LLM
-    read `hybrid_override_pattern` with `num_hidden_layers`.
+    Of a family whose blocks are of several kinds both spellings of them are written, since transformers reads
+    `layers_block_type` and vLLM, llama.cpp and TensorRT-LLM read `hybrid_override_pattern` with `num_hidden_layers`.
     """
     family: Family = shape.family
     config = dict(source)
     for key, spellings in family.config_keys.items():
+        if key in family.switches or not shape.sizes[key]:
+            continue
         written = [spelling for spelling in spellings if spelling == key or spelling in source]
         config |= dict.fromkeys(written, shape.sizes[key])
-    config["layers_block_type"] = [family.block_kinds[letter] for letter in shape.hybrid_override_pattern]
-    config["hybrid_override_pattern"] = shape.hybrid_override_pattern
     config["num_hidden_layers"] = shape.num_hidden_layers
-    config.pop("layer_types", None)
+    kinds = [family.block_kinds[letter] for letter in shape.hybrid_override_pattern]
+    if family.only_kind is None:
+        config["layers_block_type"] = kinds
+        config["hybrid_override_pattern"] = shape.hybrid_override_pattern
+        config.pop("layer_types", None)
+    elif "layer_types" in source:
+        config["layer_types"] = kinds
     return config
 
 
-def _read_size(config: Mapping[str, Any], key: str, spellings: tuple[str, ...]) -> int:
+def _read_size(config: Mapping[str, Any], family: Family, key: str, before: Mapping[str, int]) -> int:
+    spellings = family.config_keys[key]
     found = {spelling: config[spelling] for spelling in spellings if config.get(spelling) is not None}
+    if not found and key in family.defaults:
+        return family.defaults[key](before)
     if not found:
         raise ValueError(f"config.json must give {' or '.join(spellings)}, it has none of them")
+    is_switch = key in family.switches
     for size in found.values():
-        if not isinstance(size, int) or isinstance(size, bool):
-            raise ValueError(f"{key} in config.json must be a whole number, got {size!r}")
+        if not isinstance(size, int) or isinstance(size, bool) is not is_switch:
+            expected = "true or false" if is_switch else "a whole number"
+            raise ValueError(f"{key} in config.json must be {expected}, got {size!r}")
     if len(set(found.values())) > 1:
         listed = ", ".join(f"{spelling}={size}" for spelling, size in found.items())
         raise ValueError(f"spellings of {key} in config.json must agree, got {listed}")
     return int(next(iter(found.values())))
 
 
-def _read_pattern(config: Mapping[str, Any]) -> str:
-    pattern = _spelt_pattern(config)
+def _read_pattern(config: Mapping[str, Any], family: Family) -> str:
     blocks = config.get("num_hidden_layers")
+    if family.only_kind is not None:
+        return _uniform_pattern(config, family, blocks)
+    pattern = _spelt_pattern(config)
     if blocks is not None and blocks != len(pattern):
         raise ValueError(f"num_hidden_layers in config.json must be the pattern's {len(pattern)} blocks, got {blocks}")
     return pattern
+
+
+def _uniform_pattern(config: Mapping[str, Any], family: Family, blocks: Any) -> str:
+    if not isinstance(blocks, int) or isinstance(blocks, bool) or blocks < 1:
+        raise ValueError(f"num_hidden_layers in config.json must be a positive whole number, got {blocks!r}")
+    kind = family.block_kinds[family.only_kind or ""]
+    named = config.get("layer_types")
+    if named is not None and named != [kind] * blocks:
+        raise ValueError(f"layer_types in config.json must be {blocks} times {kind!r}, got {named!r}")
+    return (family.only_kind or "") * blocks
 
 
 def _spelt_pattern(config: Mapping[str, Any]) -> str:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from minitron.hybrid.checkpoint import Checkpoint, carried_files, open_checkpoint
+from minitron.hybrid.names import model_places, read_place
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.weights import copy_files, write_json, write_weights
 
@@ -71,10 +73,14 @@ def assemble_model(
         write_json(Path(folder) / "config.json", config)
         built = _sized(AutoConfig.from_pretrained(folder, local_files_only=True), shape)
     model = _meta_model(built, next(iter(state.values())).dtype)
+    family, whole = shape.family, dict(state)
+    if shape.head_tensor != family.head:
+        whole[family.name_in_memory(family.head)] = state[family.name_in_memory(family.embeddings)]
     try:
-        model.load_state_dict(state, strict=True, assign=True)
+        model.load_state_dict(whole, strict=True, assign=True)
     except RuntimeError as error:
         raise ValueError(f"the tensors must make a whole model: {error}") from error
+    model.tie_weights()
     placed: PreTrainedModel = model.to(like.device)
     return placed
 
@@ -110,12 +116,11 @@ def save_model(model: PreTrainedModel, template: Checkpoint, output: Path) -> Ch
         ValueError: The model's tensors are not those of the other checkpoint.
     """
     output.mkdir(parents=True, exist_ok=True)
-    state = model.state_dict()
-    family = template.shape.family
+    state, places = model.state_dict(), model_places(template.shape)
     write_weights(
         output,
         (
-            (name, state[family.name_in_memory(name)].to(device="cpu", dtype=TORCH_DTYPES[stored.dtype]).contiguous())
+            (name, read_place(state, places[name]).to(device="cpu", dtype=TORCH_DTYPES[stored.dtype]).contiguous())
             for name, stored in template.tensors.items()
         ),
     )
@@ -154,13 +159,15 @@ def set_time_step_limit(model: nn.Module) -> None:
 
 
 def count_params(model: nn.Module) -> int:
-    """Parameters of a loaded model."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Parameters of a loaded model as its files hold them: tied ones once, and what is stored though never trained."""
+    stored = {id(tensor): tensor.numel() for tensor in model.state_dict(keep_vars=True).values()}
+    return sum(stored.values())
 
 
 def _meta_model(config: Any, dtype: torch.dtype) -> PreTrainedModel:
     _quiet_kernel_notes("cpu")
-    with _quiet_transformers(), torch.device("meta"):
+    # Tables that no file holds, such as rotary frequencies, are made for real.
+    with _quiet_transformers(), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     set_time_step_limit(model)
     return model.eval()
@@ -171,7 +178,7 @@ def _read_config(checkpoint: Checkpoint) -> Any:
 
 
 def _sized(config: Any, shape: HybridShape) -> Any:
-    for key, size in shape.sizes.items():
+    for key, size in shape.config_sizes.items():
         setattr(config, key, size)  # transformers takes defaults for spellings that it does not know
     return config
 

@@ -6,33 +6,43 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from minitron.hybrid.axes import TensorSpec
+from minitron.hybrid.axes import TensorSpec, entry_names
 from minitron.hybrid.families import FAMILIES, Family
+
+NOT_SIZES = ("hybrid_override_pattern", "model_type")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HybridShape:
-    """Shape of a hybrid model: the single source of truth for parameters and bytes.
+    """Shape of a model: the single source of truth for parameters and bytes.
 
-    `hybrid_override_pattern` has one letter a block: M Mamba-2, - MLP, * attention. All dims are spelt as in the
-    Hugging Face configuration.
+    `hybrid_override_pattern` has one letter a block: M Mamba-2, - MLP, * attention, E experts, T a transformer layer.
+    All dims are spelt as in the Hugging Face configuration; one that the family or the pattern has no use for is 0.
 
     Raises:
-        ValueError: A dim is not positive, a letter is unknown, or heads do not divide evenly into their groups.
+        ValueError: A dim is not positive, a letter is unknown, heads do not divide evenly into their groups, or there
+            are fewer experts than a token goes to.
     """
 
     hybrid_override_pattern: str
     vocab_size: int
     hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    mamba_num_heads: int
-    mamba_head_dim: int
-    n_groups: int
-    ssm_state_size: int
+    intermediate_size: int = 0
+    num_attention_heads: int = 0
+    num_key_value_heads: int = 0
+    head_dim: int = 0
+    mamba_num_heads: int = 0
+    mamba_head_dim: int = 0
+    n_groups: int = 0
+    ssm_state_size: int = 0
     conv_kernel: int = 4
+    n_routed_experts: int = 0
+    num_experts_per_tok: int = 0
+    n_group: int = 0
+    moe_intermediate_size: int = 0
+    moe_shared_expert_intermediate_size: int = 0
+    moe_latent_size: int = 0
+    tie_word_embeddings: int = 0
     model_type: str = "nemotron_h"
 
     def __post_init__(self) -> None:
@@ -45,12 +55,20 @@ class HybridShape:
                 f"a block pattern must be made of {' '.join(known)}, got {self.hybrid_override_pattern!r}"
                 + (f" with {' '.join(unknown)}" if unknown else "")
             )
+        self._forget_unused()
+        needed = self._needed()
         for name, size in self.sizes.items():
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            least = 1 if name in needed else 0
+            if not isinstance(size, int) or isinstance(size, bool) or size < least:
                 raise ValueError(f"{name} must be a positive whole number, got {size!r}")
         for axis in self.family.axes.values():
-            if axis.grouped_by is not None:
-                _check_multiple(axis.name, self.sizes[axis.name], axis.grouped_by, self.sizes[axis.grouped_by])
+            size = self.sizes[axis.name]
+            if axis.grouped_by is not None and axis.name in needed:
+                _check_multiple(axis.name, size, axis.grouped_by, self.sizes[axis.grouped_by])
+            if axis.at_least is not None and size < self.sizes[axis.at_least]:
+                raise ValueError(
+                    f"{axis.name} must be at least {axis.at_least}={self.sizes[axis.at_least]}, got {size}"
+                )
 
     @property
     def family(self) -> Family:
@@ -61,6 +79,40 @@ class HybridShape:
     def sizes(self) -> Mapping[str, int]:
         """Size of each axis by its name."""
         return {key: getattr(self, key) for key in self.family.config_keys}
+
+    def _forget_unused(self) -> None:
+        # Sizes that say nothing of this model are 0, so that two spellings of one shape are equal.
+        family = self.family
+        unused = {each.name for each in dataclasses.fields(self)} - {*family.config_keys, *NOT_SIZES}
+        for kind, sizes in family.kind_sizes.items():
+            if kind not in self.hybrid_override_pattern:
+                unused |= set(sizes)
+        for name in unused:
+            object.__setattr__(self, name, 0)
+
+    def _needed(self) -> set[str]:
+        """Sizes that some tensor of the model runs over, and those that group them."""
+        kinds = [kind for kind in self.family.block_kinds if kind in self.hybrid_override_pattern]
+        specs = [
+            *self.family.tensors_outside(self.sizes),
+            *(spec for kind in kinds for spec in self.family.tensors_of(kind, self.sizes)),
+        ]
+        needed: set[str] = set().union(*(spec.axes() for spec in specs))
+        for axis in self.family.axes.values():
+            if axis.name in needed:
+                needed |= {name for name in (axis.grouped_by, axis.at_least) if name is not None}
+        return needed
+
+    @property
+    def config_sizes(self) -> dict[str, int | bool]:
+        """The sizes that this model has, as a configuration takes them; those of 0 are left out."""
+        switches = self.family.switches
+        return {key: bool(size) if key in switches else size for key, size in self.sizes.items() if size}
+
+    @property
+    def head_tensor(self) -> str:
+        """Name on disk of the tensor that turns hidden states into logits."""
+        return self.family.head_tensor(self.sizes)
 
     @property
     def num_hidden_layers(self) -> int:
@@ -97,11 +149,12 @@ class HybridShape:
         return self.family.params(self.counts, self.sizes)
 
     def tensors(self) -> dict[str, TensorSpec]:
-        """Every tensor of the model by its full name on disk."""
-        specs = {spec.name: spec for spec in self.family.model_tensors}
+        """Every tensor of the model by its full name on disk; each entry of a stack has a name of its own."""
+        specs = {spec.name: spec for spec in self.family.tensors_outside(self.sizes)}
         for layer, kind in enumerate(self.hybrid_override_pattern):
             prefix = self.family.block_prefix.format(layer=layer)
-            specs |= {prefix + spec.name: spec for spec in self.family.block_tensors[kind]}
+            for spec in self.family.tensors_of(kind, self.sizes):
+                specs |= dict.fromkeys((prefix + name for name in entry_names(spec, self.sizes)), spec)
         return specs
 
     def resized(self, *, layers: Sequence[int] | None = None, **sizes: int) -> Self:

@@ -16,8 +16,9 @@ class Keep:
 
     Attributes:
         layers: Source indices of the kept blocks, ascending.
-        indices: (axis, source layer, or None for a model-wide axis) -> kept indices of that axis, in their new order.
-            An axis that is not named is kept whole.
+        indices: (axis, source layer, or None for a model-wide axis) -> kept indices of that axis, in their new order;
+            a row of them for each entry of the axis that owns it, as for the neurons of every expert. An axis that is
+            not named is kept whole.
     """
 
     layers: tuple[int, ...]
@@ -41,7 +42,7 @@ class Keep:
                 else [n for n in self.layers if source.hybrid_override_pattern[n] == axis.block]
             )
             kept = {
-                len(self.indices[axis.name, n]) if (axis.name, n) in self.indices else source.sizes[axis.name]
+                self.indices[axis.name, n].shape[-1] if (axis.name, n) in self.indices else source.sizes[axis.name]
                 for n in layers
             }
             if len(kept) > 1:
@@ -85,22 +86,39 @@ def tensor_cuts(source: HybridShape, keep: Keep, *, scales: Mapping[str, float] 
     """
     scales = scales or {}
 
-    def cut(spec: TensorSpec, prefix_before: str, prefix_after: str, inside: Mapping[str, Indices]) -> TensorCut:
-        before = prefix_before + spec.name
-        return TensorCut(
-            name=prefix_after + spec.name,
-            source=before,
-            before=tensor_shape(spec, source.sizes),
-            kept=tuple(kept_positions(dim, source.sizes, inside) for dim in spec.dims),
-            scale=scales.get(before, 1.0),
-        )
+    def cuts(
+        spec: TensorSpec, prefix_before: str, prefix_after: str, inside: Mapping[str, Indices]
+    ) -> Iterator[TensorCut]:
+        for name_after, name_before, kept in _entries(spec, source.sizes, inside):
+            before = prefix_before + name_before
+            yield TensorCut(
+                name=prefix_after + name_after,
+                source=before,
+                before=tensor_shape(spec, source.sizes),
+                kept=tuple(kept_positions(dim, source.sizes, kept) for dim in spec.dims),
+                scale=scales.get(before, 1.0),
+            )
 
-    prefix = source.family.block_prefix
-    for spec in source.family.model_tensors:
-        yield cut(spec, "", "", keep.at(None))
+    family = source.family
+    for spec in family.tensors_outside(source.sizes):
+        yield from cuts(spec, "", "", keep.at(None))
     for position, layer in enumerate(keep.layers):
-        for spec in source.family.block_tensors[source.hybrid_override_pattern[layer]]:
-            yield cut(spec, prefix.format(layer=layer), prefix.format(layer=position), keep.at(layer))
+        before, after = (family.block_prefix.format(layer=number) for number in (layer, position))
+        for spec in family.tensors_of(source.hybrid_override_pattern[layer], source.sizes):
+            yield from cuts(spec, before, after, keep.at(layer))
+
+
+def _entries(
+    spec: TensorSpec, sizes: Mapping[str, int], inside: Mapping[str, Indices]
+) -> Iterator[tuple[str, str, Mapping[str, Indices]]]:
+    """(name after, name before, kept indices) of a tensor, or of every kept entry of a stack."""
+    if spec.stacked is None:
+        yield spec.name, spec.name, inside
+        return
+    kept = inside.get(spec.stacked, np.arange(sizes[spec.stacked]))
+    for after, before in enumerate(kept.tolist()):
+        own = {axis: indices if indices.ndim == 1 else indices[before] for axis, indices in inside.items()}
+        yield spec.name.format(after), spec.name.format(before), own
 
 
 def cut_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from minitron.hybrid.checkpoint import Checkpoint
 from minitron.hybrid.model import empty_model
+from minitron.hybrid.names import block_places, gather_state
 from minitron.hybrid.reading import read_fp32
 from minitron.hybrid.shape import HybridShape
 
@@ -150,7 +151,7 @@ class LayerwiseStack:
 
     def head(self) -> Iterator[torch.Tensor]:
         """Successive rows [N, D] of `lm_head.weight`, in fp32."""
-        stored = self._checkpoint.tensors[self.shape.family.head]
+        stored = self._checkpoint.tensors[self.shape.head_tensor]
         for first in range(0, stored.shape[0], HEAD_ROWS):
             count = min(HEAD_ROWS, stored.shape[0] - first)
             yield torch.from_numpy(read_fp32(stored, first=first, count=count)).to(self.device)
@@ -158,8 +159,9 @@ class LayerwiseStack:
     def _read_block(self, layer: int) -> dict[str, torch.Tensor]:
         family = self.shape.family
         prefix = family.block_prefix.format(layer=layer)
-        specs = family.block_tensors[self.shape.hybrid_override_pattern[layer]]
-        return {spec.name: torch.from_numpy(read_fp32(self._checkpoint.tensors[prefix + spec.name])) for spec in specs}
+        places = block_places(family, self.shape.hybrid_override_pattern[layer], self.shape.sizes)
+        tensors = ((name, torch.from_numpy(read_fp32(self._checkpoint.tensors[prefix + name]))) for name in places)
+        return gather_state(tensors, places)
 
 
 def _run_backbone(

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from minitron.hybrid.checkpoint import Checkpoint
 from minitron.hybrid.config import config_for_shape
 from minitron.hybrid.model import assemble_model
+from minitron.hybrid.names import gather_state, model_places, read_place
 from minitron.hybrid.slicing import slice_tensors
 from minitron.prune.plan import PrunePlan
 
@@ -25,14 +26,11 @@ def prune_model(model: PreTrainedModel, source: Checkpoint, plan: PrunePlan) -> 
     """
     if plan.source != source.shape:
         raise ValueError(f"the plan must start from the model's shape {source.shape}, it starts from {plan.source}")
-    family, state = source.shape.family, model.state_dict()
+    state, places = model.state_dict(), model_places(plan.source)
 
     def pruned() -> Iterator[tuple[str, torch.Tensor]]:
-        def read(name: str) -> torch.Tensor:
-            tensor: torch.Tensor = state[family.name_in_memory(name)]
-            return tensor
+        for name, tensor in slice_tensors(lambda name: read_place(state, places[name]), plan.source, plan.keep):
+            yield name, tensor.clone()
 
-        for name, tensor in slice_tensors(read, plan.source, plan.keep):
-            yield family.name_in_memory(name), tensor.clone()
-
-    return assemble_model(model, config_for_shape(source.config, plan.target), plan.target, dict(pruned()))
+    gathered = gather_state(pruned(), model_places(plan.target))
+    return assemble_model(model, config_for_shape(source.config, plan.target), plan.target, gathered)

@@ -5,13 +5,17 @@
 from collections.abc import Mapping
 
 from minitron.hybrid.axes import SizeT
+from minitron.hybrid.families import Family
 from minitron.search.precision import CACHE_BITS
 from minitron.search.workload import Workload
 
 
-def cache_bytes(counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload: Workload) -> dict[str, SizeT]:
+def cache_bytes(
+    family: Family, counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload: Workload
+) -> dict[str, SizeT]:
     """Bytes of the attention cache and of the Mamba blocks' two states, as they are stored."""
-    attention, mamba = counts.get("*", 0), counts.get("M", 0) * workload.sequences
+    attention = family.num_keeping("kv", counts)
+    mamba = family.num_keeping("state", counts) * workload.sequences
     kv = attention * workload.context_tokens * workload.sequences * kv_token_bits(sizes, workload)
     return {
         "kv_bytes": kv // 8,
@@ -27,11 +31,15 @@ def kv_token_bits(sizes: Mapping[str, SizeT], workload: Workload) -> SizeT:
 
 def ssm_state_bits(sizes: Mapping[str, SizeT], workload: Workload) -> SizeT:
     """Bits of one sequence's [H, P, N] state in one Mamba block."""
+    if "ssm_state_size" not in sizes:
+        return 0 * sizes["hidden_size"]
     state_HPN = sizes["mamba_num_heads"] * sizes["mamba_head_dim"] * sizes["ssm_state_size"]
     return state_HPN * CACHE_BITS[workload.ssm_dtype]
 
 
 def conv_state_bits(sizes: Mapping[str, SizeT], workload: Workload) -> SizeT:
     """Bits of one sequence's last k - 1 inputs [H P + 2 G N] of the convolution in one Mamba block."""
+    if "conv_kernel" not in sizes:
+        return 0 * sizes["hidden_size"]
     inputs = sizes["mamba_num_heads"] * sizes["mamba_head_dim"] + 2 * sizes["n_groups"] * sizes["ssm_state_size"]
     return inputs * (sizes["conv_kernel"] - 1) * CACHE_BITS[workload.conv_dtype]

@@ -76,13 +76,13 @@ def fit(shape: HybridShape, workload: Workload, budget_bytes: int, *, weights_by
     memory = memory_bytes(shape, workload, weights_bytes=weights_bytes)
     low, _ = workspace_range(shape.family, shape.counts, shape.sizes, workload)
     cache_budget = budget_bytes - memory.weights_bytes - memory.workspace_bytes
-    pages = cache_pages(shape.counts, shape.sizes, workload) if workload.accounting == "vllm" else None
+    pages = cache_pages(shape.family, shape.counts, shape.sizes, workload) if workload.accounting == "vllm" else None
     num_blocks = None
     if pages is None:
         largest = _largest_plain(shape, workload, cache_budget)
     else:
         num_blocks = max(0, cache_budget // pages.pool_block_bytes)
-        largest = _largest_paged(pages, shape.count("*"), workload, num_blocks)
+        largest = _largest_paged(pages, shape.family.num_keeping("kv", shape.counts), workload, num_blocks)
     return FitReport(
         params=shape.params,
         memory=memory,

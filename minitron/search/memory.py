@@ -54,7 +54,7 @@ def block_bytes(shape: HybridShape, workload: Workload) -> dict[str, MemoryBytes
     return {
         kind: MemoryBytes(
             weights_bytes=block_weights_bits(shape.family, kind, shape.sizes, workload.weights_dtype) // 8,
-            **cache_bytes({kind: 1}, shape.sizes, workload),
+            **cache_bytes(shape.family, {kind: 1}, shape.sizes, workload),
             workspace_bytes=0,
         )
         for kind, count in shape.counts.items()
@@ -76,7 +76,7 @@ def memory_parts(
     caches = cache_bytes if workload.accounting == "plain" else paged_cache_bytes
     return {
         "weights_bytes": model_weights_bytes(family, counts, sizes, workload.weights_dtype),
-        **caches(counts, sizes, workload),
+        **caches(family, counts, sizes, workload),
         "workspace_bytes": workspace_range(family, counts, sizes, workload)[1],
     }
 
@@ -86,7 +86,7 @@ def model_weights_bytes(
 ) -> SizeT:
     """Bytes of all weights."""
     weights = WEIGHT_FORMATS[weights_dtype]
-    outside = sum(model_tensor_bits(spec, sizes, weights) for spec in family.model_tensors)
+    outside = sum(model_tensor_bits(spec, sizes, weights) for spec in family.tensors_outside(sizes))
     blocks = sum(
         count * block_weights_bits(family, kind, sizes, weights_dtype) for kind, count in counts.items() if count
     )
@@ -96,4 +96,4 @@ def model_weights_bytes(
 def block_weights_bits(family: Family, kind: str, sizes: Mapping[str, SizeT], weights_dtype: str) -> SizeT:
     """Bits of the weights of one block."""
     weights = WEIGHT_FORMATS[weights_dtype]
-    return sum(block_tensor_bits(spec, sizes, weights) for spec in family.block_tensors[kind])  # type: ignore[return-value]
+    return sum(block_tensor_bits(spec, sizes, weights) for spec in family.tensors_of(kind, sizes))  # type: ignore[return-value]

@@ -48,9 +48,11 @@ class CachePages(Generic[SizeT]):
         return self.attention_blocks + self.mamba_blocks
 
 
-def cache_pages(counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload: Workload) -> CachePages[SizeT] | None:
+def cache_pages(
+    family: Family, counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload: Workload
+) -> CachePages[SizeT] | None:
     """Pages, groups and blocks; None for a model without attention and Mamba blocks, which keeps nothing."""
-    attention, mamba = counts.get("*", 0), counts.get("M", 0)
+    attention, mamba = family.num_keeping("kv", counts), family.num_keeping("state", counts)
     if not attention and not mamba:
         return None
     token = kv_token_bits(sizes, workload) // 8
@@ -70,14 +72,16 @@ def cache_pages(counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload:
     )
 
 
-def paged_cache_bytes(counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload: Workload) -> dict[str, SizeT]:
+def paged_cache_bytes(
+    family: Family, counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload: Workload
+) -> dict[str, SizeT]:
     """Bytes that the pool needs for all sequences; what pads a Mamba state to a page is counted with the state."""
-    pages = cache_pages(counts, sizes, workload)
+    pages = cache_pages(family, counts, sizes, workload)
     if pages is None:
         nothing = 0 * sizes["hidden_size"]
         return {"kv_bytes": nothing, "ssm_bytes": nothing, "conv_bytes": nothing}
     block = pages.pool_block_bytes * workload.sequences
-    conv = counts.get("M", 0) * workload.sequences * conv_state_bits(sizes, workload) // 8
+    conv = family.num_keeping("state", counts) * workload.sequences * conv_state_bits(sizes, workload) // 8
     return {
         "kv_bytes": pages.attention_blocks * block,
         "ssm_bytes": pages.mamba_blocks * block - conv,
@@ -102,7 +106,7 @@ def workspace_range(
     engine = workload.engine
     widest = nothing
     for kind, count in counts.items():
-        for spec in family.block_tensors[kind] if count else ():
+        for spec in family.tensors_of(kind, sizes) if count else ():
             if len(spec.dims) == 2:
                 widest = np.maximum(widest, dim_size(spec.dims[0], sizes))
     step = engine.max_num_batched_tokens * (sizes["hidden_size"] + widest) * 2

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from minitron.hybrid.axes import SizeT, TensorSpec, dim_size, tensor_numel
+from minitron.hybrid.axes import SizeT, TensorSpec, dim_size, stack_size, tensor_numel
 
 CACHE_BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8}
 
@@ -44,7 +44,7 @@ WEIGHT_FORMATS = {
 
 
 def block_tensor_bits(spec: TensorSpec, sizes: Mapping[str, SizeT], weights: WeightFormat) -> SizeT:
-    """Bits of one tensor of a block, its scales included.
+    """Bits of one tensor of a block, or of a whole stack, scales included.
 
     Quantisation takes the matrices; norms, convolutions and per-head numbers keep 16 bits, as in engines.
     """
@@ -54,11 +54,13 @@ def block_tensor_bits(spec: TensorSpec, sizes: Mapping[str, SizeT], weights: Wei
     if len(spec.dims) != 2:
         return numel * 16
     rows, columns = (dim_size(dim, sizes) for dim in spec.dims)
+    matrices = stack_size(spec, sizes)
+    rows = rows * matrices
     if weights.scale_per == "row":
         return numel * weights.bits + rows * weights.scale_bits
     if weights.scale_per == "group":
         return numel * weights.bits + rows * -(-columns // weights.group) * weights.scale_bits
-    return numel * weights.bits + weights.scale_bits
+    return numel * weights.bits + matrices * weights.scale_bits
 
 
 def model_tensor_bits(spec: TensorSpec, sizes: Mapping[str, SizeT], weights: WeightFormat) -> SizeT:

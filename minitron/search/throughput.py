@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minitron.hybrid.axes import SizeT, tensor_numel
+from minitron.hybrid.axes import SizeT
 from minitron.hybrid.families import Family
 from minitron.hybrid.shape import HybridShape
 from minitron.search.cache import conv_state_bits, kv_token_bits, ssm_state_bits
@@ -88,13 +88,15 @@ def serving_cost(
     # What an engine runs at once bounds the batch where the engine is accounted for, or where a sequence costs nothing.
     bounded = workload.accounting == "vllm" or sequence == 0
     table = next(spec for spec in family.model_tensors if spec.name == family.embeddings)
-    table_bytes = model_tensor_bits(table, sizes, WEIGHT_FORMATS[workload.weights_dtype]) // 8
-    attention, mamba = counts.get("*", 0), counts.get("M", 0)
+    # A tied table is read whole, as the head; else only the rows of a few tokens are.
+    tied = family.head_tensor(sizes) == family.embeddings
+    table_bytes = 0 if tied else model_tensor_bits(table, sizes, WEIGHT_FORMATS[workload.weights_dtype]) // 8
+    attention, mamba = family.num_keeping("kv", counts), family.num_keeping("state", counts)
     return ServingCost(
         step_bytes=parts["weights_bytes"] - table_bytes,
         token_bytes=attention * kv_token_bits(sizes, workload) // 8,
         state_bytes=mamba * (ssm_state_bits(sizes, workload) + conv_state_bits(sizes, workload)) // 8,
-        token_operations=2 * (family.params(counts, sizes) - tensor_numel(table, sizes)),
+        token_operations=2 * family.active_params(counts, sizes),
         context_operations=4 * attention * sizes["num_attention_heads"] * sizes["head_dim"],
         max_sequences=np.where(bounded, np.minimum(fit, workload.engine.max_num_seqs), fit),
     )

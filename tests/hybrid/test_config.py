@@ -9,7 +9,7 @@ def config_of(shape: HybridShape) -> dict[str, object]:
     return {
         "model_type": "nemotron_h",
         "hybrid_override_pattern": shape.hybrid_override_pattern,
-        **shape.sizes,
+        **shape.config_sizes,
     }
 
 
@@ -57,5 +57,5 @@ def test_block_spellings_that_disagree_are_refused(tiny_shape: HybridShape) -> N
 
 
 def test_another_family_is_refused() -> None:
-    with pytest.raises(ValueError, match="model_type must be one of nemotron_h, got 'llama'"):
-        shape_from_config({"model_type": "llama"})
+    with pytest.raises(ValueError, match="model_type must be one of nemotron_h, llama, qwen3, got 'mamba'"):
+        shape_from_config({"model_type": "mamba"})

@@ -82,7 +82,7 @@ def test_heads_that_do_not_divide_into_groups_are_refused_with_the_nearest(tiny_
 
 
 def test_an_unknown_block_letter_is_refused(tiny_shape: HybridShape) -> None:
-    with pytest.raises(ValueError, match="must be made of M - \\*, got 'MX' with X"):
+    with pytest.raises(ValueError, match="must be made of M - \\* E, got 'MX' with X"):
         HybridShape(**{**tiny_shape.sizes, "hybrid_override_pattern": "MX"})
 
 

@@ -157,7 +157,7 @@ def test_kept_counts_must_agree_over_blocks(tiny_shape: HybridShape) -> None:
 
 
 def test_the_tiny_hybrid_has_distinct_dims() -> None:
-    sizes = list(make_tiny_shape().sizes.values())
+    sizes = list(make_tiny_shape().config_sizes.values())
     assert len(set(sizes)) == len(sizes)
     assert min(sizes) > 1
 

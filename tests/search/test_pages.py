@@ -36,13 +36,13 @@ def test_one_long_sequence_takes_the_published_blocks_and_bytes(
         memory = memory_bytes(shape, workload)
         cache = memory.kv_bytes + memory.ssm_bytes + memory.conv_bytes
         assert cache / GIB == pytest.approx(gib, abs=5e-4)
-    pages = cache_pages(shape.counts, shape.sizes, PAGED)
+    pages = cache_pages(shape.family, shape.counts, shape.sizes, PAGED)
     assert pages is not None
     assert pages.block_tokens == block
 
 
 def test_a_narrower_state_makes_smaller_blocks() -> None:
-    pages = cache_pages(NANO_9B.counts, NANO_9B.sizes, replace(PAGED, ssm_dtype="bf16"))
+    pages = cache_pages(NANO_9B.family, NANO_9B.counts, NANO_9B.sizes, replace(PAGED, ssm_dtype="bf16"))
     assert pages is not None
     assert pages.block_tokens == 672
 

@@ -1,6 +1,6 @@
-"""The nemotron_h family: Nemotron-H and Nemotron Nano 2 (arXiv 2504.03624, 2508.14444), dense blocks.
+"""The nemotron_h family: Nemotron-H, Nemotron Nano 2 and Nemotron 3 (arXiv 2504.03624, 2508.14444, 2512.20848).
 
-Source of names and orders: transformers 5.23, models/nemotron_h/modeling_nemotron_h.py.
+Source of names and orders: transformers 5.23, models/nemotron_h/modeling_nemotron_h.py and conversion_mapping.py.
 """
 
 from minitron.hybrid.axes import Axis, TensorSpec
@@ -14,6 +14,10 @@ CHANNELS = ("mamba_num_heads", "mamba_head_dim")
 STATE = ("n_groups", "ssm_state_size")
 QUERY = (("num_attention_heads", "head_dim"),)
 KEY_VALUE = (("num_key_value_heads", "head_dim"),)
+EXPERTS = (("n_routed_experts",),)
+EXPERT_FFN = (("moe_intermediate_size",),)
+SHARED_FFN = (("moe_shared_expert_intermediate_size",),)
+LATENT = (("moe_latent_size",),)
 ONE = ((),)
 
 NORM = TensorSpec("norm.weight", (HIDDEN,))
@@ -43,19 +47,44 @@ ATTENTION = (
 )
 
 
-def normed(*readers: str) -> Tap:
+def expert(projection: str, *, latent: bool) -> TensorSpec:
+    """One projection of every routed expert, which reads and writes hidden channels or the latent ones."""
+    width = LATENT if latent else HIDDEN
+    return TensorSpec(
+        f"mixer.experts.{{}}.{projection}.weight",
+        (EXPERT_FFN, width) if projection == "up_proj" else (width, EXPERT_FFN),
+        stacked="n_routed_experts",
+        in_memory=f"mixer.experts.{projection}",
+        needs="moe_latent_size" if latent else None,
+        lacks=None if latent else "moe_latent_size",
+    )
+
+
+MOE = (
+    NORM,
+    TensorSpec("mixer.gate.weight", (EXPERTS, HIDDEN)),
+    TensorSpec("mixer.gate.e_score_correction_bias", (EXPERTS,)),
+    *(expert(projection, latent=latent) for latent in (False, True) for projection in ("up_proj", "down_proj")),
+    TensorSpec("mixer.shared_experts.up_proj.weight", (SHARED_FFN, HIDDEN)),
+    TensorSpec("mixer.shared_experts.down_proj.weight", (HIDDEN, SHARED_FFN)),
+    TensorSpec("mixer.fc1_latent_proj.weight", (LATENT, HIDDEN), needs="moe_latent_size"),
+    TensorSpec("mixer.fc2_latent_proj.weight", (HIDDEN, LATENT), needs="moe_latent_size"),
+)
+
+
+def normed(*readers: str) -> tuple[Tap, ...]:
     """The output of a block's pre-norm, read by the block's input projections."""
-    return Tap(module="norm", side="output", readers=readers)
+    return (Tap(module="norm", side="output", readers=readers),)
 
 
-def entering(module: str) -> Tap:
+def entering(module: str) -> tuple[Tap, ...]:
     """The input of an output projection, read by it."""
-    return Tap(module=module, side="input", readers=(f"{module}.weight",))
+    return (Tap(module=module, side="input", readers=(f"{module}.weight",)),)
 
 
 NEMOTRON_H = Family(
     model_type="nemotron_h",
-    block_kinds={"M": "linear_attention", "-": "mlp", "*": "full_attention"},
+    block_kinds={"M": "linear_attention", "-": "mlp", "*": "full_attention", "E": "moe"},
     axes={
         axis.name: axis
         for axis in (
@@ -64,6 +93,9 @@ NEMOTRON_H = Family(
             Axis(name="mamba_num_heads", block="M", grouped_by="n_groups"),
             Axis(name="mamba_head_dim", block="M"),
             Axis(name="num_attention_heads", block="*", grouped_by="num_key_value_heads"),
+            Axis(name="n_routed_experts", block="E", grouped_by="n_group", at_least="num_experts_per_tok"),
+            Axis(name="moe_intermediate_size", block="E", per="n_routed_experts"),
+            Axis(name="moe_shared_expert_intermediate_size", block="E"),
         )
     },
     config_keys={
@@ -78,13 +110,30 @@ NEMOTRON_H = Family(
         "n_groups": ("n_groups", "mamba_n_groups", "mamba_num_groups"),
         "ssm_state_size": ("ssm_state_size", "mamba_state_dim", "mamba_d_state"),
         "conv_kernel": ("conv_kernel", "mamba_d_conv"),
+        "n_routed_experts": ("n_routed_experts", "num_local_experts"),
+        "num_experts_per_tok": ("num_experts_per_tok",),
+        "n_group": ("n_group",),
+        "moe_intermediate_size": ("moe_intermediate_size",),
+        "moe_shared_expert_intermediate_size": ("moe_shared_expert_intermediate_size",),
+        "moe_latent_size": ("moe_latent_size",),
+    },
+    defaults={"n_group": lambda _: 1, "moe_latent_size": lambda _: 0},
+    kind_sizes={
+        "E": (
+            "n_routed_experts",
+            "num_experts_per_tok",
+            "n_group",
+            "moe_intermediate_size",
+            "moe_shared_expert_intermediate_size",
+            "moe_latent_size",
+        )
     },
     model_tensors=(
         TensorSpec("backbone.embeddings.weight", (VOCAB, HIDDEN)),
         TensorSpec("backbone.norm_f.weight", (HIDDEN,)),
         TensorSpec("lm_head.weight", (VOCAB, HIDDEN)),
     ),
-    block_tensors={"M": MAMBA, "-": MLP, "*": ATTENTION},
+    block_tensors={"M": MAMBA, "-": MLP, "*": ATTENTION, "E": MOE},
     block_prefix="backbone.layers.{layer}.",
     prefix_on_disk="backbone.",
     prefix_in_memory="model.",
@@ -92,15 +141,27 @@ NEMOTRON_H = Family(
     final_norm="backbone.norm_f.weight",
     head="lm_head.weight",
     ignored_tensors=("mtp.",),
+    # transformers 5.23 does not tie this family's head, whatever the configuration says.
+    only_values={
+        "tie_word_embeddings": (False,),
+        "use_bias": (False,),
+        "mlp_bias": (False,),
+        "attention_bias": (False,),
+        "mamba_proj_bias": (False,),
+        "use_conv_bias": (True,),
+    },
+    keeps={"*": "kv", "M": "state"},
     taps={
         "hidden": {
             "M": normed("mixer.in_proj.weight"),
             "-": normed("mixer.up_proj.weight"),
             "*": normed("mixer.q_proj.weight", "mixer.k_proj.weight", "mixer.v_proj.weight"),
+            "E": normed("mixer.gate.weight", "mixer.experts.up_proj", "mixer.shared_experts.up_proj.weight"),
         },
         "ffn": {"-": entering("mixer.down_proj")},
-        "ffn_preactivation": {"-": Tap(module="mixer.up_proj", side="output")},
-        "mamba_x": {"M": Tap(module="mixer.in_proj", side="output", part=("mixer.in_proj.weight", 0, 1))},
+        "ffn_preactivation": {"-": (Tap(module="mixer.up_proj", side="output"),)},
+        "shared_ffn": {"E": entering("mixer.shared_experts.down_proj")},
+        "mamba_x": {"M": (Tap(module="mixer.in_proj", side="output", part=("mixer.in_proj.weight", 0, 1)),)},
         "mamba_output": {"M": entering("mixer.out_proj")},
         "attention_output": {"*": entering("mixer.o_proj")},
     },
@@ -108,5 +169,7 @@ NEMOTRON_H = Family(
         "M": (Branch(projection="mixer.out_proj"),),
         "-": (Branch(projection="mixer.down_proj"),),
         "*": (Branch(projection="mixer.o_proj"),),
+        "E": (Branch(projection="mixer.shared_experts.down_proj"),),
     },
+    experts={"E": "mixer.experts"},
 )

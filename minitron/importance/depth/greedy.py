@@ -115,7 +115,8 @@ def logit_depth(
 def _suitable_trials(stack: Stack, chunks: Sequence[Sequence[Samples]]) -> int:
     tokens = max((batch.token_ids.size for chunk in chunks for batch in chunk), default=1)
     family, sizes = stack.shape.family, stack.shape.sizes
-    widest = max(tensor_shape(spec, sizes)[0] for specs in family.block_tensors.values() for spec in specs)
+    kinds = set(stack.shape.hybrid_override_pattern)
+    widest = max(tensor_shape(spec, sizes)[0] for kind in kinds for spec in family.tensors_of(kind, sizes))
     return max(1, (CPU_BYTES if stack.device.type == "cpu" else GPU_BYTES) // (tokens * widest * 4))
 
 
