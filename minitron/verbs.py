@@ -124,7 +124,7 @@ def evaluate_checkpoint(
 def summarise(scores: Scores, checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """One entry a block: kind, depth score, and the spread of its units' scores around their mean.
 
-    The units are FFN neurons, Mamba heads or attention heads.
+    The units are FFN neurons, Mamba heads, attention heads or routed experts.
     """
     summary = []
     for layer, kind in enumerate(checkpoint.shape.hybrid_override_pattern):
@@ -146,7 +146,8 @@ def summarise(scores: Scores, checkpoint: Checkpoint) -> list[dict[str, Any]]:
 def _units(scores: Scores, layer: int) -> ScoreArray | None:
     if layer in scores.mamba:
         return mamba_heads(scores.mamba[layer])
-    return scores.intermediate_size.get(layer, scores.num_attention_heads.get(layer))
+    found = (scores.intermediate_size, scores.num_attention_heads, scores.n_routed_experts)
+    return next((units[layer] for units in found if layer in units), None)
 
 
 def _read_shape(shape: str) -> dict[str, Any]:
@@ -174,7 +175,12 @@ def _kept_layers(sizes: dict[str, Any], scores: Scores, source: Checkpoint) -> t
         return tuple(range(len(pattern)))
     if not isinstance(count, int):
         raise ValueError(f"num_hidden_layers must be a whole number, got {count!r}")
-    return top_blocks(scores.depth, pattern, count, quotas=BlockQuotas(at_least={"*": 1}))
+    return top_blocks(
+        scores.depth,
+        pattern,
+        count,
+        quotas=BlockQuotas(at_least=dict.fromkeys(source.shape.family.kinds_that_keep("kv"), 1)),
+    )
 
 
 def _require_free(output: Path) -> None:

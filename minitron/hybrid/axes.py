@@ -99,7 +99,7 @@ def tensor_shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
 def tensor_numel(spec: TensorSpec, sizes: Mapping[str, SizeT]) -> SizeT:
     """The number of elements of a tensor, or of a whole stack, at the given axis sizes."""
     numel = math.prod(dim_size(dim, sizes) for dim in spec.dims)
-    return numel * stack_size(spec, sizes)  # type: ignore[return-value]
+    return numel * stack_size(spec, sizes)
 
 
 def entry_names(spec: TensorSpec, sizes: Mapping[str, int]) -> list[str]:

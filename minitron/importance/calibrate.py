@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +25,9 @@ from minitron.hybrid.stack import Block, Stack
 from minitron.hybrid.streams import FileStreams, MemoryStreams, Streams
 from minitron.importance.accumulate import State
 from minitron.importance.depth import BlockInfluence, LogitDepth, logit_depth
+from minitron.importance.experts import ExpertStatistics
 from minitron.importance.scorers import SCORED_AXES, FlapScorer, Scorer
-from minitron.importance.scores import ScoreArray, Scores
+from minitron.importance.scores import LAYER_AXES, Scores
 from minitron.importance.state import StateFile
 from minitron.importance.width import WidthStatistics
 
@@ -91,7 +93,7 @@ def calibrate(
     logger.info(
         "calibrated on %d samples, %d tokens in %.1f s", len(samples), samples.num_tokens, time.monotonic() - started
     )
-    return _to_scores(stack, run.width, depth_L, removed, samples)
+    return _to_scores(stack, {**run.width.scores, **run.experts.scores}, depth_L, removed, samples)
 
 
 class _Calibration:
@@ -116,6 +118,7 @@ class _Calibration:
         self._next = 0  # batch of a model in memory, block of a layerwise one
         self._depth_state: State = {}
         self.width = WidthStatistics(stack.shape, settings.width)
+        self.experts = ExpertStatistics(stack.shape)
         self.influence = BlockInfluence(stack.shape.num_hidden_layers)
 
     def run(self) -> tuple[torch.Tensor, tuple[int, ...]]:
@@ -148,7 +151,7 @@ class _Calibration:
                 saved = self._next
         if self._next != saved:
             self._save()
-        self.width.finish(blocks, self._ranks)
+        self._finish(blocks)
 
     def _block_by_block(self) -> None:
         streams = self._open_streams()
@@ -164,17 +167,27 @@ class _Calibration:
                     after_BTD = self._stack.run([block], streams.read(number, layer), mask_BT)
                 if layer + 1 < len(self._layers):
                     streams.write(number, layer + 1, after_BTD)
-            self.width.finish([block], self._ranks)
+            self._finish([block])
             self.width.forget(layer)
+            self.experts.forget(layer)
             self._next = layer + 1
             self._save()
             self._ranks.wait()  # a process that was stopped before it saved may send the others back to this block
             streams.settle(self._next)
 
+    def _finish(self, blocks: Sequence[Block]) -> None:
+        self.width.finish(blocks, self._ranks)
+        if self._settings.width:
+            self.experts.finish(blocks, self._ranks)
+
     @contextmanager
     def _hearing(self, blocks: Sequence[Block], mask_BT: torch.Tensor | None) -> Iterator[None]:
         by_influence = self._settings.depth is None
-        with self.width.listening(blocks, mask_BT), self.influence.listening(blocks if by_influence else (), mask_BT):
+        with (
+            self.width.listening(blocks, mask_BT),
+            self.experts.listening(blocks if self._settings.width else (), mask_BT),
+            self.influence.listening(blocks if by_influence else (), mask_BT),
+        ):
             yield
 
     def _depth_by_logits(self, settings: LogitDepth) -> tuple[torch.Tensor, tuple[int, ...]]:
@@ -198,7 +211,7 @@ class _Calibration:
         return FileStreams(self._streams_folder, len(self._batches), device=self._stack.device)
 
     def _save(self) -> None:
-        state = self.width.state() | self.influence.state() | self._depth_state
+        state = self.width.state() | self.experts.state() | self.influence.state() | self._depth_state
         self._file.save(state | {"next": torch.tensor(self._next)})
 
     def _restore(self, state: State) -> None:
@@ -208,6 +221,7 @@ class _Calibration:
             self._next = before = self._ranks.least(self._next)
         if state:
             self.width.restore(state, before=before, device=self._stack.device)
+            self.experts.restore(state, before=before, device=self._stack.device)
             self.influence.restore(state, before=before)
             self._depth_state = {name: value for name, value in state.items() if name.startswith("depth/")}
 
@@ -220,12 +234,16 @@ def _fingerprint(samples: Samples) -> str:
 
 
 def _to_scores(
-    stack: Stack, width: WidthStatistics, depth_L: torch.Tensor, removed: Sequence[int], samples: Samples
+    stack: Stack,
+    width: Mapping[tuple[str, int], torch.Tensor],
+    depth_L: torch.Tensor,
+    removed: Sequence[int],
+    samples: Samples,
 ) -> Scores:
-    def by_layer(axis: str) -> dict[int, ScoreArray]:
-        return {layer: width.scores[name, layer].numpy() for name, layer in sorted(width.scores) if name == axis}
+    def by_layer(axis: str) -> Any:
+        return {layer: width[name, layer].numpy() for name, layer in sorted(width) if name == axis}
 
-    for (axis, layer), score in width.scores.items():
+    for (axis, layer), score in width.items():
         if not torch.isfinite(score).all():
             raise ValueError(f"scores must be finite, those of {axis} in block {layer} are not: the model overflows")
     if not torch.isfinite(depth_L).all():
@@ -233,9 +251,7 @@ def _to_scores(
     hidden = list(by_layer("hidden_size").values())
     return Scores(
         hidden_size=np.sum(hidden, axis=0) if hidden else None,
-        intermediate_size=by_layer("intermediate_size"),
-        mamba=by_layer("mamba"),
-        num_attention_heads=by_layer("num_attention_heads"),
+        **{axis: by_layer(axis) for axis in LAYER_AXES},
         depth=depth_L.numpy(),
         removed=tuple(removed),
         num_samples=len(samples),

@@ -8,7 +8,7 @@ import numpy as np
 
 from minitron.hybrid.shape import HybridShape
 from minitron.importance.scores import ScoreArray, Scores
-from minitron.importance.select import mamba_channels, mamba_heads
+from minitron.importance.select import MAMBA_AXES, mamba_channels, mamba_heads
 
 
 def retained_shares(scores: Scores, source: HybridShape, layers: Sequence[int]) -> Mapping[str, ScoreArray]:
@@ -19,24 +19,27 @@ def retained_shares(scores: Scores, source: HybridShape, layers: Sequence[int]) 
     cut of both keeps somewhat more than the product. An axis without scores counts as kept whole.
     """
     kept = set(layers)
-    groups = {"mamba_num_heads": source.n_groups, "num_attention_heads": source.num_key_value_heads}
-    ranked: dict[str, list[ScoreArray]] = {
-        "hidden_size": [] if scores.hidden_size is None else [scores.hidden_size],
-        "intermediate_size": _of(scores.intermediate_size, kept),
-        "mamba_num_heads": [mamba_heads(score) for score in _of(scores.mamba, kept)],
-        "mamba_head_dim": [mamba_channels(score) for score in _of(scores.mamba, kept)],
-        "num_attention_heads": _of(scores.num_attention_heads, kept),
-    }
-    shares = {
-        axis: _mean((_kept_share(score, groups.get(axis, 1)) for score in found), source.sizes[axis])
-        for axis, found in ranked.items()
-    }
+    shares = {}
+    for name, axis in source.family.axes.items():
+        groups = 1 if axis.grouped_by is None else max(1, source.sizes[axis.grouped_by])
+        found = _ranked(scores, name, kept)
+        shares[name] = _mean((_kept_share(score, groups) for score in found), source.sizes[name])
     # A greedy search marks what it removed by negative scores; such a block counts as the least of the others.
     depth_L = np.where(scores.depth < 0, np.min(scores.depth, where=scores.depth >= 0, initial=np.inf), scores.depth)
     depth_L = np.where(np.isfinite(depth_L), depth_L, 0.0)
     total = float(depth_L.sum())
     shares["layers"] = np.array([float(depth_L[list(layers)].sum()) / total if total else 1.0])
     return shares
+
+
+def _ranked(scores: Scores, axis: str, kept: set[int]) -> list[ScoreArray]:
+    """One array of units' scores for each set of them that is ranked on its own."""
+    if axis == "hidden_size":
+        return [] if scores.hidden_size is None else [scores.hidden_size]
+    if axis in MAMBA_AXES:
+        score_of = mamba_heads if axis == "mamba_num_heads" else mamba_channels
+        return [score_of(score) for score in _of(scores.mamba, kept)]
+    return [row for score in _of(getattr(scores, axis), kept) for row in np.atleast_2d(score)]
 
 
 def _of(by_layer: Mapping[int, ScoreArray], kept: set[int]) -> list[ScoreArray]:

@@ -16,7 +16,15 @@ from minitron.hybrid.shape import HybridShape
 
 ScoreArray = npt.NDArray[np.float64]
 
-LAYER_AXES = ("intermediate_size", "mamba", "num_attention_heads")
+# What has scores in every block of a kind. Mamba heads and the channels of a head share theirs.
+LAYER_AXES = (
+    "intermediate_size",
+    "mamba",
+    "num_attention_heads",
+    "n_routed_experts",
+    "moe_intermediate_size",
+    "moe_shared_expert_intermediate_size",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +37,9 @@ class Scores:
         mamba: Layer of a Mamba block -> [H, P], of which heads and channels take the L2; or [H, P, P], a matrix of
             each head, of which channels take the diagonal and heads the sum over kept channels.
         num_attention_heads: Layer of an attention block -> [heads].
+        n_routed_experts: Layer of a block of experts -> [E].
+        moe_intermediate_size: Layer of a block of experts -> [E, F], the neurons of each.
+        moe_shared_expert_intermediate_size: Layer of a block of experts -> [F] of the shared one.
         depth: [L], one score a block.
         removed: Blocks in the order in which a greedy search removed them.
         num_samples: Calibration samples seen.
@@ -40,6 +51,9 @@ class Scores:
     intermediate_size: Mapping[int, ScoreArray]
     mamba: Mapping[int, ScoreArray]
     num_attention_heads: Mapping[int, ScoreArray]
+    n_routed_experts: Mapping[int, ScoreArray] = field(default_factory=dict)
+    moe_intermediate_size: Mapping[int, ScoreArray] = field(default_factory=dict)
+    moe_shared_expert_intermediate_size: Mapping[int, ScoreArray] = field(default_factory=dict)
     depth: ScoreArray
     removed: tuple[int, ...] = ()
     num_samples: int
@@ -93,11 +107,10 @@ def load_scores(path: Path) -> Scores:
         with safe_open(path, framework="np") as file:
             described = json.loads((file.metadata() or {})["minitron"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        by_axis: dict[str, Any] = {axis: _by_layer(arrays, f"{axis}.") for axis in LAYER_AXES}
         return Scores(
             hidden_size=arrays.get("hidden_size"),
-            intermediate_size=_by_layer(arrays, "intermediate_size."),
-            mamba=_by_layer(arrays, "mamba."),
-            num_attention_heads=_by_layer(arrays, "num_attention_heads."),
+            **by_axis,
             depth=arrays["depth"],
             removed=tuple(described["removed"]),
             num_samples=described["num_samples"],
@@ -111,14 +124,26 @@ def load_scores(path: Path) -> Scores:
 def random_scores(shape: HybridShape, *, seed: int) -> Scores:
     """Scores drawn at random: the baseline that every real score must beat."""
     rng = np.random.default_rng(seed)
+    axes, sizes = shape.family.axes, shape.sizes
+    hidden = rng.random(shape.hidden_size)
+    by_axis: dict[str, Any] = {}
+    for axis in LAYER_AXES:
+        declared = axes.get("mamba_num_heads" if axis == "mamba" else axis)
+        if declared is None or declared.block is None:
+            by_axis[axis] = {}
+            continue
+        dims: tuple[int, ...] = (sizes[declared.name],)
+        if axis == "mamba":
+            dims = (shape.mamba_num_heads, shape.mamba_head_dim)
+        elif declared.per is not None:
+            dims = (sizes[declared.per], sizes[axis])
+        by_axis[axis] = {layer: rng.random(dims) for layer in shape.layers_of(declared.block)}
     return Scores(
-        hidden_size=rng.random(shape.hidden_size),
-        intermediate_size={layer: rng.random(shape.intermediate_size) for layer in shape.layers_of("-")},
-        mamba={layer: rng.random((shape.mamba_num_heads, shape.mamba_head_dim)) for layer in shape.layers_of("M")},
+        hidden_size=hidden,
         depth=rng.random(shape.num_hidden_layers),
-        num_attention_heads={layer: rng.random(shape.num_attention_heads) for layer in shape.layers_of("*")},
         num_samples=0,
         num_tokens=0,
+        **by_axis,
     )
 
 

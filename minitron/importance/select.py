@@ -2,13 +2,18 @@
 
 # D hidden, F ffn, H mamba heads, P head dim, G groups, L layers
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
-from minitron.hybrid.axes import Indices
+from minitron.hybrid.axes import Axis, Indices
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.slicing import Keep
 from minitron.importance.depth.quotas import BlockQuotas
 from minitron.importance.scores import ScoreArray, Scores
+
+MAMBA_AXES = ("mamba_num_heads", "mamba_head_dim")
 
 
 def top_units(score_C: ScoreArray, kept: int) -> Indices:
@@ -102,35 +107,48 @@ def select_units(scores: Scores, source: HybridShape, target: HybridShape, layer
     Raises:
         ValueError: The target exceeds the source, or changes a dim that the scores say nothing about.
     """
-    for axis in source.family.axes:
-        if target.sizes[axis] > source.sizes[axis]:
-            raise ValueError(f"{axis} must not exceed the source's {source.sizes[axis]}, got {target.sizes[axis]}")
-    changed = {axis for axis in source.family.axes if source.sizes[axis] != target.sizes[axis]}
-    has = {
-        "hidden_size": scores.hidden_size is not None,
-        "intermediate_size": bool(scores.intermediate_size),
-        "mamba_num_heads": bool(scores.mamba),
-        "mamba_head_dim": bool(scores.mamba),
-        "num_attention_heads": bool(scores.num_attention_heads),
+    for name in source.family.axes:
+        if target.sizes[name] > source.sizes[name]:
+            raise ValueError(f"{name} must not exceed the source's {source.sizes[name]}, got {target.sizes[name]}")
+    # Axes of blocks that are all gone have nothing left to choose from.
+    kinds = {source.hybrid_override_pattern[layer] for layer in layers}
+    changed = {
+        name
+        for name, axis in source.family.axes.items()
+        if source.sizes[name] != target.sizes[name] and (axis.block is None or axis.block in kinds)
     }
-    for axis in sorted(changed):
-        if not has[axis]:
-            raise ValueError(f"the target changes {axis}, of which there are no scores")
     indices: dict[tuple[str, int | None], Indices] = {}
-    if "hidden_size" in changed and scores.hidden_size is not None:
-        indices["hidden_size", None] = top_units(scores.hidden_size, target.hidden_size)
-    for layer in layers:
-        kind = source.hybrid_override_pattern[layer]
-        if kind == "-" and "intermediate_size" in changed:
-            indices["intermediate_size", layer] = top_units(scores.intermediate_size[layer], target.intermediate_size)
-        if kind == "M" and changed & {"mamba_num_heads", "mamba_head_dim"}:
-            channels = top_mamba_channels(scores.mamba[layer], target.mamba_head_dim)
+    for name in sorted(changed - set(MAMBA_AXES)):
+        axis = source.family.axes[name]
+        found = {None: scores.hidden_size} if axis.block is None else getattr(scores, name)
+        for layer in _where(source, axis, layers):
+            indices[name, layer] = _top(_scored(found, name, layer), source, axis, target.sizes[name])
+    if changed & set(MAMBA_AXES):
+        for layer in _where(source, source.family.axes["mamba_num_heads"], layers):
+            score = _scored(scores.mamba, "mamba_num_heads", layer)
+            channels = top_mamba_channels(score, target.mamba_head_dim)
             indices["mamba_head_dim", layer] = channels
             indices["mamba_num_heads", layer] = top_mamba_heads(
-                scores.mamba[layer], channels, n_groups=source.n_groups, kept=target.mamba_num_heads
-            )
-        if kind == "*" and "num_attention_heads" in changed:
-            indices["num_attention_heads", layer] = top_in_groups(
-                scores.num_attention_heads[layer], n_groups=source.num_key_value_heads, kept=target.num_attention_heads
+                score, channels, n_groups=source.n_groups, kept=target.mamba_num_heads
             )
     return Keep(layers=layers, indices=indices)
+
+
+def _where(source: HybridShape, axis: Axis, layers: tuple[int, ...]) -> list[int | None]:
+    if axis.block is None:
+        return [None]
+    return [layer for layer in layers if source.hybrid_override_pattern[layer] == axis.block]
+
+
+def _scored(found: Mapping[Any, ScoreArray | None], axis: str, layer: int | None) -> ScoreArray:
+    score = found.get(layer)
+    if score is None:
+        raise ValueError(f"the target changes {axis}, of which there are no scores")
+    return score
+
+
+def _top(score: ScoreArray, source: HybridShape, axis: Axis, kept: int) -> Indices:
+    if axis.per is not None:
+        return np.stack([top_units(score_C, kept) for score_C in score])
+    groups = 1 if axis.grouped_by is None else source.sizes[axis.grouped_by]
+    return top_in_groups(score, n_groups=groups, kept=kept)

@@ -26,7 +26,7 @@ class WidthStatistics:
     def __init__(self, shape: HybridShape, scorers: Mapping[str, Scorer]) -> None:
         self._shape = shape
         self._scorers = scorers
-        self._accumulators: dict[Key, Accumulator] = {}
+        self._accumulators: dict[tuple[Key, int], Accumulator] = {}  # (axis, layer), number of the tap
         self.scores: dict[Key, torch.Tensor] = {}
 
     @contextmanager
@@ -34,9 +34,10 @@ class WidthStatistics:
         """Hears one batch go through some blocks, which must be in evaluation mode: fused kernels skip submodules."""
         handles = []
         for layer, block in blocks:
-            for axis, tap in self._taps(layer):
-                module = block.get_submodule(tap.module)
-                handles.append(self._attach(module, tap, (axis, layer), mask_BT))
+            for axis, taps in self._taps(layer):
+                for number, tap in enumerate(taps):
+                    module = block.get_submodule(tap.module)
+                    handles.append(self._attach(module, tap, ((axis, layer), number), mask_BT))
         try:
             yield
         finally:
@@ -46,27 +47,22 @@ class WidthStatistics:
     def finish(self, blocks: Iterable[Block], ranks: Ranks) -> None:
         """Turns the statistics of some blocks, taken together over all ranks, into their scores."""
         for layer, block in blocks:
-            for axis, tap in self._taps(layer):
-                scorer = self._scorers[axis]
-                together = scorer.accumulator(axis, self._shape)
-                for state in ranks.gather(self._accumulator((axis, layer)).state):
-                    together.merge(state)
-                readers = [block.get_parameter(name).detach() for name in tap.readers]
-                self.scores[axis, layer] = scorer.score(axis, self._shape, together, readers).cpu()
+            for axis, taps in self._taps(layer):
+                heard = [self._score(axis, layer, number, tap, block, ranks) for number, tap in enumerate(taps)]
+                self.scores[axis, layer] = torch.stack(heard).sum(dim=0)
 
     def forget(self, layer: int) -> None:
         """Gives up the statistics of a finished block and keeps its scores."""
-        self._accumulators = {key: value for key, value in self._accumulators.items() if key[1] != layer}
+        self._accumulators = {key: value for key, value in self._accumulators.items() if key[0][1] != layer}
 
     def state(self) -> State:
         """Everything gathered so far, as named tensors: statistics, or the scores of blocks that gave them up."""
+        heard = {key for key, _ in self._accumulators}
         state = {
-            f"score/{axis}/{layer}": score
-            for (axis, layer), score in self.scores.items()
-            if (axis, layer) not in self._accumulators
+            f"score/{axis}/{layer}": score for (axis, layer), score in self.scores.items() if (axis, layer) not in heard
         }
-        for (axis, layer), accumulator in self._accumulators.items():
-            state |= {f"heard/{axis}/{layer}/{name}": value for name, value in accumulator.state.items()}
+        for ((axis, layer), number), accumulator in self._accumulators.items():
+            state |= {f"heard/{axis}/{layer}/{number}/{name}": value for name, value in accumulator.state.items()}
         return state
 
     def restore(self, state: Mapping[str, torch.Tensor], *, before: int, device: torch.device) -> None:
@@ -75,30 +71,39 @@ class WidthStatistics:
             match name.split("/"):
                 case ["score", axis, layer] if int(layer) < before:
                     self.scores[axis, int(layer)] = value
-                case ["heard", axis, layer, part]:
-                    self._accumulator((axis, int(layer))).state[part] = value.to(device)
+                case ["heard", axis, layer, number, part]:
+                    self._accumulator(((axis, int(layer)), int(number))).state[part] = value.to(device)
 
-    def _taps(self, layer: int) -> Iterator[tuple[str, Tap]]:
+    def _score(self, axis: str, layer: int, number: int, tap: Tap, block: nn.Module, ranks: Ranks) -> torch.Tensor:
+        scorer = self._scorers[axis]
+        together = scorer.accumulator(axis, self._shape)
+        for state in ranks.gather(self._accumulator(((axis, layer), number)).state):
+            together.merge(state)
+        readers = [block.get_parameter(name).detach().flatten(0, -2) for name in tap.readers]
+        return scorer.score(axis, self._shape, together, readers).cpu()
+
+    def _taps(self, layer: int) -> Iterator[tuple[str, tuple[Tap, ...]]]:
         kind = self._shape.hybrid_override_pattern[layer]
         for axis, scorer in self._scorers.items():
-            taps = self._shape.family.taps[scorer.place(axis)]
+            taps = self._shape.family.taps.get(scorer.place(axis), {})
             if kind in taps:
                 yield axis, taps[kind]
 
-    def _attach(self, module: nn.Module, tap: Tap, key: Key, mask_BT: torch.Tensor | None) -> Any:
+    def _attach(self, module: nn.Module, tap: Tap, key: tuple[Key, int], mask_BT: torch.Tensor | None) -> Any:
         if tap.side == "input":
             return module.register_forward_pre_hook(lambda _module, args: self._add(key, tap, args[0], mask_BT))
         return module.register_forward_hook(lambda _module, _args, output: self._add(key, tap, output, mask_BT))
 
-    def _add(self, key: Key, tap: Tap, heard_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> None:
+    def _add(self, key: tuple[Key, int], tap: Tap, heard_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> None:
         if tap.part is not None:
             name, dim, part = tap.part
-            spec = self._shape.family.block_tensor(self._shape.hybrid_override_pattern[key[1]], name)
+            spec = self._shape.family.block_tensor(self._shape.hybrid_override_pattern[key[0][1]], name)
             start, stop = part_range(spec.dims[dim], part, self._shape.sizes)
             heard_BTC = heard_BTC[..., start:stop]
         self._accumulator(key).add(heard_BTC, mask_BT)
 
-    def _accumulator(self, key: Key) -> Accumulator:
+    def _accumulator(self, key: tuple[Key, int]) -> Accumulator:
         if key not in self._accumulators:
-            self._accumulators[key] = self._scorers[key[0]].accumulator(key[0], self._shape)
+            axis = key[0][0]
+            self._accumulators[key] = self._scorers[axis].accumulator(axis, self._shape)
         return self._accumulators[key]

@@ -20,6 +20,7 @@ class WidthSection(Section):
     intermediate_size: str = Field(default="flap", description="FFN neurons.")
     mamba: str = Field(default="flap", description="Mamba heads, and the channels of a head.")
     num_attention_heads: str = Field(default="flap", description="Attention heads within their KV group.")
+    moe_shared_expert_intermediate_size: str = Field(default="flap", description="Neurons of a shared expert.")
     sequence: Aggregation = Field(default="mean_abs", description="activation: over tokens (arXiv 2407.14679).")
     batch: Aggregation = Field(default="l2", description="activation: over samples (2407.14679).")
     ffn_preactivation: bool = Field(default=False, description="activation: hear the FFN before its nonlinearity.")

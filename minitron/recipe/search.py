@@ -57,6 +57,9 @@ class SearchSection(Section):
     mamba_num_heads: Sizes | None = Field(default=None, description="Mamba heads.")
     mamba_head_dim: Sizes | None = Field(default=None, description="Channels of a Mamba head.")
     num_attention_heads: Sizes | None = Field(default=None, description="Attention heads.")
+    n_routed_experts: Sizes | None = Field(default=None, description="Routed experts.")
+    moe_intermediate_size: Sizes | None = Field(default=None, description="FFN width of a routed expert.")
+    moe_shared_expert_intermediate_size: Sizes | None = Field(default=None, description="FFN width of a shared expert.")
     keep_attention: Annotated[int, Field(ge=0)] = Field(
         default=1, description="Attention blocks that must stay (2508.14444 keeps 4)."
     )

@@ -12,14 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 # Okabe-Ito colours by kind of block.
-KIND_COLOURS = {"M": "#0072B2", "-": "#E69F00", "*": "#009E73"}
-KIND_NAMES = {"M": "Mamba-2", "-": "MLP", "*": "attention"}
+KIND_COLOURS = {"M": "#0072B2", "-": "#E69F00", "*": "#009E73", "E": "#CC79A7", "T": "#0072B2"}
+KIND_NAMES = {"M": "Mamba-2", "-": "MLP", "*": "attention", "E": "experts", "T": "transformer layer"}
 AXIS_TITLES = {
     "hidden_size": "hidden channels",
     "intermediate_size": "FFN neurons",
     "mamba_num_heads": "Mamba heads",
     "mamba_head_dim": "channels of a Mamba head, over all heads",
     "num_attention_heads": "attention heads",
+    "n_routed_experts": "routed experts",
+    "moe_intermediate_size": "neurons of routed experts, best first, mean over experts",
+    "moe_shared_expert_intermediate_size": "neurons of shared experts",
 }
 ROW_UNITS = 128  # a single row longer than this is folded
 

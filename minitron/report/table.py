@@ -1,6 +1,6 @@
 """Tables for a terminal: the closing table of a run, candidates, the verdict of fit, metrics of one model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -13,7 +13,7 @@ PART_LABELS = {
     "conv": "conv state",
     "workspace": "workspace",
 }
-BLOCK_LABELS = {"M": "Mamba", "-": "MLP", "*": "attention"}
+BLOCK_LABELS = {"M": "Mamba", "-": "MLP", "*": "attention", "E": "experts", "T": "transformer"}
 
 
 def format_bytes(count: int) -> str:
@@ -62,6 +62,21 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], *, budget_bytes: int
     return table
 
 
+def _size_columns(candidates: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Columns of the sizes that the models have."""
+    columns = {
+        "FFN": ("intermediate_size",),
+        "Mamba heads": ("mamba_num_heads", "mamba_head_dim"),
+        "experts": ("n_routed_experts", "moe_intermediate_size"),
+        "shared expert": ("moe_shared_expert_intermediate_size",),
+    }
+    return {
+        title: [" x ".join(str(candidate["shape"][size]) for size in sizes) for candidate in candidates]
+        for title, sizes in columns.items()
+        if candidates[0]["shape"][sizes[0]]
+    }
+
+
 def candidates_table(result: Mapping[str, Any]) -> Table:
     """Candidates of a search, the chosen one first; what was not predicted or measured has no column.
 
@@ -73,11 +88,7 @@ def candidates_table(result: Mapping[str, Any]) -> Table:
         "#": [f"{number}{'*' if each['on_front'] else ''}" for number, each in enumerate(candidates, start=1)],
         "blocks": [str(len(candidate["layers"])) for candidate in candidates],
         "hidden": [str(candidate["shape"]["hidden_size"]) for candidate in candidates],
-        "FFN": [str(candidate["shape"]["intermediate_size"]) for candidate in candidates],
-        "Mamba heads": [
-            f"{candidate['shape']['mamba_num_heads']} x {candidate['shape']['mamba_head_dim']}"
-            for candidate in candidates
-        ],
+        **_size_columns(candidates),
         "params": [format_count(candidate["params"]) for candidate in candidates],
         "memory": [format_bytes(candidate["memory"]["total_bytes"]) for candidate in candidates],
     }

@@ -14,7 +14,13 @@ from minitron.hybrid.shape import HybridShape
 
 NumberT = TypeVar("NumberT", bound=np.generic)
 # Sizes that matrix kernels like; grouped axes go by the number of their groups instead.
-KERNEL_MULTIPLES = {"hidden_size": 64, "intermediate_size": 64, "mamba_head_dim": 8}
+KERNEL_MULTIPLES = {
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "mamba_head_dim": 8,
+    "moe_intermediate_size": 64,
+    "moe_shared_expert_intermediate_size": 64,
+}
 # Shapes counted at once: few enough that the arrays stay in cache, many enough that numpy's calls cost nothing.
 GRID_SHAPES = 2**17
 
@@ -149,6 +155,9 @@ def check_sizes(source: HybridShape, axis: str, sizes: tuple[int, ...]) -> None:
         raise ValueError(f"search.{axis} must hold each size once, got {list(sizes)}")
     if not sizes or max(sizes) > source.sizes[axis] or min(sizes) < 1:
         raise ValueError(f"search.{axis} must hold sizes up to the teacher's {source.sizes[axis]}, got {list(sizes)}")
+    at_least = source.family.axes[axis].at_least
+    if at_least is not None and min(sizes) < source.sizes[at_least]:
+        raise ValueError(f"search.{axis} must hold sizes from {at_least}={source.sizes[at_least]}, got {list(sizes)}")
     grouped_by = source.family.axes[axis].grouped_by
     groups = 1 if grouped_by is None else source.sizes[grouped_by]
     odd = [size for size in sizes if size % groups]

@@ -30,7 +30,7 @@ def kept_blocks(recipe: Recipe, shape: HybridShape, depth_L: ScoreArray, kept: i
     Raises:
         ValueError: The recipe's quota does not allow so few blocks.
     """
-    quotas = BlockQuotas(at_least={"*": recipe.search.keep_attention})
+    quotas = BlockQuotas(at_least=dict.fromkeys(shape.family.kinds_that_keep("kv"), recipe.search.keep_attention))
     return top_blocks(depth_L, shape.hybrid_override_pattern, kept, quotas=quotas)
 
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minitron.hybrid.checkpoint import checkpoint_hashes, open_checkpoint
 from minitron.hybrid.model import load_model, load_tokenizer
 from minitron.hybrid.ranks import Ranks
@@ -124,6 +126,14 @@ def score_rows(scores: Scores) -> dict[str, dict[str, ScoreArray]]:
         "mamba_num_heads": {f"block {layer}": mamba_heads(score) for layer, score in scores.mamba.items()},
         "mamba_head_dim": {f"block {layer}": mamba_channels(score) for layer, score in scores.mamba.items()},
         "num_attention_heads": {f"block {layer}": score for layer, score in scores.num_attention_heads.items()},
+        "n_routed_experts": {f"block {layer}": score for layer, score in scores.n_routed_experts.items()},
+        "moe_intermediate_size": {
+            f"block {layer}": np.mean(-np.sort(-score, axis=1), axis=0)
+            for layer, score in scores.moe_intermediate_size.items()
+        },
+        "moe_shared_expert_intermediate_size": {
+            f"block {layer}": score for layer, score in scores.moe_shared_expert_intermediate_size.items()
+        },
     }
     if scores.hidden_size is not None:
         rows["hidden_size"] = {"all blocks": scores.hidden_size}

@@ -14,6 +14,7 @@ PLACES = {
     "intermediate_size": "ffn",
     "mamba": "mamba_output",
     "num_attention_heads": "attention_output",
+    "moe_shared_expert_intermediate_size": "shared_ffn",
 }
 SCORED_AXES = tuple(PLACES)
 
