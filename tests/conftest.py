@@ -6,15 +6,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import NemotronHConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, NemotronHConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from minitron.hybrid.config import config_for_shape
 from minitron.hybrid.model import new_model
+from minitron.hybrid.names import model_places, read_place
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.weights import write_weights
 from minitron.search import Workload, memory_bytes
@@ -42,17 +44,49 @@ def make_tiny_shape(**changes: int | str) -> HybridShape:
     return HybridShape(**(dims | changes))  # type: ignore[arg-type]
 
 
+def make_moe_shape(**changes: int | str) -> HybridShape:
+    """A hybrid with blocks of experts; `moe_latent_size=9` lets them read latent channels."""
+    experts: dict[str, int | str] = {
+        "hybrid_override_pattern": "ME*-EM",
+        "n_routed_experts": 15,
+        "num_experts_per_tok": 4,
+        "n_group": 3,
+        "moe_intermediate_size": 11,
+        "moe_shared_expert_intermediate_size": 13,
+    }
+    return make_tiny_shape(**(experts | changes))
+
+
+def make_dense_shape(model_type: str, **changes: int | str) -> HybridShape:
+    """A dense transformer of three layers."""
+    dims: dict[str, int | str] = {
+        "hybrid_override_pattern": "TTT",
+        "vocab_size": 271,
+        "hidden_size": 24,
+        "intermediate_size": 37,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "head_dim": 10,
+        "model_type": model_type,
+    }
+    return HybridShape(**(dims | changes))  # type: ignore[arg-type]
+
+
+def make_config(shape: HybridShape) -> Any:
+    """transformers' configuration of a shape."""
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    if shape.model_type != "nemotron_h":
+        return AutoConfig.for_model(
+            shape.model_type, **shape.config_sizes, num_hidden_layers=shape.num_hidden_layers, **ids
+        )
+    pattern = shape.hybrid_override_pattern
+    topk = {"topk_group": 2} if shape.n_group > 1 else {}
+    return NemotronHConfig(**shape.config_sizes, hybrid_override_pattern=pattern, chunk_size=8, **topk, **ids)
+
+
 def make_tiny_model(shape: HybridShape, *, seed: int = 0) -> PreTrainedModel:
     """A model of a shape with weights strong enough that its SSM moves the logits by tens of percent."""
-    config = NemotronHConfig(
-        **shape.config_sizes,
-        hybrid_override_pattern=shape.hybrid_override_pattern,
-        chunk_size=8,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    model = new_model(config, seed=seed)
+    model = new_model(make_config(shape), seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -68,6 +102,9 @@ def make_tiny_model(shape: HybridShape, *, seed: int = 0) -> PreTrainedModel:
                 parameter.normal_(0, 0.12, generator=generator)
             else:
                 parameter.normal_(0, 0.2, generator=generator)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.uniform_(0, 0.3, generator=generator)
     return model
 
 
@@ -81,18 +118,21 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
-def write_tiny_checkpoint(folder: Path, *, shard_bytes: int = 2**32, dtype: torch.dtype = torch.float32) -> Path:
-    """A whole checkpoint folder of the tiny hybrid, tokenizer included."""
-    shape = make_tiny_shape()
+def write_tiny_checkpoint(
+    folder: Path,
+    *,
+    shape: HybridShape | None = None,
+    shard_bytes: int = 2**32,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """A whole checkpoint folder of a model, the tiny hybrid's unless told otherwise, tokenizer included."""
+    shape = shape or make_tiny_shape()
     model = make_tiny_model(shape)
     folder.mkdir(parents=True)
-    family = shape.family
     state = model.state_dict()
-    names = shape.tensors()
-    write_weights(
-        folder, ((name, state[family.name_in_memory(name)].to(dtype)) for name in names), shard_bytes=shard_bytes
-    )
-    model.config.architectures = ["NemotronHForCausalLM"]
+    tensors = ((name, read_place(state, place).to(dtype)) for name, place in model_places(shape).items())
+    write_weights(folder, tensors, shard_bytes=shard_bytes)
+    model.config.architectures = [type(model).__name__]
     config = config_for_shape(json.loads(model.config.to_json_string(use_diff=False)), shape)
     (folder / "config.json").write_text(json.dumps(config))
     make_tokenizer().save_pretrained(folder)

@@ -45,8 +45,7 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     faults = {kind: names for kind, names in info.items() if names and kind != "unexpected_keys"}
     if faults:
         raise ValueError(f"transformers must load {folder} without faults, it reports {faults}")
-    set_time_step_limit(model)
-    loaded: PreTrainedModel = model.to(device).eval()
+    loaded: PreTrainedModel = _settled(model.to(device))
     return loaded
 
 
@@ -105,8 +104,7 @@ def new_model(config: Any, *, seed: int) -> PreTrainedModel:
     torch.manual_seed(seed)
     with _quiet_transformers():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    set_time_step_limit(model)
-    return model.eval()
+    return _settled(model)
 
 
 def save_model(model: PreTrainedModel, template: Checkpoint, output: Path) -> Checkpoint:
@@ -169,7 +167,15 @@ def _meta_model(config: Any, dtype: torch.dtype) -> PreTrainedModel:
     # Tables that no file holds, such as rotary frequencies, are made for real.
     with _quiet_transformers(), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return _settled(model)
+
+
+def _settled(model: PreTrainedModel) -> PreTrainedModel:
+    """The model in evaluation mode, its numbers those that it was trained with, in place."""
     set_time_step_limit(model)
+    if model.device.type != "cuda" and model._can_set_experts_implementation():
+        # The grouped product takes only widths of whole 16 bytes; a loop over experts takes any.
+        model.set_experts_implementation("eager")
     return model.eval()
 
 

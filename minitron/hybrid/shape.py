@@ -61,6 +61,8 @@ class HybridShape:
             least = 1 if name in needed else 0
             if not isinstance(size, int) or isinstance(size, bool) or size < least:
                 raise ValueError(f"{name} must be a positive whole number, got {size!r}")
+        for name, unit in self.family.multiples.items():
+            _check_multiple(name, self.sizes[name], unit, self.sizes[unit])
         for axis in self.family.axes.values():
             size = self.sizes[axis.name]
             if axis.grouped_by is not None and axis.name in needed:

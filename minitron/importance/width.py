@@ -18,6 +18,8 @@ from minitron.importance.accumulate import Accumulator, State
 from minitron.importance.scorers import Scorer
 
 Key = tuple[str, int]
+# Scores of Mamba blocks are of heads and the channels of a head together; the heads' axis finds what reads them.
+UNITS = {"mamba": "mamba_num_heads"}
 
 
 class WidthStatistics:
@@ -79,7 +81,9 @@ class WidthStatistics:
         together = scorer.accumulator(axis, self._shape)
         for state in ranks.gather(self._accumulator(((axis, layer), number)).state):
             together.merge(state)
-        readers = [block.get_parameter(name).detach().flatten(0, -2) for name in tap.readers]
+        kind, run_over = self._shape.hybrid_override_pattern[layer], UNITS.get(axis, axis)
+        names = self._shape.family.readers(kind, tap, run_over, self._shape.sizes)
+        readers = [block.get_parameter(name).detach().flatten(0, -2) for name in names]
         return scorer.score(axis, self._shape, together, readers).cpu()
 
     def _taps(self, layer: int) -> Iterator[tuple[str, tuple[Tap, ...]]]:

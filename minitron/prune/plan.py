@@ -1,7 +1,8 @@
 """A plan of pruning: which indices of every axis survive, and the shape that is promised."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,31 +18,57 @@ from minitron.hybrid.slicing import Keep
 class PrunePlan:
     """Source shape, target shape, and what survives from one to the other.
 
+    Attributes:
+        source: Shape before.
+        target: Shape after.
+        keep: Kept blocks, and kept indices of every axis that is cut.
+        scales: Name on disk before -> factor, of tensors that are scaled while they are cut.
+
     Raises:
-        ValueError: The kept indices do not lead from the source to the target, or break a group.
+        ValueError: The kept indices do not lead from the source to the target, or break a group; or a scaled tensor
+            is none of the source's.
     """
 
     source: HybridShape
     target: HybridShape
     keep: Keep
+    scales: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for (axis, layer), kept in self.keep.indices.items():
-            size = self.source.sizes[axis]
-            if len(set(kept.tolist())) != len(kept) or kept.min() < 0 or kept.max() >= size:
-                raise ValueError(f"kept indices of {axis} at layer {layer} must be distinct and below {size}")
-            grouped_by = self.source.family.axes[axis].grouped_by
-            if grouped_by is not None:
-                _check_groups(kept, axis, layer, size, self.source.sizes[grouped_by])
+            self._check_indices(axis, layer, kept)
+        unknown = sorted(set(self.scales) - set(self.source.tensors()))
+        if unknown:
+            raise ValueError(f"a scaled tensor must be one of the source's, got {unknown[0]}")
         left = self.keep.shape(self.source)
         if left != self.target:
             raise ValueError(f"kept indices must lead to the target {self.target}, they lead to {left}")
+
+    def _check_indices(self, name: str, layer: int | None, kept: Indices) -> None:
+        sizes, axis = self.source.sizes, self.source.family.axes[name]
+        rows = kept if axis.per is not None else kept[None]
+        if axis.per is not None and (kept.ndim != 2 or len(kept) != sizes[axis.per]):
+            raise ValueError(
+                f"kept indices of {name} at layer {layer} must be a row for each of {sizes[axis.per]} {axis.per}, "
+                f"got the shape {kept.shape}"
+            )
+        size = sizes[name]
+        distinct = all(len(np.unique(row)) == len(row) for row in rows)
+        if not distinct or not rows.size or rows.min() < 0 or rows.max() >= size:
+            raise ValueError(f"kept indices of {name} at layer {layer} must be distinct and below {size}")
+        if axis.grouped_by is not None:
+            _check_groups(kept, name, layer, size, sizes[axis.grouped_by])
 
 
 def save_plan(plan: PrunePlan, path: Path) -> None:
     """Writes a plan as one safetensors file."""
     arrays = {f"{axis}@{'' if layer is None else layer}": kept for (axis, layer), kept in plan.keep.indices.items()}
-    header = {"source": asdict(plan.source), "target": asdict(plan.target), "layers": plan.keep.layers}
+    header = {
+        "source": asdict(plan.source),
+        "target": asdict(plan.target),
+        "layers": plan.keep.layers,
+        "scales": plan.scales,
+    }
     save_file(arrays or {"none": np.zeros(1, dtype=np.int64)}, path, metadata={"minitron": json.dumps(header)})
 
 
@@ -65,6 +92,7 @@ def load_plan(path: Path) -> PrunePlan:
         source=HybridShape(**header["source"]),
         target=HybridShape(**header["target"]),
         keep=Keep(layers=tuple(header["layers"]), indices=indices),
+        scales=header["scales"],
     )
 
 

@@ -47,18 +47,20 @@ class CountedGrid:
         params: [shapes] exact parameters; None when no limit asks for them.
         tokens_per_s: [shapes] predicted throughput; None when nothing asks for it.
         met: Name of a limit -> [shapes] whether it is met.
+        possible: [shapes] whether the family can have such a shape; None where it can have all.
     """
 
     total_bytes: Indices
     params: Indices | None
     tokens_per_s: npt.NDArray[np.float64] | None
     met: Mapping[str, npt.NDArray[np.bool_]]
+    possible: npt.NDArray[np.bool_] | None = None
 
     @property
     def feasible(self) -> npt.NDArray[np.bool_]:
         """[shapes] whether every limit is met."""
         feasible: npt.NDArray[np.bool_] = np.logical_and.reduce(list(self.met.values()))
-        return feasible
+        return feasible if self.possible is None else feasible & self.possible
 
 
 def count_grid(grid: ShapeGrid, workload: Workload, limits: Limits, *, with_throughput: bool = False) -> CountedGrid:
@@ -77,7 +79,11 @@ def count_grid(grid: ShapeGrid, workload: Workload, limits: Limits, *, with_thro
             tokens_per_second(cost, limits.device, limits.lengths, weights_dtype=workload.weights_dtype)
         )
         met["throughput"] = speed >= limits.min_tokens_per_s if limits.min_tokens_per_s is not None else speed > 0
-    return CountedGrid(total_bytes=total_bytes, params=params, tokens_per_s=speed, met=met)
+    possible = None
+    for name, unit in family.multiples.items():
+        whole = grid.spread(grid.sizes[name] % grid.sizes[unit] == 0)
+        possible = whole if possible is None else possible & whole
+    return CountedGrid(total_bytes=total_bytes, params=params, tokens_per_s=speed, met=met, possible=possible)
 
 
 class Nearest:
@@ -88,6 +94,7 @@ class Nearest:
         self._num_shapes = 0
         self._num_met: dict[str, int] = {}
         self._best: tuple[float, HybridShape] | None = None
+        self._rules: dict[str, str] = {}
 
     def see(self, grid: ShapeGrid, counted: CountedGrid) -> None:
         """Takes in one grid."""
@@ -102,13 +109,20 @@ class Nearest:
             # Where not one sequence fits, any that is faster is nearer, and else what is smaller.
             slower = np.where(speed > 0, (least or 0) / np.maximum(speed, 1e-9), 1e9 * missed)
             missed = np.maximum(missed, slower)
+        if counted.possible is not None:
+            missed = np.where(counted.possible, missed, np.inf)
+            if not counted.possible.any():
+                self._rules.update(grid.source.family.multiples)
+                return
         index = int(np.argmin(missed))
         if self._best is None or missed[index] < self._best[0]:
             self._best = (float(missed[index]), grid.shape_at(index))
 
     def explain(self) -> str:
         """One line: which limit binds, by how much, and the nearest shape and budget."""
-        assert self._best is not None
+        if self._best is None:
+            rules = " and ".join(f"{name} a multiple of {unit}" for name, unit in self._rules.items())
+            raise ValueError(f"a shape must have {rules}, none of the search space's {self._num_shapes} has")
         shape, limits = self._best[1], self._limits
         memory = memory_bytes(shape, self._workload)
         lacks = []

@@ -64,6 +64,7 @@ LLAMA = Family(
         "head_dim": lambda sizes: sizes["hidden_size"] // sizes["num_attention_heads"],
         "tie_word_embeddings": lambda _: 0,
     },
+    multiples={"hidden_size": "num_attention_heads"},  # transformers refuses others, whatever the head_dim
     model_tensors=(
         TensorSpec("model.embed_tokens.weight", (VOCAB, HIDDEN)),
         TensorSpec("model.norm.weight", (HIDDEN,)),
@@ -109,6 +110,7 @@ QWEN3 = replace(
     LLAMA,
     model_type="qwen3",
     block_tensors={"T": (*LAYER, *QUERY_KEY_NORMS)},
+    multiples={},
     # transformers 5.23 reads 128 where a configuration has no head_dim.
     defaults={**LLAMA.defaults, "head_dim": lambda _: 128},
 )

@@ -53,6 +53,7 @@ class Family:
         switches: Sizes that are a yes or no in configurations, 1 or 0 here.
         defaults: Size -> what transformers takes where a configuration leaves it out, from the sizes before it.
         kind_sizes: Letter -> sizes that a model has only where it has such blocks; 0 elsewhere.
+        multiples: Size -> the size that it must be a multiple of, beside those that an axis is grouped by.
         model_tensors: Tensors outside the blocks, named in full as they are on disk.
         block_tensors: Letter -> tensors of such a block, named inside the block.
         block_prefix: Prefix of a block's tensors on disk, with `{layer}`.
@@ -77,6 +78,7 @@ class Family:
     switches: tuple[str, ...] = ()
     defaults: Mapping[str, Callable[[Mapping[str, int]], int]] = field(default_factory=dict)
     kind_sizes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    multiples: Mapping[str, str] = field(default_factory=dict)
     model_tensors: tuple[TensorSpec, ...]
     block_tensors: Mapping[str, tuple[TensorSpec, ...]]
     block_prefix: str
@@ -108,6 +110,15 @@ class Family:
     def block_tensor(self, kind: str, name: str) -> TensorSpec:
         """The declaration of one tensor of a block kind."""
         return next(spec for spec in self.block_tensors[kind] if spec.name == name)
+
+    def readers(self, kind: str, tap: Tap, axis: str, sizes: Mapping[str, SizeT]) -> tuple[str, ...]:
+        """Of a tap's readers, those that a block of these sizes has and whose last dim runs over the axis."""
+        found = {
+            spec.in_memory or spec.name
+            for spec in self.tensors_of(kind, sizes)
+            if any(axis in part for part in spec.dims[-1])
+        }
+        return tuple(name for name in tap.readers if name in found)
 
     def head_tensor(self, sizes: Mapping[str, SizeT]) -> str:
         """The tensor on disk that turns hidden states into logits: the embeddings where they are tied."""

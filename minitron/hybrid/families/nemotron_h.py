@@ -156,7 +156,12 @@ NEMOTRON_H = Family(
             "M": normed("mixer.in_proj.weight"),
             "-": normed("mixer.up_proj.weight"),
             "*": normed("mixer.q_proj.weight", "mixer.k_proj.weight", "mixer.v_proj.weight"),
-            "E": normed("mixer.gate.weight", "mixer.experts.up_proj", "mixer.shared_experts.up_proj.weight"),
+            "E": normed(
+                "mixer.gate.weight",
+                "mixer.experts.up_proj",
+                "mixer.fc1_latent_proj.weight",
+                "mixer.shared_experts.up_proj.weight",
+            ),
         },
         "ffn": {"-": entering("mixer.down_proj")},
         "ffn_preactivation": {"-": (Tap(module="mixer.up_proj", side="output"),)},
