@@ -167,6 +167,7 @@ def _meta_model(config: Any, dtype: torch.dtype) -> PreTrainedModel:
     # Tables that no file holds, such as rotary frequencies, are made for real.
     with _quiet_transformers(), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()
     return _settled(model)
 
 

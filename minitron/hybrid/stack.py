@@ -5,7 +5,7 @@ Both ways run transformers' own forward over some of the blocks, so that they gi
 
 # B samples, T tokens, D hidden, N rows of the vocabulary, L blocks
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -17,10 +17,11 @@ from transformers import PreTrainedModel
 from minitron.hybrid.checkpoint import Checkpoint
 from minitron.hybrid.model import empty_model
 from minitron.hybrid.names import block_places, gather_state
-from minitron.hybrid.reading import read_fp32
+from minitron.hybrid.reading import Fp32, read_fp32
 from minitron.hybrid.shape import HybridShape
 
 Block = tuple[int, nn.Module]
+ReadRows = Callable[[str, int, int | None], Fp32]
 
 # Rows of the head that are held at once: at a hidden size of 5120 they take 160 MiB in fp32.
 HEAD_ROWS = 8192
@@ -100,21 +101,27 @@ class LayerwiseStack:
     """A checkpoint of which one block is in memory at a time, in fp32, while the next one is being read.
 
     Memory: two blocks, eight rows of hidden states a token, and the rows of the embeddings or head that are in use.
+
+    Args:
+        checkpoint: The model; what is read of it is the configuration and, unless `read` is given, the tensors.
+        device: Where to compute.
+        read: Gives rows `first` to `first + count` (all when None) of a tensor by its name on disk, in place of the
+            checkpoint's files.
     """
 
     whole = False
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu") -> None:
+    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", read: ReadRows | None = None) -> None:
         self.shape = checkpoint.shape
         self.device = torch.device(device)
-        self._checkpoint = checkpoint
+        self._read = read or _stored_rows(checkpoint)
         self._model = empty_model(checkpoint)
 
     def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """[B, T, D] residual stream before the first block; only the rows that are looked up are read."""
-        stored = self._checkpoint.tensors[self.shape.family.embeddings]
+        name = self.shape.family.embeddings
         ids, places_BT = np.unique(ids_BT.cpu().numpy(), return_inverse=True)
-        rows_ND = np.concatenate([read_fp32(stored, first=int(row), count=1) for row in ids])
+        rows_ND = np.concatenate([self._read(name, int(row), 1) for row in ids])
         hidden_BTD = torch.from_numpy(rows_ND[places_BT.reshape(ids_BT.shape)])
         return hidden_BTD.to(self.device)
 
@@ -144,24 +151,31 @@ class LayerwiseStack:
         """[B, T, D] what the head reads."""
         name = self.shape.family.final_norm
         norm = self._model.get_submodule(_module_of(self.shape, name))
-        weight_D = torch.from_numpy(read_fp32(self._checkpoint.tensors[name])).to(self.device)
+        weight_D = torch.from_numpy(self._read(name, 0, None)).to(self.device)
         norm.load_state_dict({"weight": weight_D}, assign=True)
         normed_BTD: torch.Tensor = norm(hidden_BTD)
         return normed_BTD
 
     def head(self) -> Iterator[torch.Tensor]:
         """Successive rows [N, D] of `lm_head.weight`, in fp32."""
-        stored = self._checkpoint.tensors[self.shape.head_tensor]
-        for first in range(0, stored.shape[0], HEAD_ROWS):
-            count = min(HEAD_ROWS, stored.shape[0] - first)
-            yield torch.from_numpy(read_fp32(stored, first=first, count=count)).to(self.device)
+        rows = self.shape.vocab_size
+        for first in range(0, rows, HEAD_ROWS):
+            rows_ND = self._read(self.shape.head_tensor, first, min(HEAD_ROWS, rows - first))
+            yield torch.from_numpy(rows_ND).to(self.device)
 
     def _read_block(self, layer: int) -> dict[str, torch.Tensor]:
         family = self.shape.family
         prefix = family.block_prefix.format(layer=layer)
         places = block_places(family, self.shape.hybrid_override_pattern[layer], self.shape.sizes)
-        tensors = ((name, torch.from_numpy(read_fp32(self._checkpoint.tensors[prefix + name]))) for name in places)
+        tensors = ((name, torch.from_numpy(self._read(prefix + name, 0, None))) for name in places)
         return gather_state(tensors, places)
+
+
+def _stored_rows(checkpoint: Checkpoint) -> ReadRows:
+    def read(name: str, first: int, count: int | None) -> Fp32:
+        return read_fp32(checkpoint.tensors[name], first=first, count=count)
+
+    return read
 
 
 def _run_backbone(

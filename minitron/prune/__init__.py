@@ -1,7 +1,19 @@
 """Scores + Candidate -> a smaller checkpoint that plain transformers loads."""
 
-from minitron.prune.checkpoint import check_params, prune_checkpoint
+from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.gate import check_logits, check_params
 from minitron.prune.memory import prune_model
 from minitron.prune.plan import PrunePlan, load_plan, save_plan
+from minitron.prune.view import describe_plan, diff_plans
 
-__all__ = ["PrunePlan", "check_params", "load_plan", "prune_checkpoint", "prune_model", "save_plan"]
+__all__ = [
+    "PrunePlan",
+    "check_logits",
+    "check_params",
+    "describe_plan",
+    "diff_plans",
+    "load_plan",
+    "prune_checkpoint",
+    "prune_model",
+    "save_plan",
+]

@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from minitron.hybrid.checkpoint import Checkpoint, carried_files, open_checkpoint
 from minitron.hybrid.config import config_for_shape
-from minitron.hybrid.model import count_params, load_model
 from minitron.hybrid.progress import track
 from minitron.hybrid.slicing import slice_tensors
 from minitron.hybrid.weights import DEFAULT_SHARD_BYTES, copy_files, open_weights, write_json, write_weights
+from minitron.prune.gate import check_logits, check_params
 from minitron.prune.plan import PrunePlan
 
 logger = logging.getLogger(__name__)
@@ -46,22 +44,9 @@ def prune_checkpoint(
     write_json(output / "config.json", config_for_shape(source.config, plan.target))
     written = open_checkpoint(output)
     check_params(written, plan)
+    check_logits(source, written, plan)
     logger.info("pruned %d to %d parameters in %.1f s", source.params, written.params, time.monotonic() - started)
     return written
-
-
-def check_params(written: Checkpoint, plan: PrunePlan) -> None:
-    """The gate: planned, counted from the headers and reloaded into transformers must be the same number.
-
-    Raises:
-        ValueError: They differ; the message gives all three.
-    """
-    reloaded = count_params(load_model(written.folder, dtype=torch.bfloat16))
-    if not plan.target.params == written.params == reloaded:
-        raise ValueError(
-            f"parameters must agree: planned {plan.target.params:,}, counted in the files {written.params:,}, "
-            f"reloaded by transformers {reloaded:,}"
-        )
 
 
 def _counted(tensors: Iterator[tuple[str, Any]], total: int) -> Iterator[tuple[str, Any]]:

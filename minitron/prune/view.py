@@ -48,7 +48,7 @@ def diff_plans(one: PrunePlan, other: PrunePlan) -> dict[str, Any]:
         {key: kept for *key_, kept, _ in _index_sets(plan) for key in [tuple(key_)]} for plan in (one, other)
     )
     for axis, layer, entry in sorted({*first, *second}, key=repr):
-        whole = np.arange(one.source.sizes[axis])
+        whole = np.arange(one.source.sizes[str(axis)])
         a, b = (set(sets.get((axis, layer, entry), whole).tolist()) for sets in (first, second))
         gone = layer is not None and not {layer} & set(one.keep.layers) & set(other.keep.layers)
         if a != b and not gone:

@@ -77,7 +77,7 @@ def test_the_stored_dtype_is_kept(tmp_path: Path) -> None:
 
 def test_the_gate_refuses_a_checkpoint_that_is_not_the_planned_one(tmp_path: Path, tiny_checkpoint: Path) -> None:
     source = open_checkpoint(tiny_checkpoint)
-    with pytest.raises(ValueError, match="parameters must agree: planned .*, counted in the files .*, reloaded"):
+    with pytest.raises(ValueError, match="parameters must agree: planned .*, counted in the files .*, loaded"):
         check_params(source, make_plan(source.shape))
 
 
