@@ -138,7 +138,7 @@ def cut_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:
 
 
 def slice_tensors(
-    read: Callable[[str], torch.Tensor], source: HybridShape, keep: Keep
+    read: Callable[[str], torch.Tensor], source: HybridShape, keep: Keep, *, scales: Mapping[str, float] | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields (name on disk, tensor) of the pruned model, block by block.
 
@@ -146,6 +146,7 @@ def slice_tensors(
         read: Gives a source tensor by its name on disk.
         source: Shape of the model that `read` reads.
         keep: What survives.
+        scales: Name on disk before -> factor, of tensors that are scaled.
     """
-    for cut in tensor_cuts(source, keep):
+    for cut in tensor_cuts(source, keep, scales=scales):
         yield cut.name, cut_tensor(read(cut.source), cut)

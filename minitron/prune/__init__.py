@@ -1,6 +1,7 @@
 """Scores + Candidate -> a smaller checkpoint that plain transformers loads."""
 
 from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.compensate import norm_scales
 from minitron.prune.gate import check_logits, check_params
 from minitron.prune.memory import prune_model
 from minitron.prune.plan import PrunePlan, load_plan, save_plan
@@ -13,6 +14,7 @@ __all__ = [
     "describe_plan",
     "diff_plans",
     "load_plan",
+    "norm_scales",
     "prune_checkpoint",
     "prune_model",
     "save_plan",

@@ -38,7 +38,7 @@ def prune_checkpoint(
     for name in source.ignored:
         logger.warning("%s is left out: multi-token prediction is not pruned", name)
     with open_weights(source) as read:
-        pruned = slice_tensors(read, plan.source, plan.keep)
+        pruned = slice_tensors(read, plan.source, plan.keep, scales=plan.scales)
         write_weights(output, _counted(pruned, len(plan.target.tensors())), shard_bytes=shard_bytes)
     copy_files(carried_files(source.folder), output)
     write_json(output / "config.json", config_for_shape(source.config, plan.target))

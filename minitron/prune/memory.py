@@ -28,8 +28,11 @@ def prune_model(model: PreTrainedModel, source: Checkpoint, plan: PrunePlan) -> 
         raise ValueError(f"the plan must start from the model's shape {source.shape}, it starts from {plan.source}")
     state, places = model.state_dict(), model_places(plan.source)
 
+    def read(name: str) -> torch.Tensor:
+        return read_place(state, places[name])
+
     def pruned() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in slice_tensors(lambda name: read_place(state, places[name]), plan.source, plan.keep):
+        for name, tensor in slice_tensors(read, plan.source, plan.keep, scales=plan.scales):
             yield name, tensor.clone()
 
     gathered = gather_state(pruned(), model_places(plan.target))
