@@ -18,6 +18,10 @@ from minitron.hybrid.shape import HybridShape
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+CARD_FILE = "README.md"
+LINEAGE_FILE = "lineage.json"
+# What is written anew for each checkpoint, and is neither its weights nor its tokenizer.
+ABOUT_FILES = (CARD_FILE, LINEAGE_FILE)
 # Weight and code-repository files: everything else in a folder (tokenizer, templates) is carried along as it is.
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf")
 DTYPE_BYTES = {
@@ -104,17 +108,17 @@ def carried_files(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES) and path.name not in ("config.json", "README.md")
+        if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES) and path.name not in ("config.json", *ABOUT_FILES)
     )
 
 
 def checkpoint_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of a checkpoint's model (weights and configuration) and of its other files (the tokenizer's).
 
-    Each covers the names and contents of its files; the model card counts for nothing.
+    Each covers the names and contents of its files; the model card and the lineage count for nothing.
     """
     others = carried_files(folder)
-    names = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "README.md")
+    names = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in ABOUT_FILES)
     model = [path for path in names if path not in others]
     return {"model": _hash_files(model), "tokenizer": _hash_files(others)}
 
