@@ -148,6 +148,11 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--output", type=Path, required=True, metavar="DIR")
     prune.set_defaults(verb=_prune)
 
+    plan = verbs.add_parser("plan", parents=[common], help="show what a plan of pruning keeps, or how two plans differ")
+    plan.add_argument("plan", type=Path, metavar="PLAN", help="a plan file, or a folder that holds one")
+    plan.add_argument("other", type=Path, nargs="?", metavar="OTHER", help="a second plan for the same source")
+    plan.set_defaults(verb=_plan)
+
     evaluate = verbs.add_parser("eval", parents=[common], help="measure a checkpoint")
     evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     evaluate.add_argument("--data", required=True, metavar="PATH", help="held-out text")
@@ -272,6 +277,18 @@ def _prune(args: argparse.Namespace) -> None:
         {"output": str(written.folder), "params": written.params, "shape": asdict(written.shape)},
         f"{written.params:,} parameters in {written.folder}",
     )
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from minitron.report import plan_diff_table, plan_table
+    from minitron.verbs import compare_plans, show_plan
+
+    if args.other is None:
+        described = show_plan(args.plan)
+        _print(args, described, plan_table(described))
+    else:
+        difference = compare_plans(args.plan, args.other)
+        _print(args, difference, plan_diff_table(difference))
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from minitron.hybrid.model import check_device, load_model
 from minitron.hybrid.ranks import Ranks
 from minitron.importance import BlockQuotas, Scores, load_scores, mamba_heads, stale_parts, top_blocks
 from minitron.importance.scores import ScoreArray
+from minitron.prune import PrunePlan, describe_plan, diff_plans, load_plan
 from minitron.recipe import EvaluateSection, ScoreSection, Source, Task
 from minitron.search import Workload
 
@@ -95,6 +96,20 @@ def prune_to_shape(checkpoint: Path, *, scores: Path, shape: str, output: Path) 
     (partial / stages.PLAN_FILE).rename(output / stages.PLAN_FILE)
     partial.rmdir()
     return open_checkpoint(output)
+
+
+def show_plan(path: Path) -> dict[str, Any]:
+    """What a plan, given as its file or the folder that holds it, keeps and cuts."""
+    return describe_plan(_read_plan(path))
+
+
+def compare_plans(path: Path, other: Path) -> dict[str, Any]:
+    """How two plans for one source differ."""
+    return diff_plans(_read_plan(path), _read_plan(other))
+
+
+def _read_plan(path: Path) -> PrunePlan:
+    return load_plan(path / stages.PLAN_FILE if path.is_dir() else path)
 
 
 def evaluate_checkpoint(

@@ -1,12 +1,15 @@
 """A plan as people look at it: what is cut where, and how two plans differ."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from minitron.hybrid.axes import Indices
 from minitron.prune.plan import PrunePlan
+
+# (axis, block of the source or None for a model-wide axis, entry of the axis that owns the set or None)
+UnitSet = tuple[str, int | None, int | None]
 
 
 def describe_plan(plan: PrunePlan) -> dict[str, Any]:
@@ -26,7 +29,7 @@ def describe_plan(plan: PrunePlan) -> dict[str, Any]:
         },
         "cuts": [
             {"axis": axis, "layer": layer, "entry": entry, "kept": len(kept), "of": size, "indices": as_runs(kept)}
-            for axis, layer, entry, kept, size in _index_sets(plan)
+            for (axis, layer, entry), kept, size in _index_sets(plan)
         ],
         "scales": dict(plan.scales),
     }
@@ -44,11 +47,9 @@ def diff_plans(one: PrunePlan, other: PrunePlan) -> dict[str, Any]:
     if one.source != other.source:
         raise ValueError(f"plans must start from one shape to be compared, got {one.source} and {other.source}")
     cuts = []
-    first, second = (
-        {key: kept for *key_, kept, _ in _index_sets(plan) for key in [tuple(key_)]} for plan in (one, other)
-    )
-    for axis, layer, entry in sorted({*first, *second}, key=repr):
-        whole = np.arange(one.source.sizes[str(axis)])
+    first, second = ({key: kept for key, kept, _ in _index_sets(plan)} for plan in (one, other))
+    for axis, layer, entry in sorted({*first, *second}, key=_order):
+        whole = np.arange(one.source.sizes[axis])
         a, b = (set(sets.get((axis, layer, entry), whole).tolist()) for sets in (first, second))
         gone = layer is not None and not {layer} & set(one.keep.layers) & set(other.keep.layers)
         if a != b and not gone:
@@ -85,12 +86,15 @@ def as_runs(kept: Any) -> str:
     return ",".join("-".join(str(end) for end in run) for run in runs)
 
 
-def _index_sets(plan: PrunePlan) -> Iterator[tuple[str, int | None, int | None, Indices, int]]:
-    """(axis, layer, entry of the axis that owns the set, kept indices, size before) of every set of units."""
-    indices: Mapping[tuple[str, int | None], Indices] = plan.keep.indices
-    for axis, layer in sorted(indices, key=lambda key: (key[1] is not None, key[1] or 0, key[0])):
-        kept, size = indices[axis, layer], plan.source.sizes[axis]
-        if kept.ndim == 1:
-            yield axis, layer, None, kept, size
-        else:
-            yield from ((axis, layer, entry, row, size) for entry, row in enumerate(kept))
+def _index_sets(plan: PrunePlan) -> Iterator[tuple[UnitSet, Indices, int]]:
+    """(which set of units, kept indices, size before) of every set that is cut."""
+    sets: dict[UnitSet, Indices] = {}
+    for (axis, layer), kept in plan.keep.indices.items():
+        rows: Iterable[tuple[int | None, Indices]] = [(None, kept)] if kept.ndim == 1 else enumerate(kept)
+        sets |= {(axis, layer, entry): row for entry, row in rows}
+    yield from ((key, sets[key], plan.source.sizes[key[0]]) for key in sorted(sets, key=_order))
+
+
+def _order(units: UnitSet) -> tuple[int, str, int]:
+    axis, layer, entry = units
+    return (-1 if layer is None else layer, axis, -1 if entry is None else entry)
