@@ -1,8 +1,13 @@
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
+from transformers import AutoConfig
 
 from minitron.hybrid.config import config_for_shape, shape_from_config
 from minitron.hybrid.shape import HybridShape
-from tests.conftest import make_tiny_shape
+from tests.conftest import make_config, make_dense_shape, make_moe_shape, make_tiny_shape
 
 
 def config_of(shape: HybridShape) -> dict[str, object]:
@@ -59,3 +64,52 @@ def test_block_spellings_that_disagree_are_refused(tiny_shape: HybridShape) -> N
 def test_another_family_is_refused() -> None:
     with pytest.raises(ValueError, match="model_type must be one of nemotron_h, llama, qwen3, got 'mamba'"):
         shape_from_config({"model_type": "mamba"})
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        make_moe_shape(),
+        make_moe_shape(moe_latent_size=9),
+        make_dense_shape("llama"),
+        make_dense_shape("qwen3", tie_word_embeddings=1),
+    ],
+    ids=lambda shape: f"{shape.model_type}{shape.moe_latent_size}",
+)
+def test_the_configuration_that_transformers_writes_is_read_and_its_cut_is_read_by_transformers(
+    tmp_path: Path, shape: HybridShape
+) -> None:
+    written = json.loads(make_config(shape).to_json_string(use_diff=False))
+    assert shape_from_config(written) == shape
+    cut = shape.resized(layers=[0, 2], intermediate_size=8, num_attention_heads=3)
+    (tmp_path / "config.json").write_text(json.dumps(config_for_shape(written, cut)))
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    for key, size in cut.config_sizes.items():
+        assert getattr(loaded, key) == size
+    assert loaded.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"attention_bias": True}, "attention_bias in config.json must be false for llama, got True"),
+        ({"num_hidden_layers": None}, "num_hidden_layers in config.json must be a positive whole number, got None"),
+        ({"layer_types": ["sliding_attention"] * 3}, "layer_types in config.json must be 3 times 'full_attention'"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings in config.json must be true or false, got 1"),
+    ],
+)
+def test_a_dense_configuration_that_is_not_declared_is_refused(change: dict[str, Any], fault: str) -> None:
+    shape = make_dense_shape("llama")
+    config = {"model_type": "llama", "num_hidden_layers": 3, **shape.config_sizes}
+    assert shape_from_config(config) == shape
+    with pytest.raises(ValueError, match=fault):
+        shape_from_config(config | change)
+
+
+def test_sizes_that_a_dense_configuration_leaves_out_are_those_that_transformers_takes() -> None:
+    config = {"num_hidden_layers": 3, "vocab_size": 7, "hidden_size": 24, "intermediate_size": 5}
+    config["num_attention_heads"] = 6
+    for model_type in ("llama", "qwen3"):
+        shape = shape_from_config({"model_type": model_type, "num_key_value_heads": 6, **config})
+        taken = AutoConfig.for_model(model_type, **config)
+        assert shape.head_dim == taken.head_dim

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitron.hybrid.shape import HybridShape
+from tests.conftest import make_dense_shape, make_moe_shape, make_tiny_shape
 
 PATTERN_12B = "M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M-"
 PATTERN_9B = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
@@ -96,3 +97,68 @@ def test_resizing_keeps_what_is_not_named(tiny_shape: HybridShape) -> None:
     resized = tiny_shape.resized(layers=[0, 2, 3], intermediate_size=12)
     assert resized.hybrid_override_pattern == "M*M"
     assert resized.sizes == {**tiny_shape.sizes, "intermediate_size": 12}
+
+
+def dense(model_type: str, layers: int, vocab: int, hidden: int, ffn: int, heads: int, **sizes: int) -> HybridShape:
+    return HybridShape(
+        model_type=model_type,
+        hybrid_override_pattern="T" * layers,
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=ffn,
+        num_attention_heads=heads,
+        num_key_value_heads=8,
+        **sizes,
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "params"),
+    [
+        (dense("qwen3", 36, 151936, 4096, 12288, 32, head_dim=128), 8_190_735_360),  # Qwen3-8B
+        (dense("qwen3", 28, 151936, 1024, 3072, 16, head_dim=128, tie_word_embeddings=1), 596_049_920),  # Qwen3-0.6B
+        (dense("llama", 32, 128256, 4096, 14336, 32, head_dim=128), 8_030_261_248),  # Llama-3.1-8B
+        (dense("llama", 16, 128256, 2048, 8192, 32, head_dim=64, tie_word_embeddings=1), 1_235_814_400),  # Llama-3.2-1B
+    ],
+)
+def test_published_dense_models_have_their_published_parameters(shape: HybridShape, params: int) -> None:
+    assert shape.params == params
+
+
+def test_a_published_hybrid_of_experts_has_its_published_total_and_active_parameters() -> None:
+    """Nemotron 3 Nano: 31.6B parameters, of which 3.2B are active (arXiv 2512.20848)."""
+    shape = HybridShape(
+        hybrid_override_pattern="MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
+        vocab_size=131072,
+        hidden_size=2688,
+        num_attention_heads=32,
+        num_key_value_heads=2,
+        head_dim=128,
+        mamba_num_heads=64,
+        mamba_head_dim=64,
+        n_groups=8,
+        ssm_state_size=128,
+        n_routed_experts=128,
+        num_experts_per_tok=6,
+        n_group=1,
+        moe_intermediate_size=1856,
+        moe_shared_expert_intermediate_size=3712,
+    )
+    assert round(shape.params / 1e9, 1) == 31.6
+    assert round(shape.family.active_params(shape.counts, shape.sizes) / 1e9, 1) == 3.2
+
+
+def test_sizes_that_the_pattern_has_no_use_for_are_forgotten() -> None:
+    plain = make_tiny_shape()
+    assert make_tiny_shape(n_routed_experts=15, num_experts_per_tok=4, moe_intermediate_size=11) == plain
+    assert make_moe_shape().resized(layers=[0, 2]).n_routed_experts == 0
+
+
+def test_fewer_experts_than_a_token_goes_to_are_refused() -> None:
+    with pytest.raises(ValueError, match="n_routed_experts must be at least num_experts_per_tok=4, got 3"):
+        make_moe_shape().resized(n_routed_experts=3)
+
+
+def test_a_size_that_a_family_has_no_kernel_for_is_refused() -> None:
+    with pytest.raises(ValueError, match="hidden_size must be a multiple of num_attention_heads=6, got 20; nearest"):
+        make_dense_shape("llama").resized(hidden_size=20)
