@@ -161,7 +161,13 @@ def token_ids() -> torch.Tensor:
 
 @pytest.fixture
 def recipe_path(tmp_path: Path) -> Path:
-    write_tiny_checkpoint(tmp_path / "teacher")
+    sizes = {"num_hidden_layers": [8, 7], "hidden_size": [22, 18, 14], "mamba_num_heads": [8, 6, 4]}
+    return write_tiny_recipe(tmp_path, make_tiny_shape(), sizes)
+
+
+def write_tiny_recipe(tmp_path: Path, shape: HybridShape, sizes: dict[str, list[int]]) -> Path:
+    """A whole recipe for a teacher of a shape, with a budget of seven tenths of what that needs."""
+    write_tiny_checkpoint(tmp_path / "teacher", shape=shape)
     (tmp_path / "text.txt").write_text("\n---\n".join(f"line {i} of some text" for i in range(60)))
     problems = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(3)]
     (tmp_path / "problems.jsonl").write_text("\n".join(json.dumps(problem) for problem in problems))
@@ -172,11 +178,11 @@ def recipe_path(tmp_path: Path) -> Path:
         "teacher": "teacher",
         "score": {"data": data, "samples": 4, "seq_len": 16},
         "budget": {
-            "memory_bytes": memory_bytes(make_tiny_shape(), Workload(context_tokens=64)).total_bytes * 7 // 10,
+            "memory_bytes": memory_bytes(shape, Workload(context_tokens=64)).total_bytes * 7 // 10,
             "utilization": 1.0,
             "context_tokens": 64,
         },
-        "search": {"num_hidden_layers": [8, 7], "hidden_size": [22, 18, 14], "mamba_num_heads": [8, 6, 4]},
+        "search": sizes,
         "distill": {"data": data, "tokens": 256, "seq_len": 16, "batch_size": 2, "learning_rate": 0.001},
         "evaluate": {
             "data": data,

@@ -10,10 +10,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from minitron.cli import main
 from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.model import count_params
+from minitron.hybrid.shape import HybridShape
 from minitron.pipeline import STAGE_NAMES as ALL_STAGES
 from minitron.pipeline import run_pipeline
 from minitron.recipe import Recipe, load_recipe
 from minitron.stages import prune as prune_stage
+from tests.conftest import make_dense_shape, make_moe_shape, write_tiny_recipe
 
 STAGE_NAMES = tuple(name for name in ALL_STAGES if name != "depth")
 
@@ -81,3 +83,33 @@ def test_two_runs_of_one_seed_agree(tmp_path: Path, recipe_path: Path) -> None:
         outcomes(recipe, tmp_path / name, last="distill")
     weights = [(tmp_path / name / "distill" / "checkpoint" / "model.safetensors").read_bytes() for name in ("a", "b")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [
+        (
+            make_moe_shape(moe_latent_size=9),
+            {"hidden_size": [16], "n_routed_experts": [9, 6], "moe_intermediate_size": [8], "mamba_num_heads": [6, 4]},
+        ),
+        (make_dense_shape("llama"), {"hidden_size": [18, 12], "intermediate_size": [20], "num_attention_heads": [3]}),
+        (make_dense_shape("qwen3", tie_word_embeddings=1), {"num_hidden_layers": [2], "hidden_size": [17]}),
+    ],
+    ids=["experts", "llama", "qwen3 tied"],
+)
+def test_every_family_goes_through_the_whole_pipeline(
+    tmp_path: Path, shape: HybridShape, sizes: dict[str, list[int]]
+) -> None:
+    recipe = load_recipe(write_tiny_recipe(tmp_path, shape, sizes))
+    outcomes(recipe, tmp_path / "run")
+    student = tmp_path / "run" / "distill" / "checkpoint"
+    model, info = AutoModelForCausalLM.from_pretrained(student, output_loading_info=True)
+    assert not any(names for names in info.values())
+    chosen = json.loads((tmp_path / "run" / "search" / "candidates.json").read_text())["candidates"][0]
+    assert count_params(model) == open_checkpoint(student).params == chosen["params"] < shape.params
+
+
+def test_an_axis_that_the_teacher_does_not_have_is_refused(tmp_path: Path) -> None:
+    path = write_tiny_recipe(tmp_path, make_dense_shape("llama"), {"mamba_num_heads": [4]})
+    with pytest.raises(ValueError, match="search.mamba_num_heads must be an axis of the teacher, a llama without it"):
+        outcomes(load_recipe(path), tmp_path / "run")

@@ -2,6 +2,7 @@
 
 # B samples, T tokens, D hidden
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,6 +24,12 @@ class DistillationModel(nn.Module):
         self.student = student
         self._teacher = (teacher.eval().requires_grad_(False),)
         self._temperature = temperature
+        # What Trainer finds missing in a saved state on purpose: second names of tied tensors.
+        self._keys_to_ignore_on_save = _second_names(self.state_dict())
+
+    def tie_weights(self) -> None:
+        """Ties the student's head to its embeddings again, where they are one, after a state was loaded."""
+        self.student.tie_weights()
 
     @property
     def teacher(self) -> PreTrainedModel:
@@ -55,6 +62,12 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         super().__init__(model=model, **kwargs)
         self.model_accepts_loss_kwargs = True
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        # A head that is tied to the embeddings is one tensor under two names, which safetensors refuses to write twice.
+        state = self.model.state_dict() if state_dict is None else state_dict
+        again = set(_second_names(state))
+        super()._save(output_dir, {name: tensor for name, tensor in state.items() if name not in again})
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -68,6 +81,11 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         ranks = 1 if num_items_in_batch is None else self.accelerator.num_processes
         loss = loss_sum / items * ranks
         return (loss, {}) if return_outputs else loss
+
+
+def _second_names(state: Mapping[str, torch.Tensor]) -> list[str]:
+    first = {(tensor.data_ptr(), tensor.shape): name for name, tensor in reversed(list(state.items()))}
+    return [name for name, tensor in state.items() if first[tensor.data_ptr(), tensor.shape] != name]
 
 
 def _hidden_states(model: PreTrainedModel, ids_BT: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,18 @@ Sizes = Annotated[
 UNION_TAGS = ("list", "range")
 
 
+# Settings of a search that are no axis.
+NOT_AXES = {
+    "num_hidden_layers",
+    "intermediate_ratio",
+    "keep_attention",
+    "choose",
+    "top_k",
+    "shortlist",
+    "tournament",
+}
+
+
 class TournamentSection(Section):
     """Successive halving by short distillation (arXiv 1603.06560); ranks settle within some hundred steps."""
 
@@ -74,6 +86,12 @@ class SearchSection(Section):
         default=8, description="Candidates that are pruned and measured: the largest and those that keep most, in turn."
     )
     tournament: TournamentSection = TournamentSection()
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, ...] | SizeRange]:
+        """Axis -> the sizes or range that are given for it."""
+        names = set(type(self).model_fields) - NOT_AXES
+        return {name: found for name in sorted(names) if (found := getattr(self, name)) is not None}
 
     @model_validator(mode="after")
     def _rounds(self) -> "SearchSection":

@@ -55,11 +55,12 @@ def search_space(
     if not depths or max(depths) > blocks:
         raise ValueError(f"search.num_hidden_layers must hold sizes up to the teacher's {blocks}, got {list(depths)}")
     sizes = {}
-    for axis in teacher.family.axes:
-        found = getattr(section, axis)
+    for axis, found in section.sizes.items():
+        if axis not in teacher.family.axes or not teacher.sizes[axis]:
+            raise ValueError(f"search.{axis} must be an axis of the teacher, a {teacher.model_type} without it")
         if isinstance(found, SizeRange):
             sizes[axis] = size_range(teacher, axis, low=found.min, high=found.max, step=found.step)
-        elif found is not None:
+        else:
             sizes[axis] = found
     return SearchSpace(
         source=teacher,

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from minitron.distill import DistillSettings, DivergedError, distill
 from minitron.distill.trainer import DistillationModel, DistillationTrainer
 from minitron.hybrid.shape import HybridShape
-from tests.conftest import make_tiny_model
+from tests.conftest import make_dense_shape, make_tiny_model
 
 SETTINGS = DistillSettings(batch_size=2, learning_rate=3e-3, warmup_steps=2)
 
@@ -142,3 +142,27 @@ def test_a_loss_that_is_no_number_has_its_own_error(tmp_path: Path, tiny_shape: 
         next(iter(student.parameters())).fill_(torch.nan)
     with pytest.raises(DivergedError, match="must stay finite"):
         distill(student, teacher, make_blocks(4), SETTINGS, state_folder=tmp_path, seed=0)
+
+
+def test_a_tied_student_stays_tied_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    shape = make_dense_shape("qwen3", tie_word_embeddings=1)
+    teacher, blocks_NT = make_tiny_model(shape, seed=0), np.random.default_rng(0).integers(3, 271, (12, 8))
+    settings = DistillSettings(batch_size=2, learning_rate=0.01, warmup_steps=0, save_steps=2)
+    students = []
+    for name, stops in (("whole", [None]), ("stopped", [48, None])):
+        for stop in stops:
+            student = make_tiny_model(shape, seed=1)
+            distill(
+                student,
+                teacher,
+                blocks_NT.astype(np.int32),
+                settings,
+                state_folder=tmp_path / name,
+                seed=0,
+                stop_after_tokens=stop,
+            )
+        head: Any = student.get_output_embeddings()
+        assert head.weight is student.get_input_embeddings().weight
+        students.append(student)
+    for one, other in zip(students[0].parameters(), students[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)

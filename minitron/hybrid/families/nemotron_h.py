@@ -149,6 +149,7 @@ NEMOTRON_H = Family(
         "attention_bias": (False,),
         "mamba_proj_bias": (False,),
         "use_conv_bias": (True,),
+        "n_shared_experts": (1,),
     },
     keeps={"*": "kv", "M": "state"},
     taps={
