@@ -12,7 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from minitron.hybrid.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint
+from minitron.hybrid.checkpoint import Checkpoint
+from minitron.hybrid.headers import INDEX_FILE, SINGLE_FILE
 
 DEFAULT_SHARD_BYTES = 4 * 2**30
 
