@@ -73,9 +73,11 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def copy_files(files: list[Path], folder: Path) -> None:
-    """Copies files into a folder under their own names."""
+    """Copies files into a folder under their own names and syncs them."""
     for file in files:
         shutil.copyfile(file, folder / file.name)
+        with (folder / file.name).open("rb") as copied:
+            os.fsync(copied.fileno())
 
 
 def _write_shard(folder: Path, number: int, tensors: dict[str, torch.Tensor]) -> dict[str, int]:
