@@ -24,7 +24,7 @@ from minitron.prune.journal import PARTIAL, Journal
 from minitron.prune.layout import Layout, Placed, Shard, SourceFile
 from minitron.prune.pieces import Piece, pieces
 
-BUFFER_BYTES = 4 * 2**20
+BUFFER_BYTES = 2**20
 THREADS = 2
 WORDS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 
