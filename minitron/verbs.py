@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +67,7 @@ def prune_to_shape(checkpoint: Path, *, scores: Path, shape: str, output: Path) 
     """Cuts a checkpoint to a shape, given as JSON or as a file of it.
 
     The shape's keys are prunable dims as Hugging Face spells them, and `layers` (kept block indices) or
-    `num_hidden_layers`.
+    `num_hidden_layers`. An interrupted call's work, which lies beside `output`, is gone on with.
 
     Raises:
         ValueError: The scores are of another checkpoint, or the shape is malformed or cannot be reached.
@@ -90,10 +89,9 @@ def prune_to_shape(checkpoint: Path, *, scores: Path, shape: str, output: Path) 
     partial = working_folder(output)
     if partial.exists() and {path.name for path in partial.iterdir()} - {"checkpoint", stages.PLAN_FILE}:
         raise ValueError(f"{partial} is in the way and was not written by minitron; move it or choose another output")
-    shutil.rmtree(partial, ignore_errors=True)
     stages.prune_to(source, loaded, target, layers, partial / "checkpoint")
+    (partial / stages.PLAN_FILE).rename(partial / "checkpoint" / stages.PLAN_FILE)
     (partial / "checkpoint").rename(output)
-    (partial / stages.PLAN_FILE).rename(output / stages.PLAN_FILE)
     partial.rmdir()
     return open_checkpoint(output)
 

@@ -12,7 +12,8 @@ import torch
 
 from minitron.cli import main
 from minitron.hybrid.artefact import write_artefact
-from minitron.hybrid.checkpoint import SINGLE_FILE, checkpoint_hashes, open_checkpoint
+from minitron.hybrid.checkpoint import checkpoint_hashes, open_checkpoint
+from minitron.hybrid.headers import SINGLE_FILE
 from minitron.hybrid.shape import HybridShape
 from minitron.importance import random_scores, save_scores
 

@@ -1,11 +1,6 @@
-"""What a checkpoint folder holds, read from its headers alone and checked whole before anyone trusts it.
-
-The safetensors layout (8-byte little-endian header length, JSON header, tensor bytes) is read here directly, so that
-a model of any size opens in milliseconds and without torch. Source: the format section of the safetensors README.
-"""
+"""What a checkpoint folder holds, read from its headers alone and checked whole before anyone trusts it."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,46 +9,15 @@ from typing import Any
 
 from minitron.hybrid.axes import tensor_shape
 from minitron.hybrid.config import read_config, shape_from_config
+from minitron.hybrid.headers import StoredTensor, read_headers
 from minitron.hybrid.shape import HybridShape
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 CARD_FILE = "README.md"
 LINEAGE_FILE = "lineage.json"
 # What is written anew for each checkpoint, and is neither its weights nor its tokenizer.
 ABOUT_FILES = (CARD_FILE, LINEAGE_FILE)
 # Weight and code-repository files: everything else in a folder (tokenizer, templates) is carried along as it is.
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf")
-DTYPE_BYTES = {
-    "F64": 8,
-    "I64": 8,
-    "F32": 4,
-    "I32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "I8": 1,
-    "U8": 1,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredTensor:
-    """A tensor as a header describes it: its file, safetensors dtype name, shape, and first byte in the file."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-
-    @property
-    def numel(self) -> int:
-        """Number of elements."""
-        numel = 1
-        for size in self.shape:
-            numel *= size
-        return numel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +46,7 @@ class Checkpoint:
     @property
     def weights_bytes(self) -> int:
         """Bytes of the declared tensors as stored."""
-        return sum(tensor.numel * DTYPE_BYTES[tensor.dtype] for tensor in self.tensors.values())
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -95,7 +59,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise ValueError(f"checkpoint folder not found: {folder}")
     config = read_config(folder)
     shape = shape_from_config(config)
-    stored = _read_headers(folder)
+    stored = read_headers(folder)
     prefixes = shape.family.ignored_tensors
     ignored = tuple(sorted(name for name in stored if name.startswith(prefixes)))
     tensors = {name: tensor for name, tensor in stored.items() if name not in set(ignored)}
@@ -146,59 +110,6 @@ def _hash_files(paths: list[Path]) -> str:
     for path in paths:
         digest.update(path.name.encode() + b"\0" + bytes.fromhex(file_hash(path)))
     return digest.hexdigest()
-
-
-def _read_headers(folder: Path) -> dict[str, StoredTensor]:
-    index = folder / INDEX_FILE
-    if not index.exists():
-        if not (folder / SINGLE_FILE).is_file():
-            raise ValueError(f"a checkpoint must hold {SINGLE_FILE} or {INDEX_FILE}, {folder} has neither")
-        return _read_header(folder / SINGLE_FILE)
-    if (folder / SINGLE_FILE).exists():
-        raise ValueError(f"a checkpoint must hold either {SINGLE_FILE} or {INDEX_FILE}, {folder} has both")
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{index} must be a JSON object with a weight_map") from error
-    stored: dict[str, StoredTensor] = {}
-    for file in sorted(set(weight_map.values())):
-        if Path(file).name != file:
-            raise ValueError(f"{index} must name files in its own folder, got {file!r}")
-        stored |= _read_header(folder / file)
-    missing = sorted(set(weight_map) ^ set(stored))
-    if missing:
-        raise ValueError(
-            f"the index and the shards of {folder} must list the same tensors, they differ in {missing[0]}"
-        )
-    return stored
-
-
-def _read_header(path: Path) -> dict[str, StoredTensor]:
-    if not path.is_file():
-        raise ValueError(f"checkpoint file not found: {path}")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise ValueError(f"{path} is truncated: its header alone needs {8 + length:,} bytes, it has {size:,}")
-        try:
-            header = json.loads(file.read(length))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a safetensors file: its header is not JSON") from error
-    header.pop("__metadata__", None)
-    stored, end = {}, 0
-    for name, entry in header.items():
-        if entry["dtype"] not in DTYPE_BYTES:
-            raise ValueError(f"dtype of {name} in {path} must be one of {', '.join(DTYPE_BYTES)}, got {entry['dtype']}")
-        start, stop = entry["data_offsets"]
-        tensor = StoredTensor(file=path, dtype=entry["dtype"], shape=tuple(entry["shape"]), start=8 + length + start)
-        if stop - start != tensor.numel * DTYPE_BYTES[tensor.dtype]:
-            raise ValueError(f"the header of {path} must give {name} the bytes of its shape, it gives {stop - start:,}")
-        stored[name], end = tensor, max(end, stop)
-    if size != 8 + length + end:
-        fault = "truncated" if size < 8 + length + end else "too long"
-        raise ValueError(f"{path} is {fault}: its header promises {8 + length + end:,} bytes, it has {size:,}")
-    return stored
 
 
 def _check_against_shape(folder: Path, tensors: Mapping[str, StoredTensor], shape: HybridShape) -> None:

@@ -5,17 +5,31 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 T = TypeVar("T")
 
 
-def progress_bar() -> Progress:
-    """A progress display to be used in a `with`; it draws nothing when stderr is no terminal."""
+def progress_bar(*, of_bytes: bool = False) -> Progress:
+    """A progress display to be used in a `with`; it draws nothing when stderr is no terminal.
+
+    Args:
+        of_bytes: What is counted are bytes, shown in units of theirs with a speed.
+    """
+    counted = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(),)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        *counted,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),

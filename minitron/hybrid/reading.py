@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minitron.hybrid.checkpoint import DTYPE_BYTES, StoredTensor
+from minitron.hybrid.headers import DTYPE_BYTES, StoredTensor
 
 BUFFER_BYTES = 8 * 2**20
 Fp32 = npt.NDArray[np.float32]

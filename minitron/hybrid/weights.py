@@ -12,7 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from minitron.hybrid.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint
+from minitron.hybrid.checkpoint import Checkpoint
+from minitron.hybrid.headers import INDEX_FILE, SINGLE_FILE
 
 DEFAULT_SHARD_BYTES = 4 * 2**30
 
@@ -72,9 +73,11 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def copy_files(files: list[Path], folder: Path) -> None:
-    """Copies files into a folder under their own names."""
+    """Copies files into a folder under their own names and syncs them."""
     for file in files:
         shutil.copyfile(file, folder / file.name)
+        with (folder / file.name).open("rb") as copied:
+            os.fsync(copied.fileno())
 
 
 def _write_shard(folder: Path, number: int, tensors: dict[str, torch.Tensor]) -> dict[str, int]:

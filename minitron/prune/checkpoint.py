@@ -1,53 +1,104 @@
-"""Pruning on disk: a smaller checkpoint written tensor by tensor, and refused unless every count agrees."""
+"""Pruning on disk: a smaller checkpoint cut from file to file, and refused unless every count agrees."""
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from minitron.hybrid.checkpoint import Checkpoint, carried_files, open_checkpoint
 from minitron.hybrid.config import config_for_shape
-from minitron.hybrid.progress import track
-from minitron.hybrid.slicing import slice_tensors
-from minitron.hybrid.weights import DEFAULT_SHARD_BYTES, copy_files, open_weights, write_json, write_weights
+from minitron.hybrid.headers import INDEX_FILE
+from minitron.hybrid.model import TORCH_DTYPES
+from minitron.hybrid.reading import VIEWS
+from minitron.hybrid.slicing import tensor_cuts
+from minitron.hybrid.weights import DEFAULT_SHARD_BYTES, copy_files, write_json
+from minitron.prune.disk import reporting_full_disk
 from minitron.prune.gate import check_logits, check_params
+from minitron.prune.journal import CONFIG_FILE, resumable
+from minitron.prune.layout import Layout, plan_layout
 from minitron.prune.plan import PrunePlan
+from minitron.prune.stream import write_layout
 
 logger = logging.getLogger(__name__)
 
 
 def prune_checkpoint(
-    source: Checkpoint, plan: PrunePlan, output: Path, *, shard_bytes: int = DEFAULT_SHARD_BYTES
+    source: Checkpoint,
+    plan: PrunePlan,
+    output: Path,
+    *,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    dtype: str | None = None,
+    threads: int | None = None,
+    check: bool = True,
 ) -> Checkpoint:
-    """Writes the pruned checkpoint into an empty folder and checks it.
+    """Writes the pruned checkpoint into an empty folder, or goes on with an interrupted call's, and checks it.
 
-    Weights keep their stored dtype. Tokenizer, templates and generation config are copied.
+    Tokenizer, templates and generation config are copied. `config.json` comes last, so that nothing unfinished opens
+    as a checkpoint. An interrupted call leaves its whole shards; one with the same inputs keeps them.
+
+    Args:
+        source: What is pruned; it is only read.
+        plan: What survives.
+        output: The folder.
+        shard_bytes: Most bytes of tensors in a file.
+        dtype: safetensors dtype of the result; None keeps the stored ones.
+        threads: How many read, cut and write at a time; None for the measured default.
+        check: Compare logits with the model cut in memory too, which reads both models once more, a block at a time.
 
     Raises:
-        ValueError: The plan is for another shape, the folder is not empty, or a count disagrees afterwards.
+        ValueError: The plan is for another shape, the folder holds something else, the weights are not of floating
+            point, the disk has too little room, the source changes meanwhile, or a count or a logit is another than planned.
+    """
+    started = time.monotonic()
+    layout = layout_of(source, plan, shard_bytes=shard_bytes, dtype=dtype)
+    for name in source.ignored:
+        logger.warning("%s is left out: multi-token prediction is not pruned", name)
+    carried = carried_files(source.folder)
+    names = [*(shard.name for shard in layout.shards), INDEX_FILE, CONFIG_FILE, *(path.name for path in carried)]
+    with resumable(output, inputs_hash=layout.inputs_hash, files=names) as journal:
+        write_layout(layout, journal, threads=threads)
+        with reporting_full_disk(output):
+            copy_files(carried, output)
+            write_json(output / CONFIG_FILE, _with_dtype(config_for_shape(source.config, plan.target), dtype))
+        written = open_checkpoint(output)
+        try:
+            check_params(written, plan)
+            if check:
+                check_logits(source, written, plan, dtype=dtype)
+        except ValueError:
+            journal.clear()  # what is wrong must not be gone on with
+            raise
+    logger.info("pruned %d to %d parameters in %.1f s", source.params, written.params, time.monotonic() - started)
+    return written
+
+
+def layout_of(source: Checkpoint, plan: PrunePlan, *, shard_bytes: int, dtype: str | None = None) -> Layout:
+    """Where the pruned checkpoint's tensors will lie.
+
+    Raises:
+        ValueError: The plan is for another shape, or the weights are not of floating point.
     """
     if plan.source != source.shape:
         raise ValueError(
             f"the plan must start from the checkpoint's shape {source.shape}, it starts from {plan.source}"
         )
-    if output.exists() and any(output.iterdir()):
-        raise ValueError(f"the output folder must be empty, {output} is not")
-    started = time.monotonic()
-    output.mkdir(parents=True, exist_ok=True)
-    for name in source.ignored:
-        logger.warning("%s is left out: multi-token prediction is not pruned", name)
-    with open_weights(source) as read:
-        pruned = slice_tensors(read, plan.source, plan.keep, scales=plan.scales)
-        write_weights(output, _counted(pruned, len(plan.target.tensors())), shard_bytes=shard_bytes)
-    copy_files(carried_files(source.folder), output)
-    write_json(output / "config.json", config_for_shape(source.config, plan.target))
-    written = open_checkpoint(output)
-    check_params(written, plan)
-    check_logits(source, written, plan)
-    logger.info("pruned %d to %d parameters in %.1f s", source.params, written.params, time.monotonic() - started)
-    return written
+    other = next(((name, stored) for name, stored in source.tensors.items() if stored.dtype not in VIEWS), None)
+    if other is not None:
+        name, stored = other
+        raise ValueError(
+            f"weights must be one of {', '.join(VIEWS)} to be pruned, {name} in {stored.file} is {stored.dtype}; "
+            "prune the checkpoint that this one was quantised from"
+        )
+    return plan_layout(
+        source, tensor_cuts(plan.source, plan.keep, scales=plan.scales), shard_bytes=shard_bytes, dtype=dtype
+    )
 
 
-def _counted(tensors: Iterator[tuple[str, Any]], total: int) -> Iterator[tuple[str, Any]]:
-    return track(tensors, "prune", total=total)
+def _with_dtype(config: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
+    if dtype is None:
+        return dict(config)
+    name = str(TORCH_DTYPES[dtype]).removeprefix("torch.")
+    spellings = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
+    return {**config, **dict.fromkeys(spellings, name)}

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from minitron.hybrid.checkpoint import INDEX_FILE, SINGLE_FILE, checkpoint_hashes, open_checkpoint
+from minitron.hybrid.checkpoint import checkpoint_hashes, open_checkpoint
+from minitron.hybrid.headers import INDEX_FILE, SINGLE_FILE
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.weights import open_weights
 from tests.conftest import write_tiny_checkpoint

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from minitron.hybrid import reading
-from minitron.hybrid.checkpoint import StoredTensor, open_checkpoint
+from minitron.hybrid.checkpoint import open_checkpoint
+from minitron.hybrid.headers import StoredTensor
 from minitron.hybrid.model import load_model
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.stack import LayerwiseStack, MemoryStack, Stack

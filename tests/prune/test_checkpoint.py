@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from minitron.hybrid.checkpoint import SINGLE_FILE, checkpoint_hashes, open_checkpoint
+from minitron.hybrid.checkpoint import checkpoint_hashes, open_checkpoint
+from minitron.hybrid.headers import SINGLE_FILE
 from minitron.hybrid.model import count_params
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.slicing import Keep

@@ -1,0 +1,53 @@
+"""Room on the disk: asked for before anything is written, and reported in a sentence when it runs out all the same."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+GIB = 2**30
+# No space, over the quota, over the process's limit of file size.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def require_room(folder: Path, needed_bytes: int) -> None:
+    """Refuses to begin what the folder's filesystem has no room for.
+
+    Raises:
+        ValueError: Fewer bytes are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise ValueError(
+            f"the filesystem of {folder} must have {needed_bytes / GIB:.3f} GiB free for the pruned checkpoint, "
+            f"it has {free / GIB:.3f} GiB; make room or choose another output"
+        )
+
+
+@contextmanager
+def reporting_full_disk(folder: Path) -> Iterator[None]:
+    """Turns the system's error of a full disk inside the block into one line.
+
+    Raises:
+        ValueError: The disk, the quota or the limit of file size was reached.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise ValueError(
+            f"writing {folder} must not fill the filesystem, it did ({error.strerror}); make room and call again to "
+            "go on from the last whole file"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,181 @@
+"""Which tensor of the pruned checkpoint lies where: every shard's header and offsets, known before a byte is read."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Self
+
+from minitron.hybrid.artefact import hash_inputs
+from minitron.hybrid.checkpoint import Checkpoint
+from minitron.hybrid.headers import DTYPE_BYTES, SINGLE_FILE, StoredTensor
+from minitron.hybrid.reading import VIEWS
+from minitron.hybrid.slicing import TensorCut
+
+# Raised when the bytes that a layout stands for change, so that older unfinished work is not gone on with.
+LAYOUT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """A file of the source as it was when the work was planned: path, size, and time of change in ns."""
+
+    path: Path
+    size_bytes: int
+    mtime_ns: int
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """The file as it is now."""
+        status = path.stat()
+        return cls(path=path, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A tensor of the pruned checkpoint: its cut, its source, its dtype on disk, and its first byte in the shard."""
+
+    cut: TensorCut
+    stored: StoredTensor
+    file: SourceFile
+    dtype: str
+    start: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the shard."""
+        return math.prod(self.cut.after) * DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """A file of the pruned checkpoint: its name, all that stands before its tensors, and the tensors."""
+
+    name: str
+    head: bytes
+    tensors: tuple[Placed, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file."""
+        return len(self.head) + sum(tensor.nbytes for tensor in self.tensors)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The shards of a pruned checkpoint, and a hash of everything that their bytes follow from."""
+
+    shards: tuple[Shard, ...]
+    inputs_hash: str
+
+    def index(self) -> dict[str, Any]:
+        """What `model.safetensors.index.json` says of the shards."""
+        tensors = [(tensor, shard) for shard in self.shards for tensor in shard.tensors]
+        return {
+            "metadata": {
+                "total_parameters": sum(math.prod(tensor.cut.after) for tensor, _ in tensors),
+                "total_size": sum(tensor.nbytes for tensor, _ in tensors),
+            },
+            "weight_map": {tensor.cut.name: shard.name for tensor, shard in tensors},
+        }
+
+
+def plan_layout(source: Checkpoint, cuts: Iterable[TensorCut], *, shard_bytes: int, dtype: str | None = None) -> Layout:
+    """Places the tensors, in the order of the cuts, in shards of at most `shard_bytes`.
+
+    A larger tensor makes a shard of its own. A single shard is named `model.safetensors`.
+
+    Args:
+        source: The checkpoint that is cut.
+        cuts: One for every tensor of the result.
+        shard_bytes: Most bytes of tensors in a file.
+        dtype: The safetensors dtype of the result; None keeps what each tensor is stored in.
+
+    Raises:
+        ValueError: A cut starts from a tensor that the source does not hold or from another shape of it, or a tensor
+            that is not of floating point is to be converted or scaled.
+    """
+    if shard_bytes < 1:
+        raise ValueError(f"shard_bytes must be positive, got {shard_bytes}")
+    if dtype is not None and dtype not in VIEWS:
+        raise ValueError(f"dtype must be one of {', '.join(VIEWS)}, got {dtype!r}")
+    cuts = list(cuts)
+    used = {cut.source: source.tensors[cut.source] for cut in cuts if cut.source in source.tensors}
+    for cut in cuts:
+        _check_cut(source, cut, dtype)
+    files = {path: SourceFile.at(path) for path in sorted({stored.file for stored in used.values()})}
+    groups = list(_grouped([(cut, dtype or used[cut.source].dtype) for cut in cuts], shard_bytes))
+    shards = []
+    for number, group in enumerate(groups, start=1):
+        name = SINGLE_FILE if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        shards.append(_place(name, group, used, files))
+    described = {
+        "version": LAYOUT_VERSION,
+        "config": source.config,
+        "files": [(str(file.path.resolve()), file.size_bytes, file.mtime_ns) for file in files.values()],
+        "tensors": [
+            (name, stored.file.name, stored.dtype, stored.shape, stored.start) for name, stored in used.items()
+        ],
+        "cuts": [_describe(cut) for cut in cuts],
+        "dtype": dtype,
+        "shard_bytes": shard_bytes,
+    }
+    return Layout(shards=tuple(shards), inputs_hash=hash_inputs(described))
+
+
+def _check_cut(source: Checkpoint, cut: TensorCut, dtype: str | None) -> None:
+    stored = source.tensors.get(cut.source)
+    if stored is None:
+        raise ValueError(f"a cut must start from a tensor of {source.folder}, it holds no {cut.source}")
+    if stored.shape != cut.before:
+        raise ValueError(f"{cut.source} must have the shape {cut.before}, {stored.file} stores {stored.shape}")
+    if stored.dtype not in VIEWS and (cut.scale != 1.0 or dtype not in (None, stored.dtype)):
+        raise ValueError(
+            f"a tensor must be one of {', '.join(VIEWS)} to be scaled or converted, "
+            f"{cut.source} in {stored.file} is {stored.dtype}"
+        )
+
+
+def _grouped(tensors: Sequence[tuple[TensorCut, str]], shard_bytes: int) -> Iterator[list[tuple[TensorCut, str]]]:
+    group: list[tuple[TensorCut, str]] = []
+    filled = 0
+    for cut, dtype in tensors:
+        nbytes = math.prod(cut.after) * DTYPE_BYTES[dtype]
+        if group and filled + nbytes > shard_bytes:
+            yield group
+            group, filled = [], 0
+        group.append((cut, dtype))
+        filled += nbytes
+    yield group
+
+
+def _place(
+    name: str,
+    group: list[tuple[TensorCut, str]],
+    used: Mapping[str, StoredTensor],
+    files: Mapping[Path, SourceFile],
+) -> Shard:
+    # Wide dtypes first, so that every tensor is aligned to its own width.
+    group = sorted(group, key=lambda item: -DTYPE_BYTES[item[1]])
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for cut, dtype in group:
+        nbytes = math.prod(cut.after) * DTYPE_BYTES[dtype]
+        header[cut.name] = {"dtype": dtype, "shape": cut.after, "data_offsets": [offset, offset + nbytes]}
+        offset += nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    head = len(text).to_bytes(8, "little") + text
+    tensors = []
+    for cut, dtype in group:
+        stored = used[cut.source]
+        start = len(head) + header[cut.name]["data_offsets"][0]
+        tensors.append(Placed(cut=cut, stored=stored, file=files[stored.file], dtype=dtype, start=start))
+    return Shard(name=name, head=head, tensors=tuple(tensors))
+
+
+def _describe(cut: TensorCut) -> list[Any]:
+    kept = [None if dim is None else sha256(dim.astype("<i8").tobytes()).hexdigest() for dim in cut.kept]
+    return [cut.name, cut.source, cut.before, kept, cut.scale]
