@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,18 @@ class Checkpoint:
         config: Its `config.json`, as it stands.
         shape: The shape that the configuration describes and the tensors agree with.
         tensors: Name on disk -> stored tensor, of the tensors that the family declares.
-        ignored: Names of stored tensors that readers of the family leave out (multi-token prediction heads).
+        extras: Stored tensors beside the model, which transformers leaves out (layers that predict further tokens).
     """
 
     folder: Path
     config: Mapping[str, Any]
     shape: HybridShape
     tensors: Mapping[str, StoredTensor]
-    ignored: tuple[str, ...]
+    extras: Mapping[str, StoredTensor] = field(default_factory=dict)
+
+    def stored(self, name: str) -> StoredTensor:
+        """One tensor of the model, or one beside it."""
+        return self.tensors[name] if name in self.tensors else self.extras[name]
 
     @property
     def params(self) -> int:
@@ -60,11 +64,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     config = read_config(folder)
     shape = shape_from_config(config)
     stored = read_headers(folder)
-    prefixes = shape.family.ignored_tensors
-    ignored = tuple(sorted(name for name in stored if name.startswith(prefixes)))
-    tensors = {name: tensor for name, tensor in stored.items() if name not in set(ignored)}
+    prefix = shape.family.extra_prefix
+    extras = {name: tensor for name, tensor in stored.items() if prefix and name.startswith(prefix)}
+    tensors = {name: tensor for name, tensor in stored.items() if name not in extras}
     _check_against_shape(folder, tensors, shape)
-    return Checkpoint(folder=folder, config=config, shape=shape, tensors=tensors, ignored=ignored)
+    return Checkpoint(folder=folder, config=config, shape=shape, tensors=tensors, extras=extras)
 
 
 def carried_files(folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from minitron.hybrid.checkpoint import Checkpoint, carried_files, open_checkpoint
 from minitron.hybrid.names import model_places, read_place
 from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.weights import copy_files, write_json, write_weights
+from minitron.hybrid.weights import copy_files, open_weights, write_json, write_weights
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,10 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     """
     checkpoint = open_checkpoint(folder)
     check_device(device)
-    if checkpoint.ignored:
-        logger.warning("%s: %d tensors are left out (%s, ...)", folder, len(checkpoint.ignored), checkpoint.ignored[0])
+    if checkpoint.extras:
+        logger.info(
+            "%s: %d tensors of layers that predict further tokens are not loaded", folder, len(checkpoint.extras)
+        )
     _quiet_kernel_notes(device)
     with _quiet_transformers():
         config = _read_config(checkpoint)
@@ -115,13 +117,18 @@ def save_model(model: PreTrainedModel, template: Checkpoint, output: Path) -> Ch
     """
     output.mkdir(parents=True, exist_ok=True)
     state, places = model.state_dict(), model_places(template.shape)
-    write_weights(
-        output,
-        (
-            (name, read_place(state, places[name]).to(device="cpu", dtype=TORCH_DTYPES[stored.dtype]).contiguous())
-            for name, stored in template.tensors.items()
-        ),
-    )
+    if template.extras:
+        logger.warning("%s: layers that predict further tokens are kept as they were, untrained", output)
+
+    with open_weights(template) as read:
+
+        def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+            for name, stored in template.tensors.items():
+                tensor = read_place(state, places[name])
+                yield name, tensor.to(device="cpu", dtype=TORCH_DTYPES[stored.dtype]).contiguous()
+            yield from ((name, read(name)) for name in template.extras)
+
+        write_weights(output, tensors())
     copy_files([*carried_files(template.folder), template.folder / "config.json"], output)
     return open_checkpoint(output)
 

@@ -25,7 +25,7 @@ def open_weights(checkpoint: Checkpoint) -> Iterator[Callable[[str], torch.Tenso
         files: dict[Path, Any] = {}
 
         def read(name: str) -> torch.Tensor:
-            file = checkpoint.tensors[name].file
+            file = checkpoint.stored(name).file
             if file not in files:
                 files[file] = stack.enter_context(safe_open(file, framework="pt"))
             tensor: torch.Tensor = files[file].get_tensor(name)

@@ -8,6 +8,7 @@ from typing import Any
 
 from minitron.hybrid.checkpoint import Checkpoint, carried_files, open_checkpoint
 from minitron.hybrid.config import config_for_shape
+from minitron.hybrid.extras import extra_cuts
 from minitron.hybrid.headers import INDEX_FILE
 from minitron.hybrid.model import TORCH_DTYPES
 from minitron.hybrid.reading import VIEWS
@@ -32,6 +33,7 @@ def prune_checkpoint(
     dtype: str | None = None,
     threads: int | None = None,
     check: bool = True,
+    drop_extras: bool = False,
 ) -> Checkpoint:
     """Writes the pruned checkpoint into an empty folder, or goes on with an interrupted call's, and checks it.
 
@@ -46,22 +48,27 @@ def prune_checkpoint(
         dtype: safetensors dtype of the result; None keeps the stored ones.
         threads: How many read, cut and write at a time; None for the measured default.
         check: Compare logits with the model cut in memory too, which reads both models once more, a block at a time.
+        drop_extras: Leave tensors beside the model out (layers that predict further tokens); else their hidden channels
+            are cut as the model's are.
 
     Raises:
         ValueError: The plan is for another shape, the folder holds something else, the weights are not of floating
-            point, the disk has too little room, the source changes meanwhile, or a count or a logit is another than planned.
+            point, the extra tensors cannot be cut, the disk has too little room, the source changes meanwhile, or a
+            count or a logit is another than planned.
     """
     started = time.monotonic()
-    layout = layout_of(source, plan, shard_bytes=shard_bytes, dtype=dtype)
-    for name in source.ignored:
-        logger.warning("%s is left out: multi-token prediction is not pruned", name)
+    layout = layout_of(source, plan, shard_bytes=shard_bytes, dtype=dtype, drop_extras=drop_extras)
+    config = _with_dtype(config_for_shape(source.config, plan.target), dtype)
+    count = source.shape.family.extra_count
+    if drop_extras and count is not None:
+        config[count] = 0
     carried = carried_files(source.folder)
     names = [*(shard.name for shard in layout.shards), INDEX_FILE, CONFIG_FILE, *(path.name for path in carried)]
     with resumable(output, inputs_hash=layout.inputs_hash, files=names) as journal:
         write_layout(layout, journal, threads=threads)
         with reporting_full_disk(output):
             copy_files(carried, output)
-            write_json(output / CONFIG_FILE, _with_dtype(config_for_shape(source.config, plan.target), dtype))
+            write_json(output / CONFIG_FILE, config)
         written = open_checkpoint(output)
         try:
             check_params(written, plan)
@@ -74,7 +81,9 @@ def prune_checkpoint(
     return written
 
 
-def layout_of(source: Checkpoint, plan: PrunePlan, *, shard_bytes: int, dtype: str | None = None) -> Layout:
+def layout_of(
+    source: Checkpoint, plan: PrunePlan, *, shard_bytes: int, dtype: str | None = None, drop_extras: bool = False
+) -> Layout:
     """Where the pruned checkpoint's tensors will lie.
 
     Raises:
@@ -91,9 +100,10 @@ def layout_of(source: Checkpoint, plan: PrunePlan, *, shard_bytes: int, dtype: s
             f"weights must be one of {', '.join(VIEWS)} to be pruned, {name} in {stored.file} is {stored.dtype}; "
             "prune the checkpoint that this one was quantised from"
         )
-    return plan_layout(
-        source, tensor_cuts(plan.source, plan.keep, scales=plan.scales), shard_bytes=shard_bytes, dtype=dtype
-    )
+    cuts = [*tensor_cuts(plan.source, plan.keep, scales=plan.scales)]
+    if not drop_extras:
+        cuts += extra_cuts(source, plan.keep)
+    return plan_layout(source, cuts, shard_bytes=shard_bytes, dtype=dtype)
 
 
 def _with_dtype(config: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:

@@ -102,9 +102,10 @@ def plan_layout(source: Checkpoint, cuts: Iterable[TensorCut], *, shard_bytes: i
     if dtype is not None and dtype not in VIEWS:
         raise ValueError(f"dtype must be one of {', '.join(VIEWS)}, got {dtype!r}")
     cuts = list(cuts)
-    used = {cut.source: source.tensors[cut.source] for cut in cuts if cut.source in source.tensors}
+    known = {**source.tensors, **source.extras}
+    used = {cut.source: known[cut.source] for cut in cuts if cut.source in known}
     for cut in cuts:
-        _check_cut(source, cut, dtype)
+        _check_cut(source, cut, used.get(cut.source), dtype)
     files = {path: SourceFile.at(path) for path in sorted({stored.file for stored in used.values()})}
     groups = list(_grouped([(cut, dtype or used[cut.source].dtype) for cut in cuts], shard_bytes))
     shards = []
@@ -125,8 +126,7 @@ def plan_layout(source: Checkpoint, cuts: Iterable[TensorCut], *, shard_bytes: i
     return Layout(shards=tuple(shards), inputs_hash=hash_inputs(described))
 
 
-def _check_cut(source: Checkpoint, cut: TensorCut, dtype: str | None) -> None:
-    stored = source.tensors.get(cut.source)
+def _check_cut(source: Checkpoint, cut: TensorCut, stored: StoredTensor | None, dtype: str | None) -> None:
     if stored is None:
         raise ValueError(f"a cut must start from a tensor of {source.folder}, it holds no {cut.source}")
     if stored.shape != cut.before:

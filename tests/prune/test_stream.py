@@ -40,7 +40,7 @@ def make_source(folder: Path, tensors: Mapping[str, torch.Tensor], *, files: int
         for number, part in enumerate(parts):
             save_file(part, folder / f"part-{number}.safetensors")
         (folder / INDEX_FILE).write_text(json.dumps({"weight_map": names}))
-    return Checkpoint(folder=folder, config={}, shape=make_tiny_shape(), tensors=read_headers(folder), ignored=())
+    return Checkpoint(folder=folder, config={}, shape=make_tiny_shape(), tensors=read_headers(folder))
 
 
 def write_cuts(

@@ -62,7 +62,10 @@ class Family:
         embeddings: The model tensor that token ids look up.
         head: The model tensor that turns hidden states into logits.
         final_norm: The model tensor of the norm after the last block.
-        ignored_tensors: Prefixes of tensors that readers of the family leave out on purpose.
+        extra_prefix: What the names of tensors beside the model start with, before the number of their layer; empty
+            where there are none.
+        extra_tensors: Tensors of such a layer beside those of a block, named inside it.
+        extra_count: The configuration key that holds the number of such layers.
         only_values: Configuration key -> the values of it that are declared here; others change what tensors there are.
         keeps: Letter -> what such a block keeps of the tokens it has seen: keys and values, or a Mamba state.
         taps: Name of a place -> letter of the block kind that has it -> where to listen, one tap or several.
@@ -87,7 +90,9 @@ class Family:
     embeddings: str
     head: str
     final_norm: str
-    ignored_tensors: tuple[str, ...] = ()
+    extra_prefix: str = ""
+    extra_tensors: tuple[TensorSpec, ...] = ()
+    extra_count: str | None = None
     only_values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     keeps: Mapping[str, Literal["kv", "state"]]
     taps: Mapping[str, Mapping[str, tuple[Tap, ...]]]

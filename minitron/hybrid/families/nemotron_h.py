@@ -140,7 +140,15 @@ NEMOTRON_H = Family(
     embeddings="backbone.embeddings.weight",
     final_norm="backbone.norm_f.weight",
     head="lm_head.weight",
-    ignored_tensors=("mtp.",),
+    # Names and shapes: vLLM, models/nemotron_h_mtp.py. The input of eh_proj is [embedding, hidden state].
+    extra_prefix="mtp.layers.",
+    extra_tensors=(
+        TensorSpec("enorm.weight", (HIDDEN,)),
+        TensorSpec("hnorm.weight", (HIDDEN,)),
+        TensorSpec("eh_proj.weight", (HIDDEN, (("hidden_size",), ("hidden_size",)))),
+        TensorSpec("final_layernorm.weight", (HIDDEN,)),
+    ),
+    extra_count="num_nextn_predict_layers",
     # transformers 5.23 does not tie this family's head, whatever the configuration says.
     only_values={
         "tie_word_embeddings": (False,),
