@@ -113,3 +113,18 @@ def test_an_axis_that_the_teacher_does_not_have_is_refused(tmp_path: Path) -> No
     path = write_tiny_recipe(tmp_path, make_dense_shape("llama"), {"mamba_num_heads": [4]})
     with pytest.raises(ValueError, match="search.mamba_num_heads must be an axis of the teacher, a llama without it"):
         outcomes(load_recipe(path), tmp_path / "run")
+
+
+def test_every_checkpoint_of_a_run_says_where_it_comes_from(tmp_path: Path, recipe_path: Path) -> None:
+    outcomes(load_recipe(recipe_path), tmp_path / "run", last="distill")
+    pruned, distilled = (tmp_path / "run" / stage / "checkpoint" for stage in ("prune", "distill"))
+    steps = [
+        [step["step"] for step in json.loads((folder / "lineage.json").read_text())["steps"]]
+        for folder in (pruned, distilled)
+    ]
+    assert steps == [["prune"], ["prune", "distill"]]
+    for folder in (pruned, distilled):
+        card = (folder / "README.md").read_text()
+        assert "base_model: teacher" in card
+        assert open_checkpoint(folder).shape.hybrid_override_pattern in card
+        assert str(tmp_path) not in card + (folder / "lineage.json").read_text()

@@ -8,11 +8,13 @@ from transformers import PreTrainedModel
 
 from minitron.distill import DistillRecord, DistillSettings, distill
 from minitron.hybrid.blocks import blend_sources
-from minitron.hybrid.checkpoint import Checkpoint, open_checkpoint
+from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
+from minitron.hybrid.lineage import lineage_of
 from minitron.hybrid.model import load_model, load_tokenizer, save_model
 from minitron.hybrid.weights import write_json
 from minitron.recipe import DistillSection, Recipe
-from minitron.stages.data import text_sources
+from minitron.stages.about import write_about
+from minitron.stages.data import data_hashes, text_sources
 from minitron.stages.files import CHECKPOINT_FOLDER, RECORD_FILE, STATE_FOLDER, Folders
 
 
@@ -47,7 +49,17 @@ def recover(recipe: Recipe, student: PreTrainedModel, template: Checkpoint, outp
         state_folder=output / STATE_FOLDER,
         seed=recipe.seed,
     )
-    save_model(student, template, output / CHECKPOINT_FOLDER)
+    written = save_model(student, template, output / CHECKPOINT_FOLDER)
+    write_about(
+        written,
+        lineage_of(template, hashes=checkpoint_hashes(template.folder)),
+        "distill",
+        recipe=recipe.name,
+        seed=recipe.seed,
+        tokens=record.tokens,
+        settings=section.model_dump(exclude={"data", "tokens", "save_steps"}),
+        data=data_hashes(section.data),
+    )
     write_json(output / RECORD_FILE, asdict(record))
     shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
     return record

@@ -3,12 +3,16 @@
 import shutil
 from pathlib import Path
 
-from minitron.hybrid.checkpoint import Checkpoint, open_checkpoint
+from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
+from minitron.hybrid.lineage import lineage_of
 from minitron.hybrid.shape import HybridShape
 from minitron.importance import Scores, load_scores, select_units
 from minitron.prune import PrunePlan, is_unfinished, prune_checkpoint, save_plan
 from minitron.recipe import Recipe
+from minitron.stages.about import write_about
 from minitron.stages.files import CHECKPOINT_FOLDER, PLAN_FILE, SCORES_FILE, Folders, cut_source, read_candidates
+
+HASHED = ("model", "tokenizer")  # parts of a checkpoint that scores say they were made from
 
 
 def prune_to(
@@ -24,6 +28,14 @@ def prune_to(
         shutil.rmtree(output, ignore_errors=True)
     written = prune_checkpoint(source, plan, output)
     save_plan(plan, output.with_name(PLAN_FILE))
+    hashes = {part: scores.origin[part] for part in HASHED if part in scores.origin}
+    write_about(
+        written,
+        lineage_of(source, hashes=hashes or checkpoint_hashes(source.folder)),
+        "prune",
+        removed_blocks=sorted(set(range(source.shape.num_hidden_layers)) - set(layers)),
+        scored={key: scores.origin[key] for key in ("data", "settings", "seed") if key in scores.origin},
+    )
     return written
 
 
