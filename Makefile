@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA := examples/quickstart/data
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-engines lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo $(DATA)/problems-test.jsonl
@@ -16,6 +16,9 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+test-engines: $(VENV)/.engines
+	$(BIN)/python -m pytest tests/engines
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -37,6 +40,10 @@ $(VENV)/.demo: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(INSTALL) --editable '.[test,dev]'
+	@touch $@
+
+$(VENV)/.engines: $(VENV)/.dev
+	$(INSTALL) --editable '.[engines]'
 	@touch $@
 
 $(DATA)/problems-test.jsonl: examples/quickstart/make_data.py | $(VENV)/.demo
