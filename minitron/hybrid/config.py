@@ -72,6 +72,13 @@ def config_for_shape(source: Mapping[str, Any], shape: HybridShape) -> dict[str,
             continue
         written = [spelling for spelling in spellings if spelling == key or spelling in source]
         config |= dict.fromkeys(written, shape.sizes[key])
+    for kind, sizes in family.kind_sizes.items():
+        if kind not in shape.hybrid_override_pattern:
+            # llama.cpp's converter takes a model for one of experts by such a key alone.
+            config = {key: value for key, value in config.items() if key not in sizes}
+    for key, assumed in family.left_out.items():
+        if config.get(key) in assumed:
+            del config[key]
     config["num_hidden_layers"] = shape.num_hidden_layers
     kinds = [family.block_kinds[letter] for letter in shape.hybrid_override_pattern]
     if family.only_kind is None:

@@ -113,3 +113,18 @@ def test_sizes_that_a_dense_configuration_leaves_out_are_those_that_transformers
         shape = shape_from_config({"model_type": model_type, "num_key_value_heads": 6, **config})
         taken = AutoConfig.for_model(model_type, **config)
         assert shape.head_dim == taken.head_dim
+
+
+def test_what_some_readers_cannot_read_or_misread_is_left_out(tiny_shape: HybridShape, tmp_path: Path) -> None:
+    written = json.loads(make_config(tiny_shape).to_json_string(use_diff=False))
+    assert "num_experts_per_tok" in written
+    assert "__float__" in json.dumps(written["time_step_limit"])
+    config = config_for_shape(written, tiny_shape)
+    assert "num_experts_per_tok" not in config
+    assert "time_step_limit" not in config
+    assert json.loads(json.dumps(config, allow_nan=False)) == config
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert tuple(AutoConfig.from_pretrained(tmp_path).time_step_limit) == (0.0, float("inf"))
+    limited = config_for_shape({**written, "time_step_limit": [0.0, 1.0]}, tiny_shape)
+    assert limited["time_step_limit"] == [0.0, 1.0]
+    assert "num_experts_per_tok" in config_for_shape(config_of(make_moe_shape()), make_moe_shape())

@@ -53,6 +53,8 @@ class Family:
         switches: Sizes that are a yes or no in configurations, 1 or 0 here.
         defaults: Size -> what transformers takes where a configuration leaves it out, from the sizes before it.
         kind_sizes: Letter -> sizes that a model has only where it has such blocks; 0 elsewhere.
+        left_out: Configuration key -> values of it that every reader assumes and some cannot read, so they are not
+            written.
         multiples: Size -> the size that it must be a multiple of, beside those that an axis is grouped by.
         model_tensors: Tensors outside the blocks, named in full as they are on disk.
         block_tensors: Letter -> tensors of such a block, named inside the block.
@@ -81,6 +83,7 @@ class Family:
     switches: tuple[str, ...] = ()
     defaults: Mapping[str, Callable[[Mapping[str, int]], int]] = field(default_factory=dict)
     kind_sizes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     multiples: Mapping[str, str] = field(default_factory=dict)
     model_tensors: tuple[TensorSpec, ...]
     block_tensors: Mapping[str, tuple[TensorSpec, ...]]

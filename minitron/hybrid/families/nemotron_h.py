@@ -128,6 +128,8 @@ NEMOTRON_H = Family(
             "moe_latent_size",
         )
     },
+    # Infinity has no spelling in JSON; transformers and mlx-lm take (0, infinity) where there is none.
+    left_out={"time_step_limit": ([0.0, {"__float__": "Infinity"}], [0.0, float("inf")])},
     model_tensors=(
         TensorSpec("backbone.embeddings.weight", (VOCAB, HIDDEN)),
         TensorSpec("backbone.norm_f.weight", (HIDDEN,)),
