@@ -91,7 +91,7 @@ def calibrate(
     logger.info(
         "calibrated on %d samples, %d tokens in %.1f s", len(samples), samples.num_tokens, time.monotonic() - started
     )
-    return _to_scores(stack, run.width, depth_L, removed, samples)
+    return make_scores(run.width, depth_L, removed, num_samples=len(samples), num_tokens=samples.num_tokens)
 
 
 class _Calibration:
@@ -219,9 +219,15 @@ def _fingerprint(samples: Samples) -> str:
     return digest.hexdigest()
 
 
-def _to_scores(
-    stack: Stack, width: WidthStatistics, depth_L: torch.Tensor, removed: Sequence[int], samples: Samples
+def make_scores(
+    width: WidthStatistics, depth_L: torch.Tensor, removed: Sequence[int], *, num_samples: int, num_tokens: int
 ) -> Scores:
+    """Finished statistics as scores.
+
+    Raises:
+        ValueError: A score is not finite.
+    """
+
     def by_layer(axis: str) -> dict[int, ScoreArray]:
         return {layer: width.scores[name, layer].numpy() for name, layer in sorted(width.scores) if name == axis}
 
@@ -238,6 +244,6 @@ def _to_scores(
         num_attention_heads=by_layer("num_attention_heads"),
         depth=depth_L.numpy(),
         removed=tuple(removed),
-        num_samples=len(samples),
-        num_tokens=samples.num_tokens,
+        num_samples=num_samples,
+        num_tokens=num_tokens,
     )
