@@ -176,7 +176,9 @@ def test_padding_counts_for_nothing(tiny_model: PreTrainedModel, tiny_shape: Hyb
     masked = listen(tiny_model, tiny_shape, lambda model: model(padded_BT, attention_mask=mask_BT))
     heedless = listen(tiny_model, tiny_shape, lambda model: model(padded_BT))
     assert plain.num_tokens == masked.num_tokens == 4 * 23
-    assert plain.hidden_size is not None and masked.hidden_size is not None and heedless.hidden_size is not None
+    assert plain.hidden_size is not None
+    assert masked.hidden_size is not None
+    assert heedless.hidden_size is not None
     np.testing.assert_allclose(masked.hidden_size, plain.hidden_size, rtol=1e-5)
     np.testing.assert_allclose(masked.depth, plain.depth, rtol=1e-5)
     assert np.abs(heedless.hidden_size / plain.hidden_size - 1).max() > 0.01

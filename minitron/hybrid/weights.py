@@ -19,12 +19,13 @@ DEFAULT_SHARD_BYTES = 4 * 2**30
 
 @contextmanager
 def open_weights(checkpoint: Checkpoint) -> Iterator[Callable[[str], torch.Tensor]]:
-    """Gives a function that reads one tensor by its name on disk, in its stored dtype."""
+    """Gives a function that reads one tensor or scale by its name on disk, in its stored dtype."""
     with ExitStack() as stack:
         files: dict[Path, Any] = {}
+        stored = {**checkpoint.tensors, **checkpoint.scales}
 
         def read(name: str) -> torch.Tensor:
-            file = checkpoint.tensors[name].file
+            file = stored[name].file
             if file not in files:
                 files[file] = stack.enter_context(safe_open(file, framework="pt"))
             tensor: torch.Tensor = files[file].get_tensor(name)

@@ -44,7 +44,8 @@ def prune_in_place(model: PreTrainedModel, plan: PrunePlan) -> None:
     """Makes a loaded model the pruned one: the same object, with new submodules and a new configuration.
 
     The new submodules take over the limits on the Mamba time step that the old ones had, and the mode (training or
-    evaluation) of the model. Hooks on old submodules, and what was frozen, are not carried over: all parameters are new.
+    evaluation) of the model. Hooks on old submodules, and what was frozen, are not carried over: all
+    parameters are new.
 
     Raises:
         ValueError: The plan is for another shape; the model is as it was.

@@ -1,5 +1,12 @@
 """What a person looks at: tables here; pictures are in `minitron.report.figure`, which loads matplotlib."""
 
-from minitron.report.table import candidates_table, fit_table, format_bytes, metrics_table, scores_table
+from minitron.report.table import (
+    candidates_table,
+    fit_table,
+    format_bytes,
+    metrics_table,
+    quantised_table,
+    scores_table,
+)
 
-__all__ = ["candidates_table", "fit_table", "format_bytes", "metrics_table", "scores_table"]
+__all__ = ["candidates_table", "fit_table", "format_bytes", "metrics_table", "quantised_table", "scores_table"]
