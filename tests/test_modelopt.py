@@ -11,6 +11,7 @@ import modelopt.torch.quantization as mtq
 import numpy as np
 import pytest
 import torch
+from modelopt.torch.export import export_hf_checkpoint
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -211,12 +212,17 @@ def test_modelopts_state_cuts_the_original_alike_and_restores_later_weights(
     torch.testing.assert_close(logits(restored, token_ids), logits(model, token_ids), rtol=0, atol=0)
 
 
-def test_a_pruned_model_can_be_quantised(tiny_checkpoint: Path, token_ids: torch.Tensor) -> None:
+def test_a_pruned_model_can_be_quantised_and_exported(
+    tmp_path: Path, tiny_checkpoint: Path, token_ids: torch.Tensor
+) -> None:
     model = plain_model(tiny_checkpoint)
-    prune(model, {"export_config": EXPORT})
+    best = prune(model, {"export_config": EXPORT})
     before = logits(model, token_ids)
     quantised = mtq.quantize(model, copy.deepcopy(mtq.INT8_DEFAULT_CFG), loop)
     after = logits(quantised, token_ids)
     change = float((after - before).norm() / before.norm())
     assert 0 < change < 0.2
-    assert json.loads(model.config.to_json_string())["hidden_size"] == 14
+    export_hf_checkpoint(quantised, export_dir=tmp_path / "int8")
+    assert json.loads((tmp_path / "int8" / "config.json").read_text())["hidden_size"] == 14
+    exported = open_checkpoint(tmp_path / "int8", quantised=True)
+    assert (exported.weights_format, exported.params) == ("int8", best["params"])

@@ -58,6 +58,7 @@ def prune_in_place(model: PreTrainedModel, plan: PrunePlan) -> None:
     old_config, config = model.config, pruned.config
     config.architectures = old_config.architectures or [type(model).__name__]
     config.name_or_path = old_config.name_or_path
+    config.dtype = model.dtype  # as a loaded model has it; a file gives its name, which ModelOpt's export cannot use
     for name, child in pruned.named_children():
         setattr(model, name, child)
     model.config = config
