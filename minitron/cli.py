@@ -153,6 +153,17 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("other", type=Path, nargs="?", metavar="OTHER", help="a second plan for the same source")
     plan.set_defaults(verb=_plan)
 
+    quantize = verbs.add_parser("quantize", parents=[common], help="quantise a checkpoint's weights with ModelOpt")
+    quantize.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    quantize.add_argument("--format", required=True, help="fp8, int8, int8-smoothquant or int4-awq")
+    quantize.add_argument("--data", required=True, metavar="PATH", help="calibration text")
+    quantize.add_argument("--output", type=Path, required=True, metavar="DIR")
+    quantize.add_argument("--samples", type=_positive_int, default=64, help="packed samples of text (64)")
+    quantize.add_argument("--seq-len", type=_positive_int, default=512, help="tokens a sample (512)")
+    quantize.add_argument("--seed", type=int, default=0)
+    quantize.add_argument("--device", default="cpu")
+    quantize.set_defaults(verb=_quantize)
+
     evaluate = verbs.add_parser("eval", parents=[common], help="measure a checkpoint")
     evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     evaluate.add_argument("--data", required=True, metavar="PATH", help="held-out text")
@@ -289,6 +300,22 @@ def _plan(args: argparse.Namespace) -> None:
     else:
         difference = compare_plans(args.plan, args.other)
         _print(args, difference, plan_diff_table(difference))
+
+
+def _quantize(args: argparse.Namespace) -> None:
+    from minitron.quantize import QuantiseSettings, quantise_checkpoint
+    from minitron.report import quantised_table
+
+    settings = QuantiseSettings(
+        format=args.format,
+        data=args.data,
+        samples=args.samples,
+        seq_len=args.seq_len,
+        device=args.device,
+        seed=args.seed,
+    )
+    result = quantise_checkpoint(args.checkpoint, settings, args.output)
+    _print(args, {"output": str(args.output), **result}, quantised_table(result), f"checkpoint: {args.output}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -94,13 +94,14 @@ def fit_model(
         ValueError: The model cannot be read, or there is no memory left for it.
     """
     if model.is_dir():
-        checkpoint = open_checkpoint(model)
+        checkpoint = open_checkpoint(model, quantised=True)
+        quantised_as = checkpoint.weights_format
         shape, config = checkpoint.shape, checkpoint.config
         weights_bytes = checkpoint.weights_bytes if weights is None else None
         weights = weights or _stored_dtype(checkpoint)
     else:
         config = read_config(model)
-        shape, weights_bytes = shape_from_config(config), None
+        shape, weights_bytes, quantised_as = shape_from_config(config), None, None
     workload = replace(workload, weights_dtype=weights or "bf16")
     longest = config.get("max_position_embeddings")
     if isinstance(longest, int) and workload.context_tokens > longest:
@@ -112,10 +113,14 @@ def fit_model(
         accounting=workload.accounting,
     )
     report = fit(shape, workload, budget_bytes, weights_bytes=weights_bytes)
-    result = _contract(report) | _per_block(shape, workload)
+    result = {"weights": workload.weights_dtype} | _contract(report) | _per_block(shape, workload)
     if workload.accounting == "vllm":
         folder = str(model if model.is_dir() else model.parent)
         words = serve_command(folder, workload, report, utilization=budget_bytes / memory.device.visible_bytes)
+        if words is not None and quantised_as is not None and "--quantization" in words:
+            # Online quantisation is not meant: vLLM reads the folder's own quantization_config.
+            at = words.index("--quantization")
+            words = [*words[:at], *words[at + 2 :]]
         result["serve"] = None if words is None else shlex.join(words)
         if workload.weights_dtype in ("int8", "int4"):
             logger.warning("the line serves a checkpoint whose weights are %s already", workload.weights_dtype)
@@ -126,6 +131,8 @@ def fit_model(
 
 def _stored_dtype(checkpoint: Checkpoint) -> str:
     """The precision of a folder's weights; bf16 where they are mixed, of which the bytes are known all the same."""
+    if checkpoint.weights_format is not None:
+        return checkpoint.weights_format
     stored = {tensor.dtype for tensor in checkpoint.tensors.values()}
     return {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}.get(stored.pop(), "bf16") if len(stored) == 1 else "bf16"
 

@@ -10,6 +10,7 @@ from typing import Any
 from minitron.hybrid.axes import tensor_shape
 from minitron.hybrid.config import read_config, shape_from_config
 from minitron.hybrid.headers import StoredTensor, read_headers
+from minitron.hybrid.quantised import PACKED_ROWS, is_packed, quantised_format, scale_names
 from minitron.hybrid.shape import HybridShape
 
 CARD_FILE = "README.md"
@@ -30,6 +31,8 @@ class Checkpoint:
         shape: The shape that the configuration describes and the tensors agree with.
         tensors: Name on disk -> stored tensor, of the tensors that the family declares.
         extras: Stored tensors beside the model, which transformers leaves out (layers that predict further tokens).
+        weights_format: Precision that the blocks' matrices are quantised to; None where they are not.
+        scales: Name on disk -> stored scale of a quantised weight.
     """
 
     folder: Path
@@ -37,24 +40,33 @@ class Checkpoint:
     shape: HybridShape
     tensors: Mapping[str, StoredTensor]
     extras: Mapping[str, StoredTensor] = field(default_factory=dict)
+    weights_format: str | None = None
+    scales: Mapping[str, StoredTensor] = field(default_factory=dict)
 
     def stored(self, name: str) -> StoredTensor:
-        """One tensor of the model, or one beside it."""
-        return self.tensors[name] if name in self.tensors else self.extras[name]
+        """One tensor of the model, one beside it, or a scale."""
+        return next(found[name] for found in (self.tensors, self.extras, self.scales) if name in found)
 
     @property
     def params(self) -> int:
-        """Parameters counted from the headers."""
-        return sum(tensor.numel for tensor in self.tensors.values())
+        """Parameters counted from the headers, scales left out."""
+        return sum(
+            tensor.numel * (PACKED_ROWS if is_packed(self.weights_format, tensor.dtype) else 1)
+            for tensor in self.tensors.values()
+        )
 
     @property
     def weights_bytes(self) -> int:
-        """Bytes of the declared tensors as stored."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        """Bytes of the declared tensors and their scales as stored."""
+        return sum(tensor.nbytes for tensor in (*self.tensors.values(), *self.scales.values()))
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path, *, quantised: bool = False) -> Checkpoint:
     """Opens a checkpoint folder (one safetensors file, or shards with an index) and checks it.
+
+    Args:
+        folder: The folder.
+        quantised: Take a quantised one, too, whose stored numbers mean nothing without their scales.
 
     Raises:
         ValueError: Anything is missing, truncated, outside the folder, or at odds with the configuration.
@@ -63,12 +75,27 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise ValueError(f"checkpoint folder not found: {folder}")
     config = read_config(folder)
     shape = shape_from_config(config)
+    weights_format = quantised_format(config)
+    if weights_format is not None and not quantised:
+        raise ValueError(
+            f"the weights must not be quantised here, those of {folder} are {weights_format}; give the checkpoint it "
+            "was made from"
+        )
     stored = read_headers(folder)
+    scales = scale_names(stored) if weights_format is not None else frozenset()
     prefix = shape.family.extra_prefix
     extras = {name: tensor for name, tensor in stored.items() if prefix and name.startswith(prefix)}
-    tensors = {name: tensor for name, tensor in stored.items() if name not in extras}
-    _check_against_shape(folder, tensors, shape)
-    return Checkpoint(folder=folder, config=config, shape=shape, tensors=tensors, extras=extras)
+    tensors = {name: tensor for name, tensor in stored.items() if name not in extras and name not in scales}
+    _check_against_shape(folder, tensors, shape, weights_format)
+    return Checkpoint(
+        folder=folder,
+        config=config,
+        shape=shape,
+        tensors=tensors,
+        extras=extras,
+        weights_format=weights_format,
+        scales={name: stored[name] for name in sorted(scales)},
+    )
 
 
 def carried_files(folder: Path) -> list[Path]:
@@ -116,7 +143,9 @@ def _hash_files(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _check_against_shape(folder: Path, tensors: Mapping[str, StoredTensor], shape: HybridShape) -> None:
+def _check_against_shape(
+    folder: Path, tensors: Mapping[str, StoredTensor], shape: HybridShape, weights_format: str | None
+) -> None:
     specs = shape.tensors()
     missing = sorted(set(specs) - set(tensors))
     unknown = sorted(set(tensors) - set(specs))
@@ -126,6 +155,8 @@ def _check_against_shape(folder: Path, tensors: Mapping[str, StoredTensor], shap
             raise ValueError(f"tensors must be those of the configuration, {folder} {fault} {names[0]}{more}")
     for name, spec in specs.items():
         declared = tensor_shape(spec, shape.sizes)
+        if is_packed(weights_format, tensors[name].dtype):
+            declared = (declared[0] // PACKED_ROWS, *declared[1:])
         if tensors[name].shape != declared:
             raise ValueError(
                 f"{name} must have the shape {declared} that the configuration implies, "

@@ -1,5 +1,6 @@
 """Loading a checkpoint into plain transformers, with the settings that make its numbers the trained ones."""
 
+import json
 import logging
 import tempfile
 import warnings
@@ -161,6 +162,13 @@ def set_time_step_limit(model: nn.Module) -> None:
     mixers: list[Any] = [module for module in model.modules() if hasattr(module, "time_step_limit")]
     for mixer in mixers:
         mixer.time_step_limit = tuple(float(bound) for bound in config.time_step_limit)
+
+
+def config_of(model: PreTrainedModel) -> dict[str, Any]:
+    """A loaded model's configuration as transformers would write it into `config.json`."""
+    config: Any = model.config
+    written: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return written
 
 
 def count_params(model: nn.Module) -> int:

@@ -20,7 +20,7 @@ DEFAULT_SHARD_BYTES = 4 * 2**30
 
 @contextmanager
 def open_weights(checkpoint: Checkpoint) -> Iterator[Callable[[str], torch.Tensor]]:
-    """Gives a function that reads one tensor by its name on disk, in its stored dtype."""
+    """Gives a function that reads one tensor or scale by its name on disk, in its stored dtype."""
     with ExitStack() as stack:
         files: dict[Path, Any] = {}
 

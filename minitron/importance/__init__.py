@@ -2,6 +2,7 @@
 
 from minitron.importance.calibrate import CalibrationSettings, calibrate
 from minitron.importance.depth import BlockQuotas, LogitDepth
+from minitron.importance.listen import listen
 from minitron.importance.retained import retained_shares
 from minitron.importance.scorers import SCORED_AXES, SCORERS, ActivationScorer
 from minitron.importance.scores import Scores, load_scores, random_scores, save_scores, stale_parts
@@ -16,6 +17,7 @@ __all__ = [
     "LogitDepth",
     "Scores",
     "calibrate",
+    "listen",
     "load_scores",
     "mamba_channels",
     "mamba_heads",

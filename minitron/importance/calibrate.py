@@ -93,7 +93,13 @@ def calibrate(
     logger.info(
         "calibrated on %d samples, %d tokens in %.1f s", len(samples), samples.num_tokens, time.monotonic() - started
     )
-    return _to_scores(stack, {**run.width.scores, **run.experts.scores}, depth_L, removed, samples)
+    return make_scores(
+        {**run.width.scores, **run.experts.scores},
+        depth_L,
+        removed,
+        num_samples=len(samples),
+        num_tokens=samples.num_tokens,
+    )
 
 
 class _Calibration:
@@ -233,13 +239,20 @@ def _fingerprint(samples: Samples) -> str:
     return digest.hexdigest()
 
 
-def _to_scores(
-    stack: Stack,
+def make_scores(
     width: Mapping[tuple[str, int], torch.Tensor],
     depth_L: torch.Tensor,
     removed: Sequence[int],
-    samples: Samples,
+    *,
+    num_samples: int,
+    num_tokens: int,
 ) -> Scores:
+    """Finished scores, by axis and layer, as a value.
+
+    Raises:
+        ValueError: A score is not finite.
+    """
+
     def by_layer(axis: str) -> Any:
         return {layer: width[name, layer].numpy() for name, layer in sorted(width) if name == axis}
 
@@ -254,6 +267,6 @@ def _to_scores(
         **{axis: by_layer(axis) for axis in LAYER_AXES},
         depth=depth_L.numpy(),
         removed=tuple(removed),
-        num_samples=len(samples),
-        num_tokens=samples.num_tokens,
+        num_samples=num_samples,
+        num_tokens=num_tokens,
     )

@@ -4,7 +4,7 @@ from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.compensate import norm_scales
 from minitron.prune.gate import check_logits, check_params
 from minitron.prune.journal import is_unfinished
-from minitron.prune.memory import prune_model
+from minitron.prune.memory import prune_in_place, prune_model
 from minitron.prune.plan import PrunePlan, load_plan, save_plan
 from minitron.prune.view import describe_plan, diff_plans
 
@@ -18,6 +18,7 @@ __all__ = [
     "load_plan",
     "norm_scales",
     "prune_checkpoint",
+    "prune_in_place",
     "prune_model",
     "save_plan",
 ]

@@ -1,31 +1,33 @@
 """Pruning in memory: a smaller model out of a loaded one, with nothing written."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
-from minitron.hybrid.checkpoint import Checkpoint
-from minitron.hybrid.config import config_for_shape
-from minitron.hybrid.model import assemble_model
+from minitron.hybrid.config import config_for_shape, shape_from_config
+from minitron.hybrid.model import assemble_model, config_of
 from minitron.hybrid.names import gather_state, model_places, read_place
 from minitron.hybrid.slicing import slice_tensors
 from minitron.prune.plan import PrunePlan
 
 
-def prune_model(model: PreTrainedModel, source: Checkpoint, plan: PrunePlan) -> PreTrainedModel:
-    """The pruned model, in the loaded one's dtype and on its device, sharing no memory with it.
+def prune_model(model: PreTrainedModel, plan: PrunePlan) -> PreTrainedModel:
+    """The pruned model, in the loaded one's dtypes and on its device, sharing no memory with it.
 
     Args:
-        model: The source's checkpoint, loaded.
-        source: The checkpoint, for its configuration.
+        model: The model, loaded.
         plan: What survives.
 
     Raises:
         ValueError: The plan is for another shape.
     """
-    if plan.source != source.shape:
-        raise ValueError(f"the plan must start from the model's shape {source.shape}, it starts from {plan.source}")
+    config = config_of(model)
+    found = shape_from_config(config)
+    if plan.source != found:
+        raise ValueError(f"the plan must start from the model's shape {found}, it starts from {plan.source}")
     state, places = model.state_dict(), model_places(plan.source)
 
     def read(name: str) -> torch.Tensor:
@@ -36,4 +38,36 @@ def prune_model(model: PreTrainedModel, source: Checkpoint, plan: PrunePlan) -> 
             yield name, tensor.clone()
 
     gathered = gather_state(pruned(), model_places(plan.target))
-    return assemble_model(model, config_for_shape(source.config, plan.target), plan.target, gathered)
+    return assemble_model(model, config_for_shape(config, plan.target), plan.target, gathered)
+
+
+def prune_in_place(model: PreTrainedModel, plan: PrunePlan) -> None:
+    """Makes a loaded model the pruned one: the same object, with new submodules and a new configuration.
+
+    The new submodules take over the limits on the Mamba time step that the old ones had, and the mode (training or
+    evaluation) of the model. Hooks on old submodules, and what was frozen, are not carried over: all
+    parameters are new.
+
+    Raises:
+        ValueError: The plan is for another shape; the model is as it was.
+    """
+    pruned = prune_model(model, plan)
+    before: Any = model.base_model
+    after: Any = pruned.base_model
+    for position, layer in enumerate(plan.keep.layers):
+        _carry_limits(before.layers[layer], after.layers[position])
+    old_config, config = model.config, pruned.config
+    config.architectures = old_config.architectures or [type(model).__name__]
+    config.name_or_path = old_config.name_or_path
+    config.dtype = model.dtype  # as a loaded model has it; a file gives its name, which ModelOpt's export cannot use
+    for name, child in pruned.named_children():
+        setattr(model, name, child)
+    model.config = config
+    model.train(model.training)
+
+
+def _carry_limits(before: nn.Module, after: nn.Module) -> None:
+    for name, module in before.named_modules():
+        if hasattr(module, "time_step_limit"):
+            mixer: Any = after.get_submodule(name)
+            mixer.time_step_limit = module.time_step_limit

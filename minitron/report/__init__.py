@@ -1,7 +1,14 @@
 """What a person looks at: tables here; pictures are in `minitron.report.figure`, which loads matplotlib."""
 
 from minitron.report.plan import plan_diff_table, plan_table
-from minitron.report.table import candidates_table, fit_table, format_bytes, metrics_table, scores_table
+from minitron.report.table import (
+    candidates_table,
+    fit_table,
+    format_bytes,
+    metrics_table,
+    quantised_table,
+    scores_table,
+)
 
 __all__ = [
     "candidates_table",
@@ -10,5 +17,6 @@ __all__ = [
     "metrics_table",
     "plan_diff_table",
     "plan_table",
+    "quantised_table",
     "scores_table",
 ]

@@ -122,6 +122,8 @@ def fit_table(report: Mapping[str, Any]) -> Table:
     table.add_row("parameters", f"{report['params']:,}")
     for part, label in PART_LABELS.items():
         held = format_bytes(report[f"{part}_bytes"])
+        if part == "weights":
+            label = f"weights, {report['weights']}"
         if part == "workspace" and report["workspace_low_bytes"] != report["workspace_bytes"]:
             label, held = "workspace, assumed", f"{format_bytes(report['workspace_low_bytes'])} to {held}"
         table.add_row(label, held)
@@ -144,6 +146,19 @@ def fit_table(report: Mapping[str, Any]) -> Table:
         table.add_row(label, "no limit" if largest is None else f"{largest:,}")
     if "tokens_per_s" in report:
         table.add_row("predicted output tokens/s, largest batch", f"{report['tokens_per_s']:.1f}")
+    return table
+
+
+def quantised_table(result: Mapping[str, Any]) -> Table:
+    """What quantisation saved and what it cost."""
+    before, after = result["weights_bytes_before"], result["weights_bytes_after"]
+    table = Table(title=f"Weights as {result['format']}", title_justify="left", show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_row("parameters", f"{result['params']:,}")
+    table.add_row("weights before", format_bytes(before))
+    table.add_row("weights after, scales included", f"{format_bytes(after)} ({after / before:.1%})")
+    table.add_row("KL to the unquantised model, nats a token", f"{result['kl_to_unquantised']:.4f}")
     return table
 
 

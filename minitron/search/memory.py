@@ -12,7 +12,7 @@ from minitron.hybrid.families import Family
 from minitron.hybrid.shape import HybridShape
 from minitron.search.cache import cache_bytes
 from minitron.search.pages import paged_cache_bytes, workspace_range
-from minitron.search.precision import WEIGHT_FORMATS, block_tensor_bits, model_tensor_bits
+from minitron.search.precision import WEIGHT_FORMATS, block_tensor_bits, input_sharing, model_tensor_bits
 from minitron.search.workload import Workload
 
 
@@ -96,4 +96,8 @@ def model_weights_bytes(
 def block_weights_bits(family: Family, kind: str, sizes: Mapping[str, SizeT], weights_dtype: str) -> SizeT:
     """Bits of the weights of one block."""
     weights = WEIGHT_FORMATS[weights_dtype]
-    return sum(block_tensor_bits(spec, sizes, weights) for spec in family.tensors_of(kind, sizes))  # type: ignore[return-value]
+    shared = input_sharing(family, kind)
+    return sum(  # type: ignore[return-value]
+        block_tensor_bits(spec, sizes, weights, shares_input=spec.name in shared)
+        for spec in family.tensors_of(kind, sizes)
+    )

@@ -103,7 +103,7 @@ class _Bench:
         """The candidate as a model."""
         shape = self.source.shape
         keep = select_units(self.scores, shape, candidate.shape, candidate.layers)
-        return prune_model(self.model, self.source, PrunePlan(source=shape, target=candidate.shape, keep=keep))
+        return prune_model(self.model, PrunePlan(source=shape, target=candidate.shape, keep=keep))
 
     def measure(self, student: PreTrainedModel) -> dict[str, float]:
         """Loss, and KL to the teacher, on the text that is judged by."""

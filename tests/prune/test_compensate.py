@@ -83,9 +83,9 @@ def test_a_scaled_plan_is_cut_alike_in_memory_and_on_disk(
     plan = make_plan(source.shape, 14)
     scaled = replace(plan, scales=norm_scales(LayerwiseStack(source), make_samples(padded=False), plan))
     model = load_model(source.folder, dtype=dtype)
-    in_memory = prune_model(model, source, scaled)
+    in_memory = prune_model(model, scaled)
     on_disk = load_model(prune_checkpoint(source, scaled, tmp_path / "pruned").folder, dtype=dtype)
-    plain = prune_model(model, source, plan)
+    plain = prune_model(model, plan)
     with torch.no_grad():
         logits = in_memory(token_ids).logits
         torch.testing.assert_close(on_disk(token_ids).logits, logits, rtol=0, atol=0)

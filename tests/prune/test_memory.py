@@ -16,7 +16,7 @@ def test_a_model_pruned_in_memory_equals_one_pruned_on_disk(
 ) -> None:
     source = open_checkpoint(tiny_checkpoint)
     plan, teacher = make_plan(source.shape), load_model(tiny_checkpoint)
-    in_memory = prune_model(teacher, source, plan)
+    in_memory = prune_model(teacher, plan)
     on_disk = load_model(prune_checkpoint(source, plan, tmp_path / "pruned").folder)
     with torch.no_grad():
         torch.testing.assert_close(in_memory(token_ids).logits, on_disk(token_ids).logits, rtol=0, atol=0)
@@ -27,7 +27,7 @@ def test_training_what_was_pruned_leaves_the_teacher_as_it_is(tiny_checkpoint: P
     source = open_checkpoint(tiny_checkpoint)
     teacher = load_model(tiny_checkpoint)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    student = prune_model(teacher, source, make_plan(source.shape))
+    student = prune_model(teacher, make_plan(source.shape))
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(1)
@@ -38,4 +38,4 @@ def test_training_what_was_pruned_leaves_the_teacher_as_it_is(tiny_checkpoint: P
 def test_a_plan_for_another_shape_is_refused(tiny_checkpoint: Path) -> None:
     other: HybridShape = make_tiny_shape(hidden_size=26)
     with pytest.raises(ValueError, match="the plan must start from the model's shape"):
-        prune_model(load_model(tiny_checkpoint), open_checkpoint(tiny_checkpoint), make_plan(other))
+        prune_model(load_model(tiny_checkpoint), make_plan(other))

@@ -21,12 +21,14 @@ def count_one_by_one(shape: HybridShape, dtype: str) -> int:
         elif not matrix:
             bits += numel * 16
         elif dtype == "fp8":
-            bits += numel * 8 + 32
+            bits += numel * 8 + 32 + 32
         elif dtype == "int8":
-            bits += numel * 8 + dims[0] * 16
+            bits += numel * 8 + dims[0] * 32 + 32
         else:
             runs = sum(1 for _ in range(0, dims[1], 128))
-            bits += numel * 4 + dims[0] * runs * 16
+            bits += numel * 4 + dims[0] * runs * 32
+            if not name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):  # these share the norm's scales
+                bits += dims[1] * 16
     return bits // 8
 
 

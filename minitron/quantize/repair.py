@@ -1,0 +1,74 @@
+"""The lists of modules that a ModelOpt export leaves unquantised: mended, and held against the stored tensors.
+
+ModelOpt 0.47 (modelopt/torch/export/quant_aware_conversion.py, build_reverse_name_mapper) closes each name with a mark
+that holds a NUL, and for nemotron_h its own renaming garbles the mark, which then stays in the names.
+"""
+
+import json
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from minitron.hybrid.checkpoint import Checkpoint
+
+HF_QUANT_CONFIG = "hf_quant_config.json"
+
+
+def repaired_name(name: str) -> str:
+    r"""A module's name without what was left behind it.
+
+    >>> repaired_name("backbone.layers.0.mixer.conv1d.\0backbone.pt_name_sentinel")
+    'backbone.layers.0.mixer.conv1d'
+    """
+    return name.partition("\0")[0].removesuffix(".")
+
+
+def repaired_quantisation(export: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(`quantization_config` of config.json, hf_quant_config.json) of an export, names mended.
+
+    Raises:
+        ValueError: The export does not say how it was quantised.
+    """
+    config = json.loads((export / "config.json").read_text(encoding="utf-8"))
+    try:
+        embedded = config["quantization_config"]
+        beside = json.loads((export / HF_QUANT_CONFIG).read_text(encoding="utf-8"))
+    except (KeyError, FileNotFoundError) as error:
+        raise ValueError("ModelOpt must say how the weights were quantised, it says nothing") from error
+    embedded["ignore"] = [repaired_name(name) for name in embedded.get("ignore", [])]
+    beside["quantization"]["exclude_modules"] = [
+        repaired_name(name) for name in beside["quantization"].get("exclude_modules", [])
+    ]
+    return embedded, beside
+
+
+def check_ignored(written: Checkpoint) -> None:
+    """The gate on both lists: real modules, all matrices that are not quantised, and none that is.
+
+    Raises:
+        ValueError: A list breaks the rule.
+    """
+    beside = json.loads((written.folder / HF_QUANT_CONFIG).read_text(encoding="utf-8"))
+    lists = {
+        "quantization_config.ignore": written.config["quantization_config"]["ignore"],
+        f"exclude_modules of {HF_QUANT_CONFIG}": beside["quantization"]["exclude_modules"],
+    }
+    modules = {name.removesuffix(".weight") for name in written.tensors if name.endswith(".weight")}
+    quantised = {name.removesuffix(".weight_scale") for name in written.scales if name.endswith(".weight_scale")}
+    matrices = {name.removesuffix(".weight") for name, spec in written.shape.tensors().items() if len(spec.dims) == 2}
+    for where, names in lists.items():
+        _check_list(where, names, modules, quantised, matrices)
+
+
+def _check_list(where: str, names: Sequence[str], modules: set[str], quantised: set[str], matrices: set[str]) -> None:
+    covered = {name: {module for module in modules if fnmatchcase(module, name)} for name in names}
+    empty = sorted(name for name, found in covered.items() if not found)
+    if empty:
+        raise ValueError(f"{where} must name modules of the checkpoint, {empty[0]!r} is none")
+    ignored = set().union(*covered.values())
+    if ignored & quantised:
+        raise ValueError(f"{where} must not name quantised modules, it names {min(ignored & quantised)}")
+    missing = matrices - quantised - ignored
+    if missing:
+        raise ValueError(f"{where} must name every matrix that is not quantised, it lacks {min(missing)}")
