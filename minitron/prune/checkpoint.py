@@ -56,11 +56,10 @@ def prune_checkpoint(
         logger.warning("%s is left out: multi-token prediction is not pruned", name)
     carried = carried_files(source.folder)
     names = [*(shard.name for shard in layout.shards), INDEX_FILE, CONFIG_FILE, *(path.name for path in carried)]
-    with resumable(output, inputs_hash=layout.inputs_hash, files=names) as journal:
+    with reporting_full_disk(output), resumable(output, inputs_hash=layout.inputs_hash, files=names) as journal:
         write_layout(layout, journal, threads=threads)
-        with reporting_full_disk(output):
-            copy_files(carried, output)
-            write_json(output / CONFIG_FILE, _with_dtype(config_for_shape(source.config, plan.target), dtype))
+        copy_files(carried, output)
+        write_json(output / CONFIG_FILE, _with_dtype(config_for_shape(source.config, plan.target), dtype))
         written = open_checkpoint(output)
         check_params(written, plan)
     logger.info("pruned %d to %d parameters in %.1f s", source.params, written.params, time.monotonic() - started)
