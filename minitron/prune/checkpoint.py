@@ -64,11 +64,10 @@ def prune_checkpoint(
         config[count] = 0
     carried = carried_files(source.folder)
     names = [*(shard.name for shard in layout.shards), INDEX_FILE, CONFIG_FILE, *(path.name for path in carried)]
-    with resumable(output, inputs_hash=layout.inputs_hash, files=names) as journal:
+    with reporting_full_disk(output), resumable(output, inputs_hash=layout.inputs_hash, files=names) as journal:
         write_layout(layout, journal, threads=threads)
-        with reporting_full_disk(output):
-            copy_files(carried, output)
-            write_json(output / CONFIG_FILE, config)
+        copy_files(carried, output)
+        write_json(output / CONFIG_FILE, config)
         written = open_checkpoint(output)
         try:
             check_params(written, plan)

@@ -39,11 +39,11 @@ class Journal:
     def has(self, name: str, size_bytes: int) -> bool:
         """Whether a file was recorded as whole and is still as it was then."""
         path = self.folder / name
-        entry = next((entry for entry in self.entries()[1:] if entry["file"] == name), None)
-        if entry is None or not path.is_file():
+        recorded = {entry["file"]: entry["mtime_ns"] for entry in self.entries()[1:]}
+        if name not in recorded or not path.is_file():
             return False
         status = path.stat()
-        return status.st_size == size_bytes and bool(status.st_mtime_ns == entry["mtime_ns"])
+        return status.st_size == size_bytes and bool(status.st_mtime_ns == recorded[name])
 
     def entries(self) -> list[dict[str, Any]]:
         """The whole lines: first what the folder is made from, then the files."""
@@ -84,7 +84,7 @@ def resumable(folder: Path, *, inputs_hash: str, files: Sequence[str]) -> Iterat
     Raises:
         ValueError: The folder holds something else, or another process is writing it.
     """
-    if folder.exists() and not is_unfinished(folder) and any(folder.iterdir()):
+    if folder.exists() and not is_unfinished(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"the output folder must be empty, {folder} is not")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / JOURNAL_FILE).open("a+b") as file:

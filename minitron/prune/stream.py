@@ -6,6 +6,7 @@ may end in any order and one thread's waiting is another's work.
 
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -19,13 +20,17 @@ from minitron.hybrid.progress import progress_bar
 from minitron.hybrid.reading import VIEWS
 from minitron.hybrid.weights import write_json
 from minitron.prune.convert import Raw, convert
-from minitron.prune.disk import reporting_full_disk, require_room, sync_folder
+from minitron.prune.disk import require_room, sync_folder
 from minitron.prune.journal import PARTIAL, Journal
 from minitron.prune.layout import Layout, Placed, Shard, SourceFile
 from minitron.prune.pieces import Piece, pieces
 
+# What a core's cache holds; larger buffers were no faster, and two threads keep reading and writing at it at a time.
 BUFFER_BYTES = 2**20
 THREADS = 2
+PIECES_AHEAD = 16
+# Linux reads no more of one request ahead than a device's `read_ahead_kb`, which is 128 by default.
+ASKED_BYTES = 128 * 2**10
 WORDS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 
 
@@ -43,21 +48,21 @@ def write_layout(
         buffer_bytes: Most bytes that a thread reads or writes at once.
 
     Raises:
-        ValueError: There is too little room, the disk fills up, or the source changes while it is read.
+        ValueError: There is too little room, or the source changes while it is read.
+        OSError: The disk fills up all the same; `reporting_full_disk` says so in a line.
     """
     folder = journal.folder
     missing = [shard for shard in layout.shards if not _is_whole(shard, journal)]
     held = sum(_allocated(folder / (shard.name + PARTIAL)) + _allocated(folder / shard.name) for shard in missing)
     require_room(folder, sum(shard.nbytes for shard in missing) - held)
     total = sum(shard.nbytes for shard in layout.shards)
-    with reporting_full_disk(folder):
-        with progress_bar(of_bytes=True) as progress:
-            task = progress.add_task("prune", total=total, completed=total - sum(shard.nbytes for shard in missing))
-            work = _Work(missing, journal, progress, task, buffer_bytes)
-            _run(work, THREADS if threads is None else threads)
-        if len(layout.shards) > 1:
-            write_json(folder / INDEX_FILE, layout.index())
-            sync_folder(folder)
+    with progress_bar(of_bytes=True) as progress:
+        task = progress.add_task("prune", total=total, completed=total - sum(shard.nbytes for shard in missing))
+        work = _Work(missing, journal, progress, task, buffer_bytes)
+        _run(work, THREADS if threads is None else threads)
+    if len(layout.shards) > 1:
+        write_json(folder / INDEX_FILE, layout.index())
+        sync_folder(folder)
 
 
 def _run(work: "_Work", threads: int) -> None:
@@ -85,6 +90,7 @@ class _Work:
         self._left: dict[str, int] = {}
         self._stopped = False
         self._pieces = self._begin(shards)
+        self._coming: deque[tuple[Shard, Piece]] = deque()
 
     def stop(self) -> None:
         """Lets no thread begin another piece."""
@@ -103,7 +109,10 @@ class _Work:
 
     def _next(self) -> tuple[Shard, Piece] | None:
         with self._lock:
-            return None if self._stopped else next(self._pieces, None)
+            while len(self._coming) < PIECES_AHEAD and (given := next(self._pieces, None)) is not None:
+                ask_for(given[1])
+                self._coming.append(given)
+            return self._coming.popleft() if self._coming and not self._stopped else None
 
     def _begin(self, shards: list[Shard]) -> Iterator[tuple[Shard, Piece]]:
         for shard in shards:
@@ -139,6 +148,18 @@ class Buffers:
     def __init__(self, nbytes: int) -> None:
         # An element is read whole, however small the buffers are asked to be.
         self.read, self.rows, self.columns = (np.empty(max(nbytes, 8), dtype=np.uint8) for _ in range(3))
+
+
+def ask_for(piece: Piece) -> None:
+    """Lets the system begin to read a piece, so that the disk has work while threads compute and write."""
+    descriptor = os.open(piece.tensor.file.path, os.O_RDONLY)
+    try:
+        for offset, nbytes in piece.runs:
+            for start in range(offset, offset + nbytes, ASKED_BYTES):
+                count = min(ASKED_BYTES, offset + nbytes - start)
+                os.posix_fadvise(descriptor, start, count, os.POSIX_FADV_WILLNEED)
+    finally:
+        os.close(descriptor)
 
 
 def copy_piece(piece: Piece, target: Path, buffers: Buffers) -> None:
