@@ -71,6 +71,7 @@ def repair(
     *,
     dtypes: Mapping[str, torch.dtype] | None = None,
     state_folder: Path | None = None,
+    origin: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields (name on disk, repaired weight in fp32), block by block; blocks of a student in memory change in place.
 
@@ -86,6 +87,7 @@ def repair(
         dtypes: Name on disk -> dtype that a weight will be stored in: it is rounded to it before later blocks are
             fitted. Weights that are not named keep the student's dtype in memory.
         state_folder: Where finished blocks and streams are saved; the caller removes it. In memory when None.
+        origin: What the weights come from, so that a saved state of other ones is left aside.
 
     Raises:
         ValueError: A stack is not of the plan's shape, or the model overflows.
@@ -95,7 +97,11 @@ def repair(
         if stack.shape != shape:
             raise ValueError(f"the {name} must have the plan's shape {shape}, it has {stack.shape}")
     started = time.monotonic()
-    run = _Repair(teacher, student, plan, samples, settings, dict(dtypes or {}), state_folder)
+    way = describe_way(samples, plan, settings, dtypes or {}, stacks=(teacher, student)) | {
+        "origin": dict(origin or {})
+    }
+    state = RepairState(state_folder, way=way)
+    run = _Repair(teacher, student, plan, samples.batches(settings.batch_size), settings, dtypes or {}, state)
     yield from run.blocks()
     if settings.projections == "all":
         yield from run.head()
@@ -110,20 +116,16 @@ class _Repair:
         teacher: Stack,
         student: Stack,
         plan: PrunePlan,
-        samples: Samples,
+        batches: list[Samples],
         settings: RepairSettings,
-        dtypes: dict[str, torch.dtype],
-        state_folder: Path | None,
+        dtypes: Mapping[str, torch.dtype],
+        state: RepairState,
     ) -> None:
         self._teacher, self._student, self._plan, self._settings = teacher, student, plan, settings
-        self._dtypes = dtypes
-        self._batches = samples.batches(settings.batch_size)
+        self._batches, self._dtypes, self._state = batches, dtypes, state
         self._family = plan.source.family
         self._cuts = {cut.name: cut for cut in tensor_cuts(plan.source, plan.keep)}
-        way = describe_way(samples, plan, settings, dtypes, teacher=teacher, student=student)
-        self._state = RepairState(state_folder, way=way)
-        self._streams = [self._open(state_folder, name) for name in ("teacher", "student")]
-        self._folder = state_folder
+        self._streams = [self._open(name) for name in ("teacher", "student")]
         layers, last = plan.keep.layers, plan.source.num_hidden_layers
         following = (*layers[1:], last)
         self._ends = following if settings.target == "after_removed" else tuple(layer + 1 for layer in layers)
@@ -201,7 +203,7 @@ class _Repair:
     ) -> tuple[dict[str, Streams], dict[str, Moments]]:
         layer, kind = block[0], self._plan.target.hybrid_override_pattern[position]
         entered = [branch.entered for branch in self._family.branches[kind] if branch.entered is not None]
-        inner = {name: self._open(self._folder, f"teacher-{name}") for name in entered}
+        inner = {name: self._open(f"teacher-{name}") for name in entered}
         tap = self._family.taps[READ_PLACE].get(kind) if self._settings.projections == "all" else None
         places = {f"entering {name}": (name, "input") for name in entered}
         listened = {} if tap is None else {"read": (tap.module, tap.side)}
@@ -216,7 +218,7 @@ class _Repair:
                     mask_BT = self._batches[number].mask(self._student.device)
                     self._student.run([own], self._streams[1].read(number, position), mask_BT)
                     moments.add(of_teacher["read"].to(self._student.device), of_student["read"], mask_BT)
-        return inner, {} if tap is None else dict.fromkeys(tap.readers, moments["read"])
+        return inner, dict.fromkeys(() if tap is None else tap.readers, moments)
 
     def _refit_read(
         self, name: str, moments: Moments, block: Block, own: Block, position: int
@@ -279,7 +281,8 @@ class _Repair:
     def _masks(self, stack: Stack) -> Iterator[tuple[int, torch.Tensor | None]]:
         yield from ((number, batch.mask(stack.device)) for number, batch in enumerate(self._batches))
 
-    def _open(self, folder: Path | None, name: str) -> Streams:
+    def _open(self, name: str) -> Streams:
+        folder = self._state.folder
         if folder is None:
             return MemoryStreams(len(self._batches))
         stack = self._student if name == "student" else self._teacher

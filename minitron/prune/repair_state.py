@@ -4,8 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,11 @@ class RepairState:
     """
 
     def __init__(self, folder: Path | None, *, way: Mapping[str, Any]) -> None:
-        self._folder, self._way = folder, json.dumps(way, sort_keys=True)
+        self.folder, self._way = folder, json.dumps(way, sort_keys=True)
 
     def load(self, block: int) -> dict[str, torch.Tensor] | None:
         """The repaired weights of a block by name on disk, or None where they are not saved."""
-        if self._folder is None or not self._file(block).is_file():
+        if self.folder is None or not self._file(block).is_file():
             return None
         try:
             with safe_open(self._file(block), framework="pt") as file:
@@ -49,9 +48,9 @@ class RepairState:
 
     def save(self, block: int, weights: Mapping[str, torch.Tensor]) -> None:
         """Keeps the repaired weights of a block."""
-        if self._folder is None:
+        if self.folder is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         partial = self._file(block).with_suffix(".partial")
         tensors = {name: value.cpu().contiguous() for name, value in weights.items()}
         save_file(tensors, partial, metadata={"way": self._way})
@@ -60,8 +59,8 @@ class RepairState:
         partial.replace(self._file(block))
 
     def _file(self, block: int) -> Path:
-        assert self._folder is not None
-        return self._folder / f"repaired-{block:04d}.safetensors"
+        assert self.folder is not None
+        return self.folder / f"repaired-{block:04d}.safetensors"
 
 
 def describe_way(
@@ -70,8 +69,7 @@ def describe_way(
     settings: Any,
     dtypes: Mapping[str, torch.dtype],
     *,
-    teacher: Stack,
-    student: Stack,
+    stacks: Sequence[Stack],
 ) -> dict[str, Any]:
     """What the bits of a repair depend on, the models' own weights aside."""
     digest = hashlib.sha256(samples.token_ids.tobytes())
@@ -86,7 +84,7 @@ def describe_way(
         "target": repr(plan.target),
         "layers": list(plan.keep.layers),
         "kept": kept.hexdigest(),
-        "settings": repr(replace(settings)),
+        "settings": repr(settings),
         "dtypes": {name: str(dtype) for name, dtype in dtypes.items()},
-        "stacks": [[stack.whole, stack.device.type] for stack in (teacher, student)],
+        "stacks": [[stack.whole, stack.device.type] for stack in stacks],
     }

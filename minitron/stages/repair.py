@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from minitron.hybrid.checkpoint import Checkpoint, open_checkpoint
+from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
 from minitron.hybrid.model import TORCH_DTYPES, load_model, load_tokenizer
 from minitron.hybrid.samples import blend_samples
 from minitron.hybrid.stack import LayerwiseStack, MemoryStack, Stack
@@ -81,6 +81,7 @@ def repair_folder(
         repair_settings(section),
         dtypes={name: TORCH_DTYPES[stored.dtype] for name, stored in pruned.tensors.items()},
         state_folder=state_folder,
+        origin=checkpoint_hashes(source.folder),
     )
     count = write_repaired(pruned, weights)
     open_checkpoint(pruned.folder)
