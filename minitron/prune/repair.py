@@ -5,11 +5,14 @@ those that write into the stream to the teacher's stream; at last the head to th
 ridge regression around the sliced weight (`refit`) on what the already repaired model gives it, so errors of earlier
 blocks are made up for by later ones. This is beyond the published method.
 
-Cost: one pass of the teacher and 2 to 3 of the student over the calibration text, each block read once. Memory beside
-the two stacks: moments and factor of one projection at a time, 20 C^2 + 24 C D bytes for a weight [D, C]; the streams,
-4 (D_teacher + D_student) bytes a token, lie in files where there is a state folder. At the dims of 12B -> 9B
-(D = 4480) that is 6.1 GiB for a down_proj (C = 15680), 3.0 GiB for a Mamba out_proj (C = 10240), 2.1 GiB for an o_proj
-(C = 5120); the head's totals take 0.8 GiB, its rows pass by in chunks, and its repaired fp32 weight is 2.2 GiB.
+Cost: one pass of the teacher and 2 (`outputs`) to 3 of the student over the calibration text, each block read once.
+
+Memory beside the two stacks, one projection at a time, for a weight [D, C], everything in fp64: one that writes needs
+24 C^2 + 24 C D bytes (moments, system and factor; cross moments, solution and copy), one that reads about
+24 C^2 + 56 C D. From 12B to 9B (D or C = 4480) that is by arithmetic 7.1 GiB for a down_proj (C = 15680), 3.4 GiB for a
+Mamba out_proj (C = 10240), 1.1 GiB for an o_proj (C = 5120), 5.7 GiB for an in_proj (D = 22656) and, in chunks of rows,
+twice its fp32 weight of 2.2 GiB for the head. The streams take 4 (5120 + 4480) bytes a token: 4.7 GiB for 128
+samples of 1024; with a state folder they lie in files.
 """
 
 # B samples, T tokens, D hidden, C inputs, V vocabulary
@@ -173,9 +176,10 @@ class _Repair:
             own_BTD = self._student.final_norm(self._streams[1].read(number, len(self._plan.keep.layers)))
             moments.add(taught_BTD.to(own_BTD.device), own_BTD, mask_BT)
         rows = zip(self._teacher.head(), self._student.head(), strict=True)
-        parts = [self._refit_reader(taught_ND, own_ND, moments) for taught_ND, own_ND in rows]
-        weight_VD = torch.cat(parts)
-        return self._rounded(name, weight_VD, weight_VD.dtype)
+        parts = []
+        for taught_ND, own_ND in rows:
+            parts.append(self._rounded(name, self._refit_reader(taught_ND, own_ND, moments), own_ND.dtype))
+        return torch.cat(parts)
 
     def _repair_block(self, position: int, start: int, taught: Iterator[Block], own: Block) -> dict[str, torch.Tensor]:
         layer = self._plan.keep.layers[position]
