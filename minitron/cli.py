@@ -146,6 +146,12 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--scores", type=Path, required=True, metavar="DIR", help="folder written by score")
     prune.add_argument("--shape", required=True, metavar="JSON_OR_FILE", help='as in {"hidden_size": 4480}')
     prune.add_argument("--output", type=Path, required=True, metavar="DIR")
+    prune.add_argument("--repair", metavar="DATA", help="refit the projections on this text, in closed form")
+    prune.add_argument("--repair-samples", type=_positive_int, default=128, help="samples of it (128)")
+    prune.add_argument("--repair-seq-len", type=_positive_int, default=4096, help="tokens a sample (4096)")
+    prune.add_argument("--ridge", type=_positive_float, default=1e-2, help="pull towards the sliced weights (0.01)")
+    prune.add_argument("--layerwise", action="store_true", help="repair with one block in memory at a time")
+    prune.add_argument("--device", default="cpu", help="where the repair runs (cpu)")
     prune.set_defaults(verb=_prune)
 
     plan = verbs.add_parser("plan", parents=[common], help="show what a plan of pruning keeps, or how two plans differ")
@@ -280,9 +286,24 @@ def _score(args: argparse.Namespace) -> None:
 
 
 def _prune(args: argparse.Namespace) -> None:
+    from minitron.recipe import RepairSection, make_section
+
+    repair = None
+    if args.repair is not None:
+        given = {
+            "data": [{"path": args.repair}],
+            "samples": args.repair_samples,
+            "seq_len": args.repair_seq_len,
+            "ridge": args.ridge,
+            "layerwise": args.layerwise,
+        }
+        repair = make_section(RepairSection, given)
+
     from minitron.verbs import prune_to_shape
 
-    written = prune_to_shape(args.checkpoint, scores=args.scores, shape=args.shape, output=args.output)
+    written = prune_to_shape(
+        args.checkpoint, scores=args.scores, shape=args.shape, output=args.output, repair=repair, device=args.device
+    )
     _print(
         args,
         {"output": str(written.folder), "params": written.params, "shape": asdict(written.shape)},

@@ -62,7 +62,7 @@ STAGES = (
         settings=stages.search_settings,
         work=stages.run_search,
     ),
-    Stage(name="prune", reads=("depth", "score", "search"), settings=lambda recipe: {}, work=stages.run_prune),
+    Stage(name="prune", reads=("depth", "score", "search"), settings=stages.repair_origin, work=stages.run_prune),
     Stage(
         name="distill",
         reads=("prune",),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from minitron.hybrid.ranks import Ranks
 from minitron.importance import BlockQuotas, Scores, load_scores, mamba_heads, stale_parts, top_blocks
 from minitron.importance.scores import ScoreArray
 from minitron.prune import PrunePlan, describe_plan, diff_plans, load_plan
-from minitron.recipe import EvaluateSection, ScoreSection, Source, Task
+from minitron.recipe import EvaluateSection, RepairSection, ScoreSection, Source, Task
 from minitron.search import Workload
 
 logger = logging.getLogger(__name__)
@@ -63,8 +64,16 @@ def _shared_artefact(output: Path, ranks: Ranks, **described: Any) -> Iterator[P
         ranks.wait()
 
 
-def prune_to_shape(checkpoint: Path, *, scores: Path, shape: str, output: Path) -> Checkpoint:
-    """Cuts a checkpoint to a shape, given as JSON or as a file of it.
+def prune_to_shape(
+    checkpoint: Path,
+    *,
+    scores: Path,
+    shape: str,
+    output: Path,
+    repair: RepairSection | None = None,
+    device: str = "cpu",
+) -> Checkpoint:
+    """Cuts a checkpoint to a shape, given as JSON or as a file of it, and repairs it if asked to.
 
     The shape's keys are prunable dims as Hugging Face spells them, and `layers` (kept block indices) or
     `num_hidden_layers`. An interrupted call's work, which lies beside `output`, is gone on with.
@@ -72,7 +81,10 @@ def prune_to_shape(checkpoint: Path, *, scores: Path, shape: str, output: Path) 
     Raises:
         ValueError: The scores are of another checkpoint, or the shape is malformed or cannot be reached.
     """
+    check_device(device)
     source = open_checkpoint(checkpoint)
+    if repair is not None:
+        stages.data_hashes(repair.data)  # a missing file is found now and not after the cut
     if read_header(scores) is None:
         raise ValueError(f"a whole folder of scores is expected at {scores}")
     loaded = load_scores(scores / stages.SCORES_FILE)
@@ -87,9 +99,14 @@ def prune_to_shape(checkpoint: Path, *, scores: Path, shape: str, output: Path) 
     target = source.shape.resized(layers=layers, **sizes)
     _require_free(output)
     partial = working_folder(output)
-    if partial.exists() and {path.name for path in partial.iterdir()} - {"checkpoint", stages.PLAN_FILE}:
+    if partial.exists() and {path.name for path in partial.iterdir()} - {
+        "checkpoint",
+        stages.PLAN_FILE,
+        stages.STATE_FOLDER,
+    }:
         raise ValueError(f"{partial} is in the way and was not written by minitron; move it or choose another output")
-    stages.prune_to(source, loaded, target, layers, partial / "checkpoint")
+    stages.prune_to(source, loaded, target, layers, partial / "checkpoint", repair=repair, device=device)
+    shutil.rmtree(partial / stages.STATE_FOLDER, ignore_errors=True)
     (partial / stages.PLAN_FILE).rename(partial / "checkpoint" / stages.PLAN_FILE)
     (partial / "checkpoint").rename(output)
     partial.rmdir()

@@ -6,10 +6,15 @@ from minitron.prune.gate import check_logits, check_params
 from minitron.prune.journal import is_unfinished
 from minitron.prune.memory import prune_in_place, prune_model
 from minitron.prune.plan import PrunePlan, load_plan, save_plan
+from minitron.prune.refit import refit
+from minitron.prune.repair import RepairSettings, apply_repaired, repair
 from minitron.prune.view import describe_plan, diff_plans
+from minitron.prune.write_repaired import write_repaired
 
 __all__ = [
     "PrunePlan",
+    "RepairSettings",
+    "apply_repaired",
     "check_logits",
     "check_params",
     "describe_plan",
@@ -20,5 +25,8 @@ __all__ = [
     "prune_checkpoint",
     "prune_in_place",
     "prune_model",
+    "refit",
+    "repair",
     "save_plan",
+    "write_repaired",
 ]

@@ -118,11 +118,15 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
     depth_first = recipe.depth_first
     if depth_first is not None:
         depth_first = depth_first.model_copy(update={"distill": data(depth_first.distill)})
+    prune = recipe.prune
+    if prune.repair is not None:
+        prune = prune.model_copy(update={"repair": data(prune.repair)})
     return recipe.model_copy(
         update={
             "teacher": str(folder / recipe.teacher),
             "depth_first": depth_first,
             "score": data(recipe.score),
+            "prune": prune,
             "distill": data(recipe.distill),
             "evaluate": evaluate,
         }

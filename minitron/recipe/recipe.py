@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from minitron.recipe.budget import BudgetSection
 from minitron.recipe.distill import DepthFirstSection, DistillSection
 from minitron.recipe.evaluate import EvaluateSection
+from minitron.recipe.prune import PruneSection
 from minitron.recipe.score import ScoreSection
 from minitron.recipe.search import SearchSection
 from minitron.recipe.section import Section
@@ -26,6 +27,7 @@ class Recipe(Section):
     )
     budget: BudgetSection
     search: SearchSection
+    prune: PruneSection = PruneSection()
     distill: DistillSection
     evaluate: EvaluateSection
 

@@ -21,6 +21,7 @@ from minitron.stages.files import (
     read_metrics,
 )
 from minitron.stages.prune import prune_to, run_prune
+from minitron.stages.repair import repair_folder, repair_origin, repair_section, repair_settings
 from minitron.stages.report import run_report
 from minitron.stages.score import calibration_settings, run_score, score_folder, score_origin, score_rows, score_section
 from minitron.stages.search import run_search, search_settings
@@ -43,6 +44,10 @@ __all__ = [
     "read_candidates",
     "read_metrics",
     "recover",
+    "repair_folder",
+    "repair_origin",
+    "repair_section",
+    "repair_settings",
     "run_depth",
     "run_distill",
     "run_evaluate",

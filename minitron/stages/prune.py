@@ -1,4 +1,4 @@
-"""Teacher + scores + first candidate -> pruned checkpoint."""
+"""Teacher + scores + first candidate -> pruned checkpoint, repaired where the recipe says so."""
 
 import shutil
 from pathlib import Path
@@ -8,19 +8,37 @@ from minitron.hybrid.lineage import lineage_of
 from minitron.hybrid.shape import HybridShape
 from minitron.importance import Scores, load_scores, select_units
 from minitron.prune import PrunePlan, is_unfinished, prune_checkpoint, save_plan
-from minitron.recipe import Recipe
+from minitron.recipe import Recipe, RepairSection
 from minitron.stages.about import write_about
-from minitron.stages.files import CHECKPOINT_FOLDER, PLAN_FILE, SCORES_FILE, Folders, cut_source, read_candidates
+from minitron.stages.files import (
+    CHECKPOINT_FOLDER,
+    PLAN_FILE,
+    SCORES_FILE,
+    STATE_FOLDER,
+    Folders,
+    cut_source,
+    read_candidates,
+)
+from minitron.stages.repair import repair_folder, repair_section
 
 HASHED = ("model", "tokenizer")  # parts of a checkpoint that scores say they were made from
 
 
 def prune_to(
-    source: Checkpoint, scores: Scores, target: HybridShape, layers: tuple[int, ...], output: Path
+    source: Checkpoint,
+    scores: Scores,
+    target: HybridShape,
+    layers: tuple[int, ...],
+    output: Path,
+    *,
+    repair: RepairSection | None = None,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Checkpoint:
-    """Cuts a checkpoint to a shape by scores; writes the checkpoint into `output`, which is the caller's alone.
+    """Cuts a checkpoint to a shape by scores, and repairs it if asked to.
 
-    An interrupted call's work there is gone on with. A finished checkpoint, whose call was interrupted before it was
+    The checkpoint is written into `output`, which is the caller's alone, and the state of an interrupted repair beside
+    it. An interrupted call's work is gone on with. A finished checkpoint, whose call was interrupted before it was
     taken, is made anew: it no longer says what it was made from.
     """
     plan = PrunePlan(source=source.shape, target=target, keep=select_units(scores, source.shape, target, layers))
@@ -28,6 +46,9 @@ def prune_to(
         shutil.rmtree(output, ignore_errors=True)
     written = prune_checkpoint(source, plan, output)
     save_plan(plan, output.with_name(PLAN_FILE))
+    if repair is not None:
+        state = output.with_name(STATE_FOLDER)
+        repair_folder(source, written, plan, repair, state_folder=state, seed=seed, device=device)
     hashes = {part: scores.origin[part] for part in HASHED if part in scores.origin}
     write_about(
         written,
@@ -48,4 +69,7 @@ def run_prune(recipe: Recipe, folders: Folders, output: Path) -> None:
         HybridShape(**candidate["shape"]),
         tuple(candidate["layers"]),
         output / CHECKPOINT_FOLDER,
+        repair=repair_section(recipe),
+        seed=recipe.seed,
+        device=recipe.device,
     )

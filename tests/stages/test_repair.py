@@ -1,0 +1,117 @@
+"""Repair in a recipe and in `minitron prune`."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from minitron import stages
+from minitron.cli import main
+from minitron.hybrid.checkpoint import checkpoint_hashes, open_checkpoint
+from minitron.hybrid.model import load_model
+from minitron.pipeline import run_pipeline
+from minitron.prune import load_plan
+from minitron.recipe import RecipeError, load_recipe
+from minitron.stages import repair as repair_stage
+from tests.stages.test_depth import TWO_STEPS
+
+REPAIR = "prune.repair={samples: 6, seq_len: 16}"
+
+
+def run(recipe_path: Path, folder: Path, *overrides: str) -> dict[str, bool]:
+    recipe = load_recipe(recipe_path, overrides)
+    return {outcome.name: outcome.skipped for outcome in run_pipeline(recipe, folder, last="prune")}
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_model(folder / "prune" / "checkpoint").state_dict()
+
+
+def test_turning_repair_on_or_changing_it_prunes_anew_and_nothing_before(tmp_path: Path, recipe_path: Path) -> None:
+    folder = tmp_path / "run"
+    run(recipe_path, folder)
+    plain = weights_of(folder)
+    assert run(recipe_path, folder, REPAIR) == {"score": True, "search": True, "prune": False}
+    repaired = weights_of(folder)
+    changed = {name for name in plain if not torch.equal(plain[name], repaired[name])}
+    assert any("out_proj" in name for name in changed)
+    assert not any("norm" in name or "embeddings" in name or "A_log" in name for name in changed)
+    assert not (folder / "prune" / stages.STATE_FOLDER).exists()
+    assert run(recipe_path, folder, REPAIR)["prune"]
+    assert not run(recipe_path, folder, REPAIR, "prune.repair.ridge=0.5")["prune"]
+
+
+def test_repairs_text_is_the_scores_unless_given_and_is_beside_the_recipe(tmp_path: Path, recipe_path: Path) -> None:
+    section = stages.repair_section(load_recipe(recipe_path, ("prune.repair={}",)))
+    assert section is not None
+    assert [source.path for source in section.data] == [str(tmp_path / "text.txt")]
+    assert section.seq_len == 16
+    given = load_recipe(recipe_path, ("prune.repair={data: [{path: problems.jsonl, field: prompt}]}",))
+    section = stages.repair_section(given)
+    assert section is not None
+    assert [source.path for source in section.data] == [str(tmp_path / "problems.jsonl")]
+    assert stages.repair_section(load_recipe(recipe_path)) is None
+
+
+def test_missing_text_and_a_ridge_of_zero_are_refused_before_anything_runs(tmp_path: Path, recipe_path: Path) -> None:
+    with pytest.raises(ValueError, match="data file not found"):
+        run(recipe_path, tmp_path / "run", "prune.repair={data: [{path: gone.txt}]}")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(RecipeError, match=r"prune\.repair\.ridge"):
+        load_recipe(recipe_path, ("prune.repair={ridge: 0}",))
+
+
+def test_an_interrupted_stage_goes_on_and_ends_with_the_same_bits(
+    tmp_path: Path, recipe_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(recipe_path, tmp_path / "whole", REPAIR)
+    original, finished = repair_stage.write_repaired, 0
+
+    def killed(checkpoint: Any, weights: Any) -> int:
+        nonlocal finished
+        for weight in weights:
+            original(checkpoint, [weight])
+            finished += 1
+            if finished == 7:
+                raise KeyboardInterrupt
+        return finished
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(repair_stage, "write_repaired", killed)
+        run(recipe_path, tmp_path / "cut", REPAIR)
+    assert list((tmp_path / "cut" / "prune.partial" / stages.STATE_FOLDER).glob("repaired-*.safetensors"))
+    run(recipe_path, tmp_path / "cut", REPAIR)
+    found, expected = (checkpoint_hashes(tmp_path / name / "prune" / "checkpoint") for name in ("cut", "whole"))
+    assert found == expected
+
+
+def test_both_of_two_steps_are_repaired(tmp_path: Path, recipe_path: Path) -> None:
+    for name, overrides in (("plain", ()), ("repaired", (REPAIR,))):
+        run(recipe_path, tmp_path / name, *TWO_STEPS, *overrides)
+    plain, repaired = (checkpoint_hashes(tmp_path / name / "depth" / "checkpoint") for name in ("plain", "repaired"))
+    assert plain["model"] != repaired["model"]
+    plain_shape, shape = (
+        open_checkpoint(tmp_path / name / "prune" / "checkpoint").shape for name in ("plain", "repaired")
+    )
+    assert plain_shape.num_hidden_layers == shape.num_hidden_layers
+
+
+def test_the_verb_repairs_in_memory_or_layerwise_alike(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    (tmp_path / "text.txt").write_text("some text, long enough to fill a few samples of it " * 20)
+    text = str(tmp_path / "text.txt")
+    sizes = ["--samples", "4", "--seq-len", "16"]
+    scores = tmp_path / "scores"
+    assert main(["score", str(tiny_checkpoint), "--data", text, "--output", str(scores), *sizes]) == 0
+    common = ["prune", str(tiny_checkpoint), "--scores", str(scores), "--shape", '{"intermediate_size": 21}']
+    options = ["--repair", text, "--repair-samples", "5", "--repair-seq-len", "16", "--ridge", "0.02"]
+    found = {}
+    for name, more in (("plain", []), ("memory", options), ("layerwise", [*options, "--layerwise"])):
+        output = tmp_path / name
+        assert main([*common, "--output", str(output), *more]) == 0
+        found[name] = checkpoint_hashes(output)["model"]
+        assert load_plan(output / stages.PLAN_FILE).target == open_checkpoint(output).shape
+        assert not list(tmp_path.glob("*.partial"))
+    assert found["memory"] == found["layerwise"] != found["plain"]
+    missing = [*common, "--output", str(tmp_path / "no"), "--repair", str(tmp_path / "gone.txt")]
+    assert main(missing) == 2
