@@ -45,7 +45,7 @@ def make_samples(*, padded: bool = False, count: int = 10) -> Samples:
 def repaired_in_memory(
     checkpoint: Path, plan: PrunePlan, samples: Samples, way: RepairSettings = WAYS[1], **options: Any
 ) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
-    source, teacher = open_checkpoint(checkpoint), load_model(checkpoint)
+    teacher = load_model(checkpoint)
     student = prune_model(teacher, plan)
     stacks = MemoryStack(teacher, plan.source), MemoryStack(student, plan.target)
     weights = dict(repair(*stacks, plan, samples, way, **options))
