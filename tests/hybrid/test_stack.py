@@ -1,23 +1,26 @@
 """Running a model block by block gives the numbers of the whole model, from memory and from files."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from minitron.hybrid import reading
 from minitron.hybrid.checkpoint import open_checkpoint
+from minitron.hybrid.families import FAMILIES
 from minitron.hybrid.headers import StoredTensor
 from minitron.hybrid.model import load_model
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.stack import LayerwiseStack, MemoryStack, Stack
 from tests.conftest import write_tiny_checkpoint
+from tests.prune.strategies import shapes, tokens
 
 
 @pytest.fixture(params=["memory", "layerwise"])
@@ -62,6 +65,36 @@ def test_leaving_out_a_block_is_bypassing_it(stack: Stack, tmp_path: Path, token
     for block in stack.blocks([0, 1, 2, 4, 5, 6, 7]):
         hidden_BTD = stack.run([block], hidden_BTD, None)
     torch.testing.assert_close(stack.final_norm(hidden_BTD), expected_BTD, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("way", ["memory", "layerwise"])
+@settings(max_examples=6, deadline=None)
+@given(data=st.data(), padded=st.booleans(), dtype=st.sampled_from([torch.float32, torch.bfloat16]))
+@torch.no_grad()
+def test_any_model_block_by_block_equals_itself_whole(
+    way: str, model_type: str, data: Any, padded: bool, dtype: torch.dtype
+) -> None:
+    shape = data.draw(shapes(model_types=[model_type], every_kind=True))
+    left_out = data.draw(st.sets(st.sampled_from(range(shape.num_hidden_layers)), max_size=1))
+    ids_BT = tokens(shape, 0)
+    mask_BT = torch.ones_like(ids_BT, dtype=torch.bool)
+    mask_BT[1, 7:] = not padded
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = open_checkpoint(
+            write_tiny_checkpoint(Path(folder) / "teacher", shape=shape, shard_bytes=4000, dtype=dtype)
+        )
+        whole = load_model(checkpoint.folder)
+        stack: Stack = MemoryStack(whole, shape) if way == "memory" else LayerwiseStack(checkpoint)
+        given_mask, hidden_BTD = mask_BT if padded else None, stack.embed(ids_BT)
+        for block in stack.blocks([layer for layer in range(shape.num_hidden_layers) if layer not in left_out]):
+            hidden_BTD = stack.run([block], hidden_BTD, given_mask)
+        logits_BTV = torch.cat([stack.final_norm(hidden_BTD) @ rows_ND.T for rows_ND in stack.head()], dim=-1)
+    backbone: Any = whole.base_model
+    for layer in left_out:
+        backbone.layers[layer].forward = lambda hidden_states, **_: hidden_states
+    expected_BTV = whole(ids_BT, attention_mask=mask_BT.long() if padded else None, use_cache=False).logits
+    torch.testing.assert_close(logits_BTV[mask_BT], expected_BTV[mask_BT], rtol=1e-5, atol=1e-6)
 
 
 def test_a_layerwise_stack_holds_no_block_after_use(tiny_checkpoint: Path) -> None:

@@ -1,0 +1,190 @@
+"""Random shapes of every family whose dims are all distinct and above 1, and random plans of pruning them."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+
+from minitron.hybrid.axes import Axis, Indices
+from minitron.hybrid.families import FAMILIES
+from minitron.hybrid.shape import HybridShape
+from minitron.hybrid.slicing import Keep
+from minitron.prune import PrunePlan
+
+Draw = Callable[..., Any]
+
+seeds = st.integers(0, 2**16)
+
+
+class Distinct:
+    """Draws numbers that were not drawn before."""
+
+    def __init__(self, draw: Draw) -> None:
+        self._draw, self._used = draw, {1}
+
+    def among(self, numbers: Iterable[int]) -> int:
+        found: int = self._draw(st.sampled_from([number for number in numbers if number not in self._used]))
+        self._used.add(found)
+        return found
+
+    def grouped(self, groups: Iterable[int], per_group: Iterable[int]) -> tuple[int, int]:
+        """A number of groups and a multiple of it."""
+        chosen = self.among(groups)
+        return chosen, self.among(chosen * each for each in per_group)
+
+
+@st.composite
+def shapes(
+    draw: Draw, *, model_types: Iterable[str] = tuple(FAMILIES), kinds: str | None = None, every_kind: bool = False
+) -> HybridShape:
+    """A shape of two to four blocks; of one or two more than kinds of them, where every kind must be there.
+
+    Args:
+        draw: hypothesis's.
+        model_types: The families.
+        kinds: Letters of the blocks; all of the family's when None.
+        every_kind: Whether each of the letters must be there.
+    """
+    model_type = draw(st.sampled_from(sorted(model_types)))
+    sizes = _hybrid(draw) if model_type == "nemotron_h" else _dense(draw)
+    letters = "".join(FAMILIES[model_type].block_kinds) if kinds is None else kinds
+    blocks = draw(st.lists(st.sampled_from(letters), min_size=2 - every_kind, max_size=2 if every_kind else 4))
+    pattern = draw(st.permutations([*letters, *blocks])) if every_kind else blocks
+    return HybridShape(model_type=model_type, hybrid_override_pattern="".join(pattern), **sizes)
+
+
+def _hybrid(draw: Draw) -> dict[str, int]:
+    new = Distinct(draw)
+    n_group = draw(st.sampled_from([1, 2, 3]))
+    if n_group > 1:
+        new.among([n_group])
+    chosen = new.among([2, 3, 4])
+    experts = new.among(n_group * each for each in range(3, 20) if 5 <= n_group * each <= 20)
+    n_groups, heads = new.grouped([2, 3, 4, 5], [2, 3, 4, 5])
+    kv, queries = new.grouped([2, 3, 4, 5, 6], [2, 3, 4, 5])
+    hidden = new.among(range(13, 24))
+    # Inner widths are unlike the hidden one, so that input and output projections are never square.
+    head_dim = new.among(k for k in range(4, 15) if hidden not in (queries * k, kv * k))
+    return {
+        "vocab_size": new.among(range(60, 80)),
+        "hidden_size": hidden,
+        "num_attention_heads": queries,
+        "num_key_value_heads": kv,
+        "head_dim": head_dim,
+        "conv_kernel": new.among(range(2, 14)),
+        "mamba_num_heads": heads,
+        "mamba_head_dim": new.among(p for p in range(3, 17) if heads * p != hidden),
+        "n_groups": n_groups,
+        "ssm_state_size": new.among(range(3, 19)),
+        "num_experts_per_tok": chosen,
+        "n_group": n_group,
+        "n_routed_experts": experts,
+        "intermediate_size": new.among(range(7, 40)),
+        "moe_intermediate_size": new.among(range(5, 30)),
+        "moe_shared_expert_intermediate_size": new.among(range(5, 30)),
+        "moe_latent_size": draw(st.sampled_from([0, new.among(range(6, 30))])),
+    }
+
+
+def _dense(draw: Draw) -> dict[str, int]:
+    new = Distinct(draw)
+    kv, queries = new.grouped([2, 3, 4], [2, 3])
+    hidden = new.among(queries * each for each in range(2, 7))
+    return {
+        "vocab_size": new.among(range(60, 80)),
+        "hidden_size": hidden,
+        "intermediate_size": new.among(range(7, 40)),
+        "num_attention_heads": queries,
+        "num_key_value_heads": kv,
+        # Rotary positions turn pairs of channels.
+        "head_dim": new.among(k for k in range(4, 20, 2) if hidden not in (queries * k, kv * k)),
+        "tie_word_embeddings": draw(st.sampled_from([0, 1])),
+    }
+
+
+def tokens(shape: HybridShape, seed: int, *, batch: int = 2, length: int = 11) -> torch.Tensor:
+    """[B, T] random ids."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, shape.vocab_size, (batch, length), generator=generator)
+
+
+@st.composite
+def plans(
+    draw: Draw,
+    shape: HybridShape,
+    *,
+    axes: Iterable[str] | None = None,
+    full_width: bool = False,
+    drop_blocks: bool = True,
+) -> PrunePlan:
+    """A plan that keeps random units in a random or ascending order, and random blocks.
+
+    Args:
+        draw: hypothesis's.
+        shape: The source.
+        axes: The axes that are cut; a random choice of them when None.
+        full_width: Keep everything, in a random order.
+        drop_blocks: Whether blocks may go.
+    """
+    family = shape.family
+    layers = tuple(range(shape.num_hidden_layers))
+    if drop_blocks:
+        layers = tuple(sorted(draw(st.sets(st.sampled_from(layers), min_size=1))))
+    shuffled = full_width or draw(st.booleans())
+    kept_counts: dict[str, int] = {}
+    indices: dict[tuple[str, int | None], Indices] = {}
+    for axis in family.axes.values():
+        where = axis_layers(shape, axis, layers)
+        if not where or (draw(st.booleans()) if axes is None else axis.name not in axes):
+            continue
+        rng = np.random.default_rng(draw(seeds))
+        size = shape.sizes[axis.name]
+        kept = size if full_width else draw(st.sampled_from(possible_counts(shape, axis, kept_counts)))
+        kept_counts[axis.name] = kept
+        for layer in where:
+            indices[axis.name, layer] = choose_rows(rng, shape, axis, kept, shuffled=shuffled)
+    keep = Keep(layers=layers, indices=indices)
+    return PrunePlan(source=shape, target=keep.shape(shape), keep=keep)
+
+
+def axis_layers(shape: HybridShape, axis: Axis, layers: Iterable[int]) -> list[int | None]:
+    """Where the axis keeps index sets of its own, of these blocks."""
+    if axis.block is None:
+        return [None]
+    return [layer for layer in layers if shape.hybrid_override_pattern[layer] == axis.block]
+
+
+def possible_counts(shape: HybridShape, axis: Axis, chosen: dict[str, int]) -> list[int]:
+    """Numbers of units that may be kept, with those of other axes chosen already."""
+    sizes = {**shape.sizes, **chosen}
+    groups = 1 if axis.grouped_by is None else sizes[axis.grouped_by]
+    # transformers ranks a group of experts by its two best, and a token must find all of its experts in two groups.
+    least = 1 if axis.at_least is None else max(2 * groups, sizes[axis.at_least])
+    counts = [count for count in range(groups, sizes[axis.name] + 1, groups) if count >= least]
+    multiples = shape.family.multiples
+    if axis.name in multiples:
+        counts = [count for count in counts if count % sizes[multiples[axis.name]] == 0]
+    return [
+        count
+        for count in counts
+        if all(sizes[name] % count == 0 for name, unit in multiples.items() if unit == axis.name)
+    ]
+
+
+def choose_rows(
+    rng: np.random.Generator, shape: HybridShape, axis: Axis, kept: int, *, shuffled: bool = False
+) -> Indices:
+    """Kept indices of an axis in one block: a row of them for each entry of the axis that owns it, if one does."""
+    if axis.per is None:
+        return choose(rng, shape, axis, kept, shuffled=shuffled)
+    return np.stack([choose(rng, shape, axis, kept, shuffled=shuffled) for _ in range(shape.sizes[axis.per])])
+
+
+def choose(rng: np.random.Generator, shape: HybridShape, axis: Axis, kept: int, *, shuffled: bool) -> Indices:
+    """So many random units, the same number of every group."""
+    groups = 1 if axis.grouped_by is None else shape.sizes[axis.grouped_by]
+    per_group = shape.sizes[axis.name] // groups
+    runs = [group * per_group + rng.permutation(per_group)[: kept // groups] for group in range(groups)]
+    return np.concatenate(runs if shuffled else [np.sort(run) for run in runs]).astype(np.int64)
