@@ -6,7 +6,6 @@ may end in any order and one thread's waiting is another's work.
 
 import os
 import threading
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -28,9 +27,6 @@ from minitron.prune.pieces import Piece, pieces
 # What a core's cache holds; larger buffers were no faster, and two threads keep reading and writing at it at a time.
 BUFFER_BYTES = 2**20
 THREADS = 2
-PIECES_AHEAD = 16
-# Linux reads no more of one request ahead than a device's `read_ahead_kb`, which is 128 by default.
-ASKED_BYTES = 128 * 2**10
 WORDS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 
 
@@ -90,7 +86,6 @@ class _Work:
         self._left: dict[str, int] = {}
         self._stopped = False
         self._pieces = self._begin(shards)
-        self._coming: deque[tuple[Shard, Piece]] = deque()
 
     def stop(self) -> None:
         """Lets no thread begin another piece."""
@@ -109,10 +104,7 @@ class _Work:
 
     def _next(self) -> tuple[Shard, Piece] | None:
         with self._lock:
-            while len(self._coming) < PIECES_AHEAD and (given := next(self._pieces, None)) is not None:
-                ask_for(given[1])
-                self._coming.append(given)
-            return self._coming.popleft() if self._coming and not self._stopped else None
+            return None if self._stopped else next(self._pieces, None)
 
     def _begin(self, shards: list[Shard]) -> Iterator[tuple[Shard, Piece]]:
         for shard in shards:
@@ -150,18 +142,6 @@ class Buffers:
         self.read, self.rows, self.columns = (np.empty(max(nbytes, 8), dtype=np.uint8) for _ in range(3))
 
 
-def ask_for(piece: Piece) -> None:
-    """Lets the system begin to read a piece, so that the disk has work while threads compute and write."""
-    descriptor = os.open(piece.tensor.file.path, os.O_RDONLY)
-    try:
-        for offset, nbytes in piece.runs:
-            for start in range(offset, offset + nbytes, ASKED_BYTES):
-                count = min(ASKED_BYTES, offset + nbytes - start)
-                os.posix_fadvise(descriptor, start, count, os.POSIX_FADV_WILLNEED)
-    finally:
-        os.close(descriptor)
-
-
 def copy_piece(piece: Piece, target: Path, buffers: Buffers) -> None:
     """Reads a piece from the source and writes it at its place in the target, which must exist.
 
@@ -189,6 +169,9 @@ def _read(source: SourceFile, runs: tuple[tuple[int, int], ...], buffer: Raw) ->
                 if not read:
                     raise ValueError(f"{source.path} ends before its tensors do; it changed while it was read")
                 filled, offset = filled + read, offset + read
+        # Read once: the pages are given back, so that a large source pushes nobody else's out and its own are reused.
+        for offset, nbytes in runs:
+            os.posix_fadvise(descriptor, offset, nbytes, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
     return buffer[:filled]
