@@ -51,6 +51,7 @@ def make_moe_shape(**changes: int | str) -> HybridShape:
         "n_routed_experts": 15,
         "num_experts_per_tok": 4,
         "n_group": 3,
+        "topk_group": 2,
         "moe_intermediate_size": 11,
         "moe_shared_expert_intermediate_size": 13,
     }
@@ -80,8 +81,7 @@ def make_config(shape: HybridShape) -> Any:
             shape.model_type, **shape.config_sizes, num_hidden_layers=shape.num_hidden_layers, **ids
         )
     pattern = shape.hybrid_override_pattern
-    topk = {"topk_group": 2} if shape.n_group > 1 else {}
-    return NemotronHConfig(**shape.config_sizes, hybrid_override_pattern=pattern, chunk_size=8, **topk, **ids)
+    return NemotronHConfig(**shape.config_sizes, hybrid_override_pattern=pattern, chunk_size=8, **ids)
 
 
 def make_tiny_model(shape: HybridShape, *, seed: int = 0) -> PreTrainedModel:

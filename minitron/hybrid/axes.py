@@ -6,7 +6,7 @@ C over (groups, state) and dt over heads. Sizes, parameter counts and pruning al
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -30,14 +30,16 @@ class Axis:
             serves the whole model.
         grouped_by: The axis whose entries own equal, contiguous runs of this one; every run keeps the same number.
         per: The axis of which every entry keeps an index set of its own, as every expert does of its neurons.
-        at_least: The size that this one must not fall below.
+        used: The size that says how many of its entries a token goes to, where it goes to some of them only.
+        at_least: The least that it can be, from the other sizes.
     """
 
     name: str
     block: str | None = None
     grouped_by: str | None = None
     per: str | None = None
-    at_least: str | None = None
+    used: str | None = None
+    at_least: Callable[[Mapping[str, int]], int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,19 +61,20 @@ class Checkpoint:
         return sum(tensor.nbytes for tensor in (*self.tensors.values(), *self.scales.values()))
 
 
-def open_checkpoint(folder: Path, *, quantised: bool = False) -> Checkpoint:
+def open_checkpoint(folder: Path, *, quantised: bool = False, config: Mapping[str, Any] | None = None) -> Checkpoint:
     """Opens a checkpoint folder (one safetensors file, or shards with an index) and checks it.
 
     Args:
         folder: The folder.
         quantised: Take a quantised one, too, whose stored numbers mean nothing without their scales.
+        config: The configuration, where the folder does not hold it yet; read when None.
 
     Raises:
         ValueError: Anything is missing, truncated, outside the folder, or at odds with the configuration.
     """
     if not folder.is_dir():
         raise ValueError(f"checkpoint folder not found: {folder}")
-    config = read_config(folder)
+    config = read_config(folder) if config is None else config
     shape = shape_from_config(config)
     weights_format = quantised_format(config)
     if weights_format is not None and not quantised:

@@ -71,9 +71,7 @@ def assemble_model(
     Raises:
         ValueError: A tensor is missing, left over or of another shape.
     """
-    with tempfile.TemporaryDirectory() as folder:  # transformers spells infinity its own way in files
-        write_json(Path(folder) / "config.json", config)
-        built = _sized(AutoConfig.from_pretrained(folder, local_files_only=True), shape)
+    built = _built_config(config, shape)
     model = _meta_model(built, next(iter(state.values())).dtype)
     family, whole = shape.family, dict(state)
     if shape.head_tensor != family.head:
@@ -196,7 +194,13 @@ def _settled(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _read_config(checkpoint: Checkpoint) -> Any:
-    return _sized(AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True), checkpoint.shape)
+    return _built_config(checkpoint.config, checkpoint.shape)
+
+
+def _built_config(config: Mapping[str, Any], shape: HybridShape) -> Any:
+    with tempfile.TemporaryDirectory() as folder:  # transformers spells infinity its own way in files
+        write_json(Path(folder) / "config.json", config)
+        return _sized(AutoConfig.from_pretrained(folder, local_files_only=True), shape)
 
 
 def _sized(config: Any, shape: HybridShape) -> Any:

@@ -21,7 +21,7 @@ class HybridShape:
 
     Raises:
         ValueError: A dim is not positive, a letter is unknown, heads do not divide evenly into their groups, or there
-            are fewer experts than a token goes to.
+            are fewer experts than routing needs.
     """
 
     hybrid_override_pattern: str
@@ -39,6 +39,7 @@ class HybridShape:
     n_routed_experts: int = 0
     num_experts_per_tok: int = 0
     n_group: int = 0
+    topk_group: int = 0
     moe_intermediate_size: int = 0
     moe_shared_expert_intermediate_size: int = 0
     moe_latent_size: int = 0
@@ -67,10 +68,9 @@ class HybridShape:
             size = self.sizes[axis.name]
             if axis.grouped_by is not None and axis.name in needed:
                 _check_multiple(axis.name, size, axis.grouped_by, self.sizes[axis.grouped_by])
-            if axis.at_least is not None and size < self.sizes[axis.at_least]:
-                raise ValueError(
-                    f"{axis.name} must be at least {axis.at_least}={self.sizes[axis.at_least]}, got {size}"
-                )
+            if axis.at_least is not None and axis.name in needed and size < axis.at_least(self.sizes):
+                used = "" if axis.used is None else f" for {axis.used}={self.sizes[axis.used]}"
+                raise ValueError(f"{axis.name} must be at least {axis.at_least(self.sizes)}{used}, got {size}")
 
     @property
     def family(self) -> Family:
@@ -102,7 +102,7 @@ class HybridShape:
         needed: set[str] = set().union(*(spec.axes() for spec in specs))
         for axis in self.family.axes.values():
             if axis.name in needed:
-                needed |= {name for name in (axis.grouped_by, axis.at_least) if name is not None}
+                needed |= {name for name in (axis.grouped_by, axis.used) if name is not None}
         return needed
 
     @property

@@ -67,8 +67,7 @@ def prune_checkpoint(
     with reporting_full_disk(output), resumable(output, inputs_hash=layout.inputs_hash, files=names) as journal:
         write_layout(layout, journal, threads=threads)
         copy_files(carried, output)
-        write_json(output / CONFIG_FILE, config)
-        written = open_checkpoint(output)
+        written = open_checkpoint(output, config=config)
         try:
             check_params(written, plan)
             if check:
@@ -76,6 +75,7 @@ def prune_checkpoint(
         except ValueError:
             journal.clear()  # what is wrong must not be gone on with
             raise
+        write_json(output / CONFIG_FILE, config)
     logger.info("pruned %d to %d parameters in %.1f s", source.params, written.params, time.monotonic() - started)
     return written
 

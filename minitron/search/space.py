@@ -156,8 +156,8 @@ def check_sizes(source: HybridShape, axis: str, sizes: tuple[int, ...]) -> None:
     if not sizes or max(sizes) > source.sizes[axis] or min(sizes) < 1:
         raise ValueError(f"search.{axis} must hold sizes up to the teacher's {source.sizes[axis]}, got {list(sizes)}")
     at_least = source.family.axes[axis].at_least
-    if at_least is not None and min(sizes) < source.sizes[at_least]:
-        raise ValueError(f"search.{axis} must hold sizes from {at_least}={source.sizes[at_least]}, got {list(sizes)}")
+    if at_least is not None and min(sizes) < at_least(source.sizes):
+        raise ValueError(f"search.{axis} must hold sizes from {at_least(source.sizes)}, got {list(sizes)}")
     grouped_by = source.family.axes[axis].grouped_by
     groups = 1 if grouped_by is None else source.sizes[grouped_by]
     odd = [size for size in sizes if size % groups]

@@ -141,6 +141,7 @@ def test_a_published_hybrid_of_experts_has_its_published_total_and_active_parame
         n_routed_experts=128,
         num_experts_per_tok=6,
         n_group=1,
+        topk_group=1,
         moe_intermediate_size=1856,
         moe_shared_expert_intermediate_size=3712,
     )
@@ -155,7 +156,7 @@ def test_sizes_that_the_pattern_has_no_use_for_are_forgotten() -> None:
 
 
 def test_fewer_experts_than_a_token_goes_to_are_refused() -> None:
-    with pytest.raises(ValueError, match="n_routed_experts must be at least num_experts_per_tok=4, got 3"):
+    with pytest.raises(ValueError, match="n_routed_experts must be at least 6 for num_experts_per_tok=4, got 3"):
         make_moe_shape().resized(n_routed_experts=3)
 
 

@@ -1,7 +1,5 @@
 """Tiny models that compute wholly in fp64, so that laws hold to rounding errors of 1e-12 and not of 1e-6."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +7,6 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from minitron.hybrid.checkpoint import Checkpoint
-from minitron.hybrid.config import config_for_shape
 from minitron.hybrid.names import model_places, read_place
 from minitron.hybrid.shape import HybridShape
 from minitron.prune import PrunePlan, prune_model
@@ -58,15 +54,9 @@ def logits_of(model: PreTrainedModel, ids_BT: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def unwritten_checkpoint(model: PreTrainedModel, shape: HybridShape) -> Checkpoint:
-    """A checkpoint of a model that no file holds."""
-    config = config_for_shape(json.loads(model.config.to_json_string(use_diff=False)), shape)
-    return Checkpoint(folder=Path(), config=config, shape=shape, tensors={}, ignored=())
-
-
 def pruned(model: PreTrainedModel, plan: PrunePlan) -> PreTrainedModel:
     """The model pruned in memory, computing in fp64."""
-    return in_fp64(prune_model(model, unwritten_checkpoint(model, plan.source), plan))
+    return in_fp64(prune_model(model, plan))
 
 
 def tensors_on_disk(model: PreTrainedModel, shape: HybridShape) -> dict[str, np.ndarray[Any, Any]]:

@@ -80,6 +80,7 @@ def _hybrid(draw: Draw) -> dict[str, int]:
         "ssm_state_size": new.among(range(3, 19)),
         "num_experts_per_tok": chosen,
         "n_group": n_group,
+        "topk_group": min(2, n_group),
         "n_routed_experts": experts,
         "intermediate_size": new.among(range(7, 40)),
         "moe_intermediate_size": new.among(range(5, 30)),
@@ -161,7 +162,7 @@ def possible_counts(shape: HybridShape, axis: Axis, chosen: dict[str, int]) -> l
     sizes = {**shape.sizes, **chosen}
     groups = 1 if axis.grouped_by is None else sizes[axis.grouped_by]
     # transformers ranks a group of experts by its two best, and a token must find all of its experts in two groups.
-    least = 1 if axis.at_least is None else max(2 * groups, sizes[axis.at_least])
+    least = 1 if axis.at_least is None else axis.at_least(sizes)
     counts = [count for count in range(groups, sizes[axis.name] + 1, groups) if count >= least]
     multiples = shape.family.multiples
     if axis.name in multiples:

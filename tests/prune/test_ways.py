@@ -66,7 +66,7 @@ def test_a_model_pruned_in_memory_is_the_one_streamed_to_disk(model_type: str, d
     plan = data.draw(plans(shape))
     with scratch() as folder:
         source = open_checkpoint(write_tiny_checkpoint(folder / "teacher", shape=shape, dtype=dtype))
-        in_memory = prune_model(load_model(source.folder, dtype=dtype), source, plan)
+        in_memory = prune_model(load_model(source.folder, dtype=dtype), plan)
         on_disk = load_model(prune_checkpoint(source, plan, folder / "pruned").folder, dtype=dtype)
     assert_identical(dict(in_memory.state_dict()), dict(on_disk.state_dict()))
     assert count_params(in_memory) == plan.target.params  # tied embeddings are one parameter in memory too
@@ -153,7 +153,6 @@ def test_a_loaded_model_is_saved_as_the_files_it_came_from(model_type: str, data
         assert saved.config == source.config
 
 
-@pytest.mark.xfail(strict=True, reason="prune_model and prune_checkpoint leave a plan's scales out")
 @pytest.mark.parametrize("way", ["memory", "disk"])
 def test_scaled_tensors_are_scaled_while_they_are_cut(way: str, tmp_path: Path) -> None:
     source = open_checkpoint(write_tiny_checkpoint(tmp_path / "teacher"))
@@ -164,7 +163,7 @@ def test_scaled_tensors_are_scaled_while_they_are_cut(way: str, tmp_path: Path) 
     if way == "disk":
         found = stored(prune_checkpoint(source, plan, tmp_path / "pruned"))
     else:
-        found = tensors_of(prune_model(load_model(source.folder), source, plan), plan.target)
+        found = tensors_of(prune_model(load_model(source.folder), plan), plan.target)
     torch.testing.assert_close(found["backbone.layers.0.mixer.down_proj.weight"], by_hand)
 
 

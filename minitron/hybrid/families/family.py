@@ -168,7 +168,7 @@ class Family:
         return outside + blocks  # type: ignore[return-value]
 
     def _active_numel(self, spec: TensorSpec, sizes: Mapping[str, SizeT]) -> SizeT:
-        used = None if spec.stacked is None else self.axes[spec.stacked].at_least
+        used = None if spec.stacked is None else self.axes[spec.stacked].used
         if used is None:
             return tensor_numel(spec, sizes)
         return tensor_numel(spec, sizes) // stack_size(spec, sizes) * sizes[used]

@@ -3,6 +3,8 @@
 Source of names and orders: transformers 5.23, models/nemotron_h/modeling_nemotron_h.py and conversion_mapping.py.
 """
 
+from collections.abc import Mapping
+
 from minitron.hybrid.axes import Axis, TensorSpec
 from minitron.hybrid.families.family import Branch, Family, Tap
 
@@ -60,6 +62,13 @@ def expert(projection: str, *, latent: bool) -> TensorSpec:
     )
 
 
+def least_experts(sizes: Mapping[str, int]) -> int:
+    """Experts that routing needs: those that rank a group, and those that a token goes to within its groups."""
+    # A group is ranked by its two best experts; a token finds its experts in topk_group of the groups.
+    a_group = max(2, -(-sizes["num_experts_per_tok"] // max(1, sizes["topk_group"])))
+    return sizes["n_group"] * a_group
+
+
 MOE = (
     NORM,
     TensorSpec("mixer.gate.weight", (EXPERTS, HIDDEN)),
@@ -93,7 +102,13 @@ NEMOTRON_H = Family(
             Axis(name="mamba_num_heads", block="M", grouped_by="n_groups"),
             Axis(name="mamba_head_dim", block="M"),
             Axis(name="num_attention_heads", block="*", grouped_by="num_key_value_heads"),
-            Axis(name="n_routed_experts", block="E", grouped_by="n_group", at_least="num_experts_per_tok"),
+            Axis(
+                name="n_routed_experts",
+                block="E",
+                grouped_by="n_group",
+                used="num_experts_per_tok",
+                at_least=least_experts,
+            ),
             Axis(name="moe_intermediate_size", block="E", per="n_routed_experts"),
             Axis(name="moe_shared_expert_intermediate_size", block="E"),
         )
@@ -113,16 +128,18 @@ NEMOTRON_H = Family(
         "n_routed_experts": ("n_routed_experts", "num_local_experts"),
         "num_experts_per_tok": ("num_experts_per_tok",),
         "n_group": ("n_group",),
+        "topk_group": ("topk_group",),
         "moe_intermediate_size": ("moe_intermediate_size",),
         "moe_shared_expert_intermediate_size": ("moe_shared_expert_intermediate_size",),
         "moe_latent_size": ("moe_latent_size",),
     },
-    defaults={"n_group": lambda _: 1, "moe_latent_size": lambda _: 0},
+    defaults={"n_group": lambda _: 1, "topk_group": lambda _: 1, "moe_latent_size": lambda _: 0},
     kind_sizes={
         "E": (
             "n_routed_experts",
             "num_experts_per_tok",
             "n_group",
+            "topk_group",
             "moe_intermediate_size",
             "moe_shared_expert_intermediate_size",
             "moe_latent_size",
