@@ -51,8 +51,8 @@ def cut(recipe: Recipe, scores: Scores, sizes: tuple[int, ...], folder: Path) ->
     target = source.shape.resized(layers=layers, hidden_size=hidden, intermediate_size=ffn, mamba_num_heads=heads)
     folders = {arm: folder / arm / stages.CHECKPOINT_FOLDER for arm in ARMS}
     for arm, output in folders.items():
-        section = stages.repair_section(recipe) if arm == "repaired" else None
-        stages.prune_to(source, scores, target, layers, output, repair=section, seed=recipe.seed, device=recipe.device)
+        section = stages.prune_section(recipe) if arm == "repaired" else PruneSection()
+        stages.prune_to(source, scores, target, layers, output, section=section, seed=recipe.seed, device=recipe.device)
     return folders
 
 

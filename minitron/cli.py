@@ -20,6 +20,7 @@ from minitron.search import ACCOUNTINGS, CACHE_BITS, DEVICES, GIB, WEIGHT_FORMAT
 
 EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
+PRUNED_DTYPES = ("fp32", "bf16", "fp16")
 PLAIN_WIDTH = 120  # columns of a table that goes into a file or a pipe
 
 logger = logging.getLogger(__name__)
@@ -146,12 +147,16 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--scores", type=Path, required=True, metavar="DIR", help="folder written by score")
     prune.add_argument("--shape", required=True, metavar="JSON_OR_FILE", help='as in {"hidden_size": 4480}')
     prune.add_argument("--output", type=Path, required=True, metavar="DIR")
+    prune.add_argument("--dtype", choices=PRUNED_DTYPES, help="precision to write (each tensor's own)")
+    prune.add_argument("--shard-gib", type=_positive_float, default=4.0, help="largest file of weights (4)")
+    prune.add_argument("--drop-mtp", action="store_true", help="leave out layers that predict further tokens")
+    prune.add_argument("--compensate", metavar="DATA", help="scale norms for removed channels, measured on this text")
     prune.add_argument("--repair", metavar="DATA", help="refit the projections on this text, in closed form")
-    prune.add_argument("--repair-samples", type=_positive_int, default=128, help="samples of it (128)")
-    prune.add_argument("--repair-seq-len", type=_positive_int, default=4096, help="tokens a sample (4096)")
+    prune.add_argument("--samples", type=_positive_int, default=128, help="samples of such text (128)")
+    prune.add_argument("--seq-len", type=_positive_int, default=4096, help="tokens a sample (4096)")
     prune.add_argument("--ridge", type=_positive_float, default=1e-2, help="pull towards the sliced weights (0.01)")
-    prune.add_argument("--layerwise", action="store_true", help="repair with one block in memory at a time")
-    prune.add_argument("--device", default="cpu", help="where the repair runs (cpu)")
+    prune.add_argument("--layerwise", action="store_true", help="hold one block in memory at a time for these two")
+    prune.add_argument("--device", default="cpu", help="where these two run (cpu)")
     prune.set_defaults(verb=_prune)
 
     plan = verbs.add_parser("plan", parents=[common], help="show what a plan of pruning keeps, or how two plans differ")
@@ -286,23 +291,29 @@ def _score(args: argparse.Namespace) -> None:
 
 
 def _prune(args: argparse.Namespace) -> None:
-    from minitron.recipe import RepairSection, make_section
+    from minitron.recipe import PruneSection, make_section
 
-    repair = None
+    text = {"samples": args.samples, "seq_len": args.seq_len, "layerwise": args.layerwise}
+    given: dict[str, Any] = {
+        "weights_dtype": args.dtype,
+        "shard_gib": args.shard_gib,
+        "drop_mtp": args.drop_mtp,
+    }
+    if args.compensate is not None:
+        given["compensate"] = {"data": [{"path": args.compensate}], **text}
     if args.repair is not None:
-        given = {
-            "data": [{"path": args.repair}],
-            "samples": args.repair_samples,
-            "seq_len": args.repair_seq_len,
-            "ridge": args.ridge,
-            "layerwise": args.layerwise,
-        }
-        repair = make_section(RepairSection, given)
+        given["repair"] = {"data": [{"path": args.repair}], **text, "ridge": args.ridge}
+    section = make_section(PruneSection, given)
 
     from minitron.verbs import prune_to_shape
 
     written = prune_to_shape(
-        args.checkpoint, scores=args.scores, shape=args.shape, output=args.output, repair=repair, device=args.device
+        args.checkpoint,
+        scores=args.scores,
+        shape=args.shape,
+        output=args.output,
+        section=section,
+        device=args.device,
     )
     _print(
         args,

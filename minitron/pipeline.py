@@ -17,7 +17,7 @@ from minitron.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 # Raised when a stage's files change their form, so that artefacts of older versions are made anew.
-ARTEFACT_VERSION = 3
+ARTEFACT_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ STAGES = (
         settings=stages.search_settings,
         work=stages.run_search,
     ),
-    Stage(name="prune", reads=("depth", "score", "search"), settings=stages.repair_origin, work=stages.run_prune),
+    Stage(name="prune", reads=("depth", "score", "search"), settings=stages.prune_origin, work=stages.run_prune),
     Stage(
         name="distill",
         reads=("prune",),

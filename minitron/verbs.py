@@ -16,7 +16,7 @@ from minitron.hybrid.ranks import Ranks
 from minitron.importance import BlockQuotas, Scores, load_scores, mamba_heads, stale_parts, top_blocks
 from minitron.importance.scores import ScoreArray
 from minitron.prune import PrunePlan, describe_plan, diff_plans, load_plan
-from minitron.recipe import EvaluateSection, RepairSection, ScoreSection, Source, Task
+from minitron.recipe import EvaluateSection, PruneSection, ScoreSection, Source, Task
 from minitron.search import Workload
 
 logger = logging.getLogger(__name__)
@@ -70,10 +70,10 @@ def prune_to_shape(
     scores: Path,
     shape: str,
     output: Path,
-    repair: RepairSection | None = None,
+    section: PruneSection | None = None,
     device: str = "cpu",
 ) -> Checkpoint:
-    """Cuts a checkpoint to a shape, given as JSON or as a file of it, and repairs it if asked to.
+    """Cuts a checkpoint to a shape, given as JSON or as a file of it, as a recipe's section says.
 
     The shape's keys are prunable dims as Hugging Face spells them, and `layers` (kept block indices) or
     `num_hidden_layers`. An interrupted call's work, which lies beside `output`, is gone on with.
@@ -83,8 +83,9 @@ def prune_to_shape(
     """
     check_device(device)
     source = open_checkpoint(checkpoint)
-    if repair is not None:
-        stages.data_hashes(repair.data)  # a missing file is found now and not after the cut
+    for text in (section.compensate, section.repair) if section is not None else ():
+        if text is not None:
+            stages.data_hashes(text.data)  # a missing file is found now and not after the cut
     if read_header(scores) is None:
         raise ValueError(f"a whole folder of scores is expected at {scores}")
     loaded = load_scores(scores / stages.SCORES_FILE)
@@ -105,7 +106,7 @@ def prune_to_shape(
         stages.STATE_FOLDER,
     }:
         raise ValueError(f"{partial} is in the way and was not written by minitron; move it or choose another output")
-    stages.prune_to(source, loaded, target, layers, partial / "checkpoint", repair=repair, device=device)
+    stages.prune_to(source, loaded, target, layers, partial / "checkpoint", section=section, device=device)
     shutil.rmtree(partial / stages.STATE_FOLDER, ignore_errors=True)
     (partial / stages.PLAN_FILE).rename(partial / "checkpoint" / stages.PLAN_FILE)
     (partial / "checkpoint").rename(output)

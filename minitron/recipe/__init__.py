@@ -4,7 +4,7 @@ from minitron.recipe.budget import BudgetSection
 from minitron.recipe.distill import DepthFirstSection, DistillSection
 from minitron.recipe.evaluate import EvaluateSection, Task
 from minitron.recipe.load import load_recipe, make_section
-from minitron.recipe.prune import PruneSection, RepairSection
+from minitron.recipe.prune import CalibrationSection, PruneSection, RepairSection
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.score import DepthSection, ScoreSection, WidthSection
 from minitron.recipe.search import SearchSection, SizeRange, TournamentSection
@@ -12,6 +12,7 @@ from minitron.recipe.section import RecipeError, Section, Source
 
 __all__ = [
     "BudgetSection",
+    "CalibrationSection",
     "DepthFirstSection",
     "DepthSection",
     "DistillSection",

@@ -118,9 +118,10 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
     depth_first = recipe.depth_first
     if depth_first is not None:
         depth_first = depth_first.model_copy(update={"distill": data(depth_first.distill)})
-    prune = recipe.prune
-    if prune.repair is not None:
-        prune = prune.model_copy(update={"repair": data(prune.repair)})
+    calibrated = {name: getattr(recipe.prune, name) for name in ("compensate", "repair")}
+    prune = recipe.prune.model_copy(
+        update={name: data(section) for name, section in calibrated.items() if section is not None}
+    )
     return recipe.model_copy(
         update={
             "teacher": str(folder / recipe.teacher),

@@ -1,4 +1,4 @@
-"""What is done with a student once it is cut."""
+"""How a student is cut, and what is done with it right after."""
 
 from typing import Annotated, Literal
 
@@ -6,28 +6,47 @@ from pydantic import Field
 
 from minitron.recipe.section import PositiveInt, Section, Source
 
+PrunedDtype = Literal["fp32", "bf16", "fp16"]
 
-class RepairSection(Section):
-    """Refitting the cut model's projections in closed form, before any distillation; beyond the published method.
 
-    The defaults are what did best on the quickstart's teacher (`benchmarks/repair.py`).
-    """
+class CalibrationSection(Section):
+    """Text that is run through a teacher, or through teacher and student."""
 
     data: tuple[Source, ...] = Field(default=(), description="Calibration text; the score section's when left out.")
     samples: PositiveInt = Field(default=128, description="Samples.")
     seq_len: PositiveInt | None = Field(default=None, description="Tokens a sample; the score section's when null.")
     packed: bool = Field(default=True, description="Join documents into full samples; else one padded document each.")
+    batch_size: PositiveInt = Field(default=8, description="Samples in one forward pass.")
+    layerwise: bool = Field(default=False, description="Hold one block of each model in memory at a time.")
+
+
+class RepairSection(CalibrationSection):
+    """Refitting the cut model's projections in closed form, before any distillation; beyond the published method.
+
+    The defaults are what did best on the quickstart's teacher (`benchmarks/repair.py`).
+    """
+
     ridge: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=1e-2, description="Pull towards the sliced weights, relative to the mean square of the inputs."
     )
     projections: Literal["all", "outputs"] = Field(
         default="all", description="outputs: what writes into the residual stream; all: also what reads it."
     )
-    batch_size: PositiveInt = Field(default=8, description="Samples in one forward pass.")
-    layerwise: bool = Field(default=False, description="Hold one block of teacher and student in memory at a time.")
 
 
 class PruneSection(Section):
     """Pruning."""
 
+    weights_dtype: PrunedDtype | None = Field(
+        default=None, description="Precision of what is written; each tensor's own when null."
+    )
+    shard_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=4.0, description="Largest file of weights, GiB."
+    )
+    drop_mtp: bool = Field(
+        default=False, description="Leave out layers that predict further tokens; else they are cut, or refused."
+    )
+    compensate: CalibrationSection | None = Field(
+        default=None, description="Scale norms for the hidden channels that are gone, as measured; null: do not."
+    )
     repair: RepairSection | None = Field(default=None, description="Refit the cut model's projections; null: do not.")

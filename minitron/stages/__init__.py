@@ -20,8 +20,8 @@ from minitron.stages.files import (
     read_candidates,
     read_metrics,
 )
-from minitron.stages.prune import prune_to, run_prune
-from minitron.stages.repair import repair_folder, repair_origin, repair_section, repair_settings
+from minitron.stages.prune import prune_origin, prune_section, prune_to, run_prune
+from minitron.stages.repair import repair_folder, repair_settings
 from minitron.stages.report import run_report
 from minitron.stages.score import calibration_settings, run_score, score_folder, score_origin, score_rows, score_section
 from minitron.stages.search import run_search, search_settings
@@ -40,13 +40,13 @@ __all__ = [
     "data_hashes",
     "depth_settings",
     "evaluate_folder",
+    "prune_origin",
+    "prune_section",
     "prune_to",
     "read_candidates",
     "read_metrics",
     "recover",
     "repair_folder",
-    "repair_origin",
-    "repair_section",
     "repair_settings",
     "run_depth",
     "run_distill",

@@ -17,8 +17,7 @@ from minitron.recipe import DepthFirstSection, Recipe
 from minitron.stages.data import data_hashes
 from minitron.stages.distill import recover
 from minitron.stages.files import CHECKPOINT_FOLDER, SCORES_FILE, Folders
-from minitron.stages.prune import prune_to
-from minitron.stages.repair import repair_origin, repair_section
+from minitron.stages.prune import prune_origin, prune_section, prune_to
 from minitron.stages.score import score_folder, score_origin
 
 SCORES_FOLDER = "score"
@@ -44,7 +43,7 @@ def depth_settings(recipe: Recipe) -> dict[str, Any]:
         "keep_attention": recipe.search.keep_attention,
         "distill": section.distill.model_dump(exclude={"data", "save_steps"}),
         "data": data_hashes(section.distill.data),
-        **repair_origin(recipe),
+        **prune_origin(recipe),
     }
 
 
@@ -63,14 +62,13 @@ def run_depth(recipe: Recipe, folders: Folders, output: Path) -> None:
         score_folder(teacher.folder, recipe.score, scores_folder, seed=recipe.seed, device=recipe.device)
     scores = load_scores(scores_folder / SCORES_FILE)
     layers = kept_blocks(recipe, teacher.shape, scores.depth, section.num_hidden_layers)
-    shutil.rmtree(pruned / CHECKPOINT_FOLDER, ignore_errors=True)
     template = prune_to(
         teacher,
         scores,
         teacher.shape.resized(layers=layers),
         layers,
         pruned / CHECKPOINT_FOLDER,
-        repair=repair_section(recipe),
+        section=prune_section(recipe),
         seed=recipe.seed,
         device=recipe.device,
     )

@@ -3,35 +3,14 @@
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
-from minitron.hybrid.model import TORCH_DTYPES, load_model, load_tokenizer
-from minitron.hybrid.samples import blend_samples
-from minitron.hybrid.stack import LayerwiseStack, MemoryStack, Stack
+from minitron.hybrid.model import TORCH_DTYPES
 from minitron.prune import PrunePlan, RepairSettings, repair, write_repaired
-from minitron.recipe import Recipe, RepairSection
-from minitron.stages.data import data_hashes, text_sources
+from minitron.recipe import RepairSection
+from minitron.stages.calibration import open_stack, read_samples
 
 logger = logging.getLogger(__name__)
-
-
-def repair_section(recipe: Recipe) -> RepairSection | None:
-    """How the recipe repairs, with what it leaves out taken from its score section; None when it does not."""
-    section = recipe.prune.repair
-    if section is None:
-        return None
-    filled = {"data": section.data or recipe.score.data, "seq_len": section.seq_len or recipe.score.seq_len}
-    return section.model_copy(update=filled)
-
-
-def repair_origin(recipe: Recipe) -> dict[str, Any]:
-    """Everything that a repair depends on; empty when the recipe has none."""
-    section = repair_section(recipe)
-    if section is None:
-        return {}
-    # Unlike scores, repaired weights are compared bit for bit, so the batch size counts.
-    return {"repair": section.model_dump(exclude={"data"}), "repair_data": data_hashes(section.data)}
 
 
 def repair_settings(section: RepairSection) -> RepairSettings:
@@ -54,28 +33,13 @@ def repair_folder(
     Raises:
         ValueError: The text holds nothing, its ids are not the model's, or a repaired weight overflows.
     """
-    samples = blend_samples(
-        text_sources(section.data),
-        load_tokenizer(source.folder),
-        seq_len=_given(section.seq_len),
-        num_samples=section.samples,
-        seed=seed,
-        packed=section.packed,
+    samples = read_samples(section, source, seed=seed)
+    teacher, student = (
+        open_stack(checkpoint, layerwise=section.layerwise, device=device) for checkpoint in (source, pruned)
     )
-    highest = int(samples.token_ids.max())
-    if highest >= source.shape.vocab_size:
-        raise ValueError(
-            f"token ids must be below the model's vocab_size {source.shape.vocab_size}, the tokenizer gives {highest}"
-        )
-
-    def stack(checkpoint: Checkpoint) -> Stack:
-        if section.layerwise:
-            return LayerwiseStack(checkpoint, device=device)
-        return MemoryStack(load_model(checkpoint.folder, device=device), checkpoint.shape)
-
     weights = repair(
-        stack(source),
-        stack(pruned),
+        teacher,
+        student,
         plan,
         samples,
         repair_settings(section),
@@ -87,8 +51,3 @@ def repair_folder(
     open_checkpoint(pruned.folder)
     shutil.rmtree(state_folder, ignore_errors=True)
     logger.info("repaired %d weights of %s", count, pruned.folder)
-
-
-def _given(seq_len: int | None) -> int:
-    assert seq_len is not None
-    return seq_len

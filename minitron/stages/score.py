@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 
 from minitron.hybrid.checkpoint import checkpoint_hashes, open_checkpoint
-from minitron.hybrid.model import load_model, load_tokenizer
 from minitron.hybrid.ranks import Ranks
-from minitron.hybrid.samples import blend_samples
-from minitron.hybrid.stack import LayerwiseStack, MemoryStack, Stack
 from minitron.importance import (
     SCORED_AXES,
     SCORERS,
@@ -28,7 +25,8 @@ from minitron.importance import (
 from minitron.importance.scores import ScoreArray
 from minitron.recipe import DepthSection, Recipe, ScoreSection
 from minitron.report.heatmap import draw_scores
-from minitron.stages.data import data_hashes, text_sources
+from minitron.stages.calibration import open_stack, read_samples
+from minitron.stages.data import data_hashes
 from minitron.stages.files import SCORES_FILE, STATE_FOLDER, Folders, cut_source
 
 
@@ -91,24 +89,8 @@ def score_folder(
         device = str(ranks.device)
     settings = calibration_settings(section)
     checkpoint = open_checkpoint(teacher)
-    samples = blend_samples(
-        text_sources(section.data),
-        load_tokenizer(teacher),
-        seq_len=section.seq_len,
-        num_samples=section.samples,
-        seed=seed,
-        packed=section.packed,
-    )
-    if int(samples.token_ids.max()) >= checkpoint.shape.vocab_size:
-        raise ValueError(
-            f"token ids must be below the model's vocab_size {checkpoint.shape.vocab_size}, the tokenizer gives "
-            f"{int(samples.token_ids.max())}"
-        )
-    stack: Stack
-    if section.layerwise:
-        stack = LayerwiseStack(checkpoint, device=device)
-    else:
-        stack = MemoryStack(load_model(teacher, device=device), checkpoint.shape)
+    samples = read_samples(section, checkpoint, seed=seed)
+    stack = open_stack(checkpoint, layerwise=section.layerwise, device=device)
     scores = calibrate(stack, samples, settings, ranks=ranks, state_folder=output / STATE_FOLDER)
     scores = replace(scores, origin=score_origin(teacher, section, seed=seed))
     ranks.wait()

@@ -43,15 +43,15 @@ def test_turning_repair_on_or_changing_it_prunes_anew_and_nothing_before(tmp_pat
 
 
 def test_repairs_text_is_the_scores_unless_given_and_is_beside_the_recipe(tmp_path: Path, recipe_path: Path) -> None:
-    section = stages.repair_section(load_recipe(recipe_path, ("prune.repair={}",)))
+    section = stages.prune_section(load_recipe(recipe_path, ("prune.repair={}",))).repair
     assert section is not None
     assert [source.path for source in section.data] == [str(tmp_path / "text.txt")]
     assert section.seq_len == 16
     given = load_recipe(recipe_path, ("prune.repair={data: [{path: problems.jsonl, field: prompt}]}",))
-    section = stages.repair_section(given)
+    section = stages.prune_section(given).repair
     assert section is not None
     assert [source.path for source in section.data] == [str(tmp_path / "problems.jsonl")]
-    assert stages.repair_section(load_recipe(recipe_path)) is None
+    assert stages.prune_section(load_recipe(recipe_path)).repair is None
 
 
 def test_missing_text_and_a_ridge_of_zero_are_refused_before_anything_runs(tmp_path: Path, recipe_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_the_verb_repairs_in_memory_or_layerwise_alike(tmp_path: Path, tiny_chec
     scores = tmp_path / "scores"
     assert main(["score", str(tiny_checkpoint), "--data", text, "--output", str(scores), *sizes]) == 0
     common = ["prune", str(tiny_checkpoint), "--scores", str(scores), "--shape", '{"intermediate_size": 21}']
-    options = ["--repair", text, "--repair-samples", "5", "--repair-seq-len", "16", "--ridge", "0.02"]
+    options = ["--repair", text, "--samples", "5", "--seq-len", "16", "--ridge", "0.02"]
     found = {}
     for name, more in (("plain", []), ("memory", options), ("layerwise", [*options, "--layerwise"])):
         output = tmp_path / name
@@ -115,3 +115,27 @@ def test_the_verb_repairs_in_memory_or_layerwise_alike(tmp_path: Path, tiny_chec
     assert found["memory"] == found["layerwise"] != found["plain"]
     missing = [*common, "--output", str(tmp_path / "no"), "--repair", str(tmp_path / "gone.txt")]
     assert main(missing) == 2
+
+
+def test_the_verb_compensates_casts_and_says_so(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n---\n".join(f"line {i} of some text" for i in range(60)))
+    scores = tmp_path / "scores"
+    sizes = ["--samples", "4", "--seq-len", "16"]
+    assert main(["score", str(tiny_checkpoint), "--data", str(text), "--output", str(scores), *sizes]) == 0
+    cut = ["prune", str(tiny_checkpoint), "--scores", str(scores), "--shape", '{"hidden_size": 14}']
+    assert main([*cut, "--output", str(tmp_path / "plain")]) == 0
+    options = ["--compensate", str(text), *sizes, "--dtype", "bf16", "--shard-gib", "0.00001"]
+    assert main([*cut, "--output", str(tmp_path / "scaled"), *options]) == 0
+    plain, scaled = open_checkpoint(tmp_path / "plain"), open_checkpoint(tmp_path / "scaled")
+    assert {tensor.dtype for tensor in scaled.tensors.values()} == {"BF16"}
+    assert scaled.config["dtype"] == "bfloat16"
+    assert len({tensor.file for tensor in scaled.tensors.values()}) > 3
+    plan = load_plan(tmp_path / "scaled" / stages.PLAN_FILE)
+    one, other = load_model(plain.folder).state_dict(), load_model(scaled.folder).state_dict()
+    name = "backbone.layers.0.norm.weight"
+    here = plan.source.family.name_in_memory(name)
+    assert plan.scales[name] != 1
+    torch.testing.assert_close(other[here], one[here] * plan.scales[name], rtol=1e-2, atol=0)
+    assert "compensated" in (tmp_path / "scaled" / "README.md").read_text()
+    assert "compensated" not in (tmp_path / "plain" / "README.md").read_text()
