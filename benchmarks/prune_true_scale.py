@@ -36,8 +36,8 @@ from minitron.hybrid.slicing import Keep
 from minitron.hybrid.weights import DEFAULT_SHARD_BYTES, write_json, write_weights
 from minitron.prune import PrunePlan
 from minitron.prune.checkpoint import layout_of
-from minitron.prune.journal import CONFIG_FILE, resumable
-from minitron.prune.stream import write_layout
+from minitron.prune.writing.journal import CONFIG_FILE, resumable
+from minitron.prune.writing.stream import write_layout
 
 GIB = 2**30
 # The blocks that the published 9B lacks: 7, 8, 48, 52, and one neighbouring pair of M and -.

@@ -3,13 +3,11 @@
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.compensate import norm_scales
 from minitron.prune.gate import check_logits, check_params
-from minitron.prune.journal import is_unfinished
 from minitron.prune.memory import prune_in_place, prune_model
 from minitron.prune.plan import PrunePlan, load_plan, save_plan
-from minitron.prune.refit import refit
-from minitron.prune.repair import RepairSettings, apply_repaired, repair
+from minitron.prune.repairing import RepairSettings, apply_repaired, refit, repair, write_repaired
 from minitron.prune.view import describe_plan, diff_plans
-from minitron.prune.write_repaired import write_repaired
+from minitron.prune.writing import is_unfinished
 
 __all__ = [
     "PrunePlan",

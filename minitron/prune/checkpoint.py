@@ -14,12 +14,9 @@ from minitron.hybrid.model import TORCH_DTYPES
 from minitron.hybrid.reading import VIEWS
 from minitron.hybrid.slicing import tensor_cuts
 from minitron.hybrid.weights import DEFAULT_SHARD_BYTES, copy_files, write_json
-from minitron.prune.disk import reporting_full_disk
 from minitron.prune.gate import check_logits, check_params
-from minitron.prune.journal import CONFIG_FILE, resumable
-from minitron.prune.layout import Layout, plan_layout
 from minitron.prune.plan import PrunePlan
-from minitron.prune.stream import write_layout
+from minitron.prune.writing import CONFIG_FILE, Layout, plan_layout, reporting_full_disk, resumable, write_layout
 
 logger = logging.getLogger(__name__)
 

@@ -35,10 +35,10 @@ from minitron.hybrid.samples import Samples
 from minitron.hybrid.slicing import tensor_cuts
 from minitron.hybrid.stack import Block, Stack
 from minitron.hybrid.streams import FileStreams, MemoryStreams, Streams
-from minitron.prune.moments import Moments, heard
 from minitron.prune.plan import PrunePlan
-from minitron.prune.refit import refit
-from minitron.prune.repair_state import RepairState, describe_way
+from minitron.prune.repairing.moments import Moments, heard
+from minitron.prune.repairing.refit import refit
+from minitron.prune.repairing.state import RepairState, describe_way
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import minitron.prune.checkpoint as checkpoint_module
-import minitron.prune.disk as disk
-import minitron.prune.stream as stream
+import minitron.prune.writing.disk as disk
+import minitron.prune.writing.stream as stream
 from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.headers import INDEX_FILE, SINGLE_FILE
 from minitron.prune import is_unfinished, prune_checkpoint
-from minitron.prune.journal import JOURNAL_FILE
+from minitron.prune.writing.journal import JOURNAL_FILE
 from tests.conftest import write_tiny_checkpoint
 from tests.prune.test_checkpoint import make_plan
 
@@ -214,7 +214,7 @@ def test_a_limit_of_file_size_is_one_line_and_a_later_call_goes_on(
     program = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from tests.prune.test_faults import prune\n"
+        "from tests.prune.writing.test_faults import prune\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, resource.RLIM_INFINITY))\n"
         "try:\n"
         "    prune(Path(sys.argv[1]), Path(sys.argv[2]))\n"
@@ -223,7 +223,7 @@ def test_a_limit_of_file_size_is_one_line_and_a_later_call_goes_on(
     )
     output = tmp_path / "output"
     command = [sys.executable, "-c", program, str(source), str(output)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     assert "must not fill the filesystem, it did (File too large); make room and call again" in answer.stdout
     assert not opens(output)
     prune(source, output)

@@ -18,11 +18,11 @@ from minitron.hybrid.headers import DTYPE_BYTES, INDEX_FILE
 from minitron.hybrid.progress import progress_bar
 from minitron.hybrid.reading import VIEWS
 from minitron.hybrid.weights import write_json
-from minitron.prune.convert import Raw, convert
-from minitron.prune.disk import require_room, sync_folder
-from minitron.prune.journal import PARTIAL, Journal
-from minitron.prune.layout import Layout, Placed, Shard, SourceFile
-from minitron.prune.pieces import Piece, pieces
+from minitron.prune.writing.convert import Raw, convert
+from minitron.prune.writing.disk import require_room, sync_folder
+from minitron.prune.writing.journal import PARTIAL, Journal
+from minitron.prune.writing.layout import Layout, Placed, Shard, SourceFile
+from minitron.prune.writing.pieces import Piece, pieces
 
 # What a core's cache holds; larger buffers were no faster, and two threads keep reading and writing at it at a time.
 BUFFER_BYTES = 2**20

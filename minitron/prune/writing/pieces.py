@@ -9,7 +9,7 @@ import numpy as np
 
 from minitron.hybrid.axes import Indices
 from minitron.hybrid.headers import DTYPE_BYTES
-from minitron.prune.layout import Placed
+from minitron.prune.writing.layout import Placed
 
 # Dropped rows between kept ones are read through up to this many bytes: a disk gives them faster than a new request.
 GAP_BYTES = 128 * 2**10

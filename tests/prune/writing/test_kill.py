@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from minitron.prune.journal import CONFIG_FILE
+from minitron.prune.writing.journal import CONFIG_FILE
 from tests.importance.test_ranks import ROOT, TEACHER
-from tests.prune.test_faults import contents, opens
+from tests.prune.writing.test_faults import contents, opens
 
 pytestmark = pytest.mark.slow
 KILLS = 24
@@ -19,7 +19,7 @@ KILLS = 24
 
 def start(source: Path, output: Path) -> subprocess.Popen[str]:
     """The program, at the moment when it begins to prune."""
-    command = [sys.executable, "-m", "tests.prune.prune_program", str(source), str(output)]
+    command = [sys.executable, "-m", "tests.prune.writing.prune_program", str(source), str(output)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"

@@ -14,7 +14,7 @@ from minitron.hybrid.stack import LayerwiseStack, MemoryStack
 from minitron.importance import random_scores, select_units
 from minitron.prune import PrunePlan, RepairSettings, prune_checkpoint, prune_model, repair, write_repaired
 from tests.conftest import make_dense_shape, make_moe_shape, write_tiny_checkpoint
-from tests.prune.test_repair import lstsq_by_rows, make_samples, mean_kl
+from tests.prune.repairing.test_repair import lstsq_by_rows, make_samples, mean_kl
 
 SHAPES = {
     "experts": (make_moe_shape(), {"n_routed_experts": 12, "moe_shared_expert_intermediate_size": 9}),

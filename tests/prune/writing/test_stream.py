@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from minitron.hybrid.checkpoint import Checkpoint
 from minitron.hybrid.headers import INDEX_FILE, SINGLE_FILE, read_headers
 from minitron.hybrid.slicing import TensorCut, cut_tensor
-from minitron.prune.convert import convert
-from minitron.prune.journal import JOURNAL_FILE, resumable
-from minitron.prune.layout import plan_layout
-from minitron.prune.stream import write_layout
+from minitron.prune.writing.convert import convert
+from minitron.prune.writing.journal import JOURNAL_FILE, resumable
+from minitron.prune.writing.layout import plan_layout
+from minitron.prune.writing.stream import write_layout
 from tests.conftest import make_tiny_shape
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -179,7 +179,7 @@ def test_tensors_are_aligned_to_their_width_in_a_shard_of_several_dtypes(tmp_pat
 
 
 def test_a_whole_tensor_is_one_read_and_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import minitron.prune.stream as stream
+    import minitron.prune.writing.stream as stream
 
     tensors = {"t": torch.randn(20, 30)}
     source = make_source(tmp_path / "source", tensors)
@@ -197,7 +197,7 @@ def test_a_whole_tensor_is_one_read_and_one_write(tmp_path: Path, monkeypatch: p
 def test_dropped_rows_farther_apart_than_a_request_costs_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import minitron.prune.stream as stream
+    import minitron.prune.writing.stream as stream
 
     tensors = {"t": torch.randn(100, 4096)}
     cut = TensorCut(name="t", source="t", before=(100, 4096), kept=(np.array([0, 1, 50, 99]), None))
