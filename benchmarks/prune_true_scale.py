@@ -6,7 +6,8 @@
 Writes a checkpoint of random bf16 weights into a temporary folder and prunes it in a process of its own. The kept
 channels and neurons are drawn at random, so that they are as scattered as scores make them. The limit, measured in the
 same run on the same disk: reading the whole source once (`cat`) and writing as many bytes as the result has once (`dd`,
-synced). Every pass begins with a cold cache.
+synced). Every pass begins with a cold cache. Pruning counts the parameters three ways; the logit check behind it, which
+reads both models again and computes, is timed apart.
 """
 
 import argparse
@@ -33,11 +34,8 @@ from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.config import config_for_shape
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.slicing import Keep
-from minitron.hybrid.weights import DEFAULT_SHARD_BYTES, write_json, write_weights
-from minitron.prune import PrunePlan
-from minitron.prune.checkpoint import layout_of
-from minitron.prune.writing.journal import CONFIG_FILE, resumable
-from minitron.prune.writing.stream import write_layout
+from minitron.hybrid.weights import write_weights
+from minitron.prune import PrunePlan, check_logits, prune_checkpoint
 
 GIB = 2**30
 # The blocks that the published 9B lacks: 7, 8, 48, 52, and one neighbouring pair of M and -.
@@ -83,7 +81,7 @@ def write_source(folder: Path, shape: HybridShape) -> None:
             yield name, torch.from_numpy(words[: int(np.prod(dims))].view(np.int16)).view(torch.bfloat16).reshape(dims)
 
     write_weights(folder, tensors(), shard_bytes=2 * GIB)
-    config = NemotronHConfig(**shape.sizes, hybrid_override_pattern=shape.hybrid_override_pattern, chunk_size=64)
+    config = NemotronHConfig(**shape.config_sizes, hybrid_override_pattern=shape.hybrid_override_pattern, chunk_size=64)
     config.architectures = ["NemotronHForCausalLM"]
     written = config_for_shape(json.loads(config.to_json_string(use_diff=False)), shape)
     (folder / "config.json").write_text(json.dumps(written))
@@ -135,25 +133,26 @@ def measure_write(folder: Path, sizes: list[int]) -> float:
     return seconds
 
 
-def prune(source: Path, output: Path, threads: int | None, buffer_bytes: int | None) -> dict[str, float]:
-    """Seconds, peak resident bytes and parameters of writing the pruned checkpoint, everything synced."""
+def prune(source: Path, output: Path, threads: int | None) -> dict[str, float]:
+    """Seconds, peak resident bytes and parameters of pruning; then of the logit check, which reads both models again."""
     opened = open_checkpoint(source)
     plan = make_plan(opened.shape)
     started = time.perf_counter()
-    layout = layout_of(opened, plan, shard_bytes=DEFAULT_SHARD_BYTES)
-    names = [*(shard.name for shard in layout.shards), "model.safetensors.index.json", CONFIG_FILE]
-    options = {} if buffer_bytes is None else {"buffer_bytes": buffer_bytes}
-    with resumable(output, inputs_hash=layout.inputs_hash, files=names) as journal:
-        write_layout(layout, journal, threads=threads, **options)
-        write_json(output / CONFIG_FILE, config_for_shape(opened.config, plan.target))
-        written = open_checkpoint(output)
-    seconds = time.perf_counter() - started
+    written = prune_checkpoint(opened, plan, output, threads=threads, check=False)
+    found = {"seconds": time.perf_counter() - started, "peak": peak_bytes(), "params": written.params}
     if written.params != plan.target.params:
         raise SystemExit(f"the headers must count {plan.target.params:,} parameters, they count {written.params:,}")
-    status = Path("/proc/self/status").read_text()
-    peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
     times = os.times()
-    return {"seconds": seconds, "peak": peak, "params": written.params, "user": times.user, "system": times.system}
+    started = time.perf_counter()
+    check_logits(opened, written, plan)
+    checked = {"checked": time.perf_counter() - started, "checked_peak": peak_bytes()}
+    return {**found, "user": times.user, "system": times.system, **checked}
+
+
+def peak_bytes() -> int:
+    """Most bytes that this process has had resident."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def measure_prune(workplace: Path) -> tuple[dict[str, float], list[int]]:
@@ -170,7 +169,17 @@ def measure_prune(workplace: Path) -> tuple[dict[str, float], list[int]]:
 def show(rows: list[dict[str, float]], title: str) -> None:
     """The table of all passes."""
     table = Table(title=title, title_justify="left")
-    for column in ("read alone", "write alone", "limit", "pruning", "ratio", "CPU", "peak RSS", "parameters"):
+    for column in (
+        "read alone",
+        "write alone",
+        "limit",
+        "pruning",
+        "ratio",
+        "CPU",
+        "peak RSS",
+        "parameters",
+        "logit check",
+    ):
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(
@@ -182,6 +191,7 @@ def show(rows: list[dict[str, float]], title: str) -> None:
             f"{row['user'] + row['system']:.1f} s",
             f"{row['peak'] / GIB:.3f} GiB",
             f"{row['params']:,}",
+            f"{row['checked']:.1f} s, {row['checked_peak'] / GIB:.2f} GiB",
         )
     Console(width=120).print(table)
     ratios = [row["seconds"] / (row["read"] + row["write"]) for row in rows]
@@ -194,13 +204,11 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=NANO_12B.num_hidden_layers)
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--buffer-mib", type=float, help="bytes that a thread reads or writes at once")
     parser.add_argument("--folder", type=Path, help="where the checkpoints are written for the time of the run")
     parser.add_argument("--prune", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.prune:
-        buffer_bytes = None if args.buffer_mib is None else int(args.buffer_mib * 2**20)
-        print(json.dumps(prune(args.prune / "source", args.prune / "pruned", args.threads, buffer_bytes)))
+        print(json.dumps(prune(args.prune / "source", args.prune / "pruned", args.threads)))
         return
     plan = make_plan(source_shape(args.blocks))
     workplace = Path(tempfile.mkdtemp(dir=args.folder))
