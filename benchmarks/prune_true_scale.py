@@ -134,7 +134,7 @@ def measure_write(folder: Path, sizes: list[int]) -> float:
 
 
 def prune(source: Path, output: Path, threads: int | None) -> dict[str, float]:
-    """Seconds, peak resident bytes and parameters of pruning; then of the logit check, which reads both models again."""
+    """Seconds, peak resident bytes and parameters of pruning, then those of the logit check behind it."""
     opened = open_checkpoint(source)
     plan = make_plan(opened.shape)
     started = time.perf_counter()
