@@ -1,6 +1,7 @@
 """What a checkpoint folder holds, read from its headers alone and checked whole before anyone trusts it."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,6 +20,8 @@ LINEAGE_FILE = "lineage.json"
 ABOUT_FILES = (CARD_FILE, LINEAGE_FILE)
 # Weight and code-repository files: everything else in a folder (tokenizer, templates) is carried along as it is.
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,9 @@ def open_checkpoint(folder: Path, *, quantised: bool = False, config: Mapping[st
     prefix = shape.family.extra_prefix
     extras = {name: tensor for name, tensor in stored.items() if prefix and name.startswith(prefix)}
     tensors = {name: tensor for name, tensor in stored.items() if name not in extras and name not in scales}
+    head = shape.family.head
+    if shape.head_tensor != head and tensors.pop(head, None) is not None:
+        logger.info("%s: %s is left out, since the configuration ties it to the embeddings", folder, head)
     _check_against_shape(folder, tensors, shape, weights_format)
     return Checkpoint(
         folder=folder,

@@ -1,14 +1,17 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from minitron.hybrid.checkpoint import checkpoint_hashes, open_checkpoint
 from minitron.hybrid.headers import INDEX_FILE, SINGLE_FILE
+from minitron.hybrid.model import load_model
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.weights import open_weights
-from tests.conftest import write_tiny_checkpoint
+from tests.conftest import make_dense_shape, write_tiny_checkpoint
 
 
 def test_an_opened_checkpoint_counts_what_its_shape_plans(tiny_checkpoint: Path, tiny_shape: HybridShape) -> None:
@@ -81,3 +84,15 @@ def test_the_hash_follows_the_contents(tiny_checkpoint: Path) -> None:
         file.seek(-1, 2)
         file.write(bytes([last[0] ^ 1]))
     assert checkpoint_hashes(tiny_checkpoint) != before
+
+
+def test_a_tied_head_that_is_stored_too_is_left_out_as_transformers_does(tmp_path: Path) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "tied", shape=make_dense_shape("qwen3", tie_word_embeddings=1))
+    tensors = load_file(folder / SINGLE_FILE)
+    expected = open_checkpoint(folder)
+    save_file(tensors | {"lm_head.weight": torch.zeros(271, 24)}, folder / SINGLE_FILE, metadata={"format": "pt"})
+    opened = open_checkpoint(folder)
+    assert set(opened.tensors) == set(expected.tensors)
+    assert opened.params == opened.shape.params
+    head: Any = load_model(folder).get_output_embeddings()
+    assert torch.equal(head.weight, tensors["model.embed_tokens.weight"])
