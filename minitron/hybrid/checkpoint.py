@@ -14,6 +14,7 @@ from minitron.hybrid.headers import StoredTensor, read_headers
 from minitron.hybrid.quantised import PACKED_ROWS, is_packed, quantised_format, scale_names
 from minitron.hybrid.shape import HybridShape
 
+HASHED_BYTES = 2**24  # at a time
 CARD_FILE = "README.md"
 LINEAGE_FILE = "lineage.json"
 # What is written anew for each checkpoint, and is neither its weights nor its tokenizer.
@@ -90,9 +91,8 @@ def open_checkpoint(folder: Path, *, quantised: bool = False, config: Mapping[st
     prefix = shape.family.extra_prefix
     extras = {name: tensor for name, tensor in stored.items() if prefix and name.startswith(prefix)}
     tensors = {name: tensor for name, tensor in stored.items() if name not in extras and name not in scales}
-    head = shape.family.head
-    if shape.head_tensor != head and tensors.pop(head, None) is not None:
-        logger.info("%s: %s is left out, since the configuration ties it to the embeddings", folder, head)
+    if shape.head_tensor != shape.family.head:
+        _leave_out_tied_head(folder, tensors, shape)
     _check_against_shape(folder, tensors, shape, weights_format)
     return Checkpoint(
         folder=folder,
@@ -147,6 +147,36 @@ def _hash_files(paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.name.encode() + b"\0" + bytes.fromhex(file_hash(path)))
+    return digest.hexdigest()
+
+
+def _leave_out_tied_head(folder: Path, tensors: dict[str, StoredTensor], shape: HybridShape) -> None:
+    """Takes a head out that is stored although the configuration ties it: it must be the embeddings again."""
+    head = tensors.pop(shape.family.head, None)
+    table = tensors.get(shape.head_tensor)
+    if head is None or table is None:
+        return
+    if (head.dtype, head.shape) != (table.dtype, table.shape) or _content_hash(head) != _content_hash(table):
+        # transformers 5.23 reads such a model as one with a head of its own.
+        raise ValueError(
+            f"tie_word_embeddings in config.json must be false where {shape.family.head} differs from "
+            f"{shape.head_tensor}, as it does in {folder}"
+        )
+    logger.info("%s: %s is left out, since it is the embeddings again", folder, shape.family.head)
+
+
+def _content_hash(stored: StoredTensor) -> str:
+    status = stored.file.stat()
+    return _hash_range(stored.file, stored.start, stored.nbytes, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _hash_range(path: Path, start: int, nbytes: int, _size: int, _mtime_ns: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(start)
+        for left in range(nbytes, 0, -HASHED_BYTES):
+            digest.update(file.read(min(left, HASHED_BYTES)))
     return digest.hexdigest()
 
 

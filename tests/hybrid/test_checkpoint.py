@@ -86,13 +86,19 @@ def test_the_hash_follows_the_contents(tiny_checkpoint: Path) -> None:
     assert checkpoint_hashes(tiny_checkpoint) != before
 
 
-def test_a_tied_head_that_is_stored_too_is_left_out_as_transformers_does(tmp_path: Path) -> None:
+def test_a_tied_head_that_is_stored_too_must_be_the_embeddings_again_and_is_left_out(tmp_path: Path) -> None:
     folder = write_tiny_checkpoint(tmp_path / "tied", shape=make_dense_shape("qwen3", tie_word_embeddings=1))
     tensors = load_file(folder / SINGLE_FILE)
     expected = open_checkpoint(folder)
-    save_file(tensors | {"lm_head.weight": torch.zeros(271, 24)}, folder / SINGLE_FILE, metadata={"format": "pt"})
+    table = tensors["model.embed_tokens.weight"]
+    save_file(tensors | {"lm_head.weight": table.clone()}, folder / SINGLE_FILE, metadata={"format": "pt"})
     opened = open_checkpoint(folder)
     assert set(opened.tensors) == set(expected.tensors)
     assert opened.params == opened.shape.params
     head: Any = load_model(folder).get_output_embeddings()
-    assert torch.equal(head.weight, tensors["model.embed_tokens.weight"])
+    assert torch.equal(head.weight, table)
+    save_file(tensors | {"lm_head.weight": table + 1}, folder / SINGLE_FILE, metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match="tie_word_embeddings in config.json must be false where lm_head.weight differs"
+    ):
+        open_checkpoint(folder)
