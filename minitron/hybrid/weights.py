@@ -83,6 +83,7 @@ def copy_files(files: list[Path], folder: Path) -> None:
 def _write_shard(folder: Path, number: int, tensors: dict[str, torch.Tensor]) -> dict[str, int]:
     path = folder / _shard_name(number)
     save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors makes files that their owner alone can read
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return {name: tensor.nbytes for name, tensor in tensors.items()}

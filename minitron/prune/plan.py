@@ -13,6 +13,8 @@ from minitron.hybrid.axes import Indices
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.slicing import Keep
 
+READABLE = 0o644  # safetensors makes files that their owner alone can read
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrunePlan:
@@ -70,6 +72,7 @@ def save_plan(plan: PrunePlan, path: Path) -> None:
         "scales": plan.scales,
     }
     save_file(arrays or {"none": np.zeros(1, dtype=np.int64)}, path, metadata={"minitron": json.dumps(header)})
+    path.chmod(READABLE)
 
 
 def load_plan(path: Path) -> PrunePlan:

@@ -76,15 +76,27 @@ def _shape_table(teacher: Mapping[str, Any], params: int, shape: Mapping[str, An
 
 def _describe(number: int, step: Mapping[str, Any]) -> Iterator[str]:
     yield f"{number}. **{_PAST[step['step']]}**"
-    for key, value in step.items():
-        if key != "step" and value not in (None, [], {}):
-            yield f"   - {key.replace('_', ' ')}: {_inline(value)}"
+    yield from _bullets({key: value for key, value in step.items() if key != "step"}, indent="   ")
     yield ""
 
 
+def _bullets(said: Mapping[str, Any], *, indent: str) -> Iterator[str]:
+    for key, value in said.items():
+        label = f"{indent}- {key.replace('_', ' ')}:"
+        if value is None or value in ([], {}):
+            continue
+        if isinstance(value, Mapping):
+            yield label
+            yield from _bullets(value, indent=indent + "  ")
+        elif isinstance(value, list) and isinstance(value[0], Mapping):
+            for number, inner in enumerate(value, start=1):
+                yield f"{indent}- {key.replace('_', ' ')} {number}:"
+                yield from _bullets(inner, indent=indent + "  ")
+        else:
+            yield f"{label} {_inline(value)}"
+
+
 def _inline(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_inline(inner)}" for key, inner in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(_inline(inner) for inner in value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

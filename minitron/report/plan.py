@@ -14,7 +14,7 @@ def plan_table(described: Mapping[str, Any]) -> Table:
     removed = described["removed_layers"]
     table = Table(
         title=f"{params['before']:,} to {params['after']:,} parameters; "
-        + (f"blocks {', '.join(map(str, removed))} go" if removed else "all blocks stay"),
+        + (f"removed blocks: {', '.join(map(str, removed))}" if removed else "all blocks stay"),
         title_justify="left",
     )
     for column in ("block", "axis", "kept", "of", "indices"):
