@@ -180,7 +180,10 @@ def _space(source: HybridShape, scores: Scores, settings: BudgetSettings) -> Sea
         axis.name: size_range(
             source,
             axis.name,
-            low=max(1, math.ceil((1 - settings.max_width_pruning) * source.sizes[axis.name])),
+            low=max(
+                1 if axis.at_least is None else axis.at_least(source.sizes),
+                math.ceil((1 - settings.max_width_pruning) * source.sizes[axis.name]),
+            ),
             step=steps.get(axis.name),
         )
         for axis in source.family.axes.values()

@@ -131,7 +131,10 @@ class MinitronSearcher(BaseSearcher):  # type: ignore[misc]
             stale = stale_parts(scores.origin, origin)
             if stale:
                 raise ValueError(f"scores must be of the model that is pruned, those in {path} are not: {stale[0]}")
-            logger.info("the scores in %s are taken as they are", path)
+            if self.forward_loop is not None:
+                logger.warning(
+                    "the scores in %s are of this model and taken as they are: forward_loop is not run", path
+                )
             return scores
         if self.forward_loop is None:
             raise ValueError("config must give a forward_loop that runs the calibration data, or a file of scores")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minitron import stages
-from minitron.hybrid.artefact import read_header, working_folder, write_artefact
+from minitron.hybrid.artefact import locked, read_header, working_folder, write_artefact
 from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
 from minitron.hybrid.model import check_device, load_model
 from minitron.hybrid.ranks import Ranks
@@ -20,6 +20,8 @@ from minitron.recipe import EvaluateSection, PruneSection, ScoreSection, Source,
 from minitron.search import Workload
 
 logger = logging.getLogger(__name__)
+
+LOCK_FILE = "lock"
 
 
 def score_checkpoint(
@@ -100,17 +102,16 @@ def prune_to_shape(
     target = source.shape.resized(layers=layers, **sizes)
     _require_free(output)
     partial = working_folder(output)
-    if partial.exists() and {path.name for path in partial.iterdir()} - {
-        "checkpoint",
-        stages.PLAN_FILE,
-        stages.STATE_FOLDER,
-    }:
+    ours = {"checkpoint", stages.PLAN_FILE, stages.STATE_FOLDER, LOCK_FILE}
+    if partial.exists() and {path.name for path in partial.iterdir()} - ours:
         raise ValueError(f"{partial} is in the way and was not written by minitron; move it or choose another output")
-    stages.prune_to(source, loaded, target, layers, partial / "checkpoint", section=section, device=device)
-    shutil.rmtree(partial / stages.STATE_FOLDER, ignore_errors=True)
-    (partial / stages.PLAN_FILE).rename(partial / "checkpoint" / stages.PLAN_FILE)
-    (partial / "checkpoint").rename(output)
-    partial.rmdir()
+    partial.mkdir(parents=True, exist_ok=True)
+    with locked(partial / LOCK_FILE, output):
+        stages.prune_to(source, loaded, target, layers, partial / "checkpoint", section=section, device=device)
+        shutil.rmtree(partial / stages.STATE_FOLDER, ignore_errors=True)
+        (partial / stages.PLAN_FILE).rename(partial / "checkpoint" / stages.PLAN_FILE)
+        (partial / "checkpoint").rename(output)
+        shutil.rmtree(partial)
     return open_checkpoint(output)
 
 

@@ -76,15 +76,21 @@ def write_artefact(folder: Path, *, stage: str, inputs: Mapping[str, Any], seed:
     _require_ours(folder, HEADER_FILE)
     _require_ours(partial, MARKER_FILE)
     partial.mkdir(parents=True, exist_ok=True)
-    with _locked(partial / MARKER_FILE, folder) as marker:
+    with locked(partial / MARKER_FILE, folder) as marker:
         _claim(partial, marker, hash_inputs(inputs))
         yield partial
         _finish(folder, partial, stage=stage, inputs=inputs, seed=seed)
 
 
 @contextmanager
-def _locked(path: Path, folder: Path) -> Iterator[TextIO]:
-    # The system takes the lock away when the process ends in whatever way.
+def locked(path: Path, folder: Path) -> Iterator[TextIO]:
+    """Holds a lock file, open for reading and writing, against other processes that would write a folder.
+
+    The system takes the lock away when the process ends, in whatever way.
+
+    Raises:
+        ValueError: Another process holds it.
+    """
     with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

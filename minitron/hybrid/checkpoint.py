@@ -18,9 +18,21 @@ HASHED_BYTES = 2**24  # at a time
 CARD_FILE = "README.md"
 LINEAGE_FILE = "lineage.json"
 # What is written anew for each checkpoint, and is neither its weights nor its tokenizer.
-ABOUT_FILES = (CARD_FILE, LINEAGE_FILE)
+PLAN_FILE = "prune.plan"  # not .safetensors, which engines would load as weights
+ABOUT_FILES = (CARD_FILE, LINEAGE_FILE, PLAN_FILE)
 # Weight and code-repository files: everything else in a folder (tokenizer, templates) is carried along as it is.
-WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf")
+WEIGHT_SUFFIXES = (
+    ".safetensors",
+    ".safetensors.index.json",
+    ".bin",
+    ".bin.index.json",
+    ".pt",
+    ".pth",
+    ".gguf",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+)
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +102,11 @@ def open_checkpoint(folder: Path, *, quantised: bool = False, config: Mapping[st
     scales = scale_names(stored) if weights_format is not None else frozenset()
     prefix = shape.family.extra_prefix
     extras = {name: tensor for name, tensor in stored.items() if prefix and name.startswith(prefix)}
-    tensors = {name: tensor for name, tensor in stored.items() if name not in extras and name not in scales}
+    computed = {name for name in stored if name.endswith(shape.family.computed)} if shape.family.computed else set()
+    if computed:
+        logger.info("%s: %d tensors are left out, which follow from the configuration", folder, len(computed))
+    aside = {*extras, *scales, *computed}
+    tensors = {name: tensor for name, tensor in stored.items() if name not in aside}
     if shape.head_tensor != shape.family.head:
         _leave_out_tied_head(folder, tensors, shape)
     _check_against_shape(folder, tensors, shape, weights_format)
@@ -117,7 +133,7 @@ def carried_files(folder: Path) -> list[Path]:
 def checkpoint_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of a checkpoint's model (weights and configuration) and of its other files (the tokenizer's).
 
-    Each covers the names and contents of its files; the model card and the lineage count for nothing.
+    Each covers the names and contents of its files; what a checkpoint says of itself counts for nothing.
     """
     others = carried_files(folder)
     names = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in ABOUT_FILES)

@@ -49,8 +49,10 @@ def read_lineage(folder: Path) -> Lineage | None:
         return None
     try:
         lineage: Lineage = json.loads(path.read_text(encoding="utf-8"))
-        lineage["teacher"]["name"], lineage["steps"][:]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        teacher = lineage["teacher"]
+        teacher["name"], teacher["params"], teacher["shape"]["hybrid_override_pattern"], teacher["sha256"].items()
+        [step["step"] for step in lineage["steps"]]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} must be an object with a teacher and steps") from error
     return lineage
 

@@ -16,6 +16,7 @@ from minitron.hybrid.checkpoint import Checkpoint
 from minitron.hybrid.headers import INDEX_FILE, SINGLE_FILE
 
 DEFAULT_SHARD_BYTES = 4 * 2**30
+READABLE = 0o644  # safetensors makes files that their owner alone can read
 
 
 @contextmanager
@@ -83,7 +84,7 @@ def copy_files(files: list[Path], folder: Path) -> None:
 def _write_shard(folder: Path, number: int, tensors: dict[str, torch.Tensor]) -> dict[str, int]:
     path = folder / _shard_name(number)
     save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors makes files that their owner alone can read
+    path.chmod(READABLE)
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return {name: tensor.nbytes for name, tensor in tensors.items()}

@@ -70,7 +70,9 @@ def prune_checkpoint(
             if check:
                 check_logits(source, written, plan, dtype=dtype)
         except ValueError:
-            journal.clear()  # what is wrong must not be gone on with
+            for name in names:  # what is wrong must not be gone on with
+                (output / name).unlink(missing_ok=True)
+            journal.clear()
             raise
         write_json(output / CONFIG_FILE, config)
     logger.info("pruned %d to %d parameters in %.1f s", source.params, written.params, time.monotonic() - started)

@@ -12,8 +12,7 @@ from safetensors.numpy import save_file
 from minitron.hybrid.axes import Indices
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.slicing import Keep
-
-READABLE = 0o644  # safetensors makes files that their owner alone can read
+from minitron.hybrid.weights import READABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,18 +84,15 @@ def load_plan(path: Path) -> PrunePlan:
         with safe_open(path, framework="np") as file:
             header = json.loads((file.metadata() or {})["minitron"])
             arrays = {name: file.get_tensor(name) for name in file.keys() if name != "none"}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError) as error:
+        indices: dict[tuple[str, int | None], Indices] = {}
+        for name, kept in arrays.items():
+            axis, _, layer = name.partition("@")
+            indices[axis, int(layer) if layer else None] = kept
+        source, target = (HybridShape(**header[which]) for which in ("source", "target"))
+        keep = Keep(layers=tuple(header["layers"]), indices=indices)
+        return PrunePlan(source=source, target=target, keep=keep, scales=header["scales"])
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"a plan file is expected at {path}: {error}") from error
-    indices: dict[tuple[str, int | None], Indices] = {}
-    for name, kept in arrays.items():
-        axis, _, layer = name.partition("@")
-        indices[axis, int(layer) if layer else None] = kept
-    return PrunePlan(
-        source=HybridShape(**header["source"]),
-        target=HybridShape(**header["target"]),
-        keep=Keep(layers=tuple(header["layers"]), indices=indices),
-        scales=header["scales"],
-    )
 
 
 def _check_groups(kept: Indices, axis: str, layer: int | None, size: int, groups: int) -> None:

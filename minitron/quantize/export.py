@@ -186,6 +186,10 @@ def _assemble(source: Checkpoint, export: Path, folder: Path) -> Checkpoint:
     copy_files([path for path in carried_files(source.folder) if path.name not in _NOT_CARRIED], folder)
     config = config_for_shape(source.config, source.shape)
     config.pop("torch_dtype", None)
+    count = source.shape.family.extra_count
+    if source.extras and count is not None:
+        logger.warning("%s: layers that predict further tokens are left out", folder)
+        config[count] = 0
     config |= {"dtype": DTYPES[export_dtype(source)], "quantization_config": embedded}
     write_json(folder / "config.json", config)
     write_json(folder / HF_QUANT_CONFIG, beside)

@@ -54,7 +54,9 @@ def check_ignored(written: Checkpoint) -> None:
         "quantization_config.ignore": written.config["quantization_config"]["ignore"],
         f"exclude_modules of {HF_QUANT_CONFIG}": beside["quantization"]["exclude_modules"],
     }
-    modules = {name.removesuffix(".weight") for name in written.tensors if name.endswith(".weight")}
+    # A head that is the embeddings, too, is a module that no file holds.
+    names = {*written.tensors, written.shape.family.head}
+    modules = {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
     quantised = {name.removesuffix(".weight_scale") for name in written.scales if name.endswith(".weight_scale")}
     matrices = {name.removesuffix(".weight") for name, spec in written.shape.tensors().items() if len(spec.dims) == 2}
     for where, names in lists.items():

@@ -58,7 +58,7 @@ def model_card(lineage: Mapping[str, Any], *, name: str, params: int, shape: Map
     )
 
 
-_PAST = {"prune": "pruned", "repair": "repaired in closed form", "distill": "distilled from its teacher's logits"}
+_PAST = {"prune": "pruned", "distill": "distilled from its teacher's logits"}
 
 
 def _shape_table(teacher: Mapping[str, Any], params: int, shape: Mapping[str, Any]) -> Iterator[str]:

@@ -55,10 +55,12 @@ class ShapeGrid:
 
     def shape_at(self, index: int) -> HybridShape:
         """One shape of the grid."""
-        axes = self.source.family.axes
-        return self.source.resized(
-            layers=self.layers, **{axis: int(self.spread(self.sizes[axis])[index]) for axis in axes}
-        )
+        sizes = {
+            name: int(self.spread(self.sizes[name])[index])
+            for name, axis in self.source.family.axes.items()
+            if axis.block is None or self.counts[axis.block]  # what no kept block has stays as it is
+        }
+        return self.source.resized(layers=self.layers, **sizes)
 
 
 @dataclass(frozen=True, kw_only=True)

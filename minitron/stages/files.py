@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from minitron.hybrid import checkpoint
 from minitron.recipe import Recipe
 
 SCORES_FILE = "scores.safetensors"
 CANDIDATES_FILE = "candidates.json"
-PLAN_FILE = "plan.safetensors"
+PLAN_FILE = checkpoint.PLAN_FILE
 CHECKPOINT_FOLDER = "checkpoint"
 STATE_FOLDER = "state"
 RECORD_FILE = "record.json"

@@ -74,8 +74,10 @@ def prune_to(
     before it was taken, is made anew: it no longer says what it was made from.
     """
     section = section or PruneSection()
+    hashes = {part: scores.origin[part] for part in HASHED if part in scores.origin}
+    lineage = lineage_of(source, hashes=hashes or checkpoint_hashes(source.folder))
     plan = PrunePlan(source=source.shape, target=target, keep=select_units(scores, source.shape, target, layers))
-    if section.compensate is not None:
+    if section.compensate is not None and ("hidden_size", None) in plan.keep.indices:
         plan = replace(plan, scales=_norm_scales(source, plan, section.compensate, seed=seed, device=device))
     if not is_unfinished(output):
         shutil.rmtree(output, ignore_errors=True)
@@ -91,10 +93,9 @@ def prune_to(
     if section.repair is not None:
         state = output.with_name(STATE_FOLDER)
         repair_folder(source, written, plan, section.repair, state_folder=state, seed=seed, device=device)
-    hashes = {part: scores.origin[part] for part in HASHED if part in scores.origin}
     write_about(
         written,
-        lineage_of(source, hashes=hashes or checkpoint_hashes(source.folder)),
+        lineage,
         "prune",
         removed_blocks=sorted(set(range(source.shape.num_hidden_layers)) - set(layers)),
         scored={key: scores.origin[key] for key in ("data", "settings", "seed") if key in scores.origin},

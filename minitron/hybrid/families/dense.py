@@ -6,7 +6,7 @@ Source of names: transformers 5.23, models/llama/modeling_llama.py and models/qw
 from dataclasses import replace
 
 from minitron.hybrid.axes import Axis, TensorSpec
-from minitron.hybrid.families.family import Branch, Family, Tap
+from minitron.hybrid.families.family import Branch, Family, Tap, entering
 
 HIDDEN = (("hidden_size",),)
 FFN = (("intermediate_size",),)
@@ -30,11 +30,6 @@ QUERY_KEY_NORMS = (
     TensorSpec("self_attn.q_norm.weight", (HEAD_DIM,)),
     TensorSpec("self_attn.k_norm.weight", (HEAD_DIM,)),
 )
-
-
-def entering(module: str) -> tuple[Tap, ...]:
-    """The input of an output projection, read by it."""
-    return (Tap(module=module, side="input", readers=(f"{module}.weight",)),)
 
 
 LLAMA = Family(
@@ -77,6 +72,7 @@ LLAMA = Family(
     embeddings="model.embed_tokens.weight",
     final_norm="model.norm.weight",
     head="lm_head.weight",
+    computed=("rotary_emb.inv_freq",),
     only_values={"attention_bias": (False,), "mlp_bias": (False,), "use_sliding_window": (False,)},
     keeps={"T": "kv"},
     taps={

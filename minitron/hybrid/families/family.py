@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
 
 from minitron.hybrid.axes import Axis, SizeT, TensorSpec, stack_size, tensor_numel
@@ -40,6 +39,11 @@ class Branch:
     entered: str | None = None
 
 
+def entering(module: str) -> tuple[Tap, ...]:
+    """The input of an output projection, read by it."""
+    return (Tap(module=module, side="input", readers=(f"{module}.weight",)),)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """A model family as data. Adding a family is writing one of these.
@@ -64,6 +68,7 @@ class Family:
         embeddings: The model tensor that token ids look up.
         head: The model tensor that turns hidden states into logits.
         final_norm: The model tensor of the norm after the last block.
+        computed: Ends of names of stored tensors that hold nothing but what a configuration says.
         extra_prefix: What the names of tensors beside the model start with, before the number of their layer; empty
             where there are none.
         extra_tensors: Tensors of such a layer beside those of a block, named inside it.
@@ -93,6 +98,7 @@ class Family:
     embeddings: str
     head: str
     final_norm: str
+    computed: tuple[str, ...] = ()
     extra_prefix: str = ""
     extra_tensors: tuple[TensorSpec, ...] = ()
     extra_count: str | None = None
@@ -101,11 +107,6 @@ class Family:
     taps: Mapping[str, Mapping[str, tuple[Tap, ...]]]
     branches: Mapping[str, tuple[Branch, ...]]
     experts: Mapping[str, str] = field(default_factory=dict)
-
-    @cached_property
-    def every_tensor(self) -> tuple[TensorSpec, ...]:
-        """The declarations of all tensors, outside the blocks and of every kind of block."""
-        return (*self.model_tensors, *(spec for specs in self.block_tensors.values() for spec in specs))
 
     def tensors_outside(self, sizes: Mapping[str, SizeT]) -> tuple[TensorSpec, ...]:
         """Tensors outside the blocks of a model of these sizes."""

@@ -6,7 +6,7 @@ Source of names and orders: transformers 5.23, models/nemotron_h/modeling_nemotr
 from collections.abc import Mapping
 
 from minitron.hybrid.axes import Axis, TensorSpec
-from minitron.hybrid.families.family import Branch, Family, Tap
+from minitron.hybrid.families.family import Branch, Family, Tap, entering
 
 HIDDEN = (("hidden_size",),)
 FFN = (("intermediate_size",),)
@@ -84,11 +84,6 @@ MOE = (
 def normed(*readers: str) -> tuple[Tap, ...]:
     """The output of a block's pre-norm, read by the block's input projections."""
     return (Tap(module="norm", side="output", readers=readers),)
-
-
-def entering(module: str) -> tuple[Tap, ...]:
-    """The input of an output projection, read by it."""
-    return (Tap(module=module, side="input", readers=(f"{module}.weight",)),)
 
 
 NEMOTRON_H = Family(
@@ -176,7 +171,7 @@ NEMOTRON_H = Family(
         "attention_bias": (False,),
         "mamba_proj_bias": (False,),
         "use_conv_bias": (True,),
-        "n_shared_experts": (1,),
+        "n_shared_experts": (0, 1),  # 0 in models without experts; transformers always makes one
     },
     keeps={"*": "kv", "M": "state"},
     taps={

@@ -84,6 +84,7 @@ def describe_way(
         "target": repr(plan.target),
         "layers": list(plan.keep.layers),
         "kept": kept.hexdigest(),
+        "scales": dict(plan.scales),
         "settings": repr(settings),
         "dtypes": {name: str(dtype) for name, dtype in dtypes.items()},
         "stacks": [[stack.whole, stack.device.type] for stack in stacks],
