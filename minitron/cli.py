@@ -152,9 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--drop-mtp", action="store_true", help="leave out layers that predict further tokens")
     prune.add_argument("--compensate", metavar="DATA", help="scale norms for removed channels, measured on this text")
     prune.add_argument("--repair", metavar="DATA", help="refit the projections on this text, in closed form")
-    prune.add_argument("--samples", type=_positive_int, default=128, help="samples of such text (128)")
-    prune.add_argument("--seq-len", type=_positive_int, default=4096, help="tokens a sample (4096)")
-    prune.add_argument("--ridge", type=_positive_float, default=1e-2, help="pull towards the sliced weights (0.01)")
+    prune.add_argument("--samples", type=_positive_int, help="samples of such text (128)")
+    prune.add_argument("--seq-len", type=_positive_int, help="tokens a sample (4096)")
+    prune.add_argument("--ridge", type=_positive_float, help="pull towards the sliced weights (0.01)")
     prune.add_argument("--layerwise", action="store_true", help="hold one block in memory at a time for these two")
     prune.add_argument("--device", default="cpu", help="where these two run (cpu)")
     prune.set_defaults(verb=_prune)
@@ -293,7 +293,11 @@ def _score(args: argparse.Namespace) -> None:
 def _prune(args: argparse.Namespace) -> None:
     from minitron.recipe import PruneSection, make_section
 
-    text = {"samples": args.samples, "seq_len": args.seq_len, "layerwise": args.layerwise}
+    if args.compensate is None and args.repair is None and (args.samples or args.seq_len or args.layerwise):
+        raise ValueError("--samples, --seq-len and --layerwise are for --compensate and --repair")
+    if args.repair is None and args.ridge is not None:
+        raise ValueError("--ridge is for --repair")
+    text = {"samples": args.samples or 128, "seq_len": args.seq_len or 4096, "layerwise": args.layerwise}
     given: dict[str, Any] = {
         "weights_dtype": args.dtype,
         "shard_gib": args.shard_gib,
@@ -302,7 +306,7 @@ def _prune(args: argparse.Namespace) -> None:
     if args.compensate is not None:
         given["compensate"] = {"data": [{"path": args.compensate}], **text}
     if args.repair is not None:
-        given["repair"] = {"data": [{"path": args.repair}], **text, "ridge": args.ridge}
+        given["repair"] = {"data": [{"path": args.repair}], **text, "ridge": args.ridge or 1e-2}
     section = make_section(PruneSection, given)
 
     from minitron.verbs import prune_to_shape

@@ -133,7 +133,7 @@ def run_pipeline(
     check_device(recipe.device)
     if Ranks(recipe.device).count > 1:
         raise ValueError("a run takes one process; `minitron score` alone can be started in several")
-    stages.check_recipe(recipe, open_checkpoint(Path(recipe.teacher)).shape)
+    stages.check_recipe(recipe, open_checkpoint(Path(recipe.teacher)))
     inputs_of = _stage_inputs(recipe)
     folders = {name: folder / name for name in STAGE_NAMES}
     forced = False

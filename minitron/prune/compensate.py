@@ -8,13 +8,13 @@ norm has the same length before the weight.
 
 # B samples, T tokens, D hidden
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
-import numpy as np
 import torch
 from torch import nn
 
+from minitron.hybrid.axes import Indices
 from minitron.hybrid.progress import track
 from minitron.hybrid.samples import Samples
 from minitron.hybrid.stack import Stack
@@ -48,19 +48,20 @@ def norm_scales(stack: Stack, samples: Samples, plan: PrunePlan, *, batch_size: 
     scales: dict[str, float] = {}
     layers = range(shape.num_hidden_layers)
     for layer, block in track(stack.blocks(layers), "compensate", total=len(layers)):
-        ratios = {name: _Ratio(block.get_submodule(name.removesuffix(".weight")), kept) for name in _norms(plan, layer)}
-        for number, batch in enumerate(batches):
-            mask_BT = batch.mask(stack.device)
-            for ratio in ratios.values():
-                ratio.mask_BT = mask_BT
-            streams.write(number, layer + 1, stack.run([(layer, block)], streams.read(number, layer), mask_BT))
+        ratios = {name: _Ratio(kept) for name in _norms(plan, layer)}
+        with _listening(block, ratios):
+            for number, batch in enumerate(batches):
+                mask_BT = batch.mask(stack.device)
+                for ratio in ratios.values():
+                    ratio.mask_BT = mask_BT
+                streams.write(number, layer + 1, stack.run([(layer, block)], streams.read(number, layer), mask_BT))
         prefix = family.block_prefix.format(layer=layer)
-        scales |= {prefix + name: ratio.close() for name, ratio in ratios.items()}
-    last = _Ratio(None, kept)
+        scales |= {prefix + name: ratio.mean for name, ratio in ratios.items()}
+    last = _Ratio(kept)
     for number, batch in enumerate(batches):
         last.mask_BT = batch.mask(stack.device)
         last.add(streams.read(number, shape.num_hidden_layers))
-    return scales | {family.final_norm: last.close()}
+    return scales | {family.final_norm: last.mean}
 
 
 def _norms(plan: PrunePlan, layer: int) -> Iterator[str]:
@@ -72,14 +73,27 @@ def _norms(plan: PrunePlan, layer: int) -> Iterator[str]:
                 yield spec.name
 
 
+@contextmanager
+def _listening(block: nn.Module, ratios: Mapping[str, "_Ratio"]) -> Iterator[None]:
+    with ExitStack() as hooks:
+        for name, ratio in ratios.items():
+            norm = block.get_submodule(name.removesuffix(".weight"))
+            handle = norm.register_forward_pre_hook(lambda _, args, ratio=ratio: ratio.add(args[0]))
+            hooks.callback(handle.remove)
+        yield
+
+
 class _Ratio:
     """The mean over counted tokens of rms(kept channels) / rms(all channels) of what enters a norm."""
 
-    def __init__(self, norm: nn.Module | None, kept: np.ndarray[Any, Any]) -> None:
+    def __init__(self, kept: Indices) -> None:
         self.mask_BT: torch.Tensor | None = None
         self._kept = torch.from_numpy(kept)
         self._sum = self._count = 0.0
-        self._handle = None if norm is None else norm.register_forward_pre_hook(lambda _, args: self.add(args[0]))
+
+    @property
+    def mean(self) -> float:
+        return self._sum / max(1.0, self._count)
 
     def add(self, x_BTD: torch.Tensor) -> None:
         squares_BTD = x_BTD.detach().float().square()
@@ -89,8 +103,3 @@ class _Ratio:
             ratio_BT = ratio_BT[self.mask_BT]
         self._sum += float(ratio_BT.sum(dtype=torch.float64))
         self._count += ratio_BT.numel()
-
-    def close(self) -> float:
-        if self._handle is not None:
-            self._handle.remove()
-        return self._sum / max(1.0, self._count)

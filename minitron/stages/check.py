@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from minitron.hybrid.checkpoint import Checkpoint
 from minitron.hybrid.shape import HybridShape
 from minitron.recipe import DistillSection, Recipe
 from minitron.search import solve_budget
@@ -10,13 +11,21 @@ from minitron.stages.score import calibration_settings
 from minitron.stages.search import search_space
 
 
-def check_recipe(recipe: Recipe, teacher: HybridShape) -> None:
+def check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
     """Refuses a recipe that the stages cannot follow.
 
     Raises:
         ValueError: The search asks for more than the teacher has or finds nothing within the limits, block quotas or
-            rounds cannot be kept to, or a distillation has less than one batch.
+            rounds cannot be kept to, a distillation has less than one batch, or layers that predict further tokens are
+            in the way of a cut.
     """
+    teacher = checkpoint.shape
+    blockwise = sorted(axis for axis in recipe.search.sizes if teacher.family.axes[axis].block is not None)
+    if checkpoint.extras and blockwise and not recipe.prune.drop_mtp:
+        raise ValueError(
+            f"search.{blockwise[0]} needs prune.drop_mtp: true, since nothing is known of it in the layers of "
+            f"{checkpoint.folder} that predict further tokens"
+        )
     depth = calibration_settings(recipe.score).depth
     if depth is not None:
         depth.quotas.check(teacher.hybrid_override_pattern, teacher.num_hidden_layers - depth.remove)
