@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minitron.cli import main
@@ -128,3 +130,12 @@ def test_every_checkpoint_of_a_run_says_where_it_comes_from(tmp_path: Path, reci
         assert "base_model: teacher" in card
         assert open_checkpoint(folder).shape.hybrid_override_pattern in card
         assert str(tmp_path) not in card + (folder / "lineage.json").read_text()
+
+
+def test_a_cut_that_extra_layers_are_in_the_way_of_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    recipe = load_recipe(write_tiny_recipe(tmp_path, make_moe_shape(), {"n_routed_experts": [9]}))
+    file = tmp_path / "teacher" / "model.safetensors"
+    save_file(load_file(file) | {"mtp.layers.0.enorm.weight": torch.ones(22)}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="search.n_routed_experts needs prune.drop_mtp: true"):
+        outcomes(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

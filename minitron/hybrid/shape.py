@@ -180,11 +180,10 @@ class HybridShape:
                     f"layers must be ascending block indices below {self.num_hidden_layers}, got {list(layers)}"
                 )
             changes["hybrid_override_pattern"] = "".join(self.hybrid_override_pattern[layer] for layer in layers)
-        pattern = changes.get("hybrid_override_pattern", self.hybrid_override_pattern)
         for name, size in sizes.items():
-            block = self.family.axes[name].block
-            if block is not None and block not in pattern and size != self.sizes[name]:
-                raise ValueError(f"{name} must stay {self.sizes[name]} in a model without {block} blocks, got {size}")
+            if size and not self.sizes[name]:
+                block = self.family.axes[name].block
+                raise ValueError(f"{name} must stay 0 in a model without {block} blocks, got {size}")
         return dataclasses.replace(self, **changes)
 
 

@@ -117,6 +117,11 @@ def select_units(scores: Scores, source: HybridShape, target: HybridShape, layer
         for name, axis in source.family.axes.items()
         if source.sizes[name] != target.sizes[name] and (axis.block is None or axis.block in kinds)
     }
+    for name, axis in source.family.axes.items():
+        if name not in changed and source.sizes[name] != target.sizes[name]:
+            raise ValueError(
+                f"{name} must stay {source.sizes[name]} where no {axis.block} block is kept, got {target.sizes[name]}"
+            )
     indices: dict[tuple[str, int | None], Indices] = {}
     for name in sorted(changed - set(MAMBA_AXES)):
         axis = source.family.axes[name]

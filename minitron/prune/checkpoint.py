@@ -14,7 +14,7 @@ from minitron.hybrid.model import TORCH_DTYPES
 from minitron.hybrid.reading import VIEWS
 from minitron.hybrid.slicing import tensor_cuts
 from minitron.hybrid.weights import DEFAULT_SHARD_BYTES, copy_files, write_json
-from minitron.prune.gate import check_logits, check_params
+from minitron.prune.gate import check_logits, check_params, check_range
 from minitron.prune.plan import PrunePlan
 from minitron.prune.writing import CONFIG_FILE, Layout, plan_layout, reporting_full_disk, resumable, write_layout
 
@@ -67,6 +67,8 @@ def prune_checkpoint(
         written = open_checkpoint(output, config=config)
         try:
             check_params(written, plan)
+            if dtype == "F16":
+                check_range(written)
             if check:
                 check_logits(source, written, plan, dtype=dtype)
         except ValueError:

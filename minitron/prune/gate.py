@@ -50,6 +50,21 @@ def check_params(written: Checkpoint, plan: PrunePlan) -> None:
             raise ValueError(f"{name} must have the shape {declared}, stored is {written.extras[name].shape}")
 
 
+def check_range(written: Checkpoint) -> None:
+    """Every stored fp16 weight must be finite: larger ones are what a cast to fp16 makes infinite.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for name, stored in written.tensors.items():
+        row_bytes = 4 * max(1, int(np.prod(stored.shape[1:])))
+        step = max(1, ROWS_BYTES // row_bytes)
+        for first in range(0, stored.shape[0] if stored.dtype == "F16" else 0, step):
+            rows = read_fp32(stored, first=first, count=min(step, stored.shape[0] - first))
+            if not np.isfinite(rows).all():
+                raise ValueError(f"weights must fit fp16 to be cast to it, {name} holds larger ones; take bf16")
+
+
 @torch.no_grad()
 def check_logits(
     source: Checkpoint, written: Checkpoint, plan: PrunePlan, *, dtype: str | None = None, seed: int = 0

@@ -20,7 +20,8 @@ def check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
             in the way of a cut.
     """
     teacher = checkpoint.shape
-    blockwise = sorted(axis for axis in recipe.search.sizes if teacher.family.axes[axis].block is not None)
+    axes = teacher.family.axes
+    blockwise = sorted(axis for axis in recipe.search.sizes if axis in axes and axes[axis].block is not None)
     if checkpoint.extras and blockwise and not recipe.prune.drop_mtp:
         raise ValueError(
             f"search.{blockwise[0]} needs prune.drop_mtp: true, since nothing is known of it in the layers of "

@@ -102,3 +102,14 @@ def test_a_tied_head_that_is_stored_too_must_be_the_embeddings_again_and_is_left
         ValueError, match="tie_word_embeddings in config.json must be false where lm_head.weight differs"
     ):
         open_checkpoint(folder)
+
+
+def test_what_follows_from_the_configuration_is_left_out(tmp_path: Path) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "llama", shape=make_dense_shape("llama"))
+    tensors = load_file(folder / SINGLE_FILE)
+    save_file(
+        tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(5)},
+        folder / SINGLE_FILE,
+        metadata={"format": "pt"},
+    )
+    assert set(open_checkpoint(folder).tensors) == set(tensors)

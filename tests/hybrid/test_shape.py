@@ -163,3 +163,9 @@ def test_fewer_experts_than_a_token_goes_to_are_refused() -> None:
 def test_a_size_that_a_family_has_no_kernel_for_is_refused() -> None:
     with pytest.raises(ValueError, match="hidden_size must be a multiple of num_attention_heads=6, got 20; nearest"):
         make_dense_shape("llama").resized(hidden_size=20)
+
+
+def test_a_size_of_blocks_that_are_not_there_cannot_be_given() -> None:
+    shape = make_tiny_shape()
+    with pytest.raises(ValueError, match="n_routed_experts must stay 0 in a model without E blocks, got 3"):
+        shape.resized(n_routed_experts=3)

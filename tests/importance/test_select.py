@@ -7,6 +7,7 @@ import pytest
 from minitron.hybrid.shape import HybridShape
 from minitron.importance import BlockQuotas, load_scores, random_scores, save_scores, select_units, top_blocks
 from minitron.importance.select import top_mamba_channels, top_mamba_heads
+from tests.conftest import make_tiny_shape
 
 
 def test_heads_are_kept_evenly_over_groups_even_when_one_group_scores_higher() -> None:
@@ -75,3 +76,10 @@ def test_scores_survive_their_file(tmp_path: Path, tiny_shape: HybridShape) -> N
     assert list(loaded.mamba) == list(scores.mamba)
     for layer in scores.mamba:
         np.testing.assert_array_equal(loaded.mamba[layer], scores.mamba[layer])
+
+
+def test_an_axis_of_which_no_block_is_kept_cannot_be_cut() -> None:
+    shape = make_tiny_shape()
+    target = shape.resized(layers=[0, 2], intermediate_size=5)
+    with pytest.raises(ValueError, match="intermediate_size must stay 36 where no - block is kept, got 5"):
+        select_units(random_scores(shape, seed=0), shape, target, (0, 2))

@@ -1,19 +1,28 @@
 """Repair in a recipe and in `minitron prune`."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from minitron import stages
 from minitron.cli import main
+from minitron.hybrid.artefact import locked
 from minitron.hybrid.checkpoint import checkpoint_hashes, open_checkpoint
 from minitron.hybrid.model import load_model
+from minitron.hybrid.samples import Samples
+from minitron.hybrid.slicing import Keep
 from minitron.pipeline import run_pipeline
-from minitron.prune import load_plan
+from minitron.prune import PrunePlan, RepairSettings, load_plan, prune_checkpoint
+from minitron.prune.repairing.state import describe_way
 from minitron.recipe import RecipeError, load_recipe
 from minitron.stages import repair as repair_stage
+from minitron.verbs import LOCK_FILE
 from tests.stages.test_depth import TWO_STEPS
 
 REPAIR = "prune.repair={samples: 6, seq_len: 16}"
@@ -139,3 +148,82 @@ def test_the_verb_compensates_casts_and_says_so(tmp_path: Path, tiny_checkpoint:
     torch.testing.assert_close(other[here], one[here] * plan.scales[name], rtol=1e-2, atol=0)
     assert "compensated" in (tmp_path / "scaled" / "README.md").read_text()
     assert "compensated" not in (tmp_path / "plain" / "README.md").read_text()
+
+
+@pytest.fixture
+def cut(tmp_path: Path, tiny_checkpoint: Path) -> list[str]:
+    """The words that prune a tiny checkpoint by scores of it."""
+    text = tmp_path / "text.txt"
+    text.write_text("\n---\n".join(f"line {i} of some text" for i in range(60)))
+    scores = tmp_path / "scores"
+    words = ["score", str(tiny_checkpoint), "--data", str(text), "--output", str(scores)]
+    assert main([*words, "--samples", "4", "--seq-len", "16"]) == 0
+    return ["prune", str(tiny_checkpoint), "--scores", str(scores), "--output", str(tmp_path / "pruned")]
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (["--ridge", "0.1"], "--ridge is for --repair"),
+        (["--samples", "3"], "are for --compensate and --repair"),
+        (["--layerwise"], "are for --compensate and --repair"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    cut: list[str], capsys: pytest.CaptureFixture[str], options: list[str], fault: str
+) -> None:
+    assert main([*cut, "--shape", "{}", *options]) == 2
+    assert fault in capsys.readouterr().err
+
+
+def test_weights_that_fp16_cannot_hold_are_refused(tmp_path: Path, cut: list[str], tiny_checkpoint: Path) -> None:
+    assert main([*cut, "--shape", "{}", "--dtype", "fp16"]) == 0
+    tensors = load_file(tiny_checkpoint / "model.safetensors")
+    tensors["backbone.embeddings.weight"][270] = 1e6
+    save_file(tensors, tiny_checkpoint / "model.safetensors", metadata={"format": "pt"})
+    source = open_checkpoint(tiny_checkpoint)
+    keep = Keep(layers=tuple(range(8)), indices={})
+    plan = PrunePlan(source=source.shape, target=source.shape, keep=keep)
+    with pytest.raises(
+        ValueError, match="must fit fp16 to be cast to it, backbone.embeddings.weight holds larger ones"
+    ):
+        prune_checkpoint(source, plan, tmp_path / "large", dtype="F16")
+    assert not (tmp_path / "large" / "config.json").exists()
+
+
+def test_a_second_process_is_kept_out_of_a_cut_that_is_being_made(
+    tmp_path: Path, cut: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    partial = tmp_path / "pruned.partial"
+    partial.mkdir()
+    with locked(partial / LOCK_FILE, tmp_path / "pruned"):
+        assert main([*cut, "--shape", "{}"]) == 2
+    assert "another process is writing" in capsys.readouterr().err
+    assert main([*cut, "--shape", "{}"]) == 0
+    assert not partial.exists()
+
+
+def test_a_plan_is_shown_and_what_is_none_is_refused(
+    tmp_path: Path, cut: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*cut, "--shape", '{"hidden_size": 14}']) == 0
+    capsys.readouterr()
+    assert main(["plan", str(tmp_path / "pruned"), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["sizes"]["hidden_size"] == {"before": 22, "after": 14}
+    assert main(["plan", str(tmp_path / "pruned"), str(tmp_path / "pruned")]) == 0
+    assert "the plans are the same" in capsys.readouterr().out
+    assert main(["plan", str(tmp_path / "scores" / "scores.safetensors")]) == 2
+    assert "a plan file is expected at" in capsys.readouterr().err
+    assert not [path for path in (tmp_path / "pruned").glob("*.safetensors") if path.name != "model.safetensors"]
+
+
+def test_repaired_weights_of_a_plan_with_other_factors_are_not_taken(tiny_checkpoint: Path) -> None:
+    source = open_checkpoint(tiny_checkpoint)
+    plan = PrunePlan(source=source.shape, target=source.shape, keep=Keep(layers=tuple(range(8)), indices={}))
+    samples = Samples(token_ids=np.zeros((1, 4), dtype=np.int32))
+    ways = [
+        describe_way(samples, each, RepairSettings(), {}, stacks=())
+        for each in (plan, replace(plan, scales={"backbone.norm_f.weight": 1.5}))
+    ]
+    assert ways[0] != ways[1]
