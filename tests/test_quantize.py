@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from minitron.quantize.export import calibration_loop, fake_quantise
 from minitron.quantize.repair import HF_QUANT_CONFIG, check_ignored, repaired_name
 from minitron.search import Workload, memory_bytes
 from tests import conftest
-from tests.conftest import make_tiny_shape, write_tiny_checkpoint
+from tests.conftest import make_dense_shape, make_moe_shape, make_tiny_shape, write_tiny_checkpoint
 
 FORMATS = tuple(QUANTISED_FORMATS)
 # How far the noise of the stored weights may be from the simulated one, as a share of it; two unrelated noises are 1.41
@@ -253,3 +254,20 @@ def test_a_source_in_fp32_is_quantised_from_its_16_bit_rounding(tiny_checkpoint:
     written = open_checkpoint(tmp_path / "out", quantised=True)
     assert {written.tensors[name].dtype for name in ("lm_head.weight", "backbone.norm_f.weight")} == {"BF16"}
     assert measured["weights_bytes_before"] == 4 * measured["params"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        (make_dense_shape("qwen3", tie_word_embeddings=1), torch.bfloat16),
+        (make_dense_shape("llama"), torch.bfloat16),
+        (make_moe_shape(), torch.float32),
+        (make_moe_shape(moe_latent_size=9), torch.bfloat16),
+    ],
+    ids=["tied", "llama", "experts in fp32", "latent experts"],
+)
+def test_every_family_is_quantised(tmp_path: Path, folders: dict[str, Path], shape: HybridShape, dtype: Any) -> None:
+    source = write_tiny_checkpoint(tmp_path / "source", shape=shape, dtype=dtype)
+    settings = QuantiseSettings(format="int8", data=str(folders["text"]), samples=4, seq_len=32)
+    assert quantise_checkpoint(source, settings, tmp_path / "int8")["kl_to_unquantised"] < 0.01
+    assert open_checkpoint(tmp_path / "int8", quantised=True).shape == shape

@@ -112,7 +112,12 @@ def _both(source: Checkpoint, written: Checkpoint) -> Iterator[tuple[Read, Read]
     # The source's numbers in the 16 bits that they were quantised from.
     with open_weights(source) as read_source, open_weights(written) as read:
         dtype = read(written.shape.head_tensor).dtype
-        yield (lambda name: read_source(name).to(dtype)), read
+
+        def before(name: str) -> torch.Tensor:
+            kept_wide = written.tensors[name].dtype == "F32"  # as transformers keeps a router's bias
+            return read_source(name) if kept_wide else read_source(name).to(dtype)
+
+        yield before, read
 
 
 def _column_scales(
