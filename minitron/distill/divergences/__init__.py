@@ -1,0 +1,10 @@
+"""Divergences between teacher and student, one file each."""
+
+from minitron.distill.divergences.divergence import Divergence, RowSum, sum_rows
+from minitron.distill.divergences.forward_kl import ForwardKL
+from minitron.distill.divergences.jsd import JSD
+from minitron.distill.divergences.reverse_kl import ReverseKL
+
+DIVERGENCES = {"forward_kl": ForwardKL, "reverse_kl": ReverseKL, "jsd": JSD}
+
+__all__ = ["DIVERGENCES", "JSD", "Divergence", "ForwardKL", "ReverseKL", "RowSum", "sum_rows"]

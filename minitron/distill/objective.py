@@ -1,0 +1,66 @@
+"""What distillation minimises, and what it is told of the teacher, as values."""
+
+# N tokens, V vocabulary, D hidden of the teacher, K outcomes kept of the teacher
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from minitron.distill.divergences import Divergence, ForwardKL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """T^2 times a divergence at temperature T, plus a share of the cross-entropy.
+
+    Attributes:
+        divergence: Of the student's distribution from the teacher's; None leaves the cross-entropy alone.
+        temperature: Softmax temperature T of both; T^2 keeps the gradient's scale (arXiv 1503.02531).
+        cross_entropy: Factor on the cross-entropy with the next token, at temperature 1; 0 as published.
+    """
+
+    divergence: Divergence | None = ForwardKL()
+    temperature: float = 1.0
+    cross_entropy: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature must be a positive number, got {self.temperature}")
+        if not (math.isfinite(self.cross_entropy) and self.cross_entropy >= 0):
+            raise ValueError(f"cross_entropy must be a number that is not negative, got {self.cross_entropy}")
+        if self.divergence is None and self.cross_entropy == 0:
+            raise ValueError("an objective must have a divergence or a cross-entropy, it has neither")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseTargets:
+    """The teacher's whole distributions, as what its head reads and its head.
+
+    Attributes:
+        hidden_ND: Teacher's last hidden states, after the final norm.
+        head_VD: Teacher's `lm_head.weight`.
+    """
+
+    hidden_ND: torch.Tensor
+    head_VD: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopTargets:
+    """The teacher's most likely tokens; all others are one outcome, whose probability is the rest.
+
+    Probabilities are those at the objective's temperature.
+
+    Attributes:
+        ids_NK: Token ids, distinct in a row.
+        log_probs_NK: Their log-probabilities.
+        log_rest_N: Log-probability of all other tokens together.
+    """
+
+    ids_NK: torch.Tensor
+    log_probs_NK: torch.Tensor
+    log_rest_N: torch.Tensor
+
+
+Targets = DenseTargets | TopTargets
