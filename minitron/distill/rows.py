@@ -14,7 +14,7 @@ from minitron.distill.divergences import sum_rows
 from minitron.distill.objective import Objective, TopTargets
 from minitron.distill.vocabulary import WHOLE, Vocabulary
 
-# What a tile of one tensor takes: 1 MiB was the fastest of 0.5 to 32 MiB where a core has a second-level cache of 1 MiB.
+# What a tile of one tensor takes; the fastest of 0.5 to 32 MiB where a core's second-level cache has 1 MiB.
 TILE_BYTES = 2**20
 
 
