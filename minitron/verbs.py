@@ -3,16 +3,15 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from minitron import stages
-from minitron.hybrid.artefact import locked, read_header, working_folder, write_artefact
+from minitron.hybrid.artefact import locked, read_header, working_folder
 from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
 from minitron.hybrid.model import check_device, load_model
 from minitron.hybrid.ranks import Ranks
+from minitron.hybrid.shared import shared_artefact
 from minitron.importance import BlockQuotas, Scores, load_scores, mamba_heads, stale_parts, top_blocks
 from minitron.importance.scores import ScoreArray
 from minitron.prune import PrunePlan, describe_plan, diff_plans, load_plan
@@ -48,22 +47,9 @@ def score_checkpoint(
         return summarise(load_scores(output / stages.SCORES_FILE), opened)
     _require_free(output)
     ranks = Ranks(device)
-    with _shared_artefact(output, ranks, stage="score", inputs=origin, seed=seed) as folder:
+    with shared_artefact(output, ranks, stage="score", inputs=origin, seed=seed) as folder:
         scores = stages.score_folder(checkpoint, section, folder, seed=seed, device=device, ranks=ranks)
     return summarise(scores, opened)
-
-
-@contextmanager
-def _shared_artefact(output: Path, ranks: Ranks, **described: Any) -> Iterator[Path]:
-    if ranks.is_first:
-        with write_artefact(output, **described) as folder:
-            ranks.wait()
-            yield folder
-            ranks.wait()
-    else:
-        ranks.wait()
-        yield working_folder(output)
-        ranks.wait()
 
 
 def prune_to_shape(

@@ -92,6 +92,8 @@ def compute_losses(
 ) -> Losses:
     """The loss of checked inputs, over a vocabulary that is whole here or in shards."""
     counted_N = None if mask_N is None else mask_N.nonzero().squeeze(1)
+    if counted_N is not None and len(counted_N) == len(student_hidden_ND):
+        counted_N = None
     job = _Job(
         targets=targets,
         objective=objective,
