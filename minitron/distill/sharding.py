@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 STATE_SUBFOLDER = "sharded"
 
@@ -36,8 +37,13 @@ def shard_blocks(module: nn.Module, blocks: Iterable[nn.Module], *, device: torc
     fully_shard(module, mesh=mesh)
 
 
-def full_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Every tensor whole, on CPU, in the first process; nothing in the others. All must call it."""
+def full_state(module: nn.Module) -> dict[str, Any]:
+    """Every tensor whole: a module's own state, or for one in shards a copy on CPU in the first process alone.
+
+    All processes that hold shards must call it.
+    """
+    if not any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+        return module.state_dict()
     state: dict[str, Any] = get_model_state_dict(
         module, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )

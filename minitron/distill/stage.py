@@ -140,7 +140,9 @@ def distill(
     trainer = DistillationTrainer(
         model=model,
         sharded=settings.sharded,
-        args=_arguments(settings, state_folder, max_steps=max_steps, ranks=ranks, seed=seed),
+        args=training_arguments(
+            settings, state_folder, max_steps=max_steps, ranks=ranks, seed=seed, routed=_is_routed(student)
+        ),
         train_dataset=BlockDataset(
             blocks_NT,
             epochs=settings.epochs,
@@ -164,9 +166,19 @@ def distill(
     return record
 
 
-def _arguments(
-    settings: DistillSettings, state_folder: Path, *, max_steps: int, ranks: Ranks, seed: int
+def training_arguments(
+    settings: DistillSettings, state_folder: Path, *, max_steps: int, ranks: Ranks, seed: int, routed: bool = False
 ) -> TrainingArguments:
+    """Trainer's arguments for a stage.
+
+    Args:
+        settings: How to distil.
+        state_folder: Where states lie.
+        max_steps: Steps of the whole stage.
+        ranks: The processes that take part.
+        seed: Seed of all that is random.
+        routed: The student has experts, some of which a batch may leave without gradient.
+    """
     micro, accumulation = _shares(settings, ranks.count)
     on_cpu = ranks.device.type == "cpu"
     decay: dict[str, Any] = {"lr_scheduler_type": "cosine"}
@@ -198,11 +210,16 @@ def _arguments(
         seed=seed,
         data_seed=seed,
         use_cpu=on_cpu,
+        ddp_find_unused_parameters=routed,
         dataloader_pin_memory=not on_cpu,
         train_sampling_strategy="sequential",  # blending has shuffled the blocks already
         remove_unused_columns=False,
         label_names=["labels"],
     )
+
+
+def _is_routed(student: PreTrainedModel) -> bool:
+    return "moe" in getattr(student.config, "layers_block_type", ())
 
 
 def _shares(settings: DistillSettings, processes: int) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Hugging Face Trainer for distillation: the loss normalised over the whole global batch, shards saved as shards."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,10 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             logs |= {name: float(part) for name, part in zip(PARTS[1:], parts[1:], strict=True)}
             self._parts, self._parts_since = torch.zeros_like(self._parts), self.state.global_step
         super().log(logs, *args, **kwargs)
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        # Each micro-batch's gradients are reduced at once: put off, every process would hold them whole.
+        return nullcontext()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the weights; shards go with the optimizer's state."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from minitron.distill import DIVERGENCES, DistillRecord, DistillSettings, HiddenMatch, Objective, full_state
+from minitron.distill import DIVERGENCES, JSD, DistillRecord, DistillSettings, HiddenMatch, Objective, full_state
 from minitron.distill.text import Blocks
 from minitron.hybrid.blocks import blend_sources
 from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes
@@ -31,9 +31,8 @@ TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def objective_of(section: LossSection) -> Objective:
     """What a recipe's loss minimises."""
-    kind = DIVERGENCES[section.divergence]
     return Objective(
-        divergence=kind(beta=section.beta) if section.divergence == "jsd" else kind(),
+        divergence=JSD(beta=section.beta) if section.divergence == "jsd" else DIVERGENCES[section.divergence](),
         temperature=section.temperature,
         cross_entropy=section.cross_entropy,
     )
