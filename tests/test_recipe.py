@@ -15,7 +15,7 @@ MINIMAL = {
     "budget": {"memory_gib": 1.0, "context_tokens": 64},
     "search": {},
     "distill": {"data": [{"path": "text.txt"}], "tokens": 100},
-    "evaluate": {"data": [{"path": "text.txt"}]},
+    "evaluate": {"data": [{"path": "heldout.txt"}]},
 }
 
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron.hybrid.blocks import TextSource, blend_sources, pack_documents
+from minitron.hybrid.blocks import blend_sources, pack_documents
+from minitron.hybrid.sources import TextSource
 from tests.conftest import make_tokenizer
 
 EOS = 2
