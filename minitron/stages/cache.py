@@ -12,6 +12,7 @@ from minitron.distill import (
     write_teacher_cache,
 )
 from minitron.distill.text import Blocks
+from minitron.hybrid.block_file import open_block_file
 from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.model import load_model
 from minitron.hybrid.ranks import Ranks

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from minitron.distill import DIVERGENCES, JSD, DistillRecord, DistillSettings, HiddenMatch, Objective, full_state
 from minitron.distill.text import Blocks
-from minitron.hybrid.blocks import blend_sources
 from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes
 from minitron.hybrid.model import load_model, load_tokenizer, save_model
+from minitron.hybrid.packing import shared_block_file
 from minitron.hybrid.ranks import Ranks
 from minitron.hybrid.weights import write_json
 from minitron.recipe import (
@@ -104,15 +104,28 @@ def teacher_origin(recipe: Recipe) -> dict[str, Any]:
     return checkpoint_hashes(Path(recipe.teacher))
 
 
-def stage_blocks(section: TrainSection, tokenizer_of: Path, folder: Path, *, seed: int, ranks: Ranks) -> Blocks:
-    """The packed text of one stage."""
+def stage_blocks(section: TrainSection, teacher: Path, path: Path, *, seed: int, ranks: Ranks) -> Blocks:
+    """The packed text of one stage, in a file that the first process writes.
+
+    Args:
+        section: The stage.
+        teacher: Whose tokens they are.
+        path: The file.
+        seed: Fixes the documents and their order.
+        ranks: The processes, which all read it.
+    """
     assert section.tokens is not None
-    return blend_sources(
+    if ranks.is_first:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return shared_block_file(
+        ranks,
+        path,
         text_sources(section.data),
-        load_tokenizer(tokenizer_of),
+        load_tokenizer(teacher),
         seq_len=section.seq_len,
         num_blocks=max(1, section.tokens // section.seq_len),
         seed=seed,
+        made_from={"text": data_hashes(section.data), "tokenizer": checkpoint_hashes(teacher).get("tokenizer")},
     )
 
 
