@@ -2,6 +2,8 @@
 
 from minitron.distill.divergences import DIVERGENCES, JSD, ForwardKL, ReverseKL
 from minitron.distill.loss import Losses, distillation_loss
+from minitron.distill.merge import merge_checkpoints
+from minitron.distill.mergeable import check_mergeable, interpolation_weights
 from minitron.distill.objective import DenseTargets, Objective, Targets, TopTargets
 
 __all__ = [
@@ -14,5 +16,8 @@ __all__ = [
     "ReverseKL",
     "Targets",
     "TopTargets",
+    "check_mergeable",
     "distillation_loss",
+    "interpolation_weights",
+    "merge_checkpoints",
 ]

@@ -1,7 +1,7 @@
 """Raw tensor bytes from one dtype to another, with torch's rounding and without torch's threads.
 
-Conversions between stored dtypes go through fp32, as torch's do for narrow dtypes; to bf16, which numpy lacks, it rounds
-to nearest, ties to even, by adding half of the last kept bit's weight.
+Every conversion between stored dtypes goes through fp32, as torch's do for narrow dtypes; to bf16, which numpy lacks,
+it rounds to nearest, ties to even, by adding half of the last kept bit's weight.
 """
 
 from typing import Any
