@@ -175,6 +175,14 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_argument("--device", default="cpu")
     quantize.set_defaults(verb=_quantize)
 
+    merge = verbs.add_parser("merge", parents=[common], help="interpolate checkpoints of one shape")
+    merge.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="two or more")
+    merge.add_argument("--output", type=Path, required=True, metavar="DIR")
+    merge.add_argument(
+        "--weights", type=float, nargs="+", metavar="WEIGHT", help="one a checkpoint, of sum 1 (equal ones)"
+    )
+    merge.set_defaults(verb=_merge)
+
     evaluate = verbs.add_parser("eval", parents=[common], help="measure a checkpoint")
     evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     evaluate.add_argument("--data", required=True, metavar="PATH", help="held-out text")
@@ -352,6 +360,16 @@ def _quantize(args: argparse.Namespace) -> None:
     )
     result = quantise_checkpoint(args.checkpoint, settings, args.output)
     _print(args, {"output": str(args.output), **result}, quantised_table(result), f"checkpoint: {args.output}")
+
+
+def _merge(args: argparse.Namespace) -> None:
+    from minitron.verbs import merge_folders
+
+    result = merge_folders(args.checkpoints, args.weights, output=args.output)
+    shares = ", ".join(
+        f"{share:g} of {folder}" for share, folder in zip(result["weights"], args.checkpoints, strict=True)
+    )
+    _print(args, result, f"{result['params']:,} parameters in {result['output']}: {shares}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -3,12 +3,15 @@
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from minitron import stages
-from minitron.hybrid.artefact import locked, read_header, working_folder
+from minitron.distill import check_mergeable, interpolation_weights, merge_checkpoints
+from minitron.hybrid.artefact import hash_inputs, locked, read_header, working_folder, write_artefact
 from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
+from minitron.hybrid.lineage import lineage_of
 from minitron.hybrid.model import check_device, load_model
 from minitron.hybrid.ranks import Ranks
 from minitron.hybrid.shared import shared_artefact
@@ -17,6 +20,7 @@ from minitron.importance.scores import ScoreArray
 from minitron.prune import PrunePlan, describe_plan, diff_plans, load_plan
 from minitron.recipe import EvaluateSection, PruneSection, ScoreSection, Source, Task
 from minitron.search import Workload
+from minitron.stages.about import write_about
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +103,48 @@ def prune_to_shape(
         (partial / "checkpoint").rename(output)
         shutil.rmtree(partial)
     return open_checkpoint(output)
+
+
+def merge_folders(folders: Sequence[Path], weights: Sequence[float] | None, *, output: Path) -> dict[str, Any]:
+    """Merges checkpoints of one shape into a folder that is whole or not there, and says what it holds.
+
+    A finished output that was made from the same checkpoints with the same weights is taken as it is.
+
+    Args:
+        folders: Two or more.
+        weights: One for each, of sum 1; None for equal ones.
+        output: A folder that is new or empty.
+
+    Raises:
+        ValueError: The checkpoints or weights cannot be used, the folder holds something else, or a checkpoint changes
+            meanwhile.
+    """
+    sources = [open_checkpoint(folder) for folder in folders]
+    check_mergeable(sources)
+    weights = [1 / len(sources)] * len(sources) if weights is None else weights
+    shares = interpolation_weights(weights, len(sources))
+    hashes = [checkpoint_hashes(folder) for folder in folders]
+    inputs = {"weights": shares, "sources": hashes}
+    finished = read_header(output)
+    if finished is not None and finished.inputs_hash == hash_inputs(inputs):
+        logger.info("%s: finished before with the same inputs", output)
+        return {"output": str(output), "params": open_checkpoint(output).params, "weights": shares}
+    _require_free(output)
+    with write_artefact(output, stage="merge", inputs=inputs, seed=0) as partial:
+        folder = partial / stages.CHECKPOINT_FOLDER
+        shutil.rmtree(folder, ignore_errors=True)  # an interrupted call's
+        merged = merge_checkpoints(sources, shares, folder)
+        if [checkpoint_hashes(folder) for folder in folders] != hashes:
+            raise ValueError("checkpoints must not change while they are merged, one did; call again once it rests")
+        said = [
+            {"name": source.folder.resolve().name, "sha256": found}
+            for source, found in zip(sources, hashes, strict=True)
+        ]
+        write_about(merged, lineage_of(sources[0], hashes=hashes[0]), "merge", weights=shares, sources=said)
+        for path in list(folder.iterdir()):
+            path.rename(partial / path.name)
+        folder.rmdir()
+    return {"output": str(output), "params": merged.params, "weights": shares}
 
 
 def show_plan(path: Path) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from minitron.distill.divergences import DIVERGENCES, JSD, ForwardKL, ReverseKL
 from minitron.distill.hidden_states import HIDDEN_LOSSES
 from minitron.distill.loss import Losses, distillation_loss
+from minitron.distill.merge import merge_checkpoints
+from minitron.distill.mergeable import check_mergeable, interpolation_weights
 from minitron.distill.model import DistillationModel, HiddenMatch
 from minitron.distill.objective import DenseTargets, Objective, Targets, TopTargets
 from minitron.distill.sharding import full_state
@@ -29,7 +31,10 @@ __all__ = [
     "Targets",
     "Teacher",
     "TopTargets",
+    "check_mergeable",
     "distill",
     "distillation_loss",
     "full_state",
+    "interpolation_weights",
+    "merge_checkpoints",
 ]

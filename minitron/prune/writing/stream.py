@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress, TaskID
 
+from minitron.hybrid.convert import Raw, convert
 from minitron.hybrid.disk import require_room, sync_folder
 from minitron.hybrid.headers import DTYPE_BYTES, INDEX_FILE
 from minitron.hybrid.progress import progress_bar
 from minitron.hybrid.reading import VIEWS
 from minitron.hybrid.weights import write_json
-from minitron.prune.writing.convert import Raw, convert
 from minitron.prune.writing.journal import PARTIAL, Journal
 from minitron.prune.writing.layout import Layout, Placed, Shard, SourceFile
 from minitron.prune.writing.pieces import Piece, pieces
