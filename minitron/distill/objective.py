@@ -3,7 +3,7 @@
 # N tokens, V vocabulary, D hidden of the teacher, K outcomes kept of the teacher
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -20,7 +20,7 @@ class Objective:
         cross_entropy: Factor on the cross-entropy with the next token, at temperature 1; 0 as published.
     """
 
-    divergence: Divergence | None = ForwardKL()
+    divergence: Divergence | None = field(default_factory=ForwardKL)
     temperature: float = 1.0
     cross_entropy: float = 0.0
 

@@ -1,7 +1,18 @@
 """The recipe: everything a run depends on, in one YAML file that is checked whole before anything starts."""
 
 from minitron.recipe.budget import BudgetSection
-from minitron.recipe.distill import DepthFirstSection, DistillSection
+from minitron.recipe.devices import DevicesSection
+from minitron.recipe.distill import (
+    SPEED_SETTINGS,
+    WATCHING_SETTINGS,
+    CorrectionSection,
+    DepthFirstSection,
+    DistillSection,
+    HiddenSection,
+    LossSection,
+    TeacherSection,
+    TrainSection,
+)
 from minitron.recipe.evaluate import EvaluateSection, Task
 from minitron.recipe.load import load_recipe, make_section
 from minitron.recipe.prune import CalibrationSection, PruneSection, RepairSection
@@ -11,12 +22,18 @@ from minitron.recipe.search import SearchSection, SizeRange, TournamentSection
 from minitron.recipe.section import RecipeError, Section, Source
 
 __all__ = [
+    "SPEED_SETTINGS",
+    "WATCHING_SETTINGS",
     "BudgetSection",
     "CalibrationSection",
+    "CorrectionSection",
     "DepthFirstSection",
     "DepthSection",
+    "DevicesSection",
     "DistillSection",
     "EvaluateSection",
+    "HiddenSection",
+    "LossSection",
     "PruneSection",
     "Recipe",
     "RecipeError",
@@ -27,7 +44,9 @@ __all__ = [
     "SizeRange",
     "Source",
     "Task",
+    "TeacherSection",
     "TournamentSection",
+    "TrainSection",
     "WidthSection",
     "load_recipe",
     "make_section",

@@ -9,9 +9,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from minitron.hybrid.text import is_text_file
+from minitron.recipe.distill import DistillSection
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.search import UNION_TAGS
-from minitron.recipe.section import RecipeError, Section
+from minitron.recipe.section import RecipeError, Section, Source
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -104,12 +105,18 @@ def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
-    def data(section: Any) -> Any:
-        sources = tuple(
+    def sources(found: tuple[Source, ...]) -> tuple[Source, ...]:
+        return tuple(
             source.model_copy(update={"path": str(folder / source.path)}) if is_text_file(source.path) else source
-            for source in section.data
+            for source in found
         )
-        return section.model_copy(update={"data": sources})
+
+    def data(section: Any) -> Any:
+        return None if section is None else section.model_copy(update={"data": sources(section.data)})
+
+    def distilled(section: DistillSection) -> DistillSection:
+        own = tuple(stage if stage.data is None else data(stage) for stage in section.stages)
+        return data(section.model_copy(update={"stages": own}))  # type: ignore[no-any-return]
 
     evaluate = data(recipe.evaluate)
     if evaluate.task is not None:
@@ -117,18 +124,16 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
         evaluate = evaluate.model_copy(update={"task": task})
     depth_first = recipe.depth_first
     if depth_first is not None:
-        depth_first = depth_first.model_copy(update={"distill": data(depth_first.distill)})
-    calibrated = {name: getattr(recipe.prune, name) for name in ("compensate", "repair")}
-    prune = recipe.prune.model_copy(
-        update={name: data(section) for name, section in calibrated.items() if section is not None}
-    )
+        depth_first = depth_first.model_copy(update={"distill": distilled(depth_first.distill)})
+    calibrated = {name: data(getattr(recipe.prune, name)) for name in ("compensate", "repair")}
     return recipe.model_copy(
         update={
             "teacher": str(folder / recipe.teacher),
             "depth_first": depth_first,
             "score": data(recipe.score),
-            "prune": prune,
-            "distill": data(recipe.distill),
+            "prune": recipe.prune.model_copy(update=calibrated),
+            "correct_teacher": data(recipe.correct_teacher),
+            "distill": distilled(recipe.distill),
             "evaluate": evaluate,
         }
     )

@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from minitron.recipe.budget import BudgetSection
-from minitron.recipe.distill import DepthFirstSection, DistillSection
+from minitron.recipe.devices import DevicesSection
+from minitron.recipe.distill import CorrectionSection, DepthFirstSection, DistillSection
 from minitron.recipe.evaluate import EvaluateSection
 from minitron.recipe.prune import PruneSection
 from minitron.recipe.score import ScoreSection
@@ -28,8 +29,12 @@ class Recipe(Section):
     budget: BudgetSection
     search: SearchSection
     prune: PruneSection = PruneSection()
+    correct_teacher: CorrectionSection | None = Field(
+        default=None, description="Fine-tune the teacher on the distillation's text first (2408.11796); null: do not."
+    )
     distill: DistillSection
     evaluate: EvaluateSection
+    devices: DevicesSection | None = Field(default=None, description="What a dry run counts hours for.")
 
     @model_validator(mode="after")
     def _depth_once(self) -> "Recipe":
