@@ -80,7 +80,9 @@ def norm(array: Any) -> float:
     return float(np.sqrt((array**2).sum()))
 
 
-def assert_solves(found: Solution, expected: Reference, tolerance: float, *, grad_tolerance: float | None = None) -> None:
+def assert_solves(
+    found: Solution, expected: Reference, tolerance: float, *, grad_tolerance: float | None = None
+) -> None:
     """Losses and gradients (Frobenius norm) are within a tolerance relative to the reference's own."""
     _assert_within(found, expected, tolerance, grad_tolerance or tolerance, of_terms=False)
 
@@ -96,7 +98,9 @@ def _assert_within(
     losses = found.losses
     divergence = float(expected.divergence_terms if of_terms else expected.divergence)
     cross_entropy = float(expected.cross_entropy) + (1.0 if of_terms else 0.0)  # a log-sum and a logit that cancel
-    total = abs(divergence) + float(expected.total - expected.divergence) / (expected.cross_entropy or 1) * cross_entropy
+    total = (
+        abs(divergence) + float(expected.total - expected.divergence) / (expected.cross_entropy or 1) * cross_entropy
+    )
     assert abs(losses.divergence.item() - expected.divergence) <= tolerance * divergence
     assert abs(losses.cross_entropy.item() - expected.cross_entropy) <= tolerance * cross_entropy
     assert abs(losses.total.item() - expected.total) <= tolerance * total

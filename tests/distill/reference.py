@@ -117,7 +117,9 @@ def log_softmax(logits_V: Array) -> Array:
     return shifted_V - np.log(np.exp(shifted_V).sum())
 
 
-def divergence_of(divergence: Divergence, log_p_X: Array, log_q_V: Array, outcome_V: Array) -> tuple[Array, Array, Array]:
+def divergence_of(
+    divergence: Divergence, log_p_X: Array, log_q_V: Array, outcome_V: Array
+) -> tuple[Array, Array, Array]:
     """Terms [X] whose sum D(p, r) is, r being q summed over each outcome's tokens, and the two parts of dD/dz [V].
 
     With q = softmax(z), dr_x/dz_v is q_v - r_x q_v when v is of outcome x, and -r_x q_v otherwise, so that with slopes

@@ -45,7 +45,7 @@ def mixed(divergence: object, **changes: object) -> Objective:
 
 
 @given(drawn=problems(torch.float32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_any_problem_in_fp32(drawn: tuple[Problem, int]) -> None:
     problem, chunk_tokens = drawn
     solution = problem.solve(chunk_tokens=chunk_tokens)
@@ -54,7 +54,7 @@ def test_any_problem_in_fp32(drawn: tuple[Problem, int]) -> None:
 
 
 @given(drawn=problems(torch.float64))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_problem_in_fp64(drawn: tuple[Problem, int]) -> None:
     problem, chunk_tokens = drawn
     solution = problem.solve(chunk_tokens=chunk_tokens)
@@ -134,19 +134,20 @@ def test_the_gradient_of_a_top_token_is_its_error_and_of_others_a_share_of_the_b
     np.testing.assert_allclose(found_V, expected_V, rtol=1e-10, atol=1e-14)
 
 
-def test_a_rest_of_a_billionth_is_not_lost_in_rounding() -> None:
-    """1 minus the sum of the kept would be a multiple of 6e-8."""
-    head = torch.tensor([22.0, 21.0, 0.0, -0.5, 0.7, 0.2])[:, None]
-    ids, probs = torch.tensor([[0, 1]]), torch.tensor([[0.6, 0.3]])
-    targets = TopTargets(ids_NK=ids, log_probs_NK=probs.log(), log_rest_N=torch.tensor([0.1]).log())
-    for divergence in DIVERGENCES.values():
-        problem = Problem(
-            student_hidden_ND=torch.ones(1, 1),
-            student_head_VD=head,
-            targets=targets,
-            objective=Objective(divergence=divergence),
-        )
-        assert_solves(problem.solve(), problem.reference(), 1e-6)
+@every_divergence
+def test_a_rest_of_a_billionth_is_not_lost_in_rounding(divergence: object) -> None:
+    """1 minus the sum of the kept would be a multiple of 6e-8; one log-softmax of -22 is off by up to 1e-6."""
+    problem = Problem(
+        student_hidden_ND=torch.ones(1, 1),
+        student_head_VD=torch.tensor([22.0, 21.0, 0.0, -0.5, 0.7, 0.2])[:, None],
+        targets=TopTargets(
+            ids_NK=torch.tensor([[0, 1]]),
+            log_probs_NK=torch.tensor([[0.6, 0.3]]).log(),
+            log_rest_N=torch.tensor([0.1]).log(),
+        ),
+        objective=Objective(divergence=divergence),  # type: ignore[arg-type]
+    )
+    assert_solves_to_rounding(problem.solve(), problem.reference(), 3e-6)
 
 
 @pytest.mark.parametrize("divergence", [ForwardKL(), JSD(beta=0.3)], ids=["forward_kl", "jsd"])
@@ -353,26 +354,32 @@ def test_a_second_backward_of_a_retained_graph_is_the_same_gradient_or_an_error(
 
 def test_a_vocabulary_larger_than_a_head_is_refused() -> None:
     for rows in ((31, 40), (40, 31)):
-        with pytest.raises(ValueError, match="vocab_size must be at most 31"):
+        with pytest.raises(ValueError, match="vocab_size must be at most .*31.* got 32"):
             dense_problem(Objective(), rows=rows, vocab_size=32).solve()
-    with pytest.raises(ValueError, match="vocab_size must be at most 31"):
+    with pytest.raises(ValueError, match="vocab_size must be at most .*31.* got 32"):
         replace(top_of(dense_problem(Objective()), 5), vocab_size=32).solve()
 
 
-def test_different_numbers_of_tokens_are_refused() -> None:
-    problem = with_labels(dense_problem(mixed(ForwardKL()), mask_N=torch.ones(N, dtype=torch.bool)))
-    top, fewer = top_of(problem, 5), problem.student_hidden_ND[:-1]
-    assert problem.labels_N is not None
-    assert problem.mask_N is not None
-    faulty = [
-        replace(problem, student_hidden_ND=fewer, labels_N=problem.labels_N[:-1], mask_N=None),
-        replace(top, student_hidden_ND=fewer, labels_N=problem.labels_N[:-1], mask_N=None),
-        replace(problem, labels_N=problem.labels_N[:-1]),
-        replace(problem, mask_N=problem.mask_N[:-1]),
-    ]
-    for each in faulty:
-        with pytest.raises(ValueError, match="token"):
-            each.solve()
+FEWER: dict[str, Callable[[Problem], Problem]] = {
+    "student": lambda problem: replace(problem, student_hidden_ND=problem.student_hidden_ND[:-1]),
+    "labels": lambda problem: replace(problem, labels_N=_without_last(problem.labels_N)),
+    "mask": lambda problem: replace(problem, mask_N=_without_last(problem.mask_N)),
+}
+
+
+def _without_last(tensor_N: torch.Tensor | None) -> torch.Tensor:
+    assert tensor_N is not None
+    return tensor_N[:-1]
+
+
+@dense_or_top
+@pytest.mark.parametrize("of", FEWER)
+def test_different_numbers_of_tokens_are_refused(of: str, kept: int | None) -> None:
+    problem = told_of(with_labels(dense_problem(mixed(ForwardKL()))), kept)
+    problem = replace(problem, mask_N=torch.ones(N, dtype=torch.bool) if of == "mask" else None)
+    problem.solve()
+    with pytest.raises(ValueError, match="token"):
+        FEWER[of](problem).solve()
 
 
 def test_a_cross_entropy_without_labels_is_refused() -> None:
