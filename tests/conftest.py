@@ -11,6 +11,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+
+# Read as Triton is imported, which transformers does: without a GPU its interpreter runs kernels, on CPU tensors.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, NemotronHConfig, PreTrainedModel, PreTrainedTokenizerFast
 
