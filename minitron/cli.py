@@ -97,7 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--from", dest="first", metavar="STAGE", help="run this stage and later ones anew")
         if last is None:
             verb.add_argument("--to", dest="last", metavar="STAGE", help="stop after this stage")
-        verb.set_defaults(verb=_run, last=last)
+        verb.set_defaults(verb=_run, last=last, cache_teacher=False)
+        if name == "distill":
+            verb.add_argument(
+                "--cache-teacher",
+                action="store_true",
+                help="only write the teacher's best tokens on the training text, for distill.teacher.mode=cached",
+            )
 
     fit = verbs.add_parser("fit", parents=[common], help="say whether a model fits a memory budget")
     fit.add_argument("model", type=Path, metavar="MODEL_OR_CONFIG", help="checkpoint folder or config.json")
@@ -202,9 +208,10 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> None:
     from minitron.recipe import load_recipe
 
-    recipe = load_recipe(args.recipe, tuple(args.set))
+    overrides = (*args.set, "distill.teacher.mode=cached") if args.cache_teacher else tuple(args.set)
+    recipe = load_recipe(args.recipe, overrides)
 
-    from minitron.pipeline import run_pipeline, stages_of
+    from minitron.pipeline import CACHING, STAGE_NAMES, run_pipeline, stages_of
     from minitron.stages import read_candidates, read_metrics
 
     names = [stage.name for stage in stages_of(recipe)]
@@ -213,9 +220,10 @@ def _run(args: argparse.Namespace) -> None:
             raise ValueError(f"a stage must be one of {', '.join(names)}, got {option!r}")
     folder = args.output or Path("runs") / recipe.name
     outcomes = []
-    for outcome in run_pipeline(recipe, folder, first=args.first, last=args.last):
+    only = CACHING if args.cache_teacher else STAGE_NAMES
+    for outcome in run_pipeline(recipe, folder, first=args.first, last=args.last, only=only):
         note = "finished before, skipped" if outcome.skipped else f"done in {outcome.seconds:.1f} s"
-        print(f"{outcome.name:<9} {note}", file=sys.stderr, flush=True)
+        print(f"{outcome.name:<13} {note}", file=sys.stderr, flush=True)
         outcomes.append(outcome)
     result: dict[str, Any] = {"folder": str(folder), "stages": [asdict(outcome) for outcome in outcomes]}
     tables: list[Table | str] = []
@@ -231,6 +239,8 @@ def _run(args: argparse.Namespace) -> None:
         tables.append(
             metrics_table(result["metrics"], budget_bytes=budget.budget_bytes, context_tokens=budget.context_tokens)
         )
+    if "cache" in reached:
+        tables.append(f"teacher's cache: {folder / 'cache'}")
     if "distill" in reached:
         tables.append(f"student: {folder / 'distill' / 'checkpoint'}")
     if "report" in reached:

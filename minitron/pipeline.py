@@ -120,6 +120,7 @@ STAGES = (
     ),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
+CACHING = ("correct", "cache")  # what the teacher's cache takes: nothing of the student
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:

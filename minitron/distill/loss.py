@@ -124,8 +124,8 @@ def _check(
     for name, tensor in rows.items():
         if tensor is not None and len(tensor) != len(student_hidden_ND):
             raise ValueError(
-                f"teacher, student, labels and mask must be of the same tokens, got {len(student_hidden_ND)} of the student "
-                f"and {len(tensor)} of the {name}"
+                f"teacher, student, labels and mask must be of the same tokens, got {len(student_hidden_ND)} of the "
+                f"student and {len(tensor)} of the {name}"
             )
 
 

@@ -36,7 +36,7 @@ def row_losses_(
         labels_C: Next tokens; None where the objective has no cross-entropy.
         vocabulary: How rows are summed: whole here, or over the processes that hold shards of them.
     """
-    if student_CV.device.type == "cuda" and vocabulary is WHOLE:
+    if student_CV.device.type == "cuda" and student_CV.dtype == torch.float32 and vocabulary is WHOLE:
         from minitron.distill.fused import fused_rows_  # triton comes with torch for CUDA alone
 
         return fused_rows_(student_CV, teacher_CV, objective, labels_C)
