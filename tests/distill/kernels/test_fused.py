@@ -128,6 +128,14 @@ def test_a_close_student_has_the_right_loss(divergence: Divergence) -> None:
     torch.testing.assert_close(losses.double(), expected_losses, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("beta", [0.5, 0.95])
+def test_a_gradient_sums_to_zero_though_probabilities_do_not_sum_to_one(beta: float) -> None:
+    rows = make_rows(4099)
+    fused_rows_(rows.student, rows.teacher, Objective(divergence=JSD(beta=beta)))
+    sums = rows.student.double().sum(-1).abs()
+    assert (sums < 1.6e-7 * rows.student.abs().sum(-1)).all()
+
+
 @pytest.mark.parametrize("divergence", [*DIVERGENCES, None])
 def test_rows_that_lie_further_apart_are_read_and_written_in_place(divergence: Divergence | None) -> None:
     rows = make_rows(37)
