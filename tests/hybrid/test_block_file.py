@@ -15,10 +15,16 @@ SEQ_LEN, NUM_BLOCKS, SEED = 9, 23, 5
 
 @pytest.fixture
 def blocks(tmp_path: Path) -> BlockFile:
+    return write(tmp_path)
+
+
+def write(folder: Path, *, added_tokens: int = 0) -> BlockFile:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([f"<{i}>" for i in range(added_tokens)])
     return write_block_file(
-        tmp_path / "blocks",
-        [source(tmp_path)],
-        make_tokenizer(),
+        folder / "blocks",
+        [source(folder)],
+        tokenizer,
         seq_len=SEQ_LEN,
         num_blocks=NUM_BLOCKS,
         seed=SEED,
@@ -47,7 +53,9 @@ def test_blocks_are_read_like_the_array_that_they_would_be(blocks: BlockFile, ar
         blocks[NUM_BLOCKS]
 
 
-def test_what_is_read_is_the_callers_own(blocks: BlockFile, array: TokenBlocks) -> None:
+@pytest.mark.parametrize("added", [0, 2**16], ids=["uint16", "int32"])
+def test_what_is_read_is_the_callers_own(tmp_path: Path, array: TokenBlocks, added: int) -> None:
+    blocks = write(tmp_path, added_tokens=added)
     for index in (2, slice(1, 4)):
         blocks[index][...] = 0
         np.testing.assert_array_equal(blocks[index], array[index])
@@ -76,17 +84,7 @@ def test_a_file_says_what_it_holds(blocks: BlockFile) -> None:
 def test_ids_take_two_bytes_where_the_vocabulary_allows_it(
     tmp_path: Path, array: TokenBlocks, added: int, dtype: str, id_bytes: int
 ) -> None:
-    tokenizer = make_tokenizer()
-    tokenizer.add_tokens([f"<{i}>" for i in range(added)])
-    blocks = write_block_file(
-        tmp_path / "blocks",
-        [source(tmp_path)],
-        tokenizer,
-        seq_len=SEQ_LEN,
-        num_blocks=NUM_BLOCKS,
-        seed=SEED,
-        made_from={},
-    )
+    blocks = write(tmp_path, added_tokens=added)
     begins = len(blocks.header.to_bytes())
     assert blocks.header.dtype == dtype
     assert blocks.path.stat().st_size == begins + id_bytes * NUM_BLOCKS * SEQ_LEN

@@ -80,8 +80,9 @@ def test_a_document_beyond_the_buffer_is_held_alone() -> None:
     assert reading.most_documents == 3
 
 
-def test_a_document_can_move_as_far_as_the_buffer_reaches() -> None:
-    numbers = [f"{i}" for i in range(3000)]
-    (order,) = CountedReading(numbers).shuffle(max_documents=300, max_chars=10**6)
+@pytest.mark.parametrize(("max_documents", "max_chars"), [(300, 10**6), (10**6, 1200)])
+def test_a_document_can_move_as_far_as_the_buffer_reaches(max_documents: int, max_chars: int) -> None:
+    numbers = [f"{i:04}" for i in range(3000)]
+    (order,) = CountedReading(numbers).shuffle(max_documents=max_documents, max_chars=max_chars)
     moved = [abs(place - int(number)) for place, number in enumerate(order)]
     assert np.mean(moved) > 150

@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 
 from minitron.hybrid.checkpoint import file_hash
-from minitron.recipe import CalibrationSection, Source
-from minitron.stages import calibration, data_hashes, text_sources
+from minitron.recipe import CalibrationSection, EvaluateSection, Source
+from minitron.search import Workload
+from minitron.stages import calibration, data_hashes, evaluate, text_sources
 from minitron.stages.calibration import read_samples
 
 
@@ -46,3 +47,20 @@ def test_calibration_reads_the_side_that_is_trained_on(tmp_path: Path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         read_samples(section, type("Opened", (), {"folder": tmp_path}), seed=0)  # type: ignore[arg-type]
     assert found == {"part": "train"}
+
+
+def test_evaluation_reads_the_side_that_is_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, Any] = {}
+
+    def stop(sources: Any, *_args: Any, **_options: Any) -> None:
+        found["part"] = sources[0].part
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "blend_sources", stop)
+    for name in ("open_checkpoint", "load_tokenizer", "load_model"):
+        monkeypatch.setattr(evaluate, name, lambda _folder, **_options: None)
+    section = EvaluateSection(data=(Source(path="a.jsonl", held_out=0.25),))
+    workload = Workload(context_tokens=8)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.evaluate_folder(tmp_path, section, workload, teacher=None, seed=0, device="cpu")
+    assert found == {"part": "held_out"}
