@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA := examples/quickstart/data
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow test-engines lint clean
+.PHONY: demo test test-slow test-engines test-kernels lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo $(DATA)/problems-test.jsonl
@@ -19,6 +19,9 @@ test-slow: $(VENV)/.dev
 
 test-engines: $(VENV)/.engines
 	$(BIN)/python -m pytest tests/engines
+
+test-kernels: $(VENV)/.kernels
+	$(BIN)/python -m pytest tests/distill/kernels
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -44,6 +47,10 @@ $(VENV)/.dev: $(VENV)/.demo
 
 $(VENV)/.engines: $(VENV)/.dev
 	$(INSTALL) --editable '.[engines]'
+	@touch $@
+
+$(VENV)/.kernels: $(VENV)/.dev
+	$(INSTALL) --editable '.[kernels]'
 	@touch $@
 
 $(DATA)/problems-test.jsonl: examples/quickstart/make_data.py | $(VENV)/.demo

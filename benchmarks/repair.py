@@ -60,7 +60,7 @@ def zero_shot(recipe: Recipe, scores: Scores, shapes: list[tuple[int, ...]], fol
     """KL to the teacher on held-out text of every shape, plain and repaired."""
     section, teacher = recipe.evaluate, load_model(Path(recipe.teacher), device=recipe.device)
     held_out_NT = blend_sources(
-        stages.text_sources(section.data),
+        stages.text_sources(section.data, held_out=True),
         load_tokenizer(Path(recipe.teacher)),
         seq_len=section.seq_len,
         num_blocks=section.blocks,

@@ -80,7 +80,7 @@ class Bench:
         self.teacher = load_model(self.checkpoint.folder)
         section = recipe.evaluate
         self.heldout_NT = blend_sources(
-            stages.text_sources(section.data),
+            stages.text_sources(section.data, held_out=True),
             self.tokenizer,
             seq_len=section.seq_len,
             num_blocks=section.blocks,

@@ -97,7 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--from", dest="first", metavar="STAGE", help="run this stage and later ones anew")
         if last is None:
             verb.add_argument("--to", dest="last", metavar="STAGE", help="stop after this stage")
-        verb.set_defaults(verb=_run, last=last)
+        verb.set_defaults(verb=_run, last=last, cache_teacher=False)
+        if name == "distill":
+            verb.add_argument(
+                "--cache-teacher",
+                action="store_true",
+                help="only write the teacher's best tokens on the training text, for distill.teacher.mode=cached",
+            )
 
     fit = verbs.add_parser("fit", parents=[common], help="say whether a model fits a memory budget")
     fit.add_argument("model", type=Path, metavar="MODEL_OR_CONFIG", help="checkpoint folder or config.json")
@@ -175,6 +181,14 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_argument("--device", default="cpu")
     quantize.set_defaults(verb=_quantize)
 
+    merge = verbs.add_parser("merge", parents=[common], help="interpolate checkpoints of one shape")
+    merge.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="two or more")
+    merge.add_argument("--output", type=Path, required=True, metavar="DIR")
+    merge.add_argument(
+        "--weights", type=float, nargs="+", metavar="WEIGHT", help="one a checkpoint, of sum 1 (equal ones)"
+    )
+    merge.set_defaults(verb=_merge)
+
     evaluate = verbs.add_parser("eval", parents=[common], help="measure a checkpoint")
     evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     evaluate.add_argument("--data", required=True, metavar="PATH", help="held-out text")
@@ -194,9 +208,10 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> None:
     from minitron.recipe import load_recipe
 
-    recipe = load_recipe(args.recipe, tuple(args.set))
+    overrides = (*args.set, "distill.teacher.mode=cached") if args.cache_teacher else tuple(args.set)
+    recipe = load_recipe(args.recipe, overrides)
 
-    from minitron.pipeline import run_pipeline, stages_of
+    from minitron.pipeline import CACHING, STAGE_NAMES, run_pipeline, stages_of
     from minitron.stages import read_candidates, read_metrics
 
     names = [stage.name for stage in stages_of(recipe)]
@@ -205,9 +220,10 @@ def _run(args: argparse.Namespace) -> None:
             raise ValueError(f"a stage must be one of {', '.join(names)}, got {option!r}")
     folder = args.output or Path("runs") / recipe.name
     outcomes = []
-    for outcome in run_pipeline(recipe, folder, first=args.first, last=args.last):
+    only = CACHING if args.cache_teacher else STAGE_NAMES
+    for outcome in run_pipeline(recipe, folder, first=args.first, last=args.last, only=only):
         note = "finished before, skipped" if outcome.skipped else f"done in {outcome.seconds:.1f} s"
-        print(f"{outcome.name:<9} {note}", file=sys.stderr, flush=True)
+        print(f"{outcome.name:<13} {note}", file=sys.stderr, flush=True)
         outcomes.append(outcome)
     result: dict[str, Any] = {"folder": str(folder), "stages": [asdict(outcome) for outcome in outcomes]}
     tables: list[Table | str] = []
@@ -223,6 +239,8 @@ def _run(args: argparse.Namespace) -> None:
         tables.append(
             metrics_table(result["metrics"], budget_bytes=budget.budget_bytes, context_tokens=budget.context_tokens)
         )
+    if "cache" in reached:
+        tables.append(f"teacher's cache: {folder / 'cache'}")
     if "distill" in reached:
         tables.append(f"student: {folder / 'distill' / 'checkpoint'}")
     if "report" in reached:
@@ -352,6 +370,16 @@ def _quantize(args: argparse.Namespace) -> None:
     )
     result = quantise_checkpoint(args.checkpoint, settings, args.output)
     _print(args, {"output": str(args.output), **result}, quantised_table(result), f"checkpoint: {args.output}")
+
+
+def _merge(args: argparse.Namespace) -> None:
+    from minitron.verbs import merge_folders
+
+    result = merge_folders(args.checkpoints, args.weights, output=args.output)
+    shares = ", ".join(
+        f"{share:g} of {folder}" for share, folder in zip(result["weights"], args.checkpoints, strict=True)
+    )
+    _print(args, result, f"{result['params']:,} parameters in {result['output']}: {shares}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -2,33 +2,38 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minitron import stages
-from minitron.hybrid.artefact import hash_inputs, read_header, write_artefact
+from minitron.hybrid.artefact import hash_inputs, read_header
 from minitron.hybrid.checkpoint import file_hash, open_checkpoint
 from minitron.hybrid.model import check_device
 from minitron.hybrid.ranks import Ranks
+from minitron.hybrid.shared import shared_artefact
 from minitron.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 # Raised when a stage's files change their form, so that artefacts of older versions are made anew.
-ARTEFACT_VERSION = 4
+ARTEFACT_VERSION = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A stage: what of the recipe it depends on, which stages it reads, its work, and which recipes have it."""
+    """A stage: what of the recipe it depends on, which stages it reads, its work, and which recipes have it.
+
+    `shared` ones may run in several processes.
+    """
 
     name: str
     reads: tuple[str, ...]
     settings: Callable[[Recipe], dict[str, Any]]
     work: Callable[[Recipe, stages.Folders, Path], None]
     applies: Callable[[Recipe], bool] = lambda recipe: True
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +47,14 @@ class StageOutcome:
 
 STAGES = (
     Stage(
+        name="correct",
+        reads=(),
+        settings=lambda recipe: {**stages.teacher_origin(recipe), "correct": stages.correct_origin(recipe)},
+        work=stages.run_correct,
+        applies=lambda recipe: recipe.correct_teacher is not None,
+        shared=True,
+    ),
+    Stage(
         name="depth",
         reads=(),
         settings=stages.depth_settings,
@@ -49,8 +62,16 @@ STAGES = (
         applies=lambda recipe: recipe.depth_first is not None,
     ),
     Stage(
+        name="depth_distill",
+        reads=("correct", "depth"),
+        settings=stages.depth_distill_settings,
+        work=stages.run_depth_distill,
+        applies=lambda recipe: recipe.depth_first is not None,
+        shared=True,
+    ),
+    Stage(
         name="score",
-        reads=("depth",),
+        reads=("depth_distill",),
         settings=lambda recipe: stages.score_origin(
             Path(recipe.teacher), stages.score_section(recipe), seed=recipe.seed
         ),
@@ -58,19 +79,27 @@ STAGES = (
     ),
     Stage(
         name="search",
-        reads=("depth", "score"),
+        reads=("depth_distill", "score"),
         settings=stages.search_settings,
         work=stages.run_search,
     ),
-    Stage(name="prune", reads=("depth", "score", "search"), settings=stages.prune_origin, work=stages.run_prune),
+    Stage(
+        name="prune", reads=("depth_distill", "score", "search"), settings=stages.prune_origin, work=stages.run_prune
+    ),
+    Stage(
+        name="cache",
+        reads=("correct",),
+        settings=stages.cache_origin,
+        work=stages.run_cache,
+        applies=lambda recipe: recipe.distill.teacher.mode == "cached",
+        shared=True,
+    ),
     Stage(
         name="distill",
-        reads=("prune",),
-        settings=lambda recipe: {
-            "distill": recipe.distill.model_dump(exclude={"data", "save_steps"}),
-            "data": stages.data_hashes(recipe.distill.data),
-        },
+        reads=("correct", "prune", "cache"),
+        settings=lambda recipe: stages.train_origin(recipe.distill),
         work=stages.run_distill,
+        shared=True,
     ),
     Stage(
         name="evaluate",
@@ -91,6 +120,7 @@ STAGES = (
     ),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
+CACHING = ("correct", "cache")  # what the teacher's cache takes: nothing of the student
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
@@ -112,18 +142,25 @@ def _stage_inputs(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def run_pipeline(
-    recipe: Recipe, folder: Path, *, first: str | None = None, last: str | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    first: str | None = None,
+    last: str | None = None,
+    only: Collection[str] = STAGE_NAMES,
 ) -> Iterator[StageOutcome]:
     """Runs the stages in order and yields what became of each as it ends.
 
     A stage whose artefact is whole and was made from the same inputs is skipped. The inputs of a stage include those
-    of the stages it reads, so a changed setting re-runs from the first stage it touches.
+    of the stages it reads, so a changed setting re-runs from the first stage it touches. Several processes started
+    together go through the stages together; what takes one process must be finished before.
 
     Args:
         recipe: A loaded recipe.
         folder: The run folder; made if need be.
         first: Run this stage and all after it anew, whatever is finished.
         last: Stop after this stage.
+        only: Names of the stages that may run; the others are passed over.
 
     Raises:
         ValueError: A stage's inputs cannot be used; stages that ended before are kept.
@@ -131,13 +168,14 @@ def run_pipeline(
     if first is not None and last is not None and STAGE_NAMES.index(first) > STAGE_NAMES.index(last):
         raise ValueError(f"a run must not start after it stops, got from {first} to {last}")
     check_device(recipe.device)
-    if Ranks(recipe.device).count > 1:
-        raise ValueError("a run takes one process; `minitron score` alone can be started in several")
+    ranks = Ranks(recipe.device)
     stages.check_recipe(recipe, open_checkpoint(Path(recipe.teacher)))
     inputs_of = _stage_inputs(recipe)
     folders = {name: folder / name for name in STAGE_NAMES}
     forced = False
     for stage in stages_of(recipe):
+        if stage.name not in only:
+            continue
         inputs = inputs_of[stage.name]
         forced = forced or stage.name == first
         header = read_header(folders[stage.name])
@@ -145,12 +183,23 @@ def run_pipeline(
             logger.info("%s: finished before with the same inputs, skipped", stage.name)
             yield StageOutcome(name=stage.name, skipped=True, seconds=0.0)
         else:
+            _require_one_process(stage, ranks)
             logger.info("%s: started", stage.name)
             started = time.monotonic()
-            with write_artefact(folders[stage.name], stage=stage.name, inputs=inputs, seed=recipe.seed) as output:
+            with shared_artefact(
+                folders[stage.name], ranks, stage=stage.name, inputs=inputs, seed=recipe.seed
+            ) as output:
                 stage.work(recipe, folders, output)
             seconds = time.monotonic() - started
             logger.info("%s: done in %.1f s", stage.name, seconds)
             yield StageOutcome(name=stage.name, skipped=False, seconds=seconds)
         if stage.name == last:
             return
+
+
+def _require_one_process(stage: Stage, ranks: Ranks) -> None:
+    if ranks.count > 1 and not stage.shared:
+        raise ValueError(
+            f"stage {stage.name} takes one process, {ranks.count} were started; run it first by `minitron run RECIPE "
+            f"--to {stage.name}`"
+        )

@@ -3,21 +3,24 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from minitron import stages
-from minitron.hybrid.artefact import locked, read_header, working_folder, write_artefact
+from minitron.distill import check_mergeable, interpolation_weights, merge_checkpoints
+from minitron.hybrid.artefact import hash_inputs, locked, read_header, working_folder, write_artefact
 from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
+from minitron.hybrid.lineage import lineage_of
 from minitron.hybrid.model import check_device, load_model
 from minitron.hybrid.ranks import Ranks
+from minitron.hybrid.shared import shared_artefact
 from minitron.importance import BlockQuotas, Scores, load_scores, mamba_heads, stale_parts, top_blocks
 from minitron.importance.scores import ScoreArray
 from minitron.prune import PrunePlan, describe_plan, diff_plans, load_plan
 from minitron.recipe import EvaluateSection, PruneSection, ScoreSection, Source, Task
 from minitron.search import Workload
+from minitron.stages.about import write_about
 
 logger = logging.getLogger(__name__)
 
@@ -48,22 +51,9 @@ def score_checkpoint(
         return summarise(load_scores(output / stages.SCORES_FILE), opened)
     _require_free(output)
     ranks = Ranks(device)
-    with _shared_artefact(output, ranks, stage="score", inputs=origin, seed=seed) as folder:
+    with shared_artefact(output, ranks, stage="score", inputs=origin, seed=seed) as folder:
         scores = stages.score_folder(checkpoint, section, folder, seed=seed, device=device, ranks=ranks)
     return summarise(scores, opened)
-
-
-@contextmanager
-def _shared_artefact(output: Path, ranks: Ranks, **described: Any) -> Iterator[Path]:
-    if ranks.is_first:
-        with write_artefact(output, **described) as folder:
-            ranks.wait()
-            yield folder
-            ranks.wait()
-    else:
-        ranks.wait()
-        yield working_folder(output)
-        ranks.wait()
 
 
 def prune_to_shape(
@@ -113,6 +103,48 @@ def prune_to_shape(
         (partial / "checkpoint").rename(output)
         shutil.rmtree(partial)
     return open_checkpoint(output)
+
+
+def merge_folders(folders: Sequence[Path], weights: Sequence[float] | None, *, output: Path) -> dict[str, Any]:
+    """Merges checkpoints of one shape into a folder that is whole or not there, and says what it holds.
+
+    A finished output that was made from the same checkpoints with the same weights is taken as it is.
+
+    Args:
+        folders: Two or more.
+        weights: One for each, of sum 1; None for equal ones.
+        output: A folder that is new or empty.
+
+    Raises:
+        ValueError: The checkpoints or weights cannot be used, the folder holds something else, or a checkpoint changes
+            meanwhile.
+    """
+    sources = [open_checkpoint(folder) for folder in folders]
+    check_mergeable(sources)
+    weights = [1 / len(sources)] * len(sources) if weights is None else weights
+    shares = interpolation_weights(weights, len(sources))
+    hashes = [checkpoint_hashes(folder) for folder in folders]
+    inputs = {"weights": shares, "sources": hashes}
+    finished = read_header(output)
+    if finished is not None and finished.inputs_hash == hash_inputs(inputs):
+        logger.info("%s: finished before with the same inputs", output)
+        return {"output": str(output), "params": open_checkpoint(output).params, "weights": shares}
+    _require_free(output)
+    with write_artefact(output, stage="merge", inputs=inputs, seed=0) as partial:
+        folder = partial / stages.CHECKPOINT_FOLDER
+        shutil.rmtree(folder, ignore_errors=True)  # an interrupted call's
+        merged = merge_checkpoints(sources, shares, folder)
+        if [checkpoint_hashes(folder) for folder in folders] != hashes:
+            raise ValueError("checkpoints must not change while they are merged, one did; call again once it rests")
+        said = [
+            {"name": source.folder.resolve().name, "sha256": found}
+            for source, found in zip(sources, hashes, strict=True)
+        ]
+        write_about(merged, lineage_of(sources[0], hashes=hashes[0]), "merge", weights=shares, sources=said)
+        for path in list(folder.iterdir()):
+            path.rename(partial / path.name)
+        folder.rmdir()
+    return {"output": str(output), "params": merged.params, "weights": shares}
 
 
 def show_plan(path: Path) -> dict[str, Any]:

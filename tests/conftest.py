@@ -11,6 +11,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+
+# Read as Triton is imported, which transformers does: without a GPU its interpreter runs kernels, on CPU tensors.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, NemotronHConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -169,6 +174,7 @@ def write_tiny_recipe(tmp_path: Path, shape: HybridShape, sizes: dict[str, list[
     """A whole recipe for a teacher of a shape, with a budget of seven tenths of what that needs."""
     write_tiny_checkpoint(tmp_path / "teacher", shape=shape)
     (tmp_path / "text.txt").write_text("\n---\n".join(f"line {i} of some text" for i in range(60)))
+    (tmp_path / "heldout.txt").write_text("\n---\n".join(f"line {i} of some other text" for i in range(60)))
     problems = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(3)]
     (tmp_path / "problems.jsonl").write_text("\n".join(json.dumps(problem) for problem in problems))
     data = [{"path": "text.txt"}]
@@ -185,7 +191,7 @@ def write_tiny_recipe(tmp_path: Path, shape: HybridShape, sizes: dict[str, list[
         "search": sizes,
         "distill": {"data": data, "tokens": 256, "seq_len": 16, "batch_size": 2, "learning_rate": 0.001},
         "evaluate": {
-            "data": data,
+            "data": [{"path": "heldout.txt"}],
             "blocks": 2,
             "seq_len": 16,
             "task": {"name": "sums", "path": "problems.jsonl", "max_new_tokens": 3},

@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minitron.cli import main
-from minitron.hybrid.blocks import TextSource, blend_sources
+from minitron.hybrid.blocks import blend_sources
 from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.config import config_for_shape
 from minitron.hybrid.headers import SINGLE_FILE
 from minitron.hybrid.model import assemble_model, config_of, load_model, load_tokenizer
 from minitron.hybrid.shape import HybridShape
+from minitron.hybrid.sources import TextSource
 from minitron.quantize import QUANTISED_FORMATS, QuantiseSettings, quantise_checkpoint
 from minitron.quantize.dequantise import check_weights, dequantised, dequantised_tensors, half_step
 from minitron.quantize.export import calibration_loop, fake_quantise

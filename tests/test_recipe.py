@@ -15,7 +15,7 @@ MINIMAL = {
     "budget": {"memory_gib": 1.0, "context_tokens": 64},
     "search": {},
     "distill": {"data": [{"path": "text.txt"}], "tokens": 100},
-    "evaluate": {"data": [{"path": "text.txt"}]},
+    "evaluate": {"data": [{"path": "heldout.txt"}]},
 }
 
 
@@ -105,3 +105,67 @@ def test_a_fault_of_the_search_is_named_where_it_is(recipe_path: Path, override:
     lines = str(caught.value).splitlines()
     assert any(fault in line for line in lines)
     assert all("SizeRange" not in line and "constrained" not in line for line in lines)
+
+
+SPLIT = {"path": "text.txt", "held_out": 0.1}
+
+
+def test_text_that_is_trained_and_evaluated_on_is_refused_naming_both_places(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        prune={"repair": {"data": [{"path": "text.txt"}]}},
+        depth_first={"num_hidden_layers": 3, "distill": {"data": [{"path": "other.txt"}, SPLIT], "tokens": 9}},
+        evaluate={"data": [{"path": "other.jsonl"}, {"path": "./sub/../text.txt"}]},
+    )
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    lines = str(caught.value).splitlines()
+    trained = ("score.data.0", "depth_first.distill.data.1", "prune.repair.data.0", "distill.data.0")
+    assert len(lines) == len(trained)
+    for line, place in zip(lines, trained, strict=True):
+        assert line.startswith(f"{path}: evaluate.data.1 must not read the text that {place} reads")
+    assert "set the same held_out above 0 and the same field on both, got held_out=0" in lines[0]
+    assert "held_out=0.1 of 'text'" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("trained", "judged", "fault"),
+    [
+        (SPLIT, SPLIT, False),
+        (SPLIT, SPLIT | {"weight": 3.0, "excerpt_chars": 7}, False),
+        (SPLIT, SPLIT | {"held_out": 0.2}, True),
+        (SPLIT, {"path": "text.txt"}, True),
+        (SPLIT, SPLIT | {"field": "body"}, True),
+        (SPLIT, {"path": "text.txt", "held_out": 0, "split": "test"}, True),
+        ({"path": "some/dataset"}, {"path": "some/dataset"}, True),
+        ({"path": "some/dataset"}, {"path": "some/dataset", "split": "test"}, False),
+        ({"path": "some/dataset"}, {"path": "other/dataset"}, False),
+    ],
+)
+def test_text_is_shared_only_under_one_split(
+    tmp_path: Path, trained: dict[str, object], judged: dict[str, object], fault: bool
+) -> None:
+    path = write(
+        tmp_path,
+        score={"data": [trained]},
+        distill={"data": [trained], "tokens": 100},
+        evaluate={"data": [judged]},
+    )
+    if fault:
+        with pytest.raises(RecipeError, match=r"evaluate\.data\.0 must not read"):
+            load_recipe(path)
+    else:
+        load_recipe(path)
+
+
+def test_a_link_to_the_text_that_is_trained_on_is_no_other_text(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("text")
+    (tmp_path / "link.txt").symlink_to("text.txt")
+    with pytest.raises(RecipeError, match=r"evaluate\.data\.0 must not read the text that score\.data\.0 reads"):
+        load_recipe(write(tmp_path, evaluate={"data": [{"path": "link.txt"}]}))
+
+
+@pytest.mark.parametrize("held_out", [1, -0.1, 1.5])
+def test_a_share_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path, held_out: float) -> None:
+    with pytest.raises(RecipeError, match=r"score\.data\.0\.held_out"):
+        load_recipe(write(tmp_path, score={"data": [{"path": "text.txt", "held_out": held_out}]}))

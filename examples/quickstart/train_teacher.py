@@ -23,8 +23,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch.nn import functional as F
 from transformers import NemotronHConfig, NemotronHForCausalLM, PreTrainedTokenizerFast
 
-from minitron.hybrid.blocks import TextSource, blend_sources
+from minitron.hybrid.blocks import blend_sources
 from minitron.hybrid.model import set_time_step_limit
+from minitron.hybrid.sources import TextSource
 from minitron.hybrid.text import read_documents
 
 VOCAB_SIZE = 1024

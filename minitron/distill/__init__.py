@@ -1,18 +1,40 @@
 """Teacher + student -> recovered student."""
 
 from minitron.distill.divergences import DIVERGENCES, JSD, ForwardKL, ReverseKL
+from minitron.distill.hidden_states import HIDDEN_LOSSES
 from minitron.distill.loss import Losses, distillation_loss
+from minitron.distill.merge import merge_checkpoints
+from minitron.distill.mergeable import check_mergeable, interpolation_weights
+from minitron.distill.model import DistillationModel, HiddenMatch
 from minitron.distill.objective import DenseTargets, Objective, Targets, TopTargets
+from minitron.distill.sharding import full_state
+from minitron.distill.stage import DistillRecord, DistillSettings, DivergedError, distill
+from minitron.distill.teachers import OnlineTeacher, Teacher
+from minitron.distill.trainer import DistillationTrainer
 
 __all__ = [
     "DIVERGENCES",
+    "HIDDEN_LOSSES",
     "JSD",
     "DenseTargets",
+    "DistillRecord",
+    "DistillSettings",
+    "DistillationModel",
+    "DistillationTrainer",
+    "DivergedError",
     "ForwardKL",
+    "HiddenMatch",
     "Losses",
     "Objective",
+    "OnlineTeacher",
     "ReverseKL",
     "Targets",
+    "Teacher",
     "TopTargets",
+    "check_mergeable",
+    "distill",
     "distillation_loss",
+    "full_state",
+    "interpolation_weights",
+    "merge_checkpoints",
 ]

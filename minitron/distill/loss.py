@@ -66,7 +66,7 @@ def distillation_loss(
     Raises:
         ValueError: The inputs do not belong together.
     """
-    _check(student_hidden_ND, targets, objective, labels_N)
+    _check(student_hidden_ND, targets, objective, labels_N, mask_N)
     return compute_losses(
         student_hidden_ND,
         student_head_VD[: _shared_rows(student_head_VD, targets, vocab_size)],
@@ -92,6 +92,8 @@ def compute_losses(
 ) -> Losses:
     """The loss of checked inputs, over a vocabulary that is whole here or in shards."""
     counted_N = None if mask_N is None else mask_N.nonzero().squeeze(1)
+    if counted_N is not None and len(counted_N) == len(student_hidden_ND):
+        counted_N = None
     job = _Job(
         targets=targets,
         objective=objective,
@@ -104,13 +106,17 @@ def compute_losses(
 
 
 def _check(
-    student_hidden_ND: torch.Tensor, targets: Targets | None, objective: Objective, labels_N: torch.Tensor | None
+    student_hidden_ND: torch.Tensor,
+    targets: Targets | None,
+    objective: Objective,
+    labels_N: torch.Tensor | None,
+    mask_N: torch.Tensor | None,
 ) -> None:
     if (targets is None) != (objective.divergence is None):
         raise ValueError("a divergence needs the teacher's targets, and targets need a divergence")
     if objective.cross_entropy and labels_N is None:
         raise ValueError("a cross-entropy needs labels, none are given")
-    rows = {"labels": labels_N}
+    rows = {"labels": labels_N, "mask": mask_N}
     if isinstance(targets, DenseTargets):
         rows["teacher"] = targets.hidden_ND
     elif targets is not None:
@@ -118,8 +124,8 @@ def _check(
     for name, tensor in rows.items():
         if tensor is not None and len(tensor) != len(student_hidden_ND):
             raise ValueError(
-                f"teacher, student and labels must be of the same tokens, got {len(student_hidden_ND)} of the student "
-                f"and {len(tensor)} of the {name}"
+                f"teacher, student, labels and mask must be of the same tokens, got {len(student_hidden_ND)} of the "
+                f"student and {len(tensor)} of the {name}"
             )
 
 

@@ -6,6 +6,7 @@ passes over them but the first stay in the cache.
 
 # C tokens of a chunk, V vocabulary, K tokens kept of the teacher, R rows of a tile
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -35,7 +36,7 @@ def row_losses_(
         labels_C: Next tokens; None where the objective has no cross-entropy.
         vocabulary: How rows are summed: whole here, or over the processes that hold shards of them.
     """
-    if student_CV.device.type == "cuda" and vocabulary is WHOLE:
+    if student_CV.device.type == "cuda" and student_CV.dtype == torch.float32 and vocabulary is WHOLE:
         from minitron.distill.fused import fused_rows_  # triton comes with torch for CUDA alone
 
         return fused_rows_(student_CV, teacher_CV, objective, labels_C)
@@ -72,6 +73,7 @@ def top_row_losses_(
         q_RV = log_q_RV.exp_()
         rest_R1 = q_RV.scatter(1, ids_RK, 0.0).sum(-1, keepdim=True).clamp_min_(torch.finfo(q_RV.dtype).tiny)
         log_p_RX = torch.cat([targets.log_probs_NK[rows], targets.log_rest_N[rows, None]], dim=1).to(q_RV.dtype)
+        log_p_RX.clamp_min_(math.log(torch.finfo(q_RV.dtype).tiny))  # a rest of nothing has a logarithm of -inf
         log_q_RX = torch.cat([kept_RK, rest_R1.log()], dim=1)
         divergence_C[rows], by_outcomes_RX = objective.divergence.losses(log_p_RX, log_q_RX, sum_rows)
         by_logits_RV = q_RV.mul_(by_outcomes_RX[:, -1:] / rest_R1).scatter_(1, ids_RK, by_outcomes_RX[:, :-1])

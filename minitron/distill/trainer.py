@@ -1,72 +1,42 @@
-"""Distillation through Hugging Face Trainer: teacher and student under one module, the loss normalised globally."""
+"""Hugging Face Trainer for distillation: the loss normalised over the whole global batch, shards saved as shards."""
 
-# B samples, T tokens, D hidden
-
-from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer
 
-from minitron.distill.loss import forward_kl
+from minitron.distill.model import PARTS, DistillationModel
+from minitron.distill.sharding import load_shards, save_shards
+from minitron.distill.states import second_names
 
-
-class DistillationModel(nn.Module):
-    """Student and frozen teacher as one module whose output is the summed loss of a batch.
-
-    Being one module, it is what DDP wraps, so that the student's gradients are synchronised. The teacher is held
-    outside the module tree: it is neither trained nor saved.
-    """
-
-    def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, *, temperature: float) -> None:
-        super().__init__()
-        self.student = student
-        self._teacher = (teacher.eval().requires_grad_(False),)
-        self._temperature = temperature
-        # What Trainer finds missing in a saved state on purpose: second names of tied tensors.
-        self._keys_to_ignore_on_save = _second_names(self.state_dict())
-
-    def tie_weights(self) -> None:
-        """Ties the student's head to its embeddings again, where they are one, after a state was loaded."""
-        self.student.tie_weights()
-
-    @property
-    def teacher(self) -> PreTrainedModel:
-        """The frozen teacher."""
-        return self._teacher[0]
-
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Summed KL over the tokens whose label is not -100; divide by their number in the global batch."""
-        with torch.no_grad():
-            teacher_hidden_BTD = _hidden_states(self.teacher, input_ids)
-        student_hidden_BTD = _hidden_states(self.student, input_ids)
-        return forward_kl(
-            student_hidden_BTD.flatten(0, 1),
-            _head(self.student),
-            teacher_hidden_BTD.flatten(0, 1),
-            _head(self.teacher),
-            temperature=self._temperature,
-            mask_N=(labels != -100).flatten(),
-        )
+SCHEDULER_FILE = "scheduler.pt"
 
 
 class DistillationTrainer(Trainer):  # type: ignore[misc]
-    """HF Trainer whose loss is the mean KL over all counted tokens of the global batch.
+    """Trainer whose loss is the mean over all counted tokens of the global batch.
 
-    NemotronH's forward takes **kwargs, so Trainer leaves the division by the number of items to the loss. Dividing the
-    sum by `num_items_in_batch` makes one large batch, accumulation and several ranks agree.
+    Dividing the sum by `num_items_in_batch` makes one large batch, accumulation and several processes agree. Left to
+    itself Trainer would average over neither, since NemotronH's forward takes **kwargs.
+
+    Args:
+        model: Student and teacher.
+        sharded: The model's weights are shards already, so that Trainer neither copies nor wraps it.
+        kwargs: Trainer's own.
     """
 
-    def __init__(self, *, model: DistillationModel, **kwargs: Any) -> None:
+    def __init__(self, *, model: DistillationModel, sharded: bool = False, **kwargs: Any) -> None:
+        # One process drives one device; Trainer would spread it over all that it sees.
+        kwargs["args"]._n_gpu = min(1, kwargs["args"].n_gpu)
         super().__init__(model=model, **kwargs)
         self.model_accepts_loss_kwargs = True
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        # A head that is tied to the embeddings is one tensor under two names, which safetensors refuses to write twice.
-        state = self.model.state_dict() if state_dict is None else state_dict
-        again = set(_second_names(state))
-        super()._save(output_dir, {name: tensor for name, tensor in state.items() if name not in again})
+        self._sharded = sharded
+        # Trainer's own way for a model that comes sharded; it is told afterwards, since it refuses to save such models.
+        self.is_distributed_loading_by_transformers = sharded
+        self._parts = torch.zeros(len(PARTS))
+        self._parts_since = 0
 
     def compute_loss(
         self,
@@ -75,26 +45,54 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Mean loss of the global batch, times the ranks that DDP will average over."""
-        loss_sum = model(**inputs)
-        items = (inputs["labels"] != -100).sum() if num_items_in_batch is None else num_items_in_batch
-        ranks = 1 if num_items_in_batch is None else self.accelerator.num_processes
-        loss = loss_sum / items * ranks
-        return (loss, {}) if return_outputs else loss
+        """This process's share of the mean loss, times the processes, over which gradients are averaged."""
+        assert num_items_in_batch is not None
+        sums = model(**inputs)
+        means = sums / num_items_in_batch * self.accelerator.num_processes
+        self._parts = self._parts.to(means.device) + means.detach()
+        return (means[0], {}) if return_outputs else means[0]
 
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Logs the parts of the loss beside it, each as a mean since the last time."""
+        if "loss" in logs:
+            steps = max(1, self.state.global_step - self._parts_since)
+            parts = self.accelerator.reduce(self._parts, reduction="mean") / steps
+            logs |= {name: float(part) for name, part in zip(PARTS[1:], parts[1:], strict=True)}
+            self._parts, self._parts_since = torch.zeros_like(self._parts), self.state.global_step
+        super().log(logs, *args, **kwargs)
 
-def _second_names(state: Mapping[str, torch.Tensor]) -> list[str]:
-    first = {(tensor.data_ptr(), tensor.shape): name for name, tensor in reversed(list(state.items()))}
-    return [name for name, tensor in state.items() if first[tensor.data_ptr(), tensor.shape] != name]
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        # Each micro-batch's gradients are reduced at once: put off, every process would hold them whole.
+        return nullcontext()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the weights; shards go with the optimizer's state."""
+        if self._sharded:
+            Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
+        else:
+            super().save_model(output_dir, _internal_call=_internal_call)
 
-def _hidden_states(model: PreTrainedModel, ids_BT: torch.Tensor) -> torch.Tensor:
-    backbone: Any = model.base_model
-    hidden_BTD: torch.Tensor = backbone(ids_BT, use_cache=False).last_hidden_state
-    return hidden_BTD
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        # A head that is tied to the embeddings is one tensor under two names, which safetensors refuses to write twice.
+        state = self.model.state_dict() if state_dict is None else state_dict
+        again = set(second_names(state))
+        super()._save(output_dir, {name: tensor for name, tensor in state.items() if name not in again})
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_shards(self.model, self.optimizer.optimizer, Path(output_dir))
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_FILE)
 
-def _head(model: PreTrainedModel) -> torch.Tensor:
-    head: Any = model.get_output_embeddings()
-    weight_VD: torch.Tensor = head.weight
-    return weight_VD
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self._sharded:  # shards are loaded with the optimizer's state
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self._sharded or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_shards(self.model, self.optimizer.optimizer, Path(checkpoint))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from minitron.hybrid.artefact import HEADER_FILE
 from minitron.hybrid.axes import tensor_shape
 from minitron.hybrid.config import read_config, shape_from_config
 from minitron.hybrid.headers import StoredTensor, read_headers
@@ -19,7 +20,7 @@ CARD_FILE = "README.md"
 LINEAGE_FILE = "lineage.json"
 # What is written anew for each checkpoint, and is neither its weights nor its tokenizer.
 PLAN_FILE = "prune.plan"  # not .safetensors, which engines would load as weights
-ABOUT_FILES = (CARD_FILE, LINEAGE_FILE, PLAN_FILE)
+ABOUT_FILES = (CARD_FILE, LINEAGE_FILE, PLAN_FILE, HEADER_FILE)
 # Weight and code-repository files: everything else in a folder (tokenizer, templates) is carried along as it is.
 WEIGHT_SUFFIXES = (
     ".safetensors",

@@ -108,14 +108,14 @@ def new_model(config: Any, *, seed: int) -> PreTrainedModel:
     return _settled(model)
 
 
-def save_model(model: PreTrainedModel, template: Checkpoint, output: Path) -> Checkpoint:
-    """Writes a model's weights as a checkpoint like another one: its names on disk, dtypes, config and other files.
+def save_model(state: Mapping[str, torch.Tensor], template: Checkpoint, output: Path) -> Checkpoint:
+    """Writes a model's state as a checkpoint like another one: its names on disk, dtypes, config and other files.
 
     Raises:
         ValueError: The model's tensors are not those of the other checkpoint.
     """
     output.mkdir(parents=True, exist_ok=True)
-    state, places = model.state_dict(), model_places(template.shape)
+    places = model_places(template.shape)
     if template.extras:
         logger.warning("%s: layers that predict further tokens are kept as they were, untrained", output)
 

@@ -43,12 +43,17 @@ def read_fp32(stored: StoredTensor, *, first: int = 0, count: int | None = None)
         for begin in range(0, len(flat), len(buffer)):
             part = flat[begin : begin + len(buffer)]
             source = buffer[: len(part)]
-            _fill(file, source)
+            fill(file, source)
             _convert(source, part, is_bf16=stored.dtype == "BF16")
     return result
 
 
-def _fill(file: Any, source: npt.NDArray[Any]) -> None:
+def fill(file: Any, source: npt.NDArray[Any]) -> None:
+    """Reads an array's bytes from a file's position on, into the array.
+
+    Raises:
+        ValueError: The file ends before that.
+    """
     view = source.view(np.uint8).data
     filled = 0
     while filled < len(view):

@@ -4,14 +4,15 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from minitron.hybrid.blocks import TextSource, TokenBlocks, blend_sources, shuffled_shares
+from minitron.hybrid.blocks import TokenBlocks, blend_sources, tokenise_batch
+from minitron.hybrid.sources import TextSource, shuffled_shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +76,11 @@ def pad_documents(documents: Iterable[str], tokenizer: Any, *, seq_len: int, num
     """
     rows: list[list[int]] = []
     lengths: list[int] = []
-    for document in documents:
-        if len(rows) == num_samples:
-            break
-        ids = [*tokenizer(document, verbose=False)["input_ids"], tokenizer.eos_token_id][:seq_len]
-        lengths.append(len(ids))
-        rows.append(ids + [tokenizer.pad_token_id] * (seq_len - len(ids)))
+    taken = islice(documents, num_samples)
+    while found := tokenise_batch(taken, tokenizer):
+        for ids in (document[:seq_len] for document in found):
+            lengths.append(len(ids))
+            rows.append(ids + [tokenizer.pad_token_id] * (seq_len - len(ids)))
     if not rows:
         raise ValueError("the text must hold at least one document, it holds none")
     return Samples(token_ids=np.asarray(rows, dtype=np.int32), lengths=np.asarray(lengths, dtype=np.int64))

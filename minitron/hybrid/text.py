@@ -1,11 +1,12 @@
 """Documents of text from files or a named dataset, one string each."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
+PARQUET_ROWS = 1024  # held as Python strings at a time
 
 
 def is_text_file(source: str) -> bool:
@@ -73,9 +74,21 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _read_txt(path: Path) -> Iterator[str]:
     _require_file(path)
-    for part in path.read_text(encoding="utf-8").split("\n---\n"):
-        if part.strip():
-            yield part
+    with path.open(encoding="utf-8") as file:
+        for part in _split(file):
+            if part.strip():
+                yield part
+
+
+def _split(lines: Iterable[str]) -> Iterator[str]:
+    part: list[str] = []
+    for line in lines:
+        if line == "---\n" and part:  # the line break before it belongs to the separator, too
+            yield "".join(part)[:-1]
+            part = []
+        else:
+            part.append(line)
+    yield "".join(part)
 
 
 def _read_parquet(path: Path, field: str) -> Iterator[str]:
@@ -85,9 +98,9 @@ def _read_parquet(path: Path, field: str) -> Iterator[str]:
     table = pq.ParquetFile(path)
     if field not in table.schema_arrow.names:
         raise ValueError(f"{path} must have a column {field!r}, it has {', '.join(table.schema_arrow.names)}")
-    for batch in table.iter_batches(columns=[field]):
-        for number, text in enumerate(batch.column(0).to_pylist()):
-            yield _text_of({field: text}, field, f"{path} row {number}")
+    batches = table.iter_batches(PARQUET_ROWS, columns=[field])
+    for number, text in enumerate(text for batch in batches for text in batch.column(0).to_pylist()):
+        yield _text_of({field: text}, field, f"{path} row {number}")
 
 
 def _read_dataset(name: str, field: str, split: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from minitron.hybrid.checkpoint import Checkpoint, carried_files, open_checkpoint
 from minitron.hybrid.config import config_for_shape
+from minitron.hybrid.disk import reporting_full_disk
 from minitron.hybrid.extras import extra_cuts
 from minitron.hybrid.headers import INDEX_FILE
 from minitron.hybrid.model import TORCH_DTYPES
@@ -16,7 +17,7 @@ from minitron.hybrid.slicing import tensor_cuts
 from minitron.hybrid.weights import DEFAULT_SHARD_BYTES, copy_files, write_json
 from minitron.prune.gate import check_logits, check_params, check_range
 from minitron.prune.plan import PrunePlan
-from minitron.prune.writing import CONFIG_FILE, Layout, plan_layout, reporting_full_disk, resumable, write_layout
+from minitron.prune.writing import CONFIG_FILE, Layout, plan_layout, resumable, write_layout
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,11 @@ from transformers import PreTrainedModel
 from minitron.evaluate import evaluate_text
 from minitron.hybrid.artefact import write_artefact
 from minitron.hybrid.axes import tensor_shape
-from minitron.hybrid.blocks import TextSource, TokenBlocks, blend_sources
+from minitron.hybrid.blocks import TokenBlocks, blend_sources
 from minitron.hybrid.checkpoint import Checkpoint, carried_files, checkpoint_hashes, file_hash, open_checkpoint
 from minitron.hybrid.config import config_for_shape
 from minitron.hybrid.model import check_device, load_model, load_tokenizer
+from minitron.hybrid.sources import TextSource
 from minitron.hybrid.text import is_text_file
 from minitron.hybrid.weights import copy_files, write_json
 from minitron.quantize.dequantise import check_weights

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from minitron.hybrid.text import is_text_file
 from minitron.recipe.distill import DistillSection
+from minitron.recipe.leaks import find_leaks
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.search import UNION_TAGS
 from minitron.recipe.section import RecipeError, Section, Source
@@ -43,7 +44,11 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError("\n".join(_fault(path, fault, Recipe) for fault in error.errors())) from error
-    return _resolve_paths(recipe, path.resolve().parent)
+    recipe = _resolve_paths(recipe, path.resolve().parent)
+    leaks = find_leaks(recipe)
+    if leaks:
+        raise RecipeError("\n".join(f"{path}: {leak}" for leak in leaks))
+    return recipe
 
 
 def make_section(kind: type[SectionT], values: dict[str, Any], overrides: tuple[str, ...] = ()) -> SectionT:

@@ -29,3 +29,6 @@ class Source(Section):
     excerpt_chars: PositiveInt | None = Field(
         default=None, description="Cut documents into excerpts of so many characters before shuffling; whole if unset."
     )
+    held_out: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0, description="Share of the documents, picked by the hash of their text, that only evaluation reads."
+    )

@@ -58,7 +58,12 @@ def model_card(lineage: Mapping[str, Any], *, name: str, params: int, shape: Map
     )
 
 
-_PAST = {"prune": "pruned", "distill": "distilled from its teacher's logits"}
+_PAST = {
+    "prune": "pruned",
+    "distill": "distilled from its teacher's logits",
+    "correct": "fine-tuned on the text of the distillation",
+    "merge": "merged with other checkpoints of its shape",
+}
 
 
 def _shape_table(teacher: Mapping[str, Any], params: int, shape: Mapping[str, Any]) -> Iterator[str]:

@@ -4,7 +4,7 @@ import numpy as np
 
 from minitron.hybrid.checkpoint import Checkpoint
 from minitron.hybrid.shape import HybridShape
-from minitron.recipe import DistillSection, Recipe
+from minitron.recipe import DistillSection, Recipe, TrainSection
 from minitron.search import solve_budget
 from minitron.stages.depth import kept_blocks
 from minitron.stages.score import calibration_settings
@@ -31,15 +31,21 @@ def check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
     if depth is not None:
         depth.quotas.check(teacher.hybrid_override_pattern, teacher.num_hidden_layers - depth.remove)
     _check_search(recipe, teacher)
-    _check_tokens("distill", recipe.distill, recipe.distill.tokens)
+    _check_curriculum("distill", recipe.distill)
     if recipe.search.choose == "tournament":
-        rounds = recipe.search.tournament.tokens
-        _check_tokens("search.tournament", recipe.distill, min(rounds))
-        steps = [tokens // (recipe.distill.batch_size * recipe.distill.seq_len) for tokens in rounds]
+        rounds, first = recipe.search.tournament.tokens, recipe.distill.curriculum[0]
+        _check_tokens("search.tournament", first, min(rounds))
+        steps = [tokens // (first.batch_size * first.seq_len) for tokens in rounds]
         if len(set(steps)) < len(steps):
             raise ValueError(f"every round of a tournament must train at least one batch, they end at steps {steps}")
     if recipe.depth_first is not None:
-        _check_tokens("depth_first.distill", recipe.depth_first.distill, recipe.depth_first.distill.tokens)
+        _check_curriculum("depth_first.distill", recipe.depth_first.distill)
+        if recipe.depth_first.distill.teacher.mode == "cached":
+            raise ValueError(
+                "depth_first.distill.teacher.mode must be online or layerwise, caches are of distill alone"
+            )
+    if recipe.correct_teacher is not None:
+        _check_tokens("correct_teacher", recipe.correct_teacher, recipe.correct_teacher.tokens)
 
 
 def _check_search(recipe: Recipe, teacher: HybridShape) -> None:
@@ -67,7 +73,17 @@ def _check_search(recipe: Recipe, teacher: HybridShape) -> None:
         )
 
 
-def _check_tokens(name: str, section: DistillSection, tokens: int) -> None:
+def _check_curriculum(name: str, section: DistillSection) -> None:
+    for stage, found in zip(section.stage_names, section.curriculum, strict=True):
+        _check_tokens(f"{name}.stages.{stage}" if section.stages else name, found, found.tokens or 0)
+        if found.micro_batch_size is not None and found.batch_size % found.micro_batch_size:
+            raise ValueError(
+                f"{name}.micro_batch_size must divide the batch of {found.batch_size} blocks in stage {stage}, got "
+                f"{found.micro_batch_size}"
+            )
+
+
+def _check_tokens(name: str, section: TrainSection, tokens: int) -> None:
     batch_tokens = section.batch_size * section.seq_len
     if tokens < batch_tokens:
         raise ValueError(

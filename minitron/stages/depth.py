@@ -1,27 +1,27 @@
-"""The first of the two published steps: blocks are removed and the loss of them is distilled away, before any width.
+"""The first of the two published steps: blocks are removed, and the loss of them is distilled away, before any width.
 
 Source: arXiv 2508.14444 (62 -> 56 blocks, distillation, then the widths). A recipe without `depth_first` has no such
 step, and its search may cut depth and widths together.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model
+from minitron.hybrid.ranks import Ranks
 from minitron.hybrid.shape import HybridShape
 from minitron.importance import BlockQuotas, load_scores, top_blocks
 from minitron.importance.scores import ScoreArray
 from minitron.recipe import DepthFirstSection, Recipe
-from minitron.stages.data import data_hashes
-from minitron.stages.distill import recover
-from minitron.stages.files import CHECKPOINT_FOLDER, SCORES_FILE, Folders
+from minitron.stages.correct import correct_origin
+from minitron.stages.distill import kept_by, recover
+from minitron.stages.files import CHECKPOINT_FOLDER, PLAN_FILE, SCORES_FILE, Folders
 from minitron.stages.prune import prune_origin, prune_section, prune_to
 from minitron.stages.score import score_folder, score_origin
+from minitron.stages.teachers import Taught
+from minitron.stages.train import load_trained, taught_by, train_origin
 
 SCORES_FOLDER = "score"
-PRUNED_FOLDER = "pruned"
 
 
 def kept_blocks(recipe: Recipe, shape: HybridShape, depth_L: ScoreArray, kept: int) -> tuple[int, ...]:
@@ -41,10 +41,13 @@ def depth_settings(recipe: Recipe) -> dict[str, Any]:
         "score": _depth_origin(recipe),
         "num_hidden_layers": section.num_hidden_layers,
         "keep_attention": recipe.search.keep_attention,
-        "distill": section.distill.model_dump(exclude={"data", "save_steps"}),
-        "data": data_hashes(section.distill.data),
         **prune_origin(recipe),
     }
+
+
+def depth_distill_settings(recipe: Recipe) -> dict[str, Any]:
+    """Everything that the recovery from the first step depends on, beside its cut."""
+    return {"distill": train_origin(_section(recipe).distill), "corrected": correct_origin(recipe)}
 
 
 def _depth_origin(recipe: Recipe) -> dict[str, Any]:
@@ -54,27 +57,40 @@ def _depth_origin(recipe: Recipe) -> dict[str, Any]:
 
 
 def run_depth(recipe: Recipe, folders: Folders, output: Path) -> None:
-    """Teacher -> a checkpoint with fewer blocks, distilled; goes on where it was interrupted."""
+    """Teacher -> a checkpoint with fewer blocks; goes on where it was interrupted."""
     section, teacher = _section(recipe), open_checkpoint(Path(recipe.teacher))
-    scores_folder, pruned = output / SCORES_FOLDER, output / PRUNED_FOLDER
+    scores_folder = output / SCORES_FOLDER
     if not (scores_folder / SCORES_FILE).is_file():
         scores_folder.mkdir(exist_ok=True)
         score_folder(teacher.folder, recipe.score, scores_folder, seed=recipe.seed, device=recipe.device)
     scores = load_scores(scores_folder / SCORES_FILE)
     layers = kept_blocks(recipe, teacher.shape, scores.depth, section.num_hidden_layers)
-    template = prune_to(
+    prune_to(
         teacher,
         scores,
         teacher.shape.resized(layers=layers),
         layers,
-        pruned / CHECKPOINT_FOLDER,
+        output / CHECKPOINT_FOLDER,
         section=prune_section(recipe),
         seed=recipe.seed,
         device=recipe.device,
     )
-    student = load_model(template.folder, device=recipe.device)
-    recover(recipe.model_copy(update={"distill": section.distill}), student, template, output)
-    shutil.rmtree(pruned)
+
+
+def run_depth_distill(recipe: Recipe, folders: Folders, output: Path) -> None:
+    """The checkpoint with fewer blocks, distilled; goes on where it was interrupted."""
+    section, ranks = _section(recipe).distill, Ranks(recipe.device)
+    cut = open_checkpoint(folders["depth"] / CHECKPOINT_FOLDER)
+    recover(
+        recipe,
+        load_trained(cut, section, ranks, device=recipe.device),
+        cut,
+        output,
+        section=section,
+        taught=Taught(folder=taught_by(recipe, folders)),
+        kept=kept_by([folders["depth"] / PLAN_FILE]),
+        ranks=ranks,
+    )
 
 
 def _section(recipe: Recipe) -> DepthFirstSection:

@@ -1,71 +1,197 @@
-"""Pruned checkpoint + teacher -> distilled checkpoint and its loss curve."""
+"""Pruned checkpoint + teacher -> distilled checkpoint and its loss curve, over one stage or a curriculum of several."""
 
 import shutil
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from minitron.distill import DistillRecord, DistillSettings, distill
-from minitron.hybrid.blocks import blend_sources
+from minitron.distill import HIDDEN_LOSSES, DistillRecord, HiddenMatch, distill, merge_checkpoints
 from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
 from minitron.hybrid.lineage import lineage_of
-from minitron.hybrid.model import load_model, load_tokenizer, save_model
-from minitron.hybrid.weights import write_json
-from minitron.recipe import DistillSection, Recipe
+from minitron.hybrid.ranks import Ranks
+from minitron.prune import load_plan
+from minitron.recipe import DistillSection, HiddenSection, Recipe
 from minitron.stages.about import write_about
-from minitron.stages.data import data_hashes, text_sources
-from minitron.stages.files import CHECKPOINT_FOLDER, RECORD_FILE, STATE_FOLDER, Folders
+from minitron.stages.files import CHECKPOINT_FOLDER, PLAN_FILE, RECORD_FILE, STATE_FOLDER, Folders
+from minitron.stages.teachers import Taught, open_teachers
+from minitron.stages.train import (
+    load_trained,
+    objective_of,
+    read_record,
+    taught_by,
+    train_origin,
+    train_settings,
+    write_record,
+    write_trained,
+)
+
+STAGES_FOLDER = "stages"
 
 
-def distill_settings(section: DistillSection) -> DistillSettings:
-    """The recipe's settings as distillation takes them."""
-    return DistillSettings(
-        batch_size=section.batch_size,
-        learning_rate=section.learning_rate,
-        warmup_steps=section.warmup_steps,
-        temperature=section.temperature,
-        weight_decay=section.weight_decay,
-        save_steps=section.save_steps,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a student has of its teacher.
+
+    Attributes:
+        layers: The teacher's blocks, in the student's order.
+        channels: The teacher's hidden channels; None when all.
+    """
+
+    layers: tuple[int, ...]
+    channels: tuple[int, ...] | None = None
+
+
+def kept_by(plans: Sequence[Path]) -> Kept:
+    """What is left of a teacher after cuts in order, each given by the file of its plan."""
+    layers: tuple[int, ...] | None = None
+    channels: tuple[int, ...] | None = None
+    for plan in map(load_plan, plans):
+        layers = tuple(plan.keep.layers) if layers is None else tuple(layers[layer] for layer in plan.keep.layers)
+        found = plan.keep.indices.get(("hidden_size", None))
+        if found is not None:
+            kept = tuple(int(channel) for channel in found)
+            channels = kept if channels is None else tuple(channels[channel] for channel in kept)
+    assert layers is not None
+    return Kept(layers=layers, channels=channels)
+
+
+def recover(
+    recipe: Recipe,
+    student: PreTrainedModel,
+    template: Checkpoint,
+    output: Path,
+    *,
+    section: DistillSection | None = None,
+    taught: Taught | None = None,
+    kept: Kept | None = None,
+    ranks: Ranks | None = None,
+) -> DistillRecord:
+    """Distils a student and writes it as a checkpoint like another one; goes on where it was interrupted.
+
+    Students of a curriculum's earlier stages, and all that are merged, stay in `stages/`.
+
+    Args:
+        recipe: The recipe.
+        student: What is trained first; later stages of a curriculum load what the one before them wrote.
+        template: The checkpoint whose form the student has.
+        output: Where the student, the record and each stage's students are written.
+        section: How to distil; the recipe's section when None.
+        taught: Where the teacher's signal comes from; the recipe's teacher when None.
+        kept: What the student has of the teacher, where hidden states are matched.
+        ranks: The processes that take part.
+    """
+    section = section or recipe.distill
+    taught = taught or Taught(folder=Path(recipe.teacher))
+    ranks = ranks or Ranks(recipe.device)
+    teachers = open_teachers(recipe, section, taught, ranks)
+    records: list[DistillRecord] = []
+    written: list[Checkpoint] = []
+    for name, stage in zip(section.stage_names, section.curriculum, strict=True):
+        folder = output / STAGES_FOLDER / name
+        if not (folder / RECORD_FILE).is_file():
+            if written:
+                student = load_trained(written[-1], stage, ranks, device=recipe.device)
+            blocks_NT, teacher = teachers(name, stage, output / STATE_FOLDER)
+            record = distill(
+                student,
+                teacher,
+                blocks_NT,
+                train_settings(stage, objective_of(stage.loss), hidden=_hidden_match(stage.loss.hidden, kept)),
+                state_folder=output / STATE_FOLDER / name,
+                seed=recipe.seed,
+                ranks=ranks,
+            )
+            del teacher
+            write_trained(student, record, template, folder, ranks)
+        records.append(read_record(folder / RECORD_FILE))
+        written.append(_written(folder, output))
+    whole = _joined(records)
+    if ranks.is_first:
+        _finish(recipe, section, template, written, records, output)
+    ranks.wait()
+    return whole
+
+
+def _written(folder: Path, output: Path) -> Checkpoint:
+    # An attempt that was interrupted while it finished may have moved the last student to where the result belongs.
+    own = folder / CHECKPOINT_FOLDER
+    return open_checkpoint(own if own.exists() else output / CHECKPOINT_FOLDER)
+
+
+def _hidden_match(section: HiddenSection | None, kept: Kept | None) -> HiddenMatch | None:
+    if section is None:
+        return None
+    if kept is None:
+        raise ValueError("loss.hidden needs a student that was cut from its teacher, this one's plan is not known")
+    last = len(kept.layers) - 1
+    chosen = section.blocks or (*range(3, last, 4), last)
+    beyond = [block for block in chosen if block > last]
+    if beyond:
+        raise ValueError(f"loss.hidden.blocks must be the student's, 0 to {last}, got {beyond[0]}")
+    return HiddenMatch(
+        loss=HIDDEN_LOSSES[section.kind](),
+        weight=section.weight,
+        pairs=tuple((block, kept.layers[block]) for block in chosen),
+        channels=kept.channels,
     )
 
 
-def recover(recipe: Recipe, student: PreTrainedModel, template: Checkpoint, output: Path) -> DistillRecord:
-    """Distils a student from the recipe's teacher and writes it as a checkpoint like another one."""
-    section = recipe.distill
-    teacher = Path(recipe.teacher)
-    blocks_NT = blend_sources(
-        text_sources(section.data),
-        load_tokenizer(teacher),
-        seq_len=section.seq_len,
-        num_blocks=max(1, section.tokens // section.seq_len),
-        seed=recipe.seed,
-    )
-    record = distill(
-        student,
-        load_model(teacher, device=recipe.device),
-        blocks_NT,
-        distill_settings(section),
-        state_folder=output / STATE_FOLDER,
-        seed=recipe.seed,
-    )
-    written = save_model(student, template, output / CHECKPOINT_FOLDER)
+def _joined(records: Sequence[DistillRecord]) -> DistillRecord:
+    curve: list[tuple[int, float]] = []
+    tokens = 0
+    for record in records:
+        curve += [(tokens + at, loss) for at, loss in record.curve]
+        tokens += record.tokens
+    return DistillRecord(curve=tuple(curve), tokens=tokens, seconds=sum(record.seconds for record in records))
+
+
+def _finish(
+    recipe: Recipe,
+    section: DistillSection,
+    template: Checkpoint,
+    written: Sequence[Checkpoint],
+    records: Sequence[DistillRecord],
+    output: Path,
+) -> None:
+    final, last = output / CHECKPOINT_FOLDER, written[-1].folder
+    if last != final:
+        shutil.rmtree(final, ignore_errors=True)
+    if len(section.merge) > 1:
+        result = merge_checkpoints(written[-len(section.merge) :], section.merge, final)
+    else:
+        result = open_checkpoint(last.rename(final))
+    whole = _joined(records)
     write_about(
-        written,
+        result,
         lineage_of(template, hashes=checkpoint_hashes(template.folder)),
         "distill",
         recipe=recipe.name,
         seed=recipe.seed,
-        tokens=record.tokens,
-        settings=section.model_dump(exclude={"data", "tokens", "save_steps"}),
-        data=data_hashes(section.data),
+        tokens=whole.tokens,
+        **train_origin(section),
     )
-    write_json(output / RECORD_FILE, asdict(record))
+    named = zip(section.stage_names, records, strict=True)
+    write_record(whole, output / RECORD_FILE, stages=[{"name": name, "tokens": found.tokens} for name, found in named])
     shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
-    return record
+    if len(written) == 1:
+        shutil.rmtree(output / STAGES_FOLDER)
 
 
 def run_distill(recipe: Recipe, folders: Folders, output: Path) -> None:
     """Pruned checkpoint + teacher -> distilled checkpoint and its loss curve."""
+    ranks = Ranks(recipe.device)
     pruned = open_checkpoint(folders["prune"] / CHECKPOINT_FOLDER)
-    recover(recipe, load_model(pruned.folder, device=recipe.device), pruned, output)
+    plans = [folders["prune"] / PLAN_FILE]
+    if recipe.depth_first is not None:
+        plans.insert(0, folders["depth"] / PLAN_FILE)
+    recover(
+        recipe,
+        load_trained(pruned, recipe.distill, ranks, device=recipe.device),
+        pruned,
+        output,
+        taught=Taught(folder=taught_by(recipe, folders), cache=folders["cache"]),
+        kept=kept_by(plans),
+        ranks=ranks,
+    )

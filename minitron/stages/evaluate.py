@@ -30,7 +30,11 @@ def evaluate_folder(
     checkpoint, tokenizer = open_checkpoint(folder), load_tokenizer(folder)
     model = load_model(folder, device=device)
     blocks_NT = blend_sources(
-        text_sources(section.data), tokenizer, seq_len=section.seq_len, num_blocks=section.blocks, seed=seed
+        text_sources(section.data, held_out=True),
+        tokenizer,
+        seq_len=section.seq_len,
+        num_blocks=section.blocks,
+        seed=seed,
     )
     text = evaluate_text(model, blocks_NT, teacher=teacher)
     metrics: dict[str, Any] = {

@@ -21,7 +21,7 @@ Folders = Mapping[str, Path]
 
 def cut_source(recipe: Recipe, folders: Folders) -> Path:
     """The checkpoint that is scored, searched and pruned: the teacher, or what the first of two steps left of it."""
-    return Path(recipe.teacher) if recipe.depth_first is None else folders["depth"] / CHECKPOINT_FOLDER
+    return Path(recipe.teacher) if recipe.depth_first is None else folders["depth_distill"] / CHECKPOINT_FOLDER
 
 
 def read_candidates(folder: Path) -> dict[str, Any]:

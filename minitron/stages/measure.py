@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from minitron.distill import DivergedError, distill
+from minitron.distill import DivergedError, OnlineTeacher, distill
 from minitron.evaluate import evaluate_text
 from minitron.hybrid.blocks import TokenBlocks, blend_sources
 from minitron.hybrid.checkpoint import Checkpoint
@@ -24,7 +24,7 @@ from minitron.recipe import Recipe
 from minitron.search import Candidate
 from minitron.search.tournament import Standing, TournamentResult, run_tournament
 from minitron.stages.data import text_sources
-from minitron.stages.distill import distill_settings
+from minitron.stages.train import objective_of, train_settings
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,9 @@ class _Bench:
     """
 
     def __init__(self, recipe: Recipe, source: Checkpoint, scores: Scores) -> None:
-        section, rounds = recipe.distill, recipe.search.tournament
+        # A tournament is over within the first stage of a curriculum; hidden states and merging are left to it.
+        section, rounds = recipe.distill.curriculum[0], recipe.search.tournament
+        self.section = section
         self.source, self.scores = source, scores
         self.teacher = load_model(Path(recipe.teacher), device=recipe.device)
         is_teacher = source.folder.resolve() == Path(recipe.teacher).resolve()
@@ -143,9 +145,9 @@ def _tournament(
         try:
             record = distill(
                 student,
-                bench.teacher,
+                OnlineTeacher(bench.teacher),
                 bench.train_NT,
-                distill_settings(recipe.distill),
+                train_settings(bench.section, objective_of(bench.section.loss)),
                 state_folder=_candidate_folder(folder, index),
                 seed=recipe.seed,
                 stop_after_tokens=tokens,

@@ -7,8 +7,15 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from minitron.distill import DistillSettings, DivergedError, distill
-from minitron.distill.trainer import DistillationModel, DistillationTrainer
+from minitron.distill import (
+    DistillationModel,
+    DistillationTrainer,
+    DistillSettings,
+    DivergedError,
+    Objective,
+    OnlineTeacher,
+    distill,
+)
 from minitron.hybrid.shape import HybridShape
 from tests.conftest import make_dense_shape, make_tiny_model
 
@@ -23,7 +30,12 @@ def test_distillation_brings_the_student_closer(tmp_path: Path, tiny_shape: Hybr
     student, teacher = make_tiny_model(tiny_shape, seed=1), make_tiny_model(tiny_shape, seed=0)
     before = [parameter.clone() for parameter in teacher.parameters()]
     record = distill(
-        student, teacher, make_blocks(60), replace(SETTINGS, learning_rate=1e-2), state_folder=tmp_path, seed=0
+        student,
+        OnlineTeacher(teacher),
+        make_blocks(60),
+        replace(SETTINGS, learning_rate=1e-2),
+        state_folder=tmp_path,
+        seed=0,
     )
     assert record.tokens == 60 * 12
     assert record.curve[-1][1] < 0.7 * record.curve[0][1]
@@ -42,9 +54,9 @@ def test_one_large_batch_and_accumulated_small_ones_agree_under_uneven_masks(
             ids_T = torch.from_numpy(row.astype(np.int64))
             labels_T = ids_T.clone()
             labels_T[length:] = -100
-            samples.append({"input_ids": ids_T, "labels": labels_T})
+            samples.append({"input_ids": ids_T, "labels": labels_T, "index": torch.tensor(len(samples))})
         trainer = DistillationTrainer(
-            model=DistillationModel(student, teacher, temperature=1.0),
+            model=DistillationModel(student, OnlineTeacher(teacher), Objective()),
             args=TrainingArguments(
                 output_dir=str(tmp_path),
                 max_steps=1,
@@ -73,7 +85,14 @@ def test_an_interrupted_distillation_goes_on_to_the_same_weights(
 ) -> None:
     settings = DistillSettings(batch_size=2, learning_rate=3e-3, warmup_steps=2, save_steps=3)
     whole = make_tiny_model(tiny_shape, seed=1)
-    distill(whole, make_tiny_model(tiny_shape), make_blocks(20), settings, state_folder=tmp_path / "a", seed=0)
+    distill(
+        whole,
+        OnlineTeacher(make_tiny_model(tiny_shape)),
+        make_blocks(20),
+        settings,
+        state_folder=tmp_path / "a",
+        seed=0,
+    )
 
     original, calls = DistillationModel.forward, []
 
@@ -86,11 +105,23 @@ def test_an_interrupted_distillation_goes_on_to_the_same_weights(
     resumed = make_tiny_model(tiny_shape, seed=1)
     monkeypatch.setattr(DistillationModel, "forward", fails_at_step_8)
     with pytest.raises(RuntimeError, match="killed"):
-        distill(resumed, make_tiny_model(tiny_shape), make_blocks(20), settings, state_folder=tmp_path / "b", seed=0)
+        distill(
+            resumed,
+            OnlineTeacher(make_tiny_model(tiny_shape)),
+            make_blocks(20),
+            settings,
+            state_folder=tmp_path / "b",
+            seed=0,
+        )
     monkeypatch.undo()
     resumed = make_tiny_model(tiny_shape, seed=1)
     record = distill(
-        resumed, make_tiny_model(tiny_shape), make_blocks(20), settings, state_folder=tmp_path / "b", seed=0
+        resumed,
+        OnlineTeacher(make_tiny_model(tiny_shape)),
+        make_blocks(20),
+        settings,
+        state_folder=tmp_path / "b",
+        seed=0,
     )
     assert record.tokens == 20 * 12
     for left, right in zip(whole.parameters(), resumed.parameters(), strict=True):
@@ -100,7 +131,7 @@ def test_an_interrupted_distillation_goes_on_to_the_same_weights(
 def test_fewer_blocks_than_a_batch_are_refused(tmp_path: Path, tiny_shape: HybridShape) -> None:
     model = make_tiny_model(tiny_shape)
     with pytest.raises(ValueError, match="at least one batch of 2 blocks, got 1"):
-        distill(model, model, make_blocks(1), SETTINGS, state_folder=tmp_path, seed=0)
+        distill(model, OnlineTeacher(model), make_blocks(1), SETTINGS, state_folder=tmp_path, seed=0)
 
 
 def test_a_diverged_loss_is_an_error_and_not_a_student(tmp_path: Path, tiny_shape: HybridShape) -> None:
@@ -108,7 +139,9 @@ def test_a_diverged_loss_is_an_error_and_not_a_student(tmp_path: Path, tiny_shap
     with torch.no_grad():
         next(student.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="the distillation loss must stay finite, it was nan at step 1"):
-        distill(student, make_tiny_model(tiny_shape), make_blocks(8), SETTINGS, state_folder=tmp_path, seed=0)
+        distill(
+            student, OnlineTeacher(make_tiny_model(tiny_shape)), make_blocks(8), SETTINGS, state_folder=tmp_path, seed=0
+        )
 
 
 @pytest.mark.parametrize("save_steps", [0, 3])
@@ -117,7 +150,7 @@ def test_a_stage_that_is_stopped_and_goes_on_ends_as_one_that_never_stopped(
 ) -> None:
     settings = replace(SETTINGS, save_steps=save_steps)
     whole = make_tiny_model(tiny_shape, seed=1)
-    teacher, blocks_NT = make_tiny_model(tiny_shape), make_blocks(20)
+    teacher, blocks_NT = OnlineTeacher(make_tiny_model(tiny_shape)), make_blocks(20)
     straight = distill(whole, teacher, blocks_NT, settings, state_folder=tmp_path / "a", seed=0)
     for tokens in (72, 168, 168, 240):  # 3, 7, 7 (already done) and 10 steps of 2 x 12 tokens
         stopped = make_tiny_model(tiny_shape, seed=1)
@@ -141,12 +174,15 @@ def test_a_loss_that_is_no_number_has_its_own_error(tmp_path: Path, tiny_shape: 
     with torch.no_grad():
         next(iter(student.parameters())).fill_(torch.nan)
     with pytest.raises(DivergedError, match="must stay finite"):
-        distill(student, teacher, make_blocks(4), SETTINGS, state_folder=tmp_path, seed=0)
+        distill(student, OnlineTeacher(teacher), make_blocks(4), SETTINGS, state_folder=tmp_path, seed=0)
 
 
 def test_a_tied_student_stays_tied_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     shape = make_dense_shape("qwen3", tie_word_embeddings=1)
-    teacher, blocks_NT = make_tiny_model(shape, seed=0), np.random.default_rng(0).integers(3, 271, (12, 8))
+    teacher, blocks_NT = (
+        OnlineTeacher(make_tiny_model(shape, seed=0)),
+        np.random.default_rng(0).integers(3, 271, (12, 8)),
+    )
     settings = DistillSettings(batch_size=2, learning_rate=0.01, warmup_steps=0, save_steps=2)
     students = []
     for name, stops in (("whole", [None]), ("stopped", [48, None])):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from minitron.hybrid.blocks import TextSource
 from minitron.hybrid.samples import Samples, blend_samples, pad_documents
+from minitron.hybrid.sources import TextSource
 from tests.conftest import make_tokenizer
 
 EOS, PAD = 2, 0

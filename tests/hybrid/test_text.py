@@ -53,3 +53,26 @@ def test_a_dataset_that_cannot_be_reached_is_one_line() -> None:
     with pytest.raises(ValueError, match="neither a file here nor a dataset that could be opened") as caught:
         list(read_documents("nobody/nothing"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---\na\n---\n---\nb\n---\n\n---\nc\n---",
+        "a\r\n---\r\nb",
+        "a\n---\nb\n\n---\n",
+        "a\n --- \n---",
+        "\n---\nb\n---\n",
+    ],
+)
+def test_a_text_file_is_split_at_lines_of_three_dashes_between_other_lines(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    parts = text.replace("\r\n", "\n").split("\n---\n")
+    assert list(read_documents(str(tmp_path / "a.txt"))) == [part for part in parts if part.strip()]
+
+
+def test_a_row_without_text_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:
+    rows = [*map(str, range(3000)), None]
+    pq.write_table(pa.table({"text": rows}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="row 3000 "):
+        list(read_documents(str(tmp_path / "a.parquet")))

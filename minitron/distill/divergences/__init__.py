@@ -5,6 +5,10 @@ from minitron.distill.divergences.forward_kl import ForwardKL
 from minitron.distill.divergences.jsd import JSD
 from minitron.distill.divergences.reverse_kl import ReverseKL
 
-DIVERGENCES = {"forward_kl": ForwardKL, "reverse_kl": ReverseKL, "jsd": JSD}
+DIVERGENCES: dict[str, type[ForwardKL] | type[ReverseKL] | type[JSD]] = {
+    "forward_kl": ForwardKL,
+    "reverse_kl": ReverseKL,
+    "jsd": JSD,
+}
 
 __all__ = ["DIVERGENCES", "JSD", "Divergence", "ForwardKL", "ReverseKL", "RowSum", "sum_rows"]

@@ -1,6 +1,5 @@
 """Cuts -> files: planned whole, then written at the speed of the disk, resumable."""
 
-from minitron.prune.writing.disk import reporting_full_disk
 from minitron.prune.writing.journal import CONFIG_FILE, is_unfinished, resumable
 from minitron.prune.writing.layout import Layout, plan_layout
 from minitron.prune.writing.stream import write_layout
@@ -10,7 +9,6 @@ __all__ = [
     "Layout",
     "is_unfinished",
     "plan_layout",
-    "reporting_full_disk",
     "resumable",
     "write_layout",
 ]

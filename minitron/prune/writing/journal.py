@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minitron.prune.writing.disk import sync_folder
+from minitron.hybrid.disk import sync_folder
 
 logger = logging.getLogger(__name__)
 

@@ -1,17 +1,17 @@
 """Which tensor of the pruned checkpoint lies where: every shard's header and offsets, known before a byte is read."""
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
 from minitron.hybrid.artefact import hash_inputs
 from minitron.hybrid.checkpoint import Checkpoint
-from minitron.hybrid.headers import DTYPE_BYTES, SINGLE_FILE, StoredTensor
+from minitron.hybrid.headers import DTYPE_BYTES, StoredTensor
 from minitron.hybrid.reading import VIEWS
+from minitron.hybrid.shards import plan_shards, shard_index
 from minitron.hybrid.slicing import TensorCut
 
 # Raised when the bytes that a layout stands for change, so that older unfinished work is not gone on with.
@@ -41,7 +41,7 @@ class Placed:
     stored: StoredTensor
     file: SourceFile
     dtype: str
-    start: int
+    start: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -72,14 +72,15 @@ class Layout:
 
     def index(self) -> dict[str, Any]:
         """What `model.safetensors.index.json` says of the shards."""
-        tensors = [(tensor, shard) for shard in self.shards for tensor in shard.tensors]
-        return {
-            "metadata": {
-                "total_parameters": sum(math.prod(tensor.cut.after) for tensor, _ in tensors),
-                "total_size": sum(tensor.nbytes for tensor, _ in tensors),
-            },
-            "weight_map": {tensor.cut.name: shard.name for tensor, shard in tensors},
-        }
+        return shard_index(
+            {
+                tensor.cut.name: StoredTensor(
+                    file=Path(shard.name), dtype=tensor.dtype, shape=tensor.cut.after, start=tensor.start
+                )
+                for shard in self.shards
+                for tensor in shard.tensors
+            }
+        )
 
 
 def plan_layout(source: Checkpoint, cuts: Iterable[TensorCut], *, shard_bytes: int, dtype: str | None = None) -> Layout:
@@ -107,11 +108,23 @@ def plan_layout(source: Checkpoint, cuts: Iterable[TensorCut], *, shard_bytes: i
     for cut in cuts:
         _check_cut(source, cut, used.get(cut.source), dtype)
     files = {path: SourceFile.at(path) for path in sorted({stored.file for stored in used.values()})}
-    groups = list(_grouped([(cut, dtype or used[cut.source].dtype) for cut in cuts], shard_bytes))
-    shards = []
-    for number, group in enumerate(groups, start=1):
-        name = SINGLE_FILE if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        shards.append(_place(name, group, used, files))
+    placed = {
+        cut.name: Placed(
+            cut=cut, stored=used[cut.source], file=files[used[cut.source].file], dtype=dtype or used[cut.source].dtype
+        )
+        for cut in cuts
+    }
+    planned = plan_shards(
+        {name: (tensor.dtype, tensor.cut.after) for name, tensor in placed.items()}, shard_bytes=shard_bytes
+    )
+    shards = [
+        Shard(
+            name=shard.name,
+            head=shard.head,
+            tensors=tuple(replace(placed[name], start=place.start) for name, place in shard.tensors.items()),
+        )
+        for shard in planned
+    ]
     described = {
         "version": LAYOUT_VERSION,
         "config": source.config,
@@ -136,44 +149,6 @@ def _check_cut(source: Checkpoint, cut: TensorCut, stored: StoredTensor | None, 
             f"a tensor must be one of {', '.join(VIEWS)} to be scaled or converted, "
             f"{cut.source} in {stored.file} is {stored.dtype}"
         )
-
-
-def _grouped(tensors: Sequence[tuple[TensorCut, str]], shard_bytes: int) -> Iterator[list[tuple[TensorCut, str]]]:
-    group: list[tuple[TensorCut, str]] = []
-    filled = 0
-    for cut, dtype in tensors:
-        nbytes = math.prod(cut.after) * DTYPE_BYTES[dtype]
-        if group and filled + nbytes > shard_bytes:
-            yield group
-            group, filled = [], 0
-        group.append((cut, dtype))
-        filled += nbytes
-    yield group
-
-
-def _place(
-    name: str,
-    group: list[tuple[TensorCut, str]],
-    used: Mapping[str, StoredTensor],
-    files: Mapping[Path, SourceFile],
-) -> Shard:
-    # Wide dtypes first, so that every tensor is aligned to its own width.
-    group = sorted(group, key=lambda item: -DTYPE_BYTES[item[1]])
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for cut, dtype in group:
-        nbytes = math.prod(cut.after) * DTYPE_BYTES[dtype]
-        header[cut.name] = {"dtype": dtype, "shape": cut.after, "data_offsets": [offset, offset + nbytes]}
-        offset += nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    head = len(text).to_bytes(8, "little") + text
-    tensors = []
-    for cut, dtype in group:
-        stored = used[cut.source]
-        start = len(head) + header[cut.name]["data_offsets"][0]
-        tensors.append(Placed(cut=cut, stored=stored, file=files[stored.file], dtype=dtype, start=start))
-    return Shard(name=name, head=head, tensors=tuple(tensors))
 
 
 def _describe(cut: TensorCut) -> list[Any]:

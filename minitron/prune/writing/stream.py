@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress, TaskID
 
+from minitron.hybrid.convert import Raw, convert
+from minitron.hybrid.disk import require_room, sync_folder
 from minitron.hybrid.headers import DTYPE_BYTES, INDEX_FILE
 from minitron.hybrid.progress import progress_bar
 from minitron.hybrid.reading import VIEWS
 from minitron.hybrid.weights import write_json
-from minitron.prune.writing.convert import Raw, convert
-from minitron.prune.writing.disk import require_room, sync_folder
 from minitron.prune.writing.journal import PARTIAL, Journal
 from minitron.prune.writing.layout import Layout, Placed, Shard, SourceFile
 from minitron.prune.writing.pieces import Piece, pieces
@@ -50,7 +50,7 @@ def write_layout(
     folder = journal.folder
     missing = [shard for shard in layout.shards if not _is_whole(shard, journal)]
     held = sum(_allocated(folder / (shard.name + PARTIAL)) + _allocated(folder / shard.name) for shard in missing)
-    require_room(folder, sum(shard.nbytes for shard in missing) - held)
+    require_room(folder, sum(shard.nbytes for shard in missing) - held, what="the pruned checkpoint")
     total = sum(shard.nbytes for shard in layout.shards)
     with progress_bar(of_bytes=True) as progress:
         task = progress.add_task("prune", total=total, completed=total - sum(shard.nbytes for shard in missing))

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import minitron.hybrid.disk as disk
 import minitron.prune.checkpoint as checkpoint_module
-import minitron.prune.writing.disk as disk
 import minitron.prune.writing.stream as stream
 from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.headers import INDEX_FILE, SINGLE_FILE
@@ -249,7 +249,7 @@ def test_a_disk_that_fills_up_is_one_line_and_a_later_call_goes_on(
         monkeypatch.context() as patch,
         pytest.raises(ValueError, match=r"must not fill .* \(No space left on device\)"),
     ):
-        patch.setattr(stream, "require_room", lambda *_args: None)
+        patch.setattr(stream, "require_room", lambda *_args, **_options: None)
         prune(source, output)
     assert not opens(output)
     assert is_unfinished(output)

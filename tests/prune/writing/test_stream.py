@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from minitron.hybrid.checkpoint import Checkpoint
+from minitron.hybrid.convert import convert
 from minitron.hybrid.headers import INDEX_FILE, SINGLE_FILE, read_headers
 from minitron.hybrid.slicing import TensorCut, cut_tensor
-from minitron.prune.writing.convert import convert
 from minitron.prune.writing.journal import JOURNAL_FILE, resumable
 from minitron.prune.writing.layout import plan_layout
 from minitron.prune.writing.stream import write_layout

@@ -12,8 +12,13 @@ GIB = 2**30
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def require_room(folder: Path, needed_bytes: int) -> None:
+def require_room(folder: Path, needed_bytes: int, *, what: str) -> None:
     """Refuses to begin what the folder's filesystem has no room for.
+
+    Args:
+        folder: Where it is to be written.
+        needed_bytes: How much of it is missing there.
+        what: What the sentence calls it.
 
     Raises:
         ValueError: Fewer bytes are free.
@@ -21,7 +26,7 @@ def require_room(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise ValueError(
-            f"the filesystem of {folder} must have {needed_bytes / GIB:.3f} GiB free for the pruned checkpoint, "
+            f"the filesystem of {folder} must have {needed_bytes / GIB:.3f} GiB free for {what}, "
             f"it has {free / GIB:.3f} GiB; make room or choose another output"
         )
 

@@ -1,0 +1,117 @@
+"""Student and teacher under one module, whose output is the losses of a batch."""
+
+# B blocks of a batch, T tokens, D hidden, N tokens of all blocks
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from minitron.distill.backbone import blocks_of, last_hidden_states, listening, output_head
+from minitron.distill.hidden_states import HiddenLoss
+from minitron.distill.loss import DEFAULT_CHUNK_TOKENS, distillation_loss
+from minitron.distill.objective import Objective
+from minitron.distill.states import second_names
+from minitron.distill.teachers import OnlineTeacher, Teacher
+
+NOT_COUNTED = -100  # label of a token that takes no part, as Hugging Face has it
+
+# What the module gives, in this order; each is a sum over the counted tokens.
+PARTS = ("loss", "divergence", "cross_entropy", "hidden")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiddenMatch:
+    """A loss on hidden states behind mapped blocks.
+
+    Attributes:
+        loss: The distance.
+        weight: Factor on its mean over the pairs.
+        pairs: (student's block, teacher's block).
+        channels: The teacher's hidden channels that the student kept, in the student's order; None when all.
+    """
+
+    loss: HiddenLoss
+    weight: float
+    pairs: tuple[tuple[int, int], ...]
+    channels: tuple[int, ...] | None = None
+
+
+class DistillationModel(nn.Module):
+    """Student and frozen teacher as one module.
+
+    Being one module, it is what DDP and FSDP2 take hold of, so that the student's gradients are synchronised. The
+    teacher is held outside the module tree: it is neither trained nor saved.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: Teacher | None,
+        objective: Objective,
+        *,
+        hidden: HiddenMatch | None = None,
+        chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
+    ) -> None:
+        super().__init__()
+        if (teacher is None) != (objective.divergence is None):
+            raise ValueError("a divergence needs a teacher, and a teacher is for a divergence")
+        if hidden is not None and not isinstance(teacher, OnlineTeacher):
+            raise ValueError("hidden states are matched with a teacher in memory, give an online one")
+        self.student = student
+        self._teacher = (teacher,)
+        self._objective = objective
+        self._hidden = hidden
+        self._chunk_tokens = chunk_tokens
+        # What Trainer finds missing in a saved state on purpose: second names of tied tensors.
+        self._keys_to_ignore_on_save = second_names(self.state_dict())
+
+    def tie_weights(self) -> None:
+        """Ties the student's head to its embeddings again, where they are one, after a state was loaded."""
+        self.student.tie_weights()
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """[4] sums over the counted tokens, as `PARTS` names them; the first is differentiable.
+
+        Args:
+            input_ids: [B, T] token ids.
+            labels: [B, T] next tokens, -100 where a token does not count.
+            index: [B] positions of the blocks in the stage's text.
+        """
+        mask_N = (labels != NOT_COUNTED).flatten()
+        pairs = self._hidden.pairs if self._hidden is not None else ()
+        (teacher,) = self._teacher
+        teacher_blocks = teacher.blocks if isinstance(teacher, OnlineTeacher) else ()
+        with listening(teacher_blocks, [layer for _, layer in pairs]) as taught:
+            targets = None if teacher is None else teacher.targets(input_ids, index)
+        with listening(blocks_of(self.student), [layer for layer, _ in pairs]) as learnt:
+            hidden_BTD = last_hidden_states(self.student, input_ids)
+        losses = distillation_loss(
+            hidden_BTD.flatten(0, 1),
+            output_head(self.student),
+            targets,
+            self._objective,
+            labels_N=labels.flatten(),
+            mask_N=mask_N,
+            chunk_tokens=self._chunk_tokens,
+        )
+        apart = self._hidden_loss(learnt, taught, mask_N)
+        total, hidden = losses.total, torch.zeros_like(losses.divergence)
+        if apart is not None and self._hidden is not None:
+            total, hidden = total + self._hidden.weight * apart, apart.detach()
+        return torch.stack([total, losses.divergence, losses.cross_entropy, hidden])
+
+    def _hidden_loss(
+        self, learnt: dict[int, torch.Tensor], taught: dict[int, torch.Tensor], mask_N: torch.Tensor
+    ) -> torch.Tensor | None:
+        match = self._hidden
+        if match is None:
+            return None
+        apart = torch.zeros((), device=mask_N.device)
+        for student_layer, teacher_layer in match.pairs:
+            teacher_ND = taught[teacher_layer].flatten(0, 1)
+            if match.channels is not None:
+                teacher_ND = teacher_ND[:, list(match.channels)]
+            apart = apart + match.loss(learnt[student_layer].flatten(0, 1), teacher_ND, mask_N)
+        return apart / len(match.pairs)

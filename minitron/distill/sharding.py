@@ -1,0 +1,67 @@
+"""Weights and optimizer states in shards over all processes (torch's FSDP2), and their resumable state on disk."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+STATE_SUBFOLDER = "sharded"
+
+
+def shard_blocks(module: nn.Module, blocks: Iterable[nn.Module], *, device: torch.device) -> None:
+    """Shards a module over all processes in place, each block gathered on its own, the rest with the module itself.
+
+    Weights are moved to the device a block at a time, so that it never holds the whole module.
+
+    Raises:
+        ValueError: There is one process only.
+    """
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        raise ValueError("sharding needs several processes: start minitron by torchrun or accelerate launch")
+    mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+
+
+def full_state(module: nn.Module) -> dict[str, Any]:
+    """Every tensor whole: a module's own state, or for one in shards a copy on CPU in the first process alone.
+
+    All processes that hold shards must call it.
+    """
+    if not any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+        return module.state_dict()
+    state: dict[str, Any] = get_model_state_dict(
+        module, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    return state
+
+
+def save_shards(module: nn.Module, optimizer: Any, folder: Path) -> None:
+    """Writes weights and optimizer state, each process its own shards. All must call it."""
+    save(_state(module, optimizer), checkpoint_id=folder / STATE_SUBFOLDER)
+
+
+def load_shards(module: nn.Module, optimizer: Any, folder: Path) -> None:
+    """Reads what `save_shards` wrote into a module that is sharded over any number of processes, in place."""
+    state = _state(module, optimizer)
+    load(state, checkpoint_id=folder / STATE_SUBFOLDER)
+    set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+
+
+def _state(module: nn.Module, optimizer: Any) -> dict[str, Any]:
+    model, optimizers = get_state_dict(module, optimizer)
+    return {"model": model, "optimizer": optimizers}

@@ -1,0 +1,51 @@
+"""A teacher in memory: a forward pass beside the student's, whole in each process or sharded over them."""
+
+# B blocks of a batch, T tokens of a block, D hidden
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from minitron.distill.backbone import blocks_of, last_hidden_states, output_head
+from minitron.distill.objective import DenseTargets
+from minitron.distill.sharding import shard_blocks
+
+
+class OnlineTeacher:
+    """A frozen model.
+
+    Args:
+        model: The teacher; it is put into evaluation mode and frozen, in place.
+        sharded: Split its weights over all processes (FSDP2), in place.
+        device: Where the shards lie.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, sharded: bool = False, device: torch.device | None = None) -> None:
+        self._module = _LastHidden(model.eval().requires_grad_(False))
+        if sharded:
+            shard_blocks(self._module, blocks_of(model), device=device or model.device)
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """Its blocks, to be listened to."""
+        return blocks_of(self._module.model)
+
+    def targets(self, input_ids_BT: torch.Tensor, index_B: torch.Tensor) -> DenseTargets:
+        """Last hidden states and the head."""
+        with torch.no_grad():
+            hidden_BTD = self._module(input_ids_BT)
+        return DenseTargets(hidden_ND=hidden_BTD.flatten(0, 1), head_VD=output_head(self._module.model))
+
+
+class _LastHidden(nn.Module):
+    # What is sharded as one: its forward gathers embeddings and head, and leaves the head gathered for the loss.
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids_BT: torch.Tensor) -> Any:
+        return last_hidden_states(self.model, input_ids_BT)

@@ -1,0 +1,67 @@
+"""Packed blocks as Trainer reads them: token ids, next tokens, and each block's position."""
+
+# B blocks of a batch, T tokens of a block
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from minitron.distill.model import NOT_COUNTED
+
+
+class Blocks(Protocol):
+    """Token ids [N, T], in memory or in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, T)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        """Ids [T] of a block, or [n, T] of a slice."""
+
+
+class BlockDataset(Dataset[dict[str, torch.Tensor]]):
+    """Blocks in their order, and in further passes in new ones that the seed fixes.
+
+    Args:
+        blocks_NT: Token ids.
+        epochs: Passes.
+        seed: Fixes the order of the passes but the first.
+        next_tokens: The last token of a block, whose next one is not known, does not count.
+    """
+
+    def __init__(self, blocks_NT: Blocks, *, epochs: int = 1, seed: int = 0, next_tokens: bool = False) -> None:
+        self._blocks_NT = blocks_NT
+        self._next_tokens = next_tokens
+        self._epochs = epochs
+        self._seed = seed
+        self._order: tuple[int, Any] = (0, None)
+
+    def __len__(self) -> int:
+        return len(self._blocks_NT) * self._epochs
+
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        index = self._block_at(position)
+        ids_T = torch.from_numpy(np.asarray(self._blocks_NT[index]).astype(np.int64))
+        labels_T = ids_T.roll(-1)
+        if self._next_tokens:
+            labels_T[-1] = NOT_COUNTED
+        return {"input_ids": ids_T, "labels": labels_T, "index": torch.tensor(index)}
+
+    def _block_at(self, position: int) -> int:
+        epoch, place = divmod(position, len(self._blocks_NT))
+        if epoch == 0:
+            return place
+        if self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng((self._seed, epoch)).permutation(len(self._blocks_NT)))
+        return int(self._order[1][place])
+
+
+def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """A batch [B, T] of samples."""
+    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}

@@ -1,0 +1,89 @@
+"""Teacher + training text -> the teacher's best tokens, one cache for each stage of the distillation."""
+
+from pathlib import Path
+from typing import Any
+
+from minitron.distill import (
+    CachedTeacher,
+    LayerwiseTeacher,
+    OnlineTeacher,
+    Teacher,
+    open_teacher_cache,
+    write_teacher_cache,
+)
+from minitron.distill.text import Blocks
+from minitron.hybrid.block_file import open_block_file
+from minitron.hybrid.checkpoint import open_checkpoint
+from minitron.hybrid.model import load_model
+from minitron.hybrid.ranks import Ranks
+from minitron.hybrid.stack import LayerwiseStack
+from minitron.recipe import DistillSection, Recipe
+from minitron.stages.correct import correct_origin
+from minitron.stages.data import data_hashes
+from minitron.stages.files import Folders
+from minitron.stages.train import TORCH_DTYPES, rank_device, stage_blocks, taught_by, teacher_origin
+
+BLOCKS_FILE = "text.blocks"
+CACHE_FOLDER = "cache"
+
+
+def cache_origin(recipe: Recipe) -> dict[str, Any]:
+    """Everything that the caches depend on: the teacher, each stage's text, what is kept; nothing of the student."""
+    return {
+        "teacher": teacher_origin(recipe),
+        "corrected": correct_origin(recipe),
+        "stages": [_stage_origin(stage) for stage in recipe.distill.curriculum],
+    }
+
+
+def _stage_origin(stage: DistillSection) -> dict[str, Any]:
+    return {
+        "data": data_hashes(stage.data),
+        "tokens": stage.tokens,
+        "seq_len": stage.seq_len,
+        "temperature": stage.loss.temperature,
+        "top_k": stage.teacher.top_k,
+        "dtype": stage.teacher.dtype,
+    }
+
+
+def run_cache(recipe: Recipe, folders: Folders, output: Path) -> None:
+    """Teacher + training text -> caches; goes on where it was interrupted."""
+    ranks, folder = Ranks(recipe.device), taught_by(recipe, folders)
+    vocab_size = open_checkpoint(folder).shape.vocab_size
+    for name, stage in zip(recipe.distill.stage_names, recipe.distill.curriculum, strict=True):
+        if ranks.is_first:
+            (output / name).mkdir(exist_ok=True)
+        ranks.wait()
+        blocks_NT = stage_blocks(stage, folder, output / name / BLOCKS_FILE, seed=recipe.seed, ranks=ranks)
+        write_teacher_cache(
+            _teacher(folder, stage, blocks_NT, ranks, device=recipe.device),
+            blocks_NT,
+            output / name / CACHE_FOLDER,
+            top_k=stage.teacher.top_k,
+            vocab_size=vocab_size,
+            temperature=stage.loss.temperature,
+            batch_size=stage.micro_batch_size or 1,
+            made_from={"teacher": teacher_origin(recipe), **_stage_origin(stage)},
+            ranks=ranks,
+        )
+
+
+def open_cache(folder: Path, stage: DistillSection, *, device: str) -> tuple[Blocks, Teacher]:
+    """A stage's text and the teacher that was cached on it.
+
+    Raises:
+        ValueError: There is no whole cache, or it is one of another temperature.
+    """
+    cache = open_teacher_cache(folder / CACHE_FOLDER)
+    return open_block_file(folder / BLOCKS_FILE), CachedTeacher(
+        cache, temperature=stage.loss.temperature, device=device
+    )
+
+
+def _teacher(folder: Path, stage: DistillSection, blocks_NT: Blocks, ranks: Ranks, *, device: str) -> Teacher:
+    place = rank_device(ranks, device)
+    if stage.teacher.layerwise:
+        stack = LayerwiseStack(open_checkpoint(folder), device=place)
+        return LayerwiseTeacher(stack, blocks_NT, window_blocks=stage.teacher.window_blocks)
+    return OnlineTeacher(load_model(folder, device=place, dtype=TORCH_DTYPES[stage.teacher.dtype]))

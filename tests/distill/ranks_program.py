@@ -1,0 +1,104 @@
+"""Distils the quickstart's student in every process of a launch: `ranks_program.py OUTPUT WAY [WAY ...]`.
+
+Ways: `single`, `ddp`, `fsdp2`, and `-stopped` behind them: half of the steps, then the rest in a new model; and
+`masked-B`: one step on 8 blocks of which uneven parts count, B blocks at a time in each process.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed
+from torch.distributed.tensor import DTensor
+
+from minitron.distill import (
+    DistillationModel,
+    DistillationTrainer,
+    DistillSettings,
+    Objective,
+    OnlineTeacher,
+    distill,
+    full_state,
+)
+from minitron.distill.stage import training_arguments
+from minitron.distill.text import collate
+from minitron.hybrid.checkpoint import open_checkpoint
+from minitron.hybrid.model import load_model
+from minitron.hybrid.ranks import Ranks
+from minitron.importance import random_scores, select_units
+from minitron.prune import PrunePlan, prune_model
+
+TEACHER = Path(__file__).parents[2] / "examples" / "quickstart" / "teacher"
+SETTINGS = DistillSettings(batch_size=4, learning_rate=1e-3, warmup_steps=2, chunk_tokens=37)
+STEPS, SEQ_LEN = 6, 24
+
+
+def make_student() -> Any:
+    """The quickstart's student: the teacher cut to the demo's shape."""
+    source = open_checkpoint(TEACHER).shape
+    layers = tuple(range(source.num_hidden_layers))
+    target = source.resized(layers=layers, hidden_size=128, intermediate_size=320)
+    keep = select_units(random_scores(source, seed=0), source, target, layers)
+    return prune_model(load_model(TEACHER), PrunePlan(source=source, target=target, keep=keep))
+
+
+def run(way: str, output: Path) -> None:
+    """Distils in one way and writes curve and weights from the first process."""
+    ranks = Ranks("cpu")
+    kind, _, stopped = way.partition("-")
+    assert ranks.count == (1 if kind == "single" else 2), f"{way} was started in {ranks.count} processes"
+    assert kind == "single" or distributed.get_world_size() == 2
+    settings = replace(SETTINGS, sharded=kind == "fsdp2", micro_batch_size=1 if kind == "fsdp2" else None)
+    blocks_NT = np.random.default_rng(0).integers(3, 1000, (STEPS * 4, SEQ_LEN), dtype=np.int32)
+    for stop in (STEPS // 2, None) if stopped else (None,):
+        student = make_student()
+        record = distill(
+            student,
+            OnlineTeacher(load_model(TEACHER), sharded=settings.sharded),
+            blocks_NT,
+            settings,
+            state_folder=output / f"{way}-state",
+            seed=0,
+            stop_after_tokens=None if stop is None else stop * 4 * SEQ_LEN,
+            ranks=ranks,
+        )
+        if settings.sharded:
+            assert all(isinstance(parameter, DTensor) for parameter in student.parameters())
+    weights = full_state(student)
+    if ranks.is_first:
+        torch.save(weights, output / f"{way}.pt")
+        (output / f"{way}.json").write_text(json.dumps({"curve": record.curve, "processes": ranks.count}))
+    ranks.wait()
+
+
+def run_masked(way: str, output: Path) -> None:
+    """One step over 8 blocks with uneven masks; writes its loss and gradient norm."""
+    ranks = Ranks("cpu")
+    micro = int(way.partition("-")[2])
+    settings = replace(SETTINGS, batch_size=8, micro_batch_size=micro, max_grad_norm=1e9)
+    ids_NT = torch.from_numpy(np.random.default_rng(0).integers(3, 1000, (8, SEQ_LEN)))
+    samples = []
+    for index, counted in enumerate((24, 3, 17, 1, 9, 24, 2, 5)):
+        labels_T = ids_NT[index].clone()
+        labels_T[counted:] = -100
+        samples.append({"input_ids": ids_NT[index], "labels": labels_T, "index": torch.tensor(index)})
+    trainer = DistillationTrainer(
+        model=DistillationModel(make_student(), OnlineTeacher(load_model(TEACHER)), Objective()),
+        args=training_arguments(settings, output / f"{way}-{ranks.count}-state", max_steps=1, ranks=ranks, seed=0),
+        train_dataset=samples,
+        data_collator=collate,
+    )
+    trainer.train()
+    if ranks.is_first:
+        found = {key: trainer.state.log_history[0][key] for key in ("loss", "divergence", "grad_norm")}
+        (output / f"{way}-{ranks.count}.json").write_text(json.dumps(found))
+    ranks.wait()
+
+
+if __name__ == "__main__":
+    for name in sys.argv[2:]:
+        (run_masked if name.startswith("masked") else run)(name, Path(sys.argv[1]))
