@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import strategies as st
 
@@ -21,6 +22,8 @@ DIVERGENCES: dict[str, Divergence] = {
     "jsd": JSD(beta=0.5),
     "jsd-uneven": JSD(beta=0.2),
 }
+every_divergence = pytest.mark.parametrize("divergence", DIVERGENCES.values(), ids=DIVERGENCES)
+dense_or_top = pytest.mark.parametrize("kept", [None, 5], ids=["dense", "top"])
 UPSTREAM = -2.75  # what the total is multiplied by before its gradient is taken
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
@@ -139,6 +142,15 @@ def dense_problem(
         objective=objective,
     )
     return replace(problem, **changes)
+
+
+def mixed(divergence: object, **changes: object) -> Objective:
+    """A divergence at a temperature that is not 1 and some cross-entropy."""
+    return Objective(**{"divergence": divergence, "temperature": 1.6, "cross_entropy": 0.4} | changes)  # type: ignore[arg-type]
+
+
+def told_of(problem: Problem, kept: int | None) -> Problem:
+    return problem if kept is None else top_of(problem, kept)
 
 
 def with_labels(problem: Problem, *, seed: int = 0) -> Problem:

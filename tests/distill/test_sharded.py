@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from minitron.distill.loss import Losses
-from minitron.distill.objective import Objective
+from minitron.distill.objective import DenseTargets, Objective
 from tests.distill.problems import (
     DIVERGENCES,
     MASKS,
@@ -22,6 +22,7 @@ from tests.distill.problems import (
     assert_solves,
     assert_solves_to_rounding,
     dense_problem,
+    normal,
     with_labels,
 )
 
@@ -53,6 +54,16 @@ def _extreme(case: Case) -> Case:
     return replace(case, problem=replace(case.problem, student_head_VD=head_VD))
 
 
+def _leaning(case: Case) -> Case:
+    """Rows of the head share a direction and the student is near its teacher: a gradient is less than its parts."""
+    problem = case.problem
+    head_VD = problem.student_head_VD + 8 * normal(problem.student_head_VD.shape[1:], 1, torch.bfloat16)
+    hidden_ND = problem.student_hidden_ND
+    near_ND = hidden_ND + normal(tuple(hidden_ND.shape), 2, torch.bfloat16, scale=0.1)
+    targets = DenseTargets(hidden_ND=near_ND, head_VD=head_VD)
+    return replace(case, problem=replace(problem, student_head_VD=head_VD, targets=targets))
+
+
 CASES: dict[str, Case] = {
     f"{name}-{factor}-{mask.replace(' ', '_')}": _case(divergence, factor, mask)
     for name, divergence in DIVERGENCES.items()
@@ -66,6 +77,7 @@ CASES: dict[str, Case] = {
     "one_chunk": _case(DIVERGENCES["forward_kl"], 0.7, "two of three count", chunk_tokens=500),
     "fp64": _case(DIVERGENCES["jsd-uneven"], 0.7, "two of three count", dtype=torch.float64),
     "bf16": _case(DIVERGENCES["forward_kl"], 0.7, "two of three count", dtype=torch.bfloat16),
+    "bf16_near_the_teacher": _leaning(_case(DIVERGENCES["forward_kl"], 0.0, "none is given", dtype=torch.bfloat16)),
     "extreme": _extreme(_case(DIVERGENCES["forward_kl"], 0.7, "two of three count", dtype=torch.float64)),
 }
 
@@ -116,7 +128,7 @@ def check(name: str, processes: int, output: Path) -> None:
         head_grad_VD = each["head_grad_VD"] if case.alone else whole_VD
         solution = Solution(losses=Losses(**losses), hidden_grad_ND=each["hidden_grad_ND"], head_grad_VD=head_grad_VD)
         if dtype == torch.bfloat16:
-            assert_solves(solution, expected, 1e-6, grad_tolerance=3e-3)
+            assert_solves(solution, expected, 1e-5, grad_tolerance=3e-3)
         else:
             assert_solves_to_rounding(solution, expected, TOLERANCE[dtype])
 
