@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minitron.distill.merge import PIECE_NUMBERS, merge_checkpoints, merged_pieces
+from minitron.distill.mergeable import interpolation_weights
 from minitron.hybrid.checkpoint import Checkpoint, open_checkpoint
 from minitron.hybrid.headers import SINGLE_FILE, StoredTensor, read_header
 from minitron.hybrid.model import load_model
@@ -325,3 +326,8 @@ def test_a_setting_that_is_not_taken_is_warned_of(
     (other / "config.json").write_text(json.dumps(config | {"layer_norm_epsilon": 0.5, "_name_or_path": "elsewhere"}))
     merge_checkpoints([open_checkpoint(tiny_checkpoint), open_checkpoint(other)], (0.5, 0.5), tmp_path / "m")
     assert "of another layer_norm_epsilon than the first one's" in caplog.text
+
+
+def test_weights_that_are_short_of_one_in_their_last_digits_are_made_whole() -> None:
+    assert abs(sum(interpolation_weights([0.3333333] * 3, 3)) - 1) < 1e-15
+    assert interpolation_weights([1.5, -0.5], 2) == [1.5, -0.5]
