@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minitron.distill.merge import PIECE_NUMBERS, merge_checkpoints, merged_pieces
+from minitron.distill.mergeable import interpolation_weights
 from minitron.hybrid.checkpoint import Checkpoint, open_checkpoint
 from minitron.hybrid.headers import SINGLE_FILE, StoredTensor, read_header
 from minitron.hybrid.model import load_model
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.weights import write_weights
-from tests.conftest import make_moe_shape, make_tiny_shape, write_tiny_checkpoint
+from tests.conftest import make_dense_shape, make_moe_shape, make_tiny_shape, write_tiny_checkpoint
 
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 Tensors = dict[str, torch.Tensor]
@@ -80,7 +81,7 @@ def test_a_checkpoint_merged_with_itself_is_itself_to_the_bit(
 def test_a_weight_of_one_gives_that_checkpoint_to_the_bit(tmp_path: Path, dtype: torch.dtype) -> None:
     first = write_tiny_checkpoint(tmp_path / "a", dtype=dtype)
     tensors = read(first)
-    tensors["backbone.norm_f.weight" if "backbone.norm_f.weight" in tensors else sorted(tensors)[0]].view(-1)[0] = -0.0
+    tensors[sorted(tensors)[3]].view(-1)[0] = -0.0
     save_file(tensors, first / SINGLE_FILE, metadata={"format": "pt"})
     second = write_variant(first, tmp_path / "b", seed=1)
     others = read(second)
@@ -120,7 +121,7 @@ def test_a_merge_is_the_fp64_interpolation_rounded_once(
 
 
 def test_what_a_rounding_through_fp32_would_get_wrong_is_right(tmp_path: Path) -> None:
-    # 0.7 * 1 + 0.3 * (1 + 2^-7) is no tie of bf16, but next to ones there are numbers that fp32 rounds to a tie.
+    # The sums are 1 + 2^-8 +- 2^-37: next to a tie of bf16, which fp32 cannot tell them from.
     values = torch.tensor([1.0, 1.0, -1.0, 1.0])
     steps = torch.tensor([2.0**-7, 2.0**-7, -(2.0**-7), 0.0])
     save_file({"t": values.bfloat16()}, tmp_path / "a.safetensors")
@@ -158,7 +159,9 @@ def test_each_tensor_keeps_the_first_ones_dtype(tmp_path: Path) -> None:
         assert_same_bits({name: found[name]}, {name: rounded_once(total, tensor.dtype)})
 
 
-@pytest.mark.parametrize("shape", [make_tiny_shape(tie_word_embeddings=1), make_moe_shape()], ids=["tied", "experts"])
+@pytest.mark.parametrize(
+    "shape", [make_dense_shape("llama", tie_word_embeddings=1), make_moe_shape()], ids=["tied", "experts"]
+)
 def test_a_merge_loads_and_everything_else_is_the_first_ones(tmp_path: Path, shape: HybridShape) -> None:
     first = write_tiny_checkpoint(tmp_path / "a", shape=shape)
     (first / "generation_config.json").write_text('{"eos_token_id": 2}')
@@ -253,12 +256,21 @@ def test_one_checkpoint_alone_is_refused(tmp_path: Path, tiny_checkpoint: Path) 
             make_tiny_shape(hybrid_override_pattern="M-*MM-*"),
             r"pattern M-\*MM-\*-; got hybrid_override_pattern M-\*MM-\* ",
         ),
-        (make_tiny_shape(tie_word_embeddings=1), "a has tie_word_embeddings 0; got tie_word_embeddings 1"),
+        (make_dense_shape("llama"), "a has model_type nemotron_h; got model_type llama in .*/b"),
     ],
 )
 def test_another_shape_is_refused_by_the_sizes_that_differ(tmp_path: Path, shape: HybridShape, match: str) -> None:
     first, other = write_tiny_checkpoint(tmp_path / "a"), write_tiny_checkpoint(tmp_path / "b", shape=shape)
     refused(tmp_path, match, open_checkpoint(first), open_checkpoint(other))
+
+
+def test_a_tied_head_and_one_of_its_own_are_refused(tmp_path: Path) -> None:
+    shapes = (make_dense_shape("llama", tie_word_embeddings=1), make_dense_shape("llama"))
+    sources = [
+        open_checkpoint(write_tiny_checkpoint(tmp_path / name, shape=shape))
+        for name, shape in zip("ab", shapes, strict=True)
+    ]
+    refused(tmp_path, "a has tie_word_embeddings 1; got tie_word_embeddings 0 in .*/b", *sources)
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -314,3 +326,8 @@ def test_a_setting_that_is_not_taken_is_warned_of(
     (other / "config.json").write_text(json.dumps(config | {"layer_norm_epsilon": 0.5, "_name_or_path": "elsewhere"}))
     merge_checkpoints([open_checkpoint(tiny_checkpoint), open_checkpoint(other)], (0.5, 0.5), tmp_path / "m")
     assert "of another layer_norm_epsilon than the first one's" in caplog.text
+
+
+def test_weights_that_are_short_of_one_in_their_last_digits_are_made_whole() -> None:
+    assert abs(sum(interpolation_weights([0.3333333] * 3, 3)) - 1) < 1e-15
+    assert interpolation_weights([1.5, -0.5], 2) == [1.5, -0.5]
