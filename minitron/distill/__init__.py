@@ -9,13 +9,22 @@ from minitron.distill.model import DistillationModel, HiddenMatch
 from minitron.distill.objective import DenseTargets, Objective, Targets, TopTargets
 from minitron.distill.sharding import full_state
 from minitron.distill.stage import DistillRecord, DistillSettings, DivergedError, distill
-from minitron.distill.teachers import OnlineTeacher, Teacher
+from minitron.distill.teachers import (
+    CachedTeacher,
+    LayerwiseTeacher,
+    OnlineTeacher,
+    Teacher,
+    bytes_per_token,
+    open_teacher_cache,
+    write_teacher_cache,
+)
 from minitron.distill.trainer import DistillationTrainer
 
 __all__ = [
     "DIVERGENCES",
     "HIDDEN_LOSSES",
     "JSD",
+    "CachedTeacher",
     "DenseTargets",
     "DistillRecord",
     "DistillSettings",
@@ -24,6 +33,7 @@ __all__ = [
     "DivergedError",
     "ForwardKL",
     "HiddenMatch",
+    "LayerwiseTeacher",
     "Losses",
     "Objective",
     "OnlineTeacher",
@@ -31,10 +41,13 @@ __all__ = [
     "Targets",
     "Teacher",
     "TopTargets",
+    "bytes_per_token",
     "check_mergeable",
     "distill",
     "distillation_loss",
     "full_state",
     "interpolation_weights",
     "merge_checkpoints",
+    "open_teacher_cache",
+    "write_teacher_cache",
 ]

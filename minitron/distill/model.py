@@ -14,8 +14,7 @@ from minitron.distill.loss import DEFAULT_CHUNK_TOKENS, distillation_loss
 from minitron.distill.objective import Objective
 from minitron.distill.states import second_names
 from minitron.distill.teachers import OnlineTeacher, Teacher
-
-NOT_COUNTED = -100  # label of a token that takes no part, as Hugging Face has it
+from minitron.distill.text import NOT_COUNTED
 
 # What the module gives, in this order; each is a sum over the counted tokens.
 PARTS = ("loss", "divergence", "cross_entropy", "hidden")

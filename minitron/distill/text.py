@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from minitron.distill.model import NOT_COUNTED
+NOT_COUNTED = -100  # label of a token that takes no part, as Hugging Face has it
 
 
 class Blocks(Protocol):

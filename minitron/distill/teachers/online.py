@@ -24,9 +24,10 @@ class OnlineTeacher:
     """
 
     def __init__(self, model: PreTrainedModel, *, sharded: bool = False, device: torch.device | None = None) -> None:
+        self._device = device or model.device
         self._module = _LastHidden(model.eval().requires_grad_(False))
         if sharded:
-            shard_blocks(self._module, blocks_of(model), device=device or model.device)
+            shard_blocks(self._module, blocks_of(model), device=self._device)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -36,7 +37,7 @@ class OnlineTeacher:
     def targets(self, input_ids_BT: torch.Tensor, index_B: torch.Tensor) -> DenseTargets:
         """Last hidden states and the head."""
         with torch.no_grad():
-            hidden_BTD = self._module(input_ids_BT)
+            hidden_BTD = self._module(input_ids_BT.to(self._device))
         return DenseTargets(hidden_ND=hidden_BTD.flatten(0, 1), head_VD=output_head(self._module.model))
 
 

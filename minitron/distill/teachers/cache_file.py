@@ -1,0 +1,182 @@
+"""A teacher's cache on the disk: a header and shards of records, which are mapped into memory when read."""
+
+# T tokens a block
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from minitron.distill.objective import TopTargets
+from minitron.distill.teachers.packing import id_bits
+from minitron.distill.teachers.records import RecordLayout, bytes_per_token
+
+HEADER_FILE = "teacher-cache.json"
+PLAN_FILE = "teacher-cache.partial.json"
+SHARD_BYTES = 2**30
+
+
+class CacheHeader(BaseModel):
+    """What a teacher's cache says of itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = Field(default=1, description="Version of the format.")
+    vocab_size: int = Field(description="Size of the vocabulary that the probabilities are over.")
+    top_k: int = Field(ge=1, description="Tokens kept of each distribution.")
+    temperature: float = Field(gt=0, allow_inf_nan=False, description="Softmax temperature of the probabilities.")
+    seq_len: int = Field(ge=1, description="Tokens a block.")
+    num_blocks: int = Field(ge=1, description="Blocks.")
+    blocks_per_shard: int = Field(ge=1, description="Blocks in each file but the last.")
+    id_bits: int = Field(description="Bits of a token id.")
+    bytes_per_token: int = Field(description="Bytes a token.")
+    made_from: dict[str, Any] = Field(description="What teacher and text it was made from.")
+
+    @property
+    def layout(self) -> RecordLayout:
+        """Sizes of its records."""
+        return RecordLayout(vocab_size=self.vocab_size, top_k=self.top_k, seq_len=self.seq_len)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all shards."""
+        return self.num_blocks * self.layout.record_bytes
+
+    @property
+    def num_shards(self) -> int:
+        """Files that hold the blocks."""
+        return -(-self.num_blocks // self.blocks_per_shard)
+
+    def shard_blocks(self, shard: int) -> range:
+        """The blocks of a shard."""
+        first = shard * self.blocks_per_shard
+        return range(first, min(first + self.blocks_per_shard, self.num_blocks))
+
+
+def make_header(
+    *,
+    vocab_size: int,
+    top_k: int,
+    temperature: float,
+    seq_len: int,
+    num_blocks: int,
+    made_from: dict[str, Any],
+    shard_bytes: int = SHARD_BYTES,
+) -> CacheHeader:
+    """The header of a cache whose files take at most `shard_bytes`, or a block where that is larger.
+
+    Raises:
+        ValueError: The sizes are none that a cache can have.
+    """
+    _check_sizes(vocab_size, top_k)
+    layout = RecordLayout(vocab_size=vocab_size, top_k=top_k, seq_len=seq_len)
+    return CacheHeader(
+        vocab_size=vocab_size,
+        top_k=top_k,
+        temperature=temperature,
+        seq_len=seq_len,
+        num_blocks=num_blocks,
+        blocks_per_shard=min(num_blocks, max(1, shard_bytes // layout.record_bytes)),
+        id_bits=id_bits(vocab_size),
+        bytes_per_token=bytes_per_token(vocab_size, top_k),
+        made_from=json.loads(json.dumps(made_from)),  # as it will be read again
+    )
+
+
+def shard_file(folder: Path, header: CacheHeader, shard: int) -> Path:
+    """Where a shard lies: it is named by its first block."""
+    return folder / f"blocks-{header.shard_blocks(shard).start:012d}.bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherCache:
+    """A whole cache.
+
+    Attributes:
+        folder: Where it lies.
+        header: What it says of itself.
+    """
+
+    folder: Path
+    header: CacheHeader
+    _maps: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict, repr=False, compare=False)
+
+    def read(self, block: int, ids_T: npt.NDArray[np.integer], *, device: torch.device) -> TopTargets:
+        """The targets of a block, whose token ids are given so that another text is noticed.
+
+        Raises:
+            ValueError: There is no such block, it is of another text or other length, or it was damaged.
+        """
+        header = self.header
+        if not 0 <= block < header.num_blocks:
+            raise ValueError(
+                f"the cache {self.folder} must hold every block that is asked for, it has {header.num_blocks} and block "
+                f"{block} was asked for; make it from the whole text"
+            )
+        if len(ids_T) != header.seq_len:
+            raise ValueError(
+                f"the text must be in blocks of {header.seq_len} tokens as the cache {self.folder}, got {len(ids_T)}"
+            )
+        shard, position = divmod(block, header.blocks_per_shard)
+        if shard not in self._maps:
+            self._maps[shard] = np.memmap(shard_file(self.folder, header, shard), np.uint8, mode="r")
+        size = header.layout.record_bytes
+        record = memoryview(self._maps[shard])[position * size : (position + 1) * size]
+        try:
+            return header.layout.decode(record, ids_T, device=device)
+        except ValueError as error:
+            raise ValueError(f"{self.folder}, block {block}: {error}") from error
+
+
+def open_teacher_cache(folder: Path) -> TeacherCache:
+    """A whole cache, ready to be read.
+
+    Raises:
+        ValueError: The folder holds no cache, an unfinished or damaged one, or one of another format.
+    """
+    header = _read_header(folder)
+    sizes = header.layout
+    for shard in range(header.num_shards):
+        path, expected = shard_file(folder, header, shard), len(header.shard_blocks(shard)) * sizes.record_bytes
+        found = path.stat().st_size if path.is_file() else None
+        if found != expected:
+            raise ValueError(
+                f"{path} must be of {expected} bytes, it {'is missing' if found is None else f'has {found}'}; "
+                "make the cache again"
+            )
+    return TeacherCache(folder=folder, header=header)
+
+
+def _read_header(folder: Path) -> CacheHeader:
+    path = folder / HEADER_FILE
+    if not path.is_file():
+        unfinished = (folder / PLAN_FILE).is_file()
+        raise ValueError(
+            f"{folder} must hold a teacher's cache, "
+            + ("its cache is unfinished; call its writer again to go on" if unfinished else f"it has no {HEADER_FILE}")
+        )
+    try:
+        header = CacheHeader.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "JSON"
+        raise ValueError(f"{path} must be the header of a cache of version 1, {where}: {first['msg']}") from error
+    _check_sizes(header.vocab_size, header.top_k)
+    expected = (id_bits(header.vocab_size), bytes_per_token(header.vocab_size, header.top_k))
+    if (header.id_bits, header.bytes_per_token) != expected:
+        raise ValueError(
+            f"{path} must say {expected} for id_bits and bytes_per_token, which follow from vocab_size and top_k, it "
+            f"says {(header.id_bits, header.bytes_per_token)}; make the cache again"
+        )
+    return header
+
+
+def _check_sizes(vocab_size: int, top_k: int) -> None:
+    id_bits(vocab_size)
+    if not 1 <= top_k < vocab_size:
+        raise ValueError(f"top_k must be at least 1 and below the vocabulary's {vocab_size}, got {top_k}")

@@ -1,0 +1,195 @@
+"""Writing a teacher's cache, so that a killed writer goes on where it was."""
+
+# B blocks of a batch, T tokens a block, N blocks of the stage
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import torch
+
+from minitron.distill.objective import DenseTargets, TopTargets
+from minitron.distill.teachers.cache_file import (
+    HEADER_FILE,
+    PLAN_FILE,
+    CacheHeader,
+    TeacherCache,
+    make_header,
+    open_teacher_cache,
+    shard_file,
+)
+from minitron.distill.teachers.teacher import Teacher
+from minitron.distill.teachers.top_k import keep_top_k
+from minitron.distill.text import Blocks
+from minitron.hybrid.artefact import locked
+from minitron.hybrid.disk import reporting_full_disk, require_room, sync_folder
+from minitron.hybrid.progress import progress_bar
+from minitron.hybrid.weights import write_json
+
+logger = logging.getLogger(__name__)
+
+GIB = 2**30
+LOCK_FILE = "teacher-cache.lock"
+
+
+class WriterRanks(Protocol):
+    """What the writer asks of `minitron.hybrid.ranks.Ranks`."""
+
+    index: int
+    count: int
+
+    def wait(self) -> None:
+        """Returns when every process has come here."""
+
+
+def write_teacher_cache(
+    teacher: Teacher,
+    blocks_NT: Blocks,
+    folder: Path,
+    *,
+    top_k: int,
+    vocab_size: int,
+    temperature: float,
+    batch_size: int,
+    made_from: Mapping[str, Any],
+    ranks: WriterRanks | None = None,
+) -> TeacherCache:
+    """Runs the teacher over all blocks and keeps the most likely tokens of each distribution.
+
+    A folder in which the same cache is unfinished is gone on with, from the first batch that is not whole; one in which
+    it is finished is left as it is. Several processes take whole files in turn, each running the teacher on blocks of
+    its own: a teacher that is spread over the processes must be run by one call of all of them, and cannot be here.
+
+    Args:
+        teacher: Gives whole distributions.
+        blocks_NT: Blocks of the whole stage.
+        folder: Where the cache is made.
+        top_k: Tokens kept, below `vocab_size`.
+        vocab_size: Rows of the head beyond it are padding and have no share of the probability.
+        temperature: Softmax temperature of what is kept.
+        batch_size: Blocks that the teacher is run on at once.
+        made_from: Hashes of the teacher and of the text; what decides whether an unfinished cache is the same.
+        ranks: The processes that write together; alone when None.
+
+    Raises:
+        ValueError: The folder holds another cache, the disk has no room, or the teacher gives no such distributions.
+    """
+    seq_len = int(blocks_NT.shape[1])
+    header = make_header(
+        vocab_size=vocab_size,
+        top_k=top_k,
+        temperature=temperature,
+        seq_len=seq_len,
+        num_blocks=len(blocks_NT),
+        made_from=dict(made_from),
+    )
+    index, count, wait = (0, 1, _go_on) if ranks is None else (ranks.index, ranks.count, ranks.wait)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / f"{LOCK_FILE}.{index}", folder):
+        if index == 0:
+            _claim(folder, header)
+        wait()
+        if not (folder / HEADER_FILE).is_file():
+            writer = _Writer(teacher, blocks_NT, folder, header, batch_size)
+            writer.write(range(index, header.num_shards, count))
+            wait()
+            if index == 0:
+                (folder / PLAN_FILE).rename(folder / HEADER_FILE)
+                sync_folder(folder)
+                logger.info("%s: %d blocks, %.3f GiB", folder, header.num_blocks, header.total_bytes / GIB)
+        wait()
+    (folder / f"{LOCK_FILE}.{index}").unlink(missing_ok=True)
+    return open_teacher_cache(folder)
+
+
+def _go_on() -> None:
+    pass
+
+
+def _claim(folder: Path, header: CacheHeader) -> None:
+    """Makes sure that what the folder holds of a cache is part of this one, and that there is room for the others."""
+    found = next((path for name in (HEADER_FILE, PLAN_FILE) if (path := folder / name).is_file()), None)
+    if found is None:
+        write_json(folder / PLAN_FILE, header.model_dump(mode="json"))
+    elif CacheHeader.model_validate_json(found.read_bytes()) != header:
+        raise ValueError(
+            f"{folder} must hold this cache or none, {found.name} tells of another one; remove it or choose another folder"
+        )
+    written = sum(path.stat().st_size for path in folder.glob("blocks-*"))
+    require_room(folder, header.total_bytes - written, what="the teacher's cache")
+
+
+class _Writer:
+    def __init__(self, teacher: Teacher, blocks_NT: Blocks, folder: Path, header: CacheHeader, batch_size: int) -> None:
+        self._teacher, self._blocks_NT, self._folder = teacher, blocks_NT, folder
+        self._header, self._batch_size = header, batch_size
+
+    def write(self, shards: range) -> None:
+        blocks = sum(len(self._header.shard_blocks(shard)) for shard in shards)
+        with progress_bar() as progress, reporting_full_disk(self._folder):
+            task = progress.add_task("teacher's cache, blocks", total=blocks)
+            for shard in shards:
+                for done in self._write_shard(shard):
+                    progress.advance(task, done)
+
+    def _write_shard(self, shard: int) -> Iterator[int]:
+        """Yields numbers of blocks as they are done."""
+        blocks, path = self._header.shard_blocks(shard), shard_file(self._folder, self._header, shard)
+        if path.is_file():
+            yield len(blocks)
+            return
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("a+b") as file:
+            # Batches begin where they would have, so that the teacher's rounding is that of an uninterrupted run.
+            done = self._whole_blocks(file, blocks) // self._batch_size * self._batch_size
+            file.truncate(done * self._header.layout.record_bytes)
+            yield done
+            for first in range(blocks.start + done, blocks.stop, self._batch_size):
+                batch = range(first, min(first + self._batch_size, blocks.stop))
+                file.write(self._records(batch))
+                file.flush()
+                yield len(batch)
+            os.fsync(file.fileno())
+        partial.rename(path)
+        sync_folder(self._folder)
+
+    def _whole_blocks(self, file: BinaryIO, blocks: range) -> int:
+        # Each record proves by its checksums that it is whole, which a file's length does not after a power cut.
+        layout = self._header.layout
+        file.seek(0)
+        for done, block in enumerate(blocks):
+            if not layout.is_whole(memoryview(file.read(layout.record_bytes)), self._blocks_NT[block]):
+                return done
+        return len(blocks)
+
+    def _records(self, batch: range) -> bytes:
+        ids_BT = self._blocks_NT[batch.start : batch.stop]
+        targets = self._teacher.targets(
+            torch.from_numpy(ids_BT.astype(np.int64)), torch.arange(batch.start, batch.stop)
+        )
+        header = self._header
+        if not isinstance(targets, DenseTargets):
+            raise ValueError("a cache must be made from whole distributions, the teacher gives parts of them")
+        if len(targets.head_VD) < header.vocab_size:
+            raise ValueError(
+                f"vocab_size must be at most the rows of the teacher's head, {len(targets.head_VD)}, got "
+                f"{header.vocab_size}"
+            )
+        kept = keep_top_k(targets, top_k=header.top_k, vocab_size=header.vocab_size, temperature=header.temperature)
+        return b"".join(
+            header.layout.encode(part, ids_T) for part, ids_T in zip(_split(kept, header.seq_len), ids_BT, strict=True)
+        )
+
+
+def _split(targets: TopTargets, seq_len: int) -> Iterator[TopTargets]:
+    parts = zip(
+        targets.ids_NK.split(seq_len),
+        targets.log_probs_NK.split(seq_len),
+        targets.log_rest_N.split(seq_len),
+        strict=True,
+    )
+    for ids_TK, log_probs_TK, log_rest_T in parts:
+        yield TopTargets(ids_NK=ids_TK, log_probs_NK=log_probs_TK, log_rest_N=log_rest_T)

@@ -1,0 +1,49 @@
+"""The teacher as its cache: no model is run."""
+
+# B blocks, T tokens a block
+
+from dataclasses import fields
+
+import torch
+
+from minitron.distill.objective import TopTargets
+from minitron.distill.teachers.cache_file import TeacherCache
+
+
+class CachedTeacher:
+    """A teacher's most likely tokens as they were written; the others are one outcome.
+
+    The rest is that of the first `cache.header.vocab_size` tokens, so that a student's loss is to be taken over them.
+
+    Args:
+        cache: What is read.
+        device: Where the targets shall be.
+        temperature: The objective's.
+
+    Raises:
+        ValueError: The cache was made at another temperature.
+    """
+
+    def __init__(self, cache: TeacherCache, *, device: str | torch.device = "cpu", temperature: float = 1.0) -> None:
+        made_at = cache.header.temperature
+        if made_at != temperature:
+            raise ValueError(
+                f"a cache must be made at the objective's temperature, {cache.folder} is at {made_at} and the objective "
+                f"at {temperature}; make the cache again or change the objective"
+            )
+        self.cache = cache
+        self._device = torch.device(device)
+
+    def targets(self, input_ids_BT: torch.Tensor, index_B: torch.Tensor) -> TopTargets:
+        """The stored targets, in fp32.
+
+        Raises:
+            ValueError: A block is not in the cache, is of another text, or was damaged.
+        """
+        texts = input_ids_BT.cpu().numpy()
+        blocks = [
+            self.cache.read(int(block), ids_T, device=self._device) for block, ids_T in zip(index_B, texts, strict=True)
+        ]
+        return TopTargets(
+            **{one.name: torch.cat([getattr(block, one.name) for block in blocks]) for one in fields(TopTargets)}
+        )

@@ -1,0 +1,86 @@
+"""A teacher larger than memory: a window of the text at a time goes through the checkpoint block by block."""
+
+# B blocks of text in a batch, T tokens a block, D hidden, V vocabulary
+
+import numpy as np
+import torch
+
+from minitron.distill.objective import DenseTargets
+from minitron.distill.text import Blocks
+from minitron.hybrid.progress import track
+from minitron.hybrid.stack import LayerwiseStack
+
+
+class LayerwiseTeacher:
+    """Last hidden states of a window of the text, computed with one block of the model in memory at a time.
+
+    The checkpoint is read once a window, so that batches should come in the text's order and windows be as wide as
+    memory allows. Held between batches are the window's hidden states, window_blocks * T * D * 4 bytes, and the whole
+    head, V * D * 4 bytes (2.5 GiB for 131072 rows of 5120). Blocks of text are run one by one, so that what comes out
+    does not depend on where a window begins. Processes share nothing: each reads the checkpoint for itself.
+
+    Args:
+        stack: The model.
+        blocks_NT: Blocks of the whole stage.
+        window_blocks: Blocks of text in a window.
+
+    Raises:
+        ValueError: The window is empty.
+    """
+
+    def __init__(self, stack: LayerwiseStack, blocks_NT: Blocks, *, window_blocks: int) -> None:
+        if window_blocks < 1:
+            raise ValueError(f"window_blocks must be at least 1, got {window_blocks}")
+        self._stack = stack
+        self._blocks_NT = blocks_NT
+        self._window_blocks = window_blocks
+        self._first = 0
+        self._window: list[torch.Tensor] = []
+        self._head_VD = _gather_head(stack)
+
+    def targets(self, input_ids_BT: torch.Tensor, index_B: torch.Tensor) -> DenseTargets:
+        """The last hidden states and the head, in fp32 on the stack's device.
+
+        A block outside the window makes the window begin there.
+
+        Raises:
+            ValueError: The batch is not of the stage's text at these positions.
+        """
+        index = [int(i) for i in index_B]
+        self._check(input_ids_BT, index)
+        hidden = []
+        for i in index:
+            if not self._first <= i < self._first + len(self._window):
+                self._compute(i)
+            hidden.append(self._window[i - self._first])
+        return DenseTargets(hidden_ND=torch.cat(hidden), head_VD=self._head_VD)
+
+    def _check(self, input_ids_BT: torch.Tensor, index: list[int]) -> None:
+        beyond = [i for i in index if not 0 <= i < len(self._blocks_NT)]
+        if beyond:
+            raise ValueError(f"blocks must be among the stage's {len(self._blocks_NT)}, got {beyond[0]}")
+        if not np.array_equal(input_ids_BT.cpu().numpy(), self._blocks_NT[index]):
+            raise ValueError(f"the batch must be of the stage's text, blocks {index} of it are other tokens")
+
+    @torch.no_grad()
+    def _compute(self, first: int) -> None:
+        self._window = []  # its memory is free before the next one takes as much
+        ids_BT = torch.from_numpy(self._blocks_NT[first : first + self._window_blocks].astype(np.int64))
+        streams = [self._stack.embed(ids_1T) for ids_1T in ids_BT.split(1)]
+        layers = range(self._stack.shape.num_hidden_layers)
+        description = f"teacher on blocks {first} to {first + len(streams) - 1}"
+        for block in track(self._stack.blocks(layers), description, total=len(layers)):
+            for position, stream_1TD in enumerate(streams):
+                streams[position] = self._stack.run([block], stream_1TD, None)
+        for position, stream_1TD in enumerate(streams):
+            streams[position] = self._stack.final_norm(stream_1TD).squeeze(0)
+        self._first, self._window = first, streams
+
+
+def _gather_head(stack: LayerwiseStack) -> torch.Tensor:
+    head_VD = torch.empty(stack.shape.vocab_size, stack.shape.hidden_size, device=stack.device)
+    filled = 0
+    for rows_ND in stack.head():
+        head_VD[filled : filled + len(rows_ND)] = rows_ND
+        filled += len(rows_ND)
+    return head_VD
