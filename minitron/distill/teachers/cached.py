@@ -28,8 +28,8 @@ class CachedTeacher:
         made_at = cache.header.temperature
         if made_at != temperature:
             raise ValueError(
-                f"a cache must be made at the objective's temperature, {cache.folder} is at {made_at} and the objective "
-                f"at {temperature}; make the cache again or change the objective"
+                f"a cache must be made at the objective's temperature, {cache.folder} is at {made_at} and the "
+                f"objective at {temperature}; make the cache again or change the objective"
             )
         self.cache = cache
         self._device = torch.device(device)
