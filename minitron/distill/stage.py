@@ -5,6 +5,7 @@
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ def distill(
     seed: int,
     stop_after_tokens: int | None = None,
     ranks: Ranks | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> DistillRecord:
     """Trains the student on the blocks in their order, in place.
 
@@ -119,6 +121,7 @@ def distill(
         seed: Seed of all that is random.
         stop_after_tokens: Stop after so many of the stage's tokens and save the state, so that a later call goes on.
         ranks: The processes that take part; this one alone when None.
+        callbacks: Trainer's, of whoever wants to watch.
 
     Raises:
         DivergedError: The loss stops being finite.
@@ -150,6 +153,7 @@ def distill(
             next_tokens=settings.objective.cross_entropy > 0,
         ),
         data_collator=collate,
+        callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
     started = time.monotonic()
