@@ -1,4 +1,4 @@
-"""Distillation from the 12B's dims to the 9B's with random weights: tokens a second, MFU, peak memory, share of the loss.
+"""Distillation at the dims of the 12B and the 9B, random weights: tokens a second, MFU, peak memory, the loss's share.
 
     python benchmarks/kd_train.py --device cuda --optim adamw_torch_8bit          # both whole: 139 GiB, an H200
     python benchmarks/kd_train.py --device cuda --blocks 20                       # the first 20 blocks of each

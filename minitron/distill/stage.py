@@ -137,7 +137,7 @@ def distill(
         student, teacher, settings.objective, hidden=settings.hidden, chunk_tokens=settings.chunk_tokens
     )
     if settings.gradient_checkpointing:
-        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        student.activation_checkpointing_enable({"use_reentrant": False})
     if settings.sharded:
         shard_blocks(model, blocks_of(student), device=ranks.device)
     trainer = DistillationTrainer(
