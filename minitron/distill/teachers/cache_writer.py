@@ -15,6 +15,7 @@ from minitron.distill.objective import DenseTargets, TopTargets
 from minitron.distill.teachers.cache_file import (
     HEADER_FILE,
     PLAN_FILE,
+    SHARD_BYTES,
     CacheHeader,
     TeacherCache,
     make_header,
@@ -57,6 +58,7 @@ def write_teacher_cache(
     batch_size: int,
     made_from: Mapping[str, Any],
     ranks: WriterRanks | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> TeacherCache:
     """Runs the teacher over all blocks and keeps the most likely tokens of each distribution.
 
@@ -74,6 +76,7 @@ def write_teacher_cache(
         batch_size: Blocks that the teacher is run on at once.
         made_from: Hashes of the teacher and of the text; what decides whether an unfinished cache is the same.
         ranks: The processes that write together; alone when None.
+        shard_bytes: What a file takes at most, or a block where that is larger; processes share out whole files.
 
     Raises:
         ValueError: The folder holds another cache, the disk has no room, or the teacher gives no such distributions.
@@ -86,6 +89,7 @@ def write_teacher_cache(
         seq_len=seq_len,
         num_blocks=len(blocks_NT),
         made_from=dict(made_from),
+        shard_bytes=shard_bytes,
     )
     index, count, wait = (0, 1, _go_on) if ranks is None else (ranks.index, ranks.count, ranks.wait)
     folder.mkdir(parents=True, exist_ok=True)
