@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import torch
 
-from minitron.distill.divergences import sum_rows
-from minitron.distill.objective import Objective, TopTargets
-from minitron.distill.vocabulary import WHOLE, Vocabulary
+from minitron.distill.loss.divergences import sum_rows
+from minitron.distill.loss.objective import Objective, TopTargets
+from minitron.distill.loss.vocabulary import WHOLE, Vocabulary
 
 # What a tile of one tensor takes; the fastest of 0.5 to 32 MiB where a core's second-level cache has 1 MiB.
 TILE_BYTES = 2**20
@@ -37,7 +37,7 @@ def row_losses_(
         vocabulary: How rows are summed: whole here, or over the processes that hold shards of them.
     """
     if student_CV.device.type == "cuda" and student_CV.dtype == torch.float32 and vocabulary is WHOLE:
-        from minitron.distill.fused import fused_rows_  # triton comes with torch for CUDA alone
+        from minitron.distill.loss.fused import fused_rows_  # triton comes with torch for CUDA alone
 
         return fused_rows_(student_CV, teacher_CV, objective, labels_C)
     divergence_C, entropy_C = student_CV.new_zeros(len(student_CV)), student_CV.new_zeros(len(student_CV))

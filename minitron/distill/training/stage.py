@@ -15,14 +15,14 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from minitron.distill.backbone import blocks_of
-from minitron.distill.loss import DEFAULT_CHUNK_TOKENS
-from minitron.distill.model import DistillationModel, HiddenMatch
-from minitron.distill.objective import Objective
+from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS
+from minitron.distill.loss.objective import Objective
 from minitron.distill.sharding import shard_blocks
-from minitron.distill.states import last_whole_state, read_history, step_of
 from minitron.distill.teachers import Teacher
 from minitron.distill.text import BlockDataset, Blocks, collate
-from minitron.distill.trainer import DistillationTrainer
+from minitron.distill.training.model import DistillationModel, HiddenMatch
+from minitron.distill.training.states import last_whole_state, read_history, step_of
+from minitron.distill.training.trainer import DistillationTrainer
 from minitron.hybrid.progress import progress_bar
 from minitron.hybrid.ranks import Ranks
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import distributed
 
-from minitron.distill.divergences import sum_rows
+from minitron.distill.loss.divergences import sum_rows
 
 
 class Vocabulary(Protocol):

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from minitron.distill.loss import DEFAULT_CHUNK_TOKENS, Losses, check_inputs, compute_losses
-from minitron.distill.objective import DenseTargets, Objective
-from minitron.distill.vocabulary import ShardedVocabulary
+from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS, Losses, check_inputs, compute_losses
+from minitron.distill.loss.objective import DenseTargets, Objective
+from minitron.distill.loss.vocabulary import ShardedVocabulary
 
 
 def sharded_loss(

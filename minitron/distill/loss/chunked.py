@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch.autograd.function import Function, FunctionCtx, once_differentiable
 
-from minitron.distill.objective import DenseTargets, Objective, Targets, TopTargets
-from minitron.distill.products import add_head_grad_, hidden_grad, logits_into, wide_dtype
-from minitron.distill.rows import row_losses_, top_row_losses_
-from minitron.distill.vocabulary import WHOLE, Vocabulary
+from minitron.distill.loss.objective import DenseTargets, Objective, Targets, TopTargets
+from minitron.distill.loss.products import add_head_grad_, hidden_grad, logits_into, wide_dtype
+from minitron.distill.loss.rows import row_losses_, top_row_losses_
+from minitron.distill.loss.vocabulary import WHOLE, Vocabulary
 
 DEFAULT_CHUNK_TOKENS = 512
 
