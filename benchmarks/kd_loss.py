@@ -41,7 +41,7 @@ from kd_methods import METHODS, Inputs, Loss, Method, random_inputs
 from rich.console import Console
 from rich.table import Table
 
-from minitron.distill.loss import DEFAULT_CHUNK_TOKENS
+from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS
 
 MIB, GIB = 2**20, 2**30
 PARTS = ("errors", "memory", "time")
