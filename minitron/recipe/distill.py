@@ -68,6 +68,11 @@ class TrainSection(Section):
     optim: str = Field(
         default="adamw_torch", description="Optimizer by its name in Hugging Face Trainer, as in adamw_torch_8bit."
     )
+    optim_args: str | None = Field(
+        default=None,
+        description="Its own arguments as Trainer takes them, as in bf16_stochastic_round=True for torchao's on bf16 "
+        "weights, which lose small updates otherwise.",
+    )
     precision: TrainedDtype = Field(default="fp32", description="Precision of the blocks' products; the loss is fp32.")
     weights_dtype: TrainedDtype = Field(default="fp32", description="Precision that trained weights are held in.")
     gradient_checkpointing: bool = Field(default=False, description="Recompute blocks in the backward pass.")

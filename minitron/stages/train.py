@@ -54,6 +54,7 @@ def train_settings(
         weight_decay=section.weight_decay,
         max_grad_norm=section.max_grad_norm,
         optim=section.optim,
+        optim_args=section.optim_args,
         bf16=section.precision == "bf16",
         gradient_checkpointing=section.gradient_checkpointing,
         sharded=section.sharding == "fsdp2",

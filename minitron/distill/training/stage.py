@@ -52,6 +52,7 @@ class DistillSettings:
         max_grad_norm: Gradient norm that is clipped to.
         adam_beta2: AdamW's second decay rate.
         optim: Optimizer by Trainer's name.
+        optim_args: Its own arguments, in Trainer's form.
         bf16: The blocks' products in bf16 (autocast); the loss stays in fp32.
         gradient_checkpointing: Recompute blocks in the backward pass.
         sharded: Weights and optimizer states in shards over all processes.
@@ -72,6 +73,7 @@ class DistillSettings:
     max_grad_norm: float = 1.0
     adam_beta2: float = 0.95
     optim: str = "adamw_torch"
+    optim_args: str | None = None
     bf16: bool = False
     gradient_checkpointing: bool = False
     sharded: bool = False
@@ -203,6 +205,7 @@ def training_arguments(
         max_grad_norm=settings.max_grad_norm,
         adam_beta2=settings.adam_beta2,
         optim=settings.optim,
+        optim_args=settings.optim_args,
         bf16=settings.bf16,
         logging_steps=max(1, max_steps // POINTS_OF_CURVE),
         logging_nan_inf_filter=False,  # a diverged loss must be seen, not averaged away
