@@ -30,8 +30,8 @@ def run(recipe_path: Path, folder: Path, *overrides: str, **options: Any) -> dic
 def test_blocks_go_first_and_widths_are_cut_from_what_was_distilled(tmp_path: Path, recipe_path: Path) -> None:
     folder = tmp_path / "run"
     order = list(run(recipe_path, folder))
-    assert order == ["depth", "score", "search", "prune", "distill", "evaluate", "report"]
-    teacher, first = open_checkpoint(tmp_path / "teacher"), open_checkpoint(folder / "depth" / "checkpoint")
+    assert order == ["depth", "depth_distill", "score", "search", "prune", "distill", "evaluate", "report"]
+    teacher, first = open_checkpoint(tmp_path / "teacher"), open_checkpoint(folder / "depth_distill" / "checkpoint")
     greedy = load_scores(folder / "depth" / "score" / stages.SCORES_FILE)
     kept = [layer for layer in range(8) if layer not in greedy.removed]
     assert first.shape == teacher.shape.resized(layers=kept)
@@ -52,11 +52,14 @@ def test_a_second_run_skips_the_first_step_and_a_change_of_it_reruns_all(tmp_pat
     assert set(run(recipe_path, folder, last="prune").values()) == {True}
     assert run(recipe_path, folder, "search.top_k=1", last="prune") == {
         "depth": True,
+        "depth_distill": True,
         "score": True,
         "search": False,
         "prune": False,
     }
-    assert set(run(recipe_path, folder, "depth_first.distill.learning_rate=0.01", last="prune").values()) == {False}
+    # Another way of distilling leaves the cut blocks as they are.
+    again = run(recipe_path, folder, "depth_first.distill.learning_rate=0.01", last="prune")
+    assert [name for name, skipped in again.items() if skipped] == ["depth"]
 
 
 def test_an_interrupted_first_step_keeps_its_scores(
@@ -68,11 +71,10 @@ def test_an_interrupted_first_step_keeps_its_scores(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(depth, "recover", stop)
+        patch.setattr(depth, "prune_to", stop)
         run(recipe_path, tmp_path / "run", last="depth")
     monkeypatch.setattr(depth, "score_folder", stop)
     assert run(recipe_path, tmp_path / "run", last="depth") == {"depth": False}
-    assert not (tmp_path / "run" / "depth" / "pruned").exists()
 
 
 def test_a_tournament_in_the_second_step_judges_by_the_teacher(tmp_path: Path, recipe_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from minitron.distill.objective import TopTargets
+from minitron.distill.loss.objective import TopTargets
 from minitron.distill.teachers.packing import id_bits
 from minitron.distill.teachers.records import RecordLayout, bytes_per_token
 
@@ -115,8 +115,8 @@ class TeacherCache:
         header = self.header
         if not 0 <= block < header.num_blocks:
             raise ValueError(
-                f"the cache {self.folder} must hold every block that is asked for, it has {header.num_blocks} and block "
-                f"{block} was asked for; make it from the whole text"
+                f"the cache {self.folder} must hold every block that is asked for, it has {header.num_blocks} and "
+                f"block {block} was asked for; make it from the whole text"
             )
         if len(ids_T) != header.seq_len:
             raise ValueError(
@@ -126,7 +126,7 @@ class TeacherCache:
         if shard not in self._maps:
             self._maps[shard] = np.memmap(shard_file(self.folder, header, shard), np.uint8, mode="r")
         size = header.layout.record_bytes
-        record = memoryview(self._maps[shard])[position * size : (position + 1) * size]
+        record = self._maps[shard].data[position * size : (position + 1) * size]
         try:
             return header.layout.decode(record, ids_T, device=device)
         except ValueError as error:
@@ -139,10 +139,16 @@ def open_teacher_cache(folder: Path) -> TeacherCache:
     Raises:
         ValueError: The folder holds no cache, an unfinished or damaged one, or one of another format.
     """
-    header = _read_header(folder)
-    sizes = header.layout
+    path = folder / HEADER_FILE
+    if not path.is_file():
+        unfinished = (folder / PLAN_FILE).is_file()
+        raise ValueError(
+            f"{folder} must hold a teacher's cache, "
+            + ("its cache is unfinished; call its writer again to go on" if unfinished else f"it has no {HEADER_FILE}")
+        )
+    header = read_header(path)
     for shard in range(header.num_shards):
-        path, expected = shard_file(folder, header, shard), len(header.shard_blocks(shard)) * sizes.record_bytes
+        path, expected = shard_file(folder, header, shard), len(header.shard_blocks(shard)) * header.layout.record_bytes
         found = path.stat().st_size if path.is_file() else None
         if found != expected:
             raise ValueError(
@@ -152,14 +158,12 @@ def open_teacher_cache(folder: Path) -> TeacherCache:
     return TeacherCache(folder=folder, header=header)
 
 
-def _read_header(folder: Path) -> CacheHeader:
-    path = folder / HEADER_FILE
-    if not path.is_file():
-        unfinished = (folder / PLAN_FILE).is_file()
-        raise ValueError(
-            f"{folder} must hold a teacher's cache, "
-            + ("its cache is unfinished; call its writer again to go on" if unfinished else f"it has no {HEADER_FILE}")
-        )
+def read_header(path: Path) -> CacheHeader:
+    """The header in a file.
+
+    Raises:
+        ValueError: It is none of this version, or its sizes contradict each other.
+    """
     try:
         header = CacheHeader.model_validate_json(path.read_bytes())
     except ValidationError as error:

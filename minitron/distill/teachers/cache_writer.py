@@ -11,14 +11,16 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import torch
 
-from minitron.distill.objective import DenseTargets, TopTargets
+from minitron.distill.loss.objective import DenseTargets, TopTargets
 from minitron.distill.teachers.cache_file import (
     HEADER_FILE,
     PLAN_FILE,
+    SHARD_BYTES,
     CacheHeader,
     TeacherCache,
     make_header,
     open_teacher_cache,
+    read_header,
     shard_file,
 )
 from minitron.distill.teachers.teacher import Teacher
@@ -56,6 +58,7 @@ def write_teacher_cache(
     batch_size: int,
     made_from: Mapping[str, Any],
     ranks: WriterRanks | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> TeacherCache:
     """Runs the teacher over all blocks and keeps the most likely tokens of each distribution.
 
@@ -73,6 +76,7 @@ def write_teacher_cache(
         batch_size: Blocks that the teacher is run on at once.
         made_from: Hashes of the teacher and of the text; what decides whether an unfinished cache is the same.
         ranks: The processes that write together; alone when None.
+        shard_bytes: What a file takes at most, or a block where that is larger; processes share out whole files.
 
     Raises:
         ValueError: The folder holds another cache, the disk has no room, or the teacher gives no such distributions.
@@ -85,6 +89,7 @@ def write_teacher_cache(
         seq_len=seq_len,
         num_blocks=len(blocks_NT),
         made_from=dict(made_from),
+        shard_bytes=shard_bytes,
     )
     index, count, wait = (0, 1, _go_on) if ranks is None else (ranks.index, ranks.count, ranks.wait)
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,9 +119,10 @@ def _claim(folder: Path, header: CacheHeader) -> None:
     found = next((path for name in (HEADER_FILE, PLAN_FILE) if (path := folder / name).is_file()), None)
     if found is None:
         write_json(folder / PLAN_FILE, header.model_dump(mode="json"))
-    elif CacheHeader.model_validate_json(found.read_bytes()) != header:
+    elif read_header(found) != header:
         raise ValueError(
-            f"{folder} must hold this cache or none, {found.name} tells of another one; remove it or choose another folder"
+            f"{folder} must hold this cache or none, {found.name} tells of another one; remove it or choose another "
+            "folder"
         )
     written = sum(path.stat().st_size for path in folder.glob("blocks-*"))
     require_room(folder, header.total_bytes - written, what="the teacher's cache")
@@ -166,7 +172,7 @@ class _Writer:
         return len(blocks)
 
     def _records(self, batch: range) -> bytes:
-        ids_BT = self._blocks_NT[batch.start : batch.stop]
+        ids_BT = np.asarray(self._blocks_NT[batch.start : batch.stop])
         targets = self._teacher.targets(
             torch.from_numpy(ids_BT.astype(np.int64)), torch.arange(batch.start, batch.stop)
         )
@@ -185,11 +191,8 @@ class _Writer:
 
 
 def _split(targets: TopTargets, seq_len: int) -> Iterator[TopTargets]:
-    parts = zip(
-        targets.ids_NK.split(seq_len),
-        targets.log_probs_NK.split(seq_len),
-        targets.log_rest_N.split(seq_len),
-        strict=True,
-    )
-    for ids_TK, log_probs_TK, log_rest_T in parts:
-        yield TopTargets(ids_NK=ids_TK, log_probs_NK=log_probs_TK, log_rest_N=log_rest_T)
+    for start in range(0, len(targets.ids_NK), seq_len):
+        rows = slice(start, start + seq_len)
+        yield TopTargets(
+            ids_NK=targets.ids_NK[rows], log_probs_NK=targets.log_probs_NK[rows], log_rest_N=targets.log_rest_N[rows]
+        )

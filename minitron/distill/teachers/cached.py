@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import torch
 
-from minitron.distill.objective import TopTargets
+from minitron.distill.loss.objective import TopTargets
 from minitron.distill.teachers.cache_file import TeacherCache
 
 
@@ -28,8 +28,8 @@ class CachedTeacher:
         made_at = cache.header.temperature
         if made_at != temperature:
             raise ValueError(
-                f"a cache must be made at the objective's temperature, {cache.folder} is at {made_at} and the objective "
-                f"at {temperature}; make the cache again or change the objective"
+                f"a cache must be made at the objective's temperature, {cache.folder} is at {made_at} and the "
+                f"objective at {temperature}; make the cache again or change the objective"
             )
         self.cache = cache
         self._device = torch.device(device)

@@ -5,7 +5,7 @@
 import numpy as np
 import torch
 
-from minitron.distill.objective import DenseTargets
+from minitron.distill.loss.objective import DenseTargets
 from minitron.distill.text import Blocks
 from minitron.hybrid.progress import track
 from minitron.hybrid.stack import LayerwiseStack
@@ -59,14 +59,14 @@ class LayerwiseTeacher:
         beyond = [i for i in index if not 0 <= i < len(self._blocks_NT)]
         if beyond:
             raise ValueError(f"blocks must be among the stage's {len(self._blocks_NT)}, got {beyond[0]}")
-        if not np.array_equal(input_ids_BT.cpu().numpy(), self._blocks_NT[index]):
+        if not np.array_equal(input_ids_BT.cpu().numpy(), np.stack([self._blocks_NT[i] for i in index])):
             raise ValueError(f"the batch must be of the stage's text, blocks {index} of it are other tokens")
 
     @torch.no_grad()
     def _compute(self, first: int) -> None:
         self._window = []  # its memory is free before the next one takes as much
-        ids_BT = torch.from_numpy(self._blocks_NT[first : first + self._window_blocks].astype(np.int64))
-        streams = [self._stack.embed(ids_1T) for ids_1T in ids_BT.split(1)]
+        ids_BT = torch.from_numpy(np.asarray(self._blocks_NT[first : first + self._window_blocks]).astype(np.int64))
+        streams = [self._stack.embed(ids_1T) for ids_1T in torch.split(ids_BT, 1)]
         layers = range(self._stack.shape.num_hidden_layers)
         description = f"teacher on blocks {first} to {first + len(streams) - 1}"
         for block in track(self._stack.blocks(layers), description, total=len(layers)):

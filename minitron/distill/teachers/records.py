@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from minitron.distill.objective import TopTargets
+from minitron.distill.loss.objective import TopTargets
 from minitron.distill.teachers.packing import id_bits, pack_ids, packed_bytes, unpack_ids
 from minitron.distill.teachers.top_k import from_fp16, to_fp16
 
@@ -29,7 +29,7 @@ def bytes_per_token(vocab_size: int, top_k: int) -> int:
 
 def text_checksum(ids_T: npt.NDArray[np.integer]) -> int:
     """CRC-32 of a block's token ids as little-endian 32-bit integers."""
-    return zlib.crc32(np.ascontiguousarray(ids_T, dtype="<i4"))
+    return zlib.crc32(ids_T.astype("<i4").tobytes())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class RecordLayout:
         if len(record) != self.record_bytes:
             return False
         text, payload = CHECKSUMS.unpack_from(record)
-        return text == text_checksum(ids_T) and payload == zlib.crc32(record[CHECKSUMS.size :])
+        return bool((text, payload) == (text_checksum(ids_T), zlib.crc32(record[CHECKSUMS.size :])))
 
     def decode(self, record: memoryview, ids_T: npt.NDArray[np.integer], *, device: torch.device) -> TopTargets:
         """The targets of a block of this text.
@@ -73,13 +73,9 @@ class RecordLayout:
         """
         text, payload = CHECKSUMS.unpack_from(record)
         if text != text_checksum(ids_T):
-            raise ValueError(
-                "the cache was made from other text; make it again, or take the text that it was made from"
-            )
+            raise ValueError("the cache was made from other text; make it again, or take the text of its making")
         if payload != zlib.crc32(record[CHECKSUMS.size :]):
-            raise ValueError(
-                "the bytes must be those that were written, their checksum is another; make the cache again"
-            )
+            raise ValueError("the bytes must be those that were written, their checksum differs; make the cache again")
         tokens, outcomes = self.seq_len, self.top_k + 1
         log_probs_TX = np.frombuffer(record, FP16, tokens * outcomes, CHECKSUMS.size).reshape(tokens, outcomes)
         packed_TW = np.frombuffer(record, np.uint8, offset=CHECKSUMS.size + log_probs_TX.nbytes).reshape(tokens, -1)

@@ -5,8 +5,8 @@
 import torch
 from torch.nn import functional as F
 
-from minitron.distill.objective import DenseTargets, TopTargets
-from minitron.distill.products import logits_into, wide_dtype
+from minitron.distill.loss.objective import DenseTargets, TopTargets
+from minitron.distill.loss.products import logits_into, wide_dtype
 
 CHUNK_TOKENS = 512
 LOWEST = torch.finfo(torch.float16).min
@@ -29,7 +29,7 @@ def keep_top_k(
     wide = wide_dtype(head_VD.dtype)
     logits_CV = torch.empty(min(chunk_tokens, len(targets.hidden_ND)), len(head_VD), dtype=wide, device=head_VD.device)
     parts = []
-    for hidden_CD in targets.hidden_ND.split(chunk_tokens):
+    for hidden_CD in torch.split(targets.hidden_ND, chunk_tokens):
         chunk_CV = logits_CV[: len(hidden_CD)]
         logits_into(chunk_CV, hidden_CD, head_VD)
         parts.append(_chunk_top_k(chunk_CV.div_(temperature), top_k))
@@ -55,7 +55,7 @@ def from_fp16(ids_NK: torch.Tensor, log_probs_NX: torch.Tensor) -> TopTargets:
     The kept ones are scaled to 1 - rest: it is known better than their sum, since where the rest is small its error is
     small, and where it is large its logarithm is near 0, where fp16 is finest.
     """
-    kept_NK, log_rest_N = log_probs_NX.float().split([ids_NK.shape[1], 1], dim=1)
+    kept_NK, log_rest_N = torch.split(log_probs_NX.float(), [ids_NK.shape[1], 1], dim=1)
     log_rest_N1 = log_rest_N.clamp(max=HIGHEST_REST)
     log_kept_N1 = torch.log(-torch.expm1(log_rest_N1))
     scaled_NK = kept_NK - kept_NK.logsumexp(1, keepdim=True) + log_kept_N1

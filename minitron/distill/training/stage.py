@@ -5,6 +5,7 @@
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from minitron.distill.backbone import blocks_of
-from minitron.distill.loss import DEFAULT_CHUNK_TOKENS
-from minitron.distill.model import DistillationModel, HiddenMatch
-from minitron.distill.objective import Objective
+from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS
+from minitron.distill.loss.objective import Objective
 from minitron.distill.sharding import shard_blocks
-from minitron.distill.states import last_whole_state, read_history, step_of
 from minitron.distill.teachers import Teacher
 from minitron.distill.text import BlockDataset, Blocks, collate
-from minitron.distill.trainer import DistillationTrainer
+from minitron.distill.training.model import DistillationModel, HiddenMatch
+from minitron.distill.training.states import last_whole_state, read_history, step_of
+from minitron.distill.training.trainer import DistillationTrainer
 from minitron.hybrid.progress import progress_bar
 from minitron.hybrid.ranks import Ranks
 
@@ -106,6 +107,7 @@ def distill(
     seed: int,
     stop_after_tokens: int | None = None,
     ranks: Ranks | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> DistillRecord:
     """Trains the student on the blocks in their order, in place.
 
@@ -121,6 +123,7 @@ def distill(
         seed: Seed of all that is random.
         stop_after_tokens: Stop after so many of the stage's tokens and save the state, so that a later call goes on.
         ranks: The processes that take part; this one alone when None.
+        callbacks: Trainer's, of whoever wants to watch.
 
     Raises:
         DivergedError: The loss stops being finite.
@@ -136,7 +139,7 @@ def distill(
         student, teacher, settings.objective, hidden=settings.hidden, chunk_tokens=settings.chunk_tokens
     )
     if settings.gradient_checkpointing:
-        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        student.activation_checkpointing_enable({"use_reentrant": False})
     if settings.sharded:
         shard_blocks(model, blocks_of(student), device=ranks.device)
     trainer = DistillationTrainer(
@@ -152,6 +155,7 @@ def distill(
             next_tokens=settings.objective.cross_entropy > 0,
         ),
         data_collator=collate,
+        callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
     started = time.monotonic()
