@@ -12,6 +12,7 @@ from minitron.search import OPTIMIZER_BYTES
 # What configurations call a checkpoint's precision -> bytes of a weight.
 STORED_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp32": 4, "bf16": 2, "fp16": 2}
 TRAINED_BYTES = {"fp32": 4, "bf16": 2}
+CACHED_BLOCK_BYTES = 8  # of a block in a teacher's cache, beside its tokens
 SHORT_IDS = 2**16  # ids below it take two bytes in a file of packed text, others four
 
 
@@ -97,7 +98,7 @@ def _caches(shapes: Shapes, trainings: Sequence[Training]) -> Iterator[DiskItem]
     for training in trainings:
         if training.mode == "cached" and isinstance(training.section, DistillSection):
             token = cache_token_bytes(shapes.teacher.vocab_size, training.section.teacher.top_k)
-            size = training.length.packed_tokens * token
+            size = training.length.packed_tokens * token + training.length.blocks * CACHED_BLOCK_BYTES
             what = f"teacher's cache, {token} bytes a token"
             yield DiskItem(stage="cache", part=training.name, what=what, bytes=size)
             yield DiskItem(stage="cache", part=training.name, what="packed text", bytes=_packed(training, shapes))
