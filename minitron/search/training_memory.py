@@ -53,6 +53,7 @@ class TrainingSetup:
         devices: Processes, a device each.
         sharded: Student, teacher, gradients and optimizer in shards; else a copy of each on every device.
         checkpointing: Blocks are recomputed in the backward pass.
+        offloaded: What they are recomputed from lies on the host.
         weights_dtype: Precision of trained weights and their gradients, fp32 or bf16.
         precision: Precision of the blocks' products.
         optim: Optimizer by its name in Hugging Face Trainer.
@@ -67,6 +68,7 @@ class TrainingSetup:
     devices: int = 1
     sharded: bool = False
     checkpointing: bool = False
+    offloaded: bool = False
     weights_dtype: str = "fp32"
     precision: str = "fp32"
     optim: str = "adamw_torch"
@@ -172,7 +174,8 @@ def activation_bytes(shape: HybridShape, setup: TrainingSetup) -> int:
     kinds = {kind: _block_activation_bytes(shape, kind, setup) for kind, count in shape.counts.items() if count}
     largest = max(kinds.values())
     if setup.checkpointing:
-        return shape.num_hidden_layers * shape.hidden_size * setup.stream_bytes + 2 * largest
+        streams = 2 if setup.offloaded else shape.num_hidden_layers  # one arrives while another is in use
+        return streams * shape.hidden_size * setup.stream_bytes + 2 * largest
     return sum(shape.counts[kind] * held for kind, held in kinds.items()) + largest
 
 
