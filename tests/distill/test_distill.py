@@ -19,6 +19,7 @@ from minitron.distill import (
     distill,
 )
 from minitron.distill.text import BlockDataset
+from minitron.distill.training.states import MARKER_FILE, last_whole_state
 from minitron.hybrid.shape import HybridShape
 from tests.conftest import make_dense_shape, make_tiny_model
 
@@ -294,3 +295,15 @@ def test_settings_that_cannot_be_kept_to_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=match):
         trained(tmp_path, tiny_shape, **changes)
+
+
+def test_an_unmarked_state_is_passed_over_and_one_of_another_form_refused(
+    tmp_path: Path, tiny_shape: HybridShape
+) -> None:
+    trained(tmp_path, tiny_shape, save_steps=2)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-6"]
+    assert last_whole_state(tmp_path, sharded=False) == tmp_path / "checkpoint-6"
+    with pytest.raises(ValueError, match="is of ddp and fsdp2 is asked for; set distill.sharding=ddp"):
+        last_whole_state(tmp_path, sharded=True)
+    (tmp_path / "checkpoint-6" / MARKER_FILE).unlink()
+    assert last_whole_state(tmp_path, sharded=False) is None

@@ -20,7 +20,7 @@ KILLS = 10
 CURRICULUM = (
     "distill.tokens=null",
     "distill.save_steps=2",
-    "distill.stages=[{name: short, tokens: 2560}, {name: long, tokens: 1920, seq_len: 24, batch_size: 1}]",
+    "distill.stages=[{name: short, tokens: 960}, {name: long, tokens: 4800, seq_len: 24, batch_size: 1}]",
 )
 
 

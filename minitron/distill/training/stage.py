@@ -161,7 +161,7 @@ def distill(
     )
     trainer.remove_callback(PrinterCallback)
     started = time.monotonic()
-    history = _train(trainer, state_folder, last_step=last_step, ranks=ranks)
+    history = _train(trainer, state_folder, last_step=last_step, sharded=settings.sharded, ranks=ranks)
     student.eval()
     record = DistillRecord(
         curve=tuple(
@@ -213,7 +213,6 @@ def training_arguments(
         logging_nan_inf_filter=False,  # a diverged loss must be seen, not averaged away
         save_strategy="steps" if settings.save_steps else "no",
         save_steps=settings.save_steps or 1,
-        save_total_limit=1,
         report_to=list(settings.report_to),
         disable_tqdm=True,
         seed=seed,
@@ -243,10 +242,12 @@ def _shares(settings: DistillSettings, processes: int) -> tuple[int, int]:
     return micro, share // micro
 
 
-def _train(trainer: DistillationTrainer, state_folder: Path, *, last_step: int, ranks: Ranks) -> list[dict[str, float]]:
+def _train(
+    trainer: DistillationTrainer, state_folder: Path, *, last_step: int, sharded: bool, ranks: Ranks
+) -> list[dict[str, float]]:
     ranks.wait()  # so that all find the same states
-    state = last_whole_state(state_folder, processes=ranks.count)
-    if state is not None and step_of(state) >= last_step and not trainer.is_distributed_loading_by_transformers:
+    state = last_whole_state(state_folder, sharded=sharded)
+    if state is not None and step_of(state) >= last_step and not sharded:
         load_model(trainer.model, state / "model.safetensors")
         return read_history(state)
     with progress_bar() as progress:

@@ -1,19 +1,44 @@
-"""Saved states of a stage of training: which are whole, and which names in them are second ones."""
+"""Saved states of a stage of training: which are whole, of what form, and which names in them are second ones."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-# Trainer writes this file behind all that the first process writes.
-LAST_FILE = "trainer_state.json"
+from minitron.hybrid.weights import write_json
+
+MARKER_FILE = "whole.json"
+HISTORY_FILE = "trainer_state.json"
 
 
-def last_whole_state(folder: Path, *, processes: int) -> Path | None:
-    """The newest state in a folder that every process has written whole; None where there is none."""
-    states = [path for path in folder.glob("checkpoint-*") if _is_whole(path, processes)]
-    return max(states, key=step_of) if states else None
+def keep_state(state: Path, *, sharded: bool) -> None:
+    """Marks a state as whole, which every process must have written by now, and removes those before it."""
+    write_json(state / MARKER_FILE, {"sharded": sharded})
+    for other in state.parent.glob("checkpoint-*"):
+        if other != state:
+            shutil.rmtree(other)
+
+
+def last_whole_state(folder: Path, *, sharded: bool) -> Path | None:
+    """The newest whole state in a folder, or None where there is none.
+
+    Raises:
+        ValueError: It holds shards where whole weights are wanted, or the other way round.
+    """
+    states = [path for path in folder.glob("checkpoint-*") if (path / MARKER_FILE).is_file()]
+    if not states:
+        return None
+    newest = max(states, key=step_of)
+    found = json.loads((newest / MARKER_FILE).read_text())["sharded"]
+    if found != sharded:
+        forms = {True: "fsdp2", False: "ddp"}
+        raise ValueError(
+            f"training must go on with the sharding that it began with, {newest} is of {forms[found]} and "
+            f"{forms[sharded]} is asked for; set distill.sharding={forms[found]}, or remove the state to begin anew"
+        )
+    return newest
 
 
 def step_of(state: Path) -> int:
@@ -23,7 +48,7 @@ def step_of(state: Path) -> int:
 
 def read_history(state: Path) -> list[dict[str, float]]:
     """What was logged up to a state."""
-    history: list[dict[str, float]] = json.loads((state / LAST_FILE).read_text())["log_history"]
+    history: list[dict[str, float]] = json.loads((state / HISTORY_FILE).read_text())["log_history"]
     return history
 
 
@@ -33,12 +58,3 @@ def second_names(state: Mapping[str, torch.Tensor]) -> list[str]:
     for name, tensor in state.items():
         first.setdefault((tensor.data_ptr(), tensor.shape), name)
     return [name for name, tensor in state.items() if first[tensor.data_ptr(), tensor.shape] != name]
-
-
-def _is_whole(state: Path, processes: int) -> bool:
-    try:
-        read_history(state)
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
-        return False
-    randomness = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
-    return all((state / name).is_file() for name in randomness)

@@ -10,7 +10,7 @@ from transformers import Trainer
 
 from minitron.distill.sharding import load_shards, save_shards
 from minitron.distill.training.model import PARTS, DistillationModel
-from minitron.distill.training.states import second_names
+from minitron.distill.training.states import keep_state, second_names
 
 SCHEDULER_FILE = "scheduler.pt"
 
@@ -64,6 +64,13 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
         # Each micro-batch's gradients are reduced at once: put off, every process would hold them whole.
         return nullcontext()
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            keep_state(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", sharded=self._sharded)
+        self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the weights; shards go with the optimizer's state."""
