@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA := examples/quickstart/data
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow test-engines test-kernels lint clean
+.PHONY: demo test test-slow test-engines test-kernels bench-kd lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo $(DATA)/problems-test.jsonl
@@ -22,6 +22,9 @@ test-engines: $(VENV)/.engines
 
 test-kernels: $(VENV)/.kernels
 	$(BIN)/python -m pytest tests/distill/kernels
+
+bench-kd: $(VENV)/.peers
+	$(BIN)/python benchmarks/kd_loss.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -51,6 +54,10 @@ $(VENV)/.engines: $(VENV)/.dev
 
 $(VENV)/.kernels: $(VENV)/.dev
 	$(INSTALL) --editable '.[kernels]'
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.demo
+	$(INSTALL) --editable '.[peers]'
 	@touch $@
 
 $(DATA)/problems-test.jsonl: examples/quickstart/make_data.py | $(VENV)/.demo

@@ -1,4 +1,6 @@
-"""The published 12B's shape, which several benchmarks take their dims from."""
+"""The published shapes that several benchmarks take their dims from."""
+
+from dataclasses import replace
 
 from minitron.hybrid.shape import HybridShape
 
@@ -14,4 +16,11 @@ NANO_12B = HybridShape(
     mamba_head_dim=80,
     n_groups=8,
     ssm_state_size=128,
+)
+
+NANO_9B = replace(
+    NANO_12B,
+    hybrid_override_pattern="M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-",
+    hidden_size=4480,
+    intermediate_size=15680,
 )

@@ -97,7 +97,12 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--from", dest="first", metavar="STAGE", help="run this stage and later ones anew")
         if last is None:
             verb.add_argument("--to", dest="last", metavar="STAGE", help="stop after this stage")
-        verb.set_defaults(verb=_run, last=last, cache_teacher=False)
+            verb.add_argument(
+                "--dry-run",
+                action="store_true",
+                help="say what the run would do, take and need, from the recipe and the teacher's config.json alone",
+            )
+        verb.set_defaults(verb=_run, last=last, cache_teacher=False, dry_run=False)
         if name == "distill":
             verb.add_argument(
                 "--cache-teacher",
@@ -210,6 +215,9 @@ def _run(args: argparse.Namespace) -> None:
 
     overrides = (*args.set, "distill.teacher.mode=cached") if args.cache_teacher else tuple(args.set)
     recipe = load_recipe(args.recipe, overrides)
+    if args.dry_run:
+        _forecast(args, recipe)
+        return
 
     from minitron.pipeline import CACHING, STAGE_NAMES, run_pipeline, stages_of
     from minitron.stages import read_candidates, read_metrics
@@ -246,6 +254,19 @@ def _run(args: argparse.Namespace) -> None:
     if "report" in reached:
         tables.append(f"picture: {folder / 'report' / 'summary.png'}")
     _print(args, result, *tables)
+
+
+def _forecast(args: argparse.Namespace, recipe: Any) -> None:
+    from minitron.forecast import forecast_run
+    from minitron.report import disk_table, forecast_lines, shapes_table, stages_table, training_memory_table
+
+    if args.first is not None or args.last is not None:
+        raise ValueError("--dry-run is of the whole run, it takes neither --from nor --to")
+    arguments = [str(args.recipe), *(word for override in args.set for word in ("--set", override))]
+    arguments += [] if args.output is None else ["--output", str(args.output)]
+    found = forecast_run(recipe, arguments)
+    tables = (shapes_table(found), stages_table(found), training_memory_table(found), disk_table(found))
+    _print(args, found, *(table for table in tables if table is not None), *forecast_lines(found))
 
 
 def _fit(args: argparse.Namespace) -> None:
@@ -409,4 +430,4 @@ def _print(args: argparse.Namespace, result: dict[str, Any], *shown: Table | str
         return
     console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     for item in shown:
-        console.print(item, soft_wrap=isinstance(item, str))
+        console.print(item, soft_wrap=isinstance(item, str), markup=False)

@@ -11,9 +11,8 @@ import pytest
 from minitron.evaluate import Problem, evaluate_task
 from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.model import load_model, load_tokenizer
-from minitron.recipe import load_recipe
+from minitron.recipe import load_recipe, search_space
 from minitron.search import memory_bytes, solve_budget
-from minitron.stages.search import search_space
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 TEACHER = QUICKSTART / "teacher"

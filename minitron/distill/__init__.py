@@ -1,14 +1,12 @@
 """Teacher + student -> recovered student."""
 
-from minitron.distill.divergences import DIVERGENCES, JSD, ForwardKL, ReverseKL
-from minitron.distill.hidden_states import HIDDEN_LOSSES
-from minitron.distill.loss import Losses, distillation_loss
+from minitron.distill.loss.chunked import Losses, distillation_loss
+from minitron.distill.loss.divergences import DIVERGENCES, JSD, ForwardKL, ReverseKL
+from minitron.distill.loss.hidden_states import HIDDEN_LOSSES
+from minitron.distill.loss.objective import DenseTargets, Objective, Targets, TopTargets
 from minitron.distill.merge import merge_checkpoints
 from minitron.distill.mergeable import check_mergeable, interpolation_weights
-from minitron.distill.model import DistillationModel, HiddenMatch
-from minitron.distill.objective import DenseTargets, Objective, Targets, TopTargets
 from minitron.distill.sharding import full_state
-from minitron.distill.stage import DistillRecord, DistillSettings, DivergedError, distill
 from minitron.distill.teachers import (
     CachedTeacher,
     LayerwiseTeacher,
@@ -18,7 +16,9 @@ from minitron.distill.teachers import (
     open_teacher_cache,
     write_teacher_cache,
 )
-from minitron.distill.trainer import DistillationTrainer
+from minitron.distill.training.model import DistillationModel, HiddenMatch
+from minitron.distill.training.stage import DistillRecord, DistillSettings, DivergedError, distill
+from minitron.distill.training.trainer import DistillationTrainer
 
 __all__ = [
     "DIVERGENCES",

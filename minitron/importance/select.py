@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from minitron.hybrid.axes import Axis, Indices
+from minitron.hybrid.quotas import BlockQuotas
 from minitron.hybrid.shape import HybridShape
 from minitron.hybrid.slicing import Keep
-from minitron.importance.depth.quotas import BlockQuotas
 from minitron.importance.scores import ScoreArray, Scores
 
 MAMBA_AXES = ("mamba_num_heads", "mamba_head_dim")

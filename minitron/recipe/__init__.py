@@ -14,12 +14,14 @@ from minitron.recipe.distill import (
     TrainSection,
 )
 from minitron.recipe.evaluate import EvaluateSection, Task
+from minitron.recipe.lengths import check_lengths
 from minitron.recipe.load import load_recipe, make_section
 from minitron.recipe.prune import CalibrationSection, PruneSection, RepairSection
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.score import DepthSection, ScoreSection, WidthSection
 from minitron.recipe.search import SearchSection, SizeRange, TournamentSection
 from minitron.recipe.section import RecipeError, Section, Source
+from minitron.recipe.space import search_space
 
 __all__ = [
     "SPEED_SETTINGS",
@@ -48,6 +50,8 @@ __all__ = [
     "TournamentSection",
     "TrainSection",
     "WidthSection",
+    "check_lengths",
     "load_recipe",
     "make_section",
+    "search_space",
 ]

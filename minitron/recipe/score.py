@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from minitron.hybrid.quotas import BlockQuotas
 from minitron.recipe.section import PositiveInt, Section, Source
 
 Aggregation = Literal["mean_abs", "l2", "variance", "max"]
@@ -46,6 +47,20 @@ class DepthSection(Section):
     trials_at_once: PositiveInt | None = Field(
         default=None, description="Removal trials that run as one batch; as many as suit the device when null."
     )
+
+    @model_validator(mode="after")
+    def _greedy(self) -> "DepthSection":
+        if self.scorer == "block_influence" and self.remove:
+            raise ValueError("score.depth.remove is for a greedy search by logits, block_influence has none")
+        if not self.remove and (self.keep_attention is not None or self.protected):
+            raise ValueError("score.depth.keep_attention and protected are for a greedy search: set score.depth.remove")
+        return self
+
+    @property
+    def quotas(self) -> BlockQuotas:
+        """Which blocks the greedy removal keeps."""
+        exactly = {} if self.keep_attention is None else {"*": self.keep_attention}
+        return BlockQuotas(exactly=exactly, protected=frozenset(self.protected))
 
 
 class ScoreSection(Section):

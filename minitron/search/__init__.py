@@ -8,6 +8,23 @@ from minitron.search.precision import CACHE_BITS, WEIGHT_FORMATS
 from minitron.search.solve import RANKINGS, Candidate, NothingFitsError, SearchResult, solve_budget
 from minitron.search.space import SearchSpace, size_range
 from minitron.search.throughput import Lengths, ServingCost, predict_tokens_per_second, tokens_per_second
+from minitron.search.training import (
+    StageLength,
+    device_hours,
+    forward_operations,
+    head_params,
+    stage_length,
+    training_operations,
+)
+from minitron.search.training_memory import (
+    OPTIMIZER_BYTES,
+    TrainingBytes,
+    TrainingSetup,
+    longest_block,
+    training_bytes,
+    training_verdict,
+    writing_bytes,
+)
 from minitron.search.workload import ACCOUNTINGS, GIB, Engine, Workload
 
 __all__ = [
@@ -15,6 +32,7 @@ __all__ = [
     "CACHE_BITS",
     "DEVICES",
     "GIB",
+    "OPTIMIZER_BYTES",
     "RANKINGS",
     "WEIGHT_FORMATS",
     "Candidate",
@@ -28,15 +46,27 @@ __all__ = [
     "SearchResult",
     "SearchSpace",
     "ServingCost",
+    "StageLength",
+    "TrainingBytes",
+    "TrainingSetup",
     "Workload",
     "block_bytes",
+    "device_hours",
     "find_device",
     "fit",
+    "forward_operations",
+    "head_params",
+    "longest_block",
     "memory_bytes",
     "predict_tokens_per_second",
     "serve_command",
     "size_range",
     "solve_budget",
+    "stage_length",
     "tokens_per_second",
+    "training_bytes",
+    "training_operations",
+    "training_verdict",
     "usable_bytes",
+    "writing_bytes",
 ]

@@ -4,11 +4,10 @@ import numpy as np
 
 from minitron.hybrid.checkpoint import Checkpoint
 from minitron.hybrid.shape import HybridShape
-from minitron.recipe import DistillSection, Recipe, TrainSection
+from minitron.recipe import Recipe, check_lengths, search_space
 from minitron.search import solve_budget
 from minitron.stages.depth import kept_blocks
 from minitron.stages.score import calibration_settings
-from minitron.stages.search import search_space
 
 
 def check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -31,21 +30,7 @@ def check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
     if depth is not None:
         depth.quotas.check(teacher.hybrid_override_pattern, teacher.num_hidden_layers - depth.remove)
     _check_search(recipe, teacher)
-    _check_curriculum("distill", recipe.distill)
-    if recipe.search.choose == "tournament":
-        rounds, first = recipe.search.tournament.tokens, recipe.distill.curriculum[0]
-        _check_tokens("search.tournament", first, min(rounds))
-        steps = [tokens // (first.batch_size * first.seq_len) for tokens in rounds]
-        if len(set(steps)) < len(steps):
-            raise ValueError(f"every round of a tournament must train at least one batch, they end at steps {steps}")
-    if recipe.depth_first is not None:
-        _check_curriculum("depth_first.distill", recipe.depth_first.distill)
-        if recipe.depth_first.distill.teacher.mode == "cached":
-            raise ValueError(
-                "depth_first.distill.teacher.mode must be online or layerwise, caches are of distill alone"
-            )
-    if recipe.correct_teacher is not None:
-        _check_tokens("correct_teacher", recipe.correct_teacher, recipe.correct_teacher.tokens)
+    check_lengths(recipe)
 
 
 def _check_search(recipe: Recipe, teacher: HybridShape) -> None:
@@ -70,23 +55,4 @@ def _check_search(recipe: Recipe, teacher: HybridShape) -> None:
         raise ValueError(
             f"score.depth.remove must reach the blocks that are to be left, it leaves {left} of {blocks} and "
             f"{min(depths)} are asked for"
-        )
-
-
-def _check_curriculum(name: str, section: DistillSection) -> None:
-    for stage, found in zip(section.stage_names, section.curriculum, strict=True):
-        _check_tokens(f"{name}.stages.{stage}" if section.stages else name, found, found.tokens or 0)
-        if found.micro_batch_size is not None and found.batch_size % found.micro_batch_size:
-            raise ValueError(
-                f"{name}.micro_batch_size must divide the batch of {found.batch_size} blocks in stage {stage}, got "
-                f"{found.micro_batch_size}"
-            )
-
-
-def _check_tokens(name: str, section: TrainSection, tokens: int) -> None:
-    batch_tokens = section.batch_size * section.seq_len
-    if tokens < batch_tokens:
-        raise ValueError(
-            f"{name}.tokens must fill one batch of {section.batch_size} x {section.seq_len} = {batch_tokens:,} tokens, "
-            f"got {tokens:,}"
         )

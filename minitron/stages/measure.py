@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from minitron.distill import DivergedError, OnlineTeacher, distill
 from minitron.evaluate import evaluate_text
-from minitron.hybrid.blocks import TokenBlocks, blend_sources
+from minitron.hybrid.blocks import TokenBlocks
 from minitron.hybrid.checkpoint import Checkpoint
 from minitron.hybrid.model import load_model, load_tokenizer
+from minitron.hybrid.packing import write_block_file
 from minitron.hybrid.progress import track
 from minitron.hybrid.weights import write_json
 from minitron.importance import Scores, select_units
@@ -23,12 +24,13 @@ from minitron.prune import PrunePlan, prune_model
 from minitron.recipe import Recipe
 from minitron.search import Candidate
 from minitron.search.tournament import Standing, TournamentResult, run_tournament
-from minitron.stages.data import text_sources
+from minitron.stages.data import data_hashes, text_sources
 from minitron.stages.train import objective_of, train_settings
 
 logger = logging.getLogger(__name__)
 
 MEASURED_FILE = "measured.json"
+BLOCKS_FILE = "text.blocks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ def measure_candidates(
         folder: Where every result and the trainer's states are saved; an interrupted call is gone on with.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    bench, notes = _Bench(recipe, source, scores), _Notes(folder / MEASURED_FILE)
+    bench, notes = _Bench(recipe, source, scores, folder), _Notes(folder / MEASURED_FILE)
     for index in track(range(len(candidates)), "zero-shot", total=len(candidates)):
         if index not in notes.zero_shot:
             notes.zero_shot[index] = bench.measure(bench.prune(candidates[index]))
@@ -82,7 +84,7 @@ class _Bench:
     A text that is too short for both is read again, of which the blending warns.
     """
 
-    def __init__(self, recipe: Recipe, source: Checkpoint, scores: Scores) -> None:
+    def __init__(self, recipe: Recipe, source: Checkpoint, scores: Scores, folder: Path) -> None:
         # A tournament is over within the first stage of a curriculum; hidden states and merging are left to it.
         section, rounds = recipe.distill.curriculum[0], recipe.search.tournament
         self.section = section
@@ -91,14 +93,16 @@ class _Bench:
         is_teacher = source.folder.resolve() == Path(recipe.teacher).resolve()
         self.model = self.teacher if is_teacher else load_model(source.folder, device=recipe.device)
         train = max(rounds.tokens, default=0) // section.seq_len
-        blocks_NT = blend_sources(
+        blocks_NT = write_block_file(
+            folder / BLOCKS_FILE,
             text_sources(section.data),
             load_tokenizer(source.folder),
             seq_len=section.seq_len,
             num_blocks=train + rounds.blocks,
             seed=recipe.seed,
+            made_from={"text": data_hashes(section.data)},
         )
-        self.train_NT: TokenBlocks = blocks_NT[:train]
+        self.train_NT = blocks_NT.part(0, train)
         self.held_out_NT: TokenBlocks = blocks_NT[train:]
 
     def prune(self, candidate: Candidate) -> PreTrainedModel:

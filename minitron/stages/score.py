@@ -13,7 +13,6 @@ from minitron.importance import (
     SCORED_AXES,
     SCORERS,
     ActivationScorer,
-    BlockQuotas,
     CalibrationSettings,
     LogitDepth,
     Scores,
@@ -60,17 +59,9 @@ def calibration_settings(section: ScoreSection) -> CalibrationSettings:
             )
     by_logits = None
     if depth.scorer != "block_influence":
-        exactly = {} if depth.keep_attention is None else {"*": depth.keep_attention}
         by_logits = LogitDepth(
-            distance=depth.scorer,
-            remove=depth.remove,
-            quotas=BlockQuotas(exactly=exactly, protected=frozenset(depth.protected)),
-            trials_at_once=depth.trials_at_once,
+            distance=depth.scorer, remove=depth.remove, quotas=depth.quotas, trials_at_once=depth.trials_at_once
         )
-    elif depth.remove:
-        raise ValueError("score.depth.remove is for a greedy search by logits, block_influence has none")
-    if not depth.remove and (depth.keep_attention is not None or depth.protected):
-        raise ValueError("score.depth.keep_attention and protected are for a greedy search: set score.depth.remove")
     return CalibrationSettings(
         width=scorers,
         depth=by_logits,

@@ -11,9 +11,9 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from minitron.distill.divergences import JSD, Divergence, ForwardKL, ReverseKL
-from minitron.distill.loss import Losses, distillation_loss
-from minitron.distill.objective import DenseTargets, Objective, Targets, TopTargets
+from minitron.distill.loss.chunked import Losses, distillation_loss
+from minitron.distill.loss.divergences import JSD, Divergence, ForwardKL, ReverseKL
+from minitron.distill.loss.objective import DenseTargets, Objective, Targets, TopTargets
 from tests.distill.reference import EXTENDED, Reference, as_array, log_softmax, reference
 
 DIVERGENCES: dict[str, Divergence] = {

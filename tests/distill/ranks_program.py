@@ -24,8 +24,8 @@ from minitron.distill import (
     distill,
     full_state,
 )
-from minitron.distill.stage import training_arguments
 from minitron.distill.text import collate
+from minitron.distill.training.stage import training_arguments
 from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.model import load_model
 from minitron.hybrid.ranks import Ranks

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from minitron.distill.divergences import JSD, Divergence, ForwardKL, ReverseKL
-from minitron.distill.objective import DenseTargets, Objective, Targets
+from minitron.distill.loss.divergences import JSD, Divergence, ForwardKL, ReverseKL
+from minitron.distill.loss.objective import DenseTargets, Objective, Targets
 
 Array = Any
 

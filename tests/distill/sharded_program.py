@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from minitron.distill.objective import DenseTargets
-from minitron.distill.sharded import sharded_loss
+from minitron.distill.loss.objective import DenseTargets
+from minitron.distill.loss.sharded import sharded_loss
 from tests.distill.problems import UPSTREAM
 from tests.distill.test_sharded import CASES, Case, rows_of
 

@@ -5,17 +5,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from minitron.distill import (
+    HIDDEN_LOSSES,
     DistillationModel,
     DistillationTrainer,
     DistillSettings,
     DivergedError,
+    HiddenMatch,
     Objective,
     OnlineTeacher,
     distill,
 )
+from minitron.distill.text import BlockDataset
 from minitron.hybrid.shape import HybridShape
 from tests.conftest import make_dense_shape, make_tiny_model
 
@@ -202,3 +205,92 @@ def test_a_tied_student_stays_tied_and_goes_on_where_it_stopped(tmp_path: Path) 
         students.append(student)
     for one, other in zip(students[0].parameters(), students[1].parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def trained(tmp_path: Path, tiny_shape: HybridShape, *, blocks: int = 12, **changes: Any) -> tuple[Any, Any]:
+    student = make_tiny_model(tiny_shape, seed=1)
+    record = distill(
+        student,
+        OnlineTeacher(make_tiny_model(tiny_shape)),
+        make_blocks(blocks),
+        replace(SETTINGS, **changes),
+        state_folder=tmp_path,
+        seed=0,
+    )
+    return student, record
+
+
+def test_recomputed_blocks_and_small_chunks_give_the_same_student(tmp_path: Path, tiny_shape: HybridShape) -> None:
+    plain, _ = trained(tmp_path, tiny_shape)
+    recomputed, _ = trained(tmp_path, tiny_shape, gradient_checkpointing=True, chunk_tokens=5, micro_batch_size=1)
+    for parameter, expected in zip(recomputed.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=0, atol=2e-5)
+
+
+def test_blocks_in_bf16_leave_the_loss_near_that_of_fp32(tmp_path: Path, tiny_shape: HybridShape) -> None:
+    _, plain = trained(tmp_path, tiny_shape)
+    student, narrow = trained(tmp_path, tiny_shape, bf16=True)
+    assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+    losses, expected = (np.array([loss for _, loss in record.curve]) for record in (narrow, plain))
+    assert not np.array_equal(losses, expected)
+    np.testing.assert_allclose(losses, expected, rtol=0.05)
+
+
+def test_further_passes_see_every_block_once_in_another_order() -> None:
+    blocks_NT = make_blocks(7)
+    dataset = BlockDataset(blocks_NT, epochs=3, seed=5)
+    order = [int(dataset[position]["index"]) for position in range(len(dataset))]
+    assert order[:7] == list(range(7))
+    assert sorted(order[7:14]) == sorted(order[14:]) == list(range(7))
+    assert len({tuple(order[start : start + 7]) for start in (0, 7, 14)}) == 3
+    # A pass that is gone into in its middle, as after a kill, is the same.
+    assert [int(BlockDataset(blocks_NT, epochs=3, seed=5)[17]["index"])] == order[17:18]
+
+
+def test_the_last_token_of_a_block_counts_for_the_logits_and_not_for_its_next_token() -> None:
+    blocks_NT = make_blocks(1)
+    for next_tokens, last in ((False, int(blocks_NT[0, 0])), (True, -100)):
+        labels_T = BlockDataset(blocks_NT, next_tokens=next_tokens)[0]["labels"]
+        assert labels_T[:-1].tolist() == blocks_NT[0, 1:].tolist()
+        assert int(labels_T[-1]) == last
+
+
+def test_a_mixed_loss_logs_its_parts(tmp_path: Path, tiny_shape: HybridShape) -> None:
+    logged: list[dict[str, float]] = []
+
+    class Listener(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            logged.append(dict(logs))
+
+    pairs = ((2, 2), (7, 7))
+    distill(
+        make_tiny_model(tiny_shape, seed=1),
+        OnlineTeacher(make_tiny_model(tiny_shape)),
+        make_blocks(4),
+        replace(
+            SETTINGS,
+            objective=Objective(temperature=2.0, cross_entropy=0.5),
+            hidden=HiddenMatch(loss=HIDDEN_LOSSES["mse"](), weight=3.0, pairs=pairs),
+        ),
+        state_folder=tmp_path,
+        seed=0,
+        callbacks=[Listener()],
+    )
+    for logs in logged[:2]:
+        parts = logs["divergence"] + 0.5 * logs["cross_entropy"] + 3.0 * logs["hidden"]
+        assert logs["loss"] == pytest.approx(parts, rel=1e-5)
+        assert min(logs["divergence"], logs["cross_entropy"], logs["hidden"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"batch_size": 4, "micro_batch_size": 3}, "must divide a process's share of the batch, 4 blocks, got 3"),
+        ({"sharded": True}, "sharding needs several processes"),
+    ],
+)
+def test_settings_that_cannot_be_kept_to_are_refused(
+    tmp_path: Path, tiny_shape: HybridShape, changes: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        trained(tmp_path, tiny_shape, **changes)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitron.distill.hidden_states import HIDDEN_LOSSES, CosineLoss, MSELoss
+from minitron.distill.loss.hidden_states import HIDDEN_LOSSES, CosineLoss, MSELoss
 from tests.distill.problems import MASKS, UPSTREAM, norm, normal
 from tests.distill.reference import as_array, cosine_reference, mse_reference
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from minitron.distill.divergences import ForwardKL
-from minitron.distill.objective import Objective, TopTargets
+from minitron.distill.loss.divergences import ForwardKL
+from minitron.distill.loss.objective import Objective, TopTargets
 from tests.distill.problems import (
     DIVERGENCES,
     MASKS,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from minitron.distill.divergences import ForwardKL
-from minitron.distill.objective import DenseTargets, Objective
+from minitron.distill.loss.divergences import ForwardKL
+from minitron.distill.loss.objective import DenseTargets, Objective
 from tests.distill.problems import (
     MASKS,
     Problem,

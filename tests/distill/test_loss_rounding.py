@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from minitron.distill.divergences import JSD, ForwardKL
-from minitron.distill.objective import DenseTargets, Objective, TopTargets
+from minitron.distill.loss.divergences import JSD, ForwardKL
+from minitron.distill.loss.objective import DenseTargets, Objective, TopTargets
 from tests.distill.problems import (
     MASKS,
     Problem,

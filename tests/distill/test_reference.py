@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from minitron.distill.divergences import JSD, Divergence, ForwardKL, ReverseKL
-from minitron.distill.objective import DenseTargets, Objective
+from minitron.distill.loss.divergences import JSD, Divergence, ForwardKL, ReverseKL
+from minitron.distill.loss.objective import DenseTargets, Objective
 from tests.distill.problems import DIVERGENCES, Problem, dense_problem, top_of, with_labels
 from tests.distill.reference import cosine_reference, mse_reference, reference
 

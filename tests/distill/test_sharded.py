@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minitron.distill.loss import Losses
-from minitron.distill.objective import DenseTargets, Objective
+from minitron.distill.loss.chunked import Losses
+from minitron.distill.loss.objective import DenseTargets, Objective
 from tests.distill.problems import (
     DIVERGENCES,
     MASKS,

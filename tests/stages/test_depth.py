@@ -10,9 +10,8 @@ from minitron.cli import main
 from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.importance import load_scores
 from minitron.pipeline import run_pipeline
-from minitron.recipe import RecipeError, load_recipe
+from minitron.recipe import RecipeError, load_recipe, search_space
 from minitron.search import solve_budget
-from minitron.stages.search import search_space
 from tests.hybrid.test_shape import NANO_9B, NANO_12B
 from tests.test_recipe import ROOT
 
@@ -31,8 +30,8 @@ def run(recipe_path: Path, folder: Path, *overrides: str, **options: Any) -> dic
 def test_blocks_go_first_and_widths_are_cut_from_what_was_distilled(tmp_path: Path, recipe_path: Path) -> None:
     folder = tmp_path / "run"
     order = list(run(recipe_path, folder))
-    assert order == ["depth", "score", "search", "prune", "distill", "evaluate", "report"]
-    teacher, first = open_checkpoint(tmp_path / "teacher"), open_checkpoint(folder / "depth" / "checkpoint")
+    assert order == ["depth", "depth_distill", "score", "search", "prune", "distill", "evaluate", "report"]
+    teacher, first = open_checkpoint(tmp_path / "teacher"), open_checkpoint(folder / "depth_distill" / "checkpoint")
     greedy = load_scores(folder / "depth" / "score" / stages.SCORES_FILE)
     kept = [layer for layer in range(8) if layer not in greedy.removed]
     assert first.shape == teacher.shape.resized(layers=kept)
@@ -53,11 +52,14 @@ def test_a_second_run_skips_the_first_step_and_a_change_of_it_reruns_all(tmp_pat
     assert set(run(recipe_path, folder, last="prune").values()) == {True}
     assert run(recipe_path, folder, "search.top_k=1", last="prune") == {
         "depth": True,
+        "depth_distill": True,
         "score": True,
         "search": False,
         "prune": False,
     }
-    assert set(run(recipe_path, folder, "depth_first.distill.learning_rate=0.01", last="prune").values()) == {False}
+    # Another way of distilling leaves the cut blocks as they are.
+    again = run(recipe_path, folder, "depth_first.distill.learning_rate=0.01", last="prune")
+    assert [name for name, skipped in again.items() if skipped] == ["depth"]
 
 
 def test_an_interrupted_first_step_keeps_its_scores(
@@ -69,11 +71,10 @@ def test_an_interrupted_first_step_keeps_its_scores(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(depth, "recover", stop)
+        patch.setattr(depth, "prune_to", stop)
         run(recipe_path, tmp_path / "run", last="depth")
     monkeypatch.setattr(depth, "score_folder", stop)
     assert run(recipe_path, tmp_path / "run", last="depth") == {"depth": False}
-    assert not (tmp_path / "run" / "depth" / "pruned").exists()
 
 
 def test_a_tournament_in_the_second_step_judges_by_the_teacher(tmp_path: Path, recipe_path: Path) -> None:
@@ -94,8 +95,22 @@ def test_a_stage_that_a_recipe_lacks_is_not_known(recipe_path: Path, capsys: pyt
     assert "a stage must be one of score, search" in capsys.readouterr().err
 
 
-def test_the_shipped_recipe_of_the_published_run_finds_the_published_three() -> None:
-    recipe = load_recipe(ROOT / "examples" / "nemotron-nano" / "recipe.yaml")
+PUBLISHED = ROOT / "examples" / "recipes" / "nano-12b-to-9b.yaml"
+GRID = (  # as a comment of the recipe has it
+    "search.hidden_size=[4480,4800,5120]",
+    "search.intermediate_ratio=[3,3.5,4]",
+    "search.mamba_num_heads=[112,120,128]",
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "shapes", "found"),
+    [((), 1, {(4480, 15680, 128)}), (GRID, 27, {(4480, 17920, 112), (4480, 15680, 128), (4800, 14400, 120)})],
+)
+def test_the_shipped_recipe_of_the_published_run_finds_the_published_shape_and_in_the_grid_the_three(
+    overrides: tuple[str, ...], shapes: int, found: set[tuple[int, int, int]]
+) -> None:
+    recipe = load_recipe(PUBLISHED, overrides)
     assert recipe.depth_first is not None
     assert recipe.depth_first.num_hidden_layers == NANO_9B.num_hidden_layers
     removed = {7, 8, 20, 21, 48, 52}
@@ -103,9 +118,8 @@ def test_the_shipped_recipe_of_the_published_run_finds_the_published_three() -> 
     assert source.hybrid_override_pattern == NANO_9B.hybrid_override_pattern
     space = search_space(recipe.search, source, lambda kept: tuple(range(kept)))
     result = solve_budget(space, recipe.budget.workload, recipe.budget.limits, top_k=3)
-    assert space.num_shapes == 27
+    assert space.num_shapes == shapes
     assert {
-        (found.shape.hidden_size, found.shape.intermediate_size, found.shape.mamba_num_heads)
-        for found in result.candidates
-    } == {(4480, 17920, 112), (4480, 15680, 128), (4800, 14400, 120)}
-    assert [found.shape for found in result.candidates].count(NANO_9B) == 1
+        (each.shape.hidden_size, each.shape.intermediate_size, each.shape.mamba_num_heads) for each in result.candidates
+    } == found
+    assert [each.shape for each in result.candidates].count(NANO_9B) == 1

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from minitron.distill.objective import TopTargets
+from minitron.distill.loss.objective import TopTargets
 from minitron.distill.teachers.packing import id_bits
 from minitron.distill.teachers.records import RecordLayout, bytes_per_token
 

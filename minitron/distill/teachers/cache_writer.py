@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import torch
 
-from minitron.distill.objective import DenseTargets, TopTargets
+from minitron.distill.loss.objective import DenseTargets, TopTargets
 from minitron.distill.teachers.cache_file import (
     HEADER_FILE,
     PLAN_FILE,

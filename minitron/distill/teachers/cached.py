@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import torch
 
-from minitron.distill.objective import TopTargets
+from minitron.distill.loss.objective import TopTargets
 from minitron.distill.teachers.cache_file import TeacherCache
 
 

@@ -5,7 +5,7 @@
 import numpy as np
 import torch
 
-from minitron.distill.objective import DenseTargets
+from minitron.distill.loss.objective import DenseTargets
 from minitron.distill.text import Blocks
 from minitron.hybrid.progress import track
 from minitron.hybrid.stack import LayerwiseStack

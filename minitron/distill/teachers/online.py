@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from minitron.distill.backbone import blocks_of, last_hidden_states, output_head
-from minitron.distill.objective import DenseTargets
+from minitron.distill.loss.objective import DenseTargets
 from minitron.distill.sharding import shard_blocks
 
 

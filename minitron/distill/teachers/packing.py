@@ -40,7 +40,7 @@ def pack_ids(ids_NK: npt.NDArray[np.integer], bits: int) -> npt.NDArray[np.uint8
     The unused bits of a token's last byte are 0.
 
     >>> pack_ids(np.array([[1, 2, 3]]), 4)
-    array([[33,   3]], dtype=uint8)
+    array([[33,  3]], dtype=uint8)
     """
     tokens, top_k = ids_NK.shape
     width = packed_bytes(top_k, bits)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from minitron.distill.objective import TopTargets
+from minitron.distill.loss.objective import TopTargets
 from minitron.distill.teachers.packing import id_bits, pack_ids, packed_bytes, unpack_ids
 from minitron.distill.teachers.top_k import from_fp16, to_fp16
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from minitron.distill.objective import Targets
+from minitron.distill.loss.objective import Targets
 
 
 class Teacher(Protocol):

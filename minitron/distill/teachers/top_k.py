@@ -5,8 +5,8 @@
 import torch
 from torch.nn import functional as F
 
-from minitron.distill.objective import DenseTargets, TopTargets
-from minitron.distill.products import logits_into, wide_dtype
+from minitron.distill.loss.objective import DenseTargets, TopTargets
+from minitron.distill.loss.products import logits_into, wide_dtype
 
 CHUNK_TOKENS = 512
 LOWEST = torch.finfo(torch.float16).min

@@ -11,12 +11,12 @@ import torch
 
 from minitron.hybrid.axes import tensor_shape
 from minitron.hybrid.progress import track
+from minitron.hybrid.quotas import BlockQuotas
 from minitron.hybrid.ranks import Ranks
 from minitron.hybrid.samples import Samples
 from minitron.hybrid.stack import Stack
 from minitron.importance.accumulate import State
 from minitron.importance.depth.distance import DISTANCES, LogitDistance
-from minitron.importance.depth.quotas import BlockQuotas
 from minitron.importance.depth.trials import Finals, removal_trials, whole_pass
 
 # The original model's final states are kept for later sweeps, and its streams for the trials of the first sweep, when

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from minitron.distill.divergences import JSD, Divergence, ForwardKL, ReverseKL
-from minitron.distill.objective import Objective
+from minitron.distill.loss.divergences import JSD, Divergence, ForwardKL, ReverseKL
+from minitron.distill.loss.objective import Objective
 
 pytest.importorskip("triton", reason="triton is not installed, `make test-kernels` installs it")
 
-from minitron.distill.fused import fused_rows_
+from minitron.distill.loss.fused import fused_rows_
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DIVERGENCES = [ForwardKL(), ReverseKL(), JSD(), JSD(beta=0.15)]
@@ -215,7 +215,7 @@ COMPILE = """
 import sys, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from minitron.distill.fused_kernel import WARPS, block_columns, row_kernel
+from minitron.distill.loss.fused_kernel import WARPS, block_columns, row_kernel
 
 for line in sys.stdin.read().split():
     kind, cross_entropy, at_one, grad = line.split(",")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from minitron.distill.objective import DenseTargets
+from minitron.distill.loss.objective import DenseTargets
 from minitron.distill.teachers import TeacherCache, write_teacher_cache
 from minitron.distill.teachers.records import RecordLayout
 

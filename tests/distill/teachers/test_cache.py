@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from minitron.distill.objective import TopTargets
+from minitron.distill.loss.objective import TopTargets
 from minitron.distill.teachers import CachedTeacher, bytes_per_token, open_teacher_cache
 from minitron.distill.teachers.top_k import keep_top_k
 from tests.distill.teachers.made import (

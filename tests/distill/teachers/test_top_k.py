@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from minitron.distill.objective import DenseTargets, TopTargets
+from minitron.distill.loss.objective import DenseTargets, TopTargets
 from minitron.distill.teachers.top_k import from_fp16, keep_top_k, to_fp16
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import torch
 
-from minitron.distill.divergences import sum_rows
-from minitron.distill.objective import Objective, TopTargets
-from minitron.distill.vocabulary import WHOLE, Vocabulary
+from minitron.distill.loss.divergences import sum_rows
+from minitron.distill.loss.objective import Objective, TopTargets
+from minitron.distill.loss.vocabulary import WHOLE, Vocabulary
 
 # What a tile of one tensor takes; the fastest of 0.5 to 32 MiB where a core's second-level cache has 1 MiB.
 TILE_BYTES = 2**20
@@ -37,7 +37,7 @@ def row_losses_(
         vocabulary: How rows are summed: whole here, or over the processes that hold shards of them.
     """
     if student_CV.device.type == "cuda" and student_CV.dtype == torch.float32 and vocabulary is WHOLE:
-        from minitron.distill.fused import fused_rows_  # triton comes with torch for CUDA alone
+        from minitron.distill.loss.fused import fused_rows_  # triton comes with torch for CUDA alone
 
         return fused_rows_(student_CV, teacher_CV, objective, labels_C)
     divergence_C, entropy_C = student_CV.new_zeros(len(student_CV)), student_CV.new_zeros(len(student_CV))
@@ -70,15 +70,20 @@ def top_row_losses_(
         grad_RV, entropy_C[rows] = _cross_entropy(student_RV, labels_C, rows, objective, WHOLE)
         log_q_RV = WHOLE.log_softmax(_cooled(student_RV, objective.temperature))
         kept_RK = log_q_RV.gather(1, ids_RK)
-        q_RV = log_q_RV.exp_()
-        rest_R1 = q_RV.scatter(1, ids_RK, 0.0).sum(-1, keepdim=True).clamp_min_(torch.finfo(q_RV.dtype).tiny)
-        log_p_RX = torch.cat([targets.log_probs_NK[rows], targets.log_rest_N[rows, None]], dim=1).to(q_RV.dtype)
-        log_p_RX.clamp_min_(math.log(torch.finfo(q_RV.dtype).tiny))  # a rest of nothing has a logarithm of -inf
-        log_q_RX = torch.cat([kept_RK, rest_R1.log()], dim=1)
-        divergence_C[rows], by_outcomes_RX = objective.divergence.losses(log_p_RX, log_q_RX, sum_rows)
-        by_logits_RV = q_RV.mul_(by_outcomes_RX[:, -1:] / rest_R1).scatter_(1, ids_RK, by_outcomes_RX[:, :-1])
+        others_RV = log_q_RV.scatter_(1, ids_RK, -torch.inf)
+        rest_R1 = _finite(others_RV.logsumexp(-1, keepdim=True))
+        log_p_RX = torch.cat([targets.log_probs_NK[rows], targets.log_rest_N[rows, None]], dim=1).to(kept_RK.dtype)
+        log_q_RX = torch.cat([kept_RK, rest_R1], dim=1)
+        divergence_C[rows], by_outcomes_RX = objective.divergence.losses(_finite(log_p_RX), log_q_RX, sum_rows)
+        by_logits_RV = others_RV.sub_(rest_R1).exp_().mul_(by_outcomes_RX[:, -1:])
+        by_logits_RV.scatter_(1, ids_RK, by_outcomes_RX[:, :-1])
         _write_gradient(student_RV, by_logits_RV, grad_RV, objective)
     return divergence_C.mul_(objective.temperature**2), entropy_C
+
+
+def _finite(log_p_RX: torch.Tensor) -> torch.Tensor:
+    # An outcome without probability; its logarithm times 0 must be 0.
+    return log_p_RX.masked_fill(log_p_RX == -torch.inf, math.log(torch.finfo(log_p_RX.dtype).tiny))
 
 
 def _tiles(x_CV: torch.Tensor, *, whole: bool = False) -> Iterator[slice]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from minitron.distill.divergences.divergence import RowSum
+from minitron.distill.loss.divergences.divergence import RowSum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

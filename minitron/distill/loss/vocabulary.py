@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import distributed
 
-from minitron.distill.divergences import sum_rows
+from minitron.distill.loss.divergences import sum_rows
 
 
 class Vocabulary(Protocol):
@@ -24,6 +24,9 @@ class Vocabulary(Protocol):
 
     def subtract_one_(self, x_CV: torch.Tensor, ids_C: torch.Tensor) -> None:
         """Takes 1 from each row's value at its token, in place."""
+
+    def sum_(self, x: torch.Tensor) -> None:
+        """Sums what each part of the vocabulary gives, in place."""
 
 
 class WholeVocabulary:
@@ -44,6 +47,9 @@ class WholeVocabulary:
     def subtract_one_(self, x_CV: torch.Tensor, ids_C: torch.Tensor) -> None:
         """Takes 1 from each row's value at its token, in place."""
         x_CV.scatter_add_(1, ids_C[:, None], -torch.ones_like(ids_C[:, None], dtype=x_CV.dtype))
+
+    def sum_(self, x: torch.Tensor) -> None:
+        """Nothing: there is one part."""
 
 
 WHOLE = WholeVocabulary()
@@ -93,7 +99,7 @@ class ShardedVocabulary:
         x_CV.scatter_add_(1, local_C[:, None], -here_C[:, None].to(x_CV.dtype))
 
     def sum_(self, x: torch.Tensor) -> None:
-        """Sums a tensor over the processes, in place."""
+        """Sums a tensor over the processes that hold parts of the vocabulary, in place."""
         distributed.all_reduce(x, group=self._group)
 
     def _local(self, ids_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,6 +5,7 @@
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from minitron.distill.backbone import blocks_of
-from minitron.distill.loss import DEFAULT_CHUNK_TOKENS
-from minitron.distill.model import DistillationModel, HiddenMatch
-from minitron.distill.objective import Objective
+from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS
+from minitron.distill.loss.objective import Objective
 from minitron.distill.sharding import shard_blocks
-from minitron.distill.states import last_whole_state, read_history, step_of
 from minitron.distill.teachers import Teacher
 from minitron.distill.text import BlockDataset, Blocks, collate
-from minitron.distill.trainer import DistillationTrainer
+from minitron.distill.training.model import DistillationModel, HiddenMatch
+from minitron.distill.training.states import last_whole_state, read_history, step_of
+from minitron.distill.training.trainer import DistillationTrainer
 from minitron.hybrid.progress import progress_bar
 from minitron.hybrid.ranks import Ranks
 
@@ -51,8 +52,10 @@ class DistillSettings:
         max_grad_norm: Gradient norm that is clipped to.
         adam_beta2: AdamW's second decay rate.
         optim: Optimizer by Trainer's name.
+        optim_args: Its own arguments, in Trainer's form.
         bf16: The blocks' products in bf16 (autocast); the loss stays in fp32.
         gradient_checkpointing: Recompute blocks in the backward pass.
+        offload_activations: Keep what they are recomputed from on the host (CUDA).
         sharded: Weights and optimizer states in shards over all processes.
         chunk_tokens: Tokens whose logits are held at once.
         save_steps: Steps between resumable states; 0 saves none.
@@ -71,8 +74,10 @@ class DistillSettings:
     max_grad_norm: float = 1.0
     adam_beta2: float = 0.95
     optim: str = "adamw_torch"
+    optim_args: str | None = None
     bf16: bool = False
     gradient_checkpointing: bool = False
+    offload_activations: bool = False
     sharded: bool = False
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS
     save_steps: int = 0
@@ -104,6 +109,7 @@ def distill(
     seed: int,
     stop_after_tokens: int | None = None,
     ranks: Ranks | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> DistillRecord:
     """Trains the student on the blocks in their order, in place.
 
@@ -119,6 +125,7 @@ def distill(
         seed: Seed of all that is random.
         stop_after_tokens: Stop after so many of the stage's tokens and save the state, so that a later call goes on.
         ranks: The processes that take part; this one alone when None.
+        callbacks: Trainer's, of whoever wants to watch.
 
     Raises:
         DivergedError: The loss stops being finite.
@@ -134,7 +141,7 @@ def distill(
         student, teacher, settings.objective, hidden=settings.hidden, chunk_tokens=settings.chunk_tokens
     )
     if settings.gradient_checkpointing:
-        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        student.activation_checkpointing_enable({"use_reentrant": False}, offload=settings.offload_activations)
     if settings.sharded:
         shard_blocks(model, blocks_of(student), device=ranks.device)
     trainer = DistillationTrainer(
@@ -150,6 +157,7 @@ def distill(
             next_tokens=settings.objective.cross_entropy > 0,
         ),
         data_collator=collate,
+        callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
     started = time.monotonic()
@@ -199,6 +207,7 @@ def training_arguments(
         max_grad_norm=settings.max_grad_norm,
         adam_beta2=settings.adam_beta2,
         optim=settings.optim,
+        optim_args=settings.optim_args,
         bf16=settings.bf16,
         logging_steps=max(1, max_steps // POINTS_OF_CURVE),
         logging_nan_inf_filter=False,  # a diverged loss must be seen, not averaged away

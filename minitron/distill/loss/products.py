@@ -1,6 +1,6 @@
 """The matrix products of the loss, with logits and sums in fp32 (fp64 for fp64) whatever the inputs are stored in.
 
-On CUDA narrow inputs go through products that accumulate and give fp32; elsewhere narrow heads are widened a block of
+On CUDA bf16 inputs go through products that accumulate and give fp32; elsewhere narrow heads are widened a block of
 rows at a time, since CPUs multiply fp32 faster, so that no wide copy of a head is ever held.
 """
 
@@ -54,7 +54,8 @@ def add_head_grad_(grad_VD: torch.Tensor, grad_CV: torch.Tensor, hidden_CD: torc
 
 
 def _multiplies_narrow(x: torch.Tensor) -> bool:
-    return x.device.type == "cuda" and x.dtype in (torch.bfloat16, torch.float16)
+    # Not fp16: differences of probabilities may lie below its range.
+    return x.device.type == "cuda" and x.dtype == torch.bfloat16
 
 
 def _wide_rows(head_VD: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from minitron.distill.divergences import JSD, ForwardKL, ReverseKL
-from minitron.distill.fused_kernel import WARPS, block_columns, row_kernel
-from minitron.distill.objective import Objective
+from minitron.distill.loss.divergences import JSD, ForwardKL, ReverseKL
+from minitron.distill.loss.fused_kernel import WARPS, block_columns, row_kernel
+from minitron.distill.loss.objective import Objective
 
 _KINDS = {ForwardKL: "forward_kl", ReverseKL: "reverse_kl", JSD: "jsd", type(None): "none"}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from minitron.distill.divergences import Divergence, ForwardKL
+from minitron.distill.loss.divergences import Divergence, ForwardKL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

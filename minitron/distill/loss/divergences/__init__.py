@@ -1,9 +1,9 @@
 """Divergences between teacher and student, one file each."""
 
-from minitron.distill.divergences.divergence import Divergence, RowSum, sum_rows
-from minitron.distill.divergences.forward_kl import ForwardKL
-from minitron.distill.divergences.jsd import JSD
-from minitron.distill.divergences.reverse_kl import ReverseKL
+from minitron.distill.loss.divergences.divergence import Divergence, RowSum, sum_rows
+from minitron.distill.loss.divergences.forward_kl import ForwardKL
+from minitron.distill.loss.divergences.jsd import JSD
+from minitron.distill.loss.divergences.reverse_kl import ReverseKL
 
 DIVERGENCES: dict[str, type[ForwardKL] | type[ReverseKL] | type[JSD]] = {
     "forward_kl": ForwardKL,

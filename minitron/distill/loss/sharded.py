@@ -5,11 +5,10 @@
 from typing import Any
 
 import torch
-from torch.autograd.function import Function
 
-from minitron.distill.loss import DEFAULT_CHUNK_TOKENS, Losses, compute_losses
-from minitron.distill.objective import DenseTargets, Objective
-from minitron.distill.vocabulary import ShardedVocabulary
+from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS, Losses, check_inputs, compute_losses
+from minitron.distill.loss.objective import DenseTargets, Objective
+from minitron.distill.loss.vocabulary import ShardedVocabulary
 
 
 def sharded_loss(
@@ -41,18 +40,15 @@ def sharded_loss(
     Raises:
         ValueError: The shards of teacher and student differ in their rows, or something is missing.
     """
-    if (targets is None) != (objective.divergence is None):
-        raise ValueError("a divergence needs the teacher's targets, and targets need a divergence")
+    check_inputs(student_hidden_ND, targets, objective, labels_N=labels_N, mask_N=mask_N, chunk_tokens=chunk_tokens)
     if targets is not None and len(targets.head_VD) != len(student_head_VD):
         raise ValueError(
             f"the shards must be of the same rows, got {len(student_head_VD)} of the student's head and "
             f"{len(targets.head_VD)} of the teacher's"
         )
-    if objective.cross_entropy and labels_N is None:
-        raise ValueError("a cross-entropy needs labels, none are given")
     vocabulary = ShardedVocabulary(len(student_head_VD), group=group, device=student_head_VD.device)
     return compute_losses(
-        _SumOfGradients.apply(student_hidden_ND, vocabulary),  # type: ignore[no-untyped-call]
+        student_hidden_ND,
         student_head_VD,
         targets,
         objective,
@@ -61,18 +57,3 @@ def sharded_loss(
         chunk_tokens=chunk_tokens,
         vocabulary=vocabulary,
     )
-
-
-class _SumOfGradients(Function):
-    # Each process finds the part of the hidden states' gradient that its rows of the head give.
-
-    @staticmethod
-    def forward(ctx: Any, hidden_ND: torch.Tensor, vocabulary: ShardedVocabulary) -> torch.Tensor:
-        ctx.vocabulary = vocabulary
-        return hidden_ND.view_as(hidden_ND)
-
-    @staticmethod
-    def backward(ctx: Any, grad_ND: torch.Tensor) -> tuple[torch.Tensor, None]:
-        total_ND = grad_ND.clone()
-        ctx.vocabulary.sum_(total_ND)
-        return total_ND, None

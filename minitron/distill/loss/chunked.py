@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch.autograd.function import Function, FunctionCtx, once_differentiable
 
-from minitron.distill.objective import DenseTargets, Objective, Targets, TopTargets
-from minitron.distill.products import add_head_grad_, hidden_grad, logits_into, wide_dtype
-from minitron.distill.rows import row_losses_, top_row_losses_
-from minitron.distill.vocabulary import WHOLE, Vocabulary
+from minitron.distill.loss.objective import DenseTargets, Objective, Targets, TopTargets
+from minitron.distill.loss.products import add_head_grad_, hidden_grad, logits_into, wide_dtype
+from minitron.distill.loss.rows import row_losses_, top_row_losses_
+from minitron.distill.loss.vocabulary import WHOLE, Vocabulary
 
 DEFAULT_CHUNK_TOKENS = 512
 
@@ -66,7 +66,7 @@ def distillation_loss(
     Raises:
         ValueError: The inputs do not belong together.
     """
-    _check(student_hidden_ND, targets, objective, labels_N, mask_N)
+    check_inputs(student_hidden_ND, targets, objective, labels_N=labels_N, mask_N=mask_N, chunk_tokens=chunk_tokens)
     return compute_losses(
         student_hidden_ND,
         student_head_VD[: _shared_rows(student_head_VD, targets, vocab_size)],
@@ -105,13 +105,22 @@ def compute_losses(
     return Losses(*_ChunkedLoss.apply(student_hidden_ND, student_head_VD, job))  # type: ignore[no-untyped-call]
 
 
-def _check(
+def check_inputs(
     student_hidden_ND: torch.Tensor,
     targets: Targets | None,
     objective: Objective,
+    *,
     labels_N: torch.Tensor | None,
     mask_N: torch.Tensor | None,
+    chunk_tokens: int,
 ) -> None:
+    """Refuses inputs that do not belong together.
+
+    Raises:
+        ValueError: Something is missing, or not of the student's tokens.
+    """
+    if chunk_tokens < 1:
+        raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
     if (targets is None) != (objective.divergence is None):
         raise ValueError("a divergence needs the teacher's targets, and targets need a divergence")
     if objective.cross_entropy and labels_N is None:
@@ -132,9 +141,13 @@ def _check(
 def _shared_rows(student_head_VD: torch.Tensor, targets: Targets | None, vocab_size: int | None) -> int:
     teacher = len(targets.head_VD) if isinstance(targets, DenseTargets) else len(student_head_VD)
     smaller = min(len(student_head_VD), teacher)
-    if vocab_size is not None and vocab_size > smaller:
-        raise ValueError(f"vocab_size must be at most what both heads have, {smaller}, got {vocab_size}")
-    return vocab_size or smaller
+    if vocab_size is None:
+        return smaller
+    if not 1 <= vocab_size <= smaller:
+        raise ValueError(
+            f"vocab_size must be at most what both heads have, {smaller}, and at least 1, got {vocab_size}"
+        )
+    return vocab_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +222,8 @@ def _walk(
             add_head_grad_(grad_head_VD, student_CV, hidden_CD, first=start == 0)
     if count == 0 and grad_head_VD is not None:
         grad_head_VD.zero_()
+    if grad_hidden_ND is not None:
+        job.vocabulary.sum_(grad_hidden_ND)  # in fp32: parts that were rounded would not sum to the whole
     return (divergence, entropy), (grad_hidden_ND, grad_head_VD)
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from transformers import Trainer
 
-from minitron.distill.model import PARTS, DistillationModel
 from minitron.distill.sharding import load_shards, save_shards
-from minitron.distill.states import second_names
+from minitron.distill.training.model import PARTS, DistillationModel
+from minitron.distill.training.states import second_names
 
 SCHEDULER_FILE = "scheduler.pt"
 

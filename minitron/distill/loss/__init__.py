@@ -1,0 +1,1 @@
+"""What distillation minimises, from hidden states and heads."""

@@ -1,0 +1,214 @@
+"""What each stage of training costs: tokens, steps, operations, and the memory of one device. Estimates."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from minitron.forecast.shapes import Shapes
+from minitron.hybrid.shape import HybridShape
+from minitron.recipe import DevicesSection, DistillSection, Recipe, TrainSection
+from minitron.search import (
+    StageLength,
+    TrainingBytes,
+    TrainingSetup,
+    device_hours,
+    find_device,
+    forward_operations,
+    longest_block,
+    stage_length,
+    training_bytes,
+    training_operations,
+    training_verdict,
+    writing_bytes,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """A stage of training in a run.
+
+    Attributes:
+        stage: The pipeline's stage.
+        name: The stage of a curriculum; empty where there is no curriculum.
+        section: Its settings.
+        student: What is trained.
+        teacher: What it learns from; None for a fine-tuning.
+    """
+
+    stage: str
+    name: str
+    section: TrainSection
+    student: HybridShape
+    teacher: HybridShape | None
+
+    @property
+    def mode(self) -> str | None:
+        """Where the teacher's distributions come from; None without a teacher."""
+        return self.section.teacher.mode if isinstance(self.section, DistillSection) else None
+
+    @property
+    def length(self) -> StageLength:
+        """Blocks and steps."""
+        section = self.section
+        return stage_length(
+            section.tokens or 0, seq_len=section.seq_len, batch_size=section.batch_size, epochs=section.epochs
+        )
+
+    def operations(self) -> int:
+        """Operations of the whole stage."""
+        taught = self.teacher if self.mode in ("online", "layerwise") else None
+        a_token = training_operations(
+            self.student, self.section.seq_len, teacher=taught, checkpointing=self.section.gradient_checkpointing
+        )
+        return self.length.trained_tokens * a_token
+
+    def setup(self, count: int) -> TrainingSetup:
+        """How it is trained on so many devices.
+
+        Raises:
+            ValueError: The batch cannot be shared out over them, or they do not suit the sharding or the teacher.
+        """
+        section = self.section
+        if section.sharding == "fsdp2" and count == 1:
+            raise ValueError(
+                f"{self.where}.sharding=fsdp2 needs several devices, got 1; raise devices.gpus_per_node or use ddp"
+            )
+        if self.mode == "layerwise" and count > 1:
+            raise ValueError("a layerwise teacher takes one process; in several use a cached or an online one")
+        share, rest = divmod(section.batch_size, count)
+        micro = section.micro_batch_size or share
+        if rest or share % micro:
+            raise ValueError(
+                f"{self.where}.batch_size must be a multiple of {count} devices times the micro batch, got "
+                f"{section.batch_size} blocks and a micro batch of {micro}"
+            )
+        held: dict[str, Any] = {}
+        if isinstance(section, DistillSection):
+            teacher = section.teacher
+            held = {"teacher_dtype": teacher.dtype, "window_blocks": teacher.window_blocks}
+        return TrainingSetup(
+            seq_len=section.seq_len,
+            micro_batch_size=micro,
+            devices=count,
+            sharded=section.sharding == "fsdp2",
+            checkpointing=section.gradient_checkpointing,
+            offloaded=section.offload_activations,
+            weights_dtype=section.weights_dtype,
+            precision=section.precision,
+            optim=section.optim,
+            chunk_tokens=section.chunk_tokens,
+            teacher_mode=self.mode,
+            **held,
+        )
+
+    @property
+    def where(self) -> str:
+        """The section's name in the recipe."""
+        section = {"correct": "correct_teacher", "depth_distill": "depth_first.distill"}.get(self.stage, self.stage)
+        return f"{section}.stages.{self.name}" if self.name else section
+
+
+def trainings(recipe: Recipe, shapes: Shapes) -> Iterator[Training]:
+    """The stages of training of a recipe, in order."""
+    teacher = shapes.teacher
+    if recipe.correct_teacher is not None:
+        yield Training(stage="correct", name="", section=recipe.correct_teacher, student=teacher, teacher=None)
+    if recipe.depth_first is not None:
+        yield from _curriculum("depth_distill", recipe.depth_first.distill, shapes.source, teacher)
+    yield from _curriculum("distill", recipe.distill, shapes.student, teacher)
+
+
+def describe_training(training: Training, devices: DevicesSection | None) -> dict[str, Any]:
+    """One stage of training as JSON holds it; hours and memory only where the devices are known."""
+    section, length = training.section, training.length
+    found: dict[str, Any] = {
+        "stage": training.stage,
+        "name": training.name,
+        "tokens": length.trained_tokens,
+        "seq_len": section.seq_len,
+        "batch_size": section.batch_size,
+        "steps": length.steps,
+        "learning_rate": section.learning_rate,
+        "min_learning_rate": section.min_learning_rate,
+        "optim": section.optim,
+        "operations": training.operations(),
+    }
+    if devices is not None:
+        setup = training.setup(devices.count)
+        found["micro_batch_size"] = setup.micro_batch_size
+        found |= _memory(training, setup, devices)
+    return found | cost_of(training.operations(), devices)
+
+
+def describe_writing(training: Training, devices: DevicesSection | None) -> dict[str, Any]:
+    """The writing of the teacher's cache for one stage: a forward pass of the teacher over its text."""
+    section, teacher = training.section, training.teacher
+    assert isinstance(section, DistillSection)
+    assert teacher is not None
+    operations = training.length.packed_tokens * forward_operations(teacher, section.seq_len)
+    found: dict[str, Any] = {
+        "stage": "cache",
+        "name": training.name,
+        "tokens": training.length.packed_tokens,
+        "seq_len": section.seq_len,
+        "operations": operations,
+    }
+    if devices is not None:
+        setup = TrainingSetup(
+            seq_len=section.seq_len,
+            micro_batch_size=section.micro_batch_size or 1,
+            devices=devices.count,
+            chunk_tokens=section.chunk_tokens,
+            teacher_mode="layerwise" if section.teacher.layerwise else "online",
+            teacher_dtype=section.teacher.dtype,
+            weights_dtype="fp32" if section.teacher.layerwise else section.teacher.dtype,
+            window_blocks=section.teacher.window_blocks,
+        )
+        found["memory"] = _held_against(writing_bytes(teacher, setup), devices)
+    return found | cost_of(operations, devices)
+
+
+def cost_of(operations: int, devices: DevicesSection | None, *, processes: int | None = None) -> dict[str, Any]:
+    """Hours of all devices together and of the clock, where devices are known.
+
+    Args:
+        operations: What is computed.
+        devices: The recipe's devices.
+        processes: How many of them compute; all when None.
+    """
+    if devices is None:
+        return {"gpu_hours": None, "hours": None}
+    hours = device_hours(operations, find_device(devices.gpu), mfu=devices.mfu)
+    return {"gpu_hours": hours, "hours": hours / (processes or devices.count)}
+
+
+def rounds_tokens(recipe: Recipe, candidates: int) -> int:
+    """Tokens that a tournament trains on, all candidates and rounds together."""
+    before = total = 0
+    for tokens in recipe.search.tournament.tokens:
+        total += candidates * (tokens - before)
+        before, candidates = tokens, max(1, math.ceil(candidates * recipe.search.tournament.keep))
+    return total
+
+
+def _curriculum(stage: str, section: DistillSection, student: HybridShape, teacher: HybridShape) -> Iterator[Training]:
+    names = section.stage_names if section.stages else ("",)
+    for name, found in zip(names, section.curriculum, strict=True):
+        yield Training(stage=stage, name=name, section=found, student=student, teacher=teacher)
+
+
+def _memory(training: Training, setup: TrainingSetup, devices: DevicesSection) -> dict[str, Any]:
+    found = training_bytes(training.student, training.teacher, setup)
+    held = _held_against(found, devices)
+    longest = longest_block(training.student, training.teacher, setup, held["device_bytes"])
+    return {"memory": {**held, "longest_block_tokens": longest}}
+
+
+def _held_against(found: TrainingBytes, devices: DevicesSection) -> dict[str, Any]:
+    visible = find_device(devices.gpu).visible_bytes
+    return {
+        **asdict(found),
+        "device_bytes": visible,
+        "verdict": training_verdict(found.total_bytes, visible),
+    }
