@@ -52,8 +52,8 @@ def to_fp16(targets: TopTargets) -> torch.Tensor:
 def from_fp16(ids_NK: torch.Tensor, log_probs_NX: torch.Tensor) -> TopTargets:
     """Targets in fp32 of stored log-probabilities, kept and rest summing to 1.
 
-    The kept ones are scaled to 1 - rest: it is known better than their sum, since where the rest is small its error is
-    small, and where it is large its logarithm is near 0, where fp16 is finest.
+    The kept ones are scaled to 1 - rest, whose relative error is at most 2^-11 where fp16 is not subnormal: a small
+    rest has a small error, and a large one has a logarithm near 0, where fp16 is finest.
     """
     kept_NK, log_rest_N = torch.split(log_probs_NX.float(), [ids_NK.shape[1], 1], dim=1)
     log_rest_N1 = log_rest_N.clamp(max=HIGHEST_REST)
