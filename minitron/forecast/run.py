@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minitron.forecast.costs import describe_training, describe_writing
 from minitron.forecast.disk import plan_disk
 from minitron.forecast.launch import plan_launch
 from minitron.forecast.notes import assumptions, memory_warnings, missing_files
 from minitron.forecast.shapes import describe_shapes, plan_shapes
 from minitron.forecast.stages import describe_stage, plan_stages
-from minitron.forecast.training import describe_training, describe_writing, trainings
+from minitron.forecast.training import trainings
 from minitron.hybrid.config import read_config, shape_from_config
 from minitron.recipe import DevicesSection, Recipe, check_lengths
 from minitron.search import find_device

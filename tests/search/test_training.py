@@ -17,7 +17,7 @@ from minitron.search import (
     training_verdict,
     writing_bytes,
 )
-from minitron.search.training_memory import activation_bytes
+from minitron.search.activations import activation_bytes
 from tests.conftest import make_dense_shape, make_moe_shape, make_tiny_shape
 
 SHAPE = make_tiny_shape()
