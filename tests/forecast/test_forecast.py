@@ -11,10 +11,11 @@ import pytest
 from minitron.cli import main
 from minitron.distill.teachers.records import bytes_per_token
 from minitron.forecast.disk import cache_token_bytes
-from minitron.forecast.shapes import kept_layers, plan_shapes
+from minitron.forecast.shapes import in_proportion, kept_layers, plan_shapes
 from minitron.hybrid.shape import HybridShape
 from minitron.pipeline import stages_of
 from minitron.recipe import load_recipe
+from tests.conftest import make_tiny_shape
 from tests.test_cli import fail
 
 TWO_GPUS = ("--set", "devices={gpu: h100, gpus_per_node: 2}")
@@ -173,6 +174,9 @@ def test_blocks_go_in_proportion_under_the_quotas(recipe_path: Path, tiny_shape:
     assert shapes.student.count("*") == 2
     assert shapes.lightest <= shapes.student.params <= shapes.heaviest
     assert shapes.lightest < shapes.heaviest
+    uneven = make_tiny_shape(hybrid_override_pattern="MMMMMM---**")
+    eight = kept_layers(recipe, uneven, in_proportion, 8)
+    assert "".join(uneven.hybrid_override_pattern[layer] for layer in eight) == "MMMM--**"
     first = kept_layers(recipe, tiny_shape, lambda pattern, layers, removable: removable[0], 5)
     assert "".join(tiny_shape.hybrid_override_pattern[layer] for layer in first) == "*M-*-"
 

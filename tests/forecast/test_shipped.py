@@ -82,6 +82,19 @@ def test_the_published_run_has_the_published_tokens_and_lengths(capsys: pytest.C
         assert [source.weight for source in section.data] == [0.7, 0.3]
 
 
+def test_blocks_that_go_are_assumed_of_each_kind_in_proportion(capsys: pytest.CaptureFixture[str]) -> None:
+    found = forecast(capsys, ROOT / "examples" / "recipes" / "nano-12b-to-9b.yaml")
+    assert found["shapes"]["source"]["blocks"] == {"M": 26, "-": 26, "*": 4}
+    low, high = found["shapes"]["params_by_blocks"]
+    assert low < 11_386_496_128 < high  # as published: 27, 25 and 4
+
+
+def test_what_each_process_loads_first_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    found = forecast(capsys, ROOT / "examples" / "recipes" / "nano-12b-to-9b.yaml")
+    held = 8 * (4 * found["shapes"]["source"]["params"] + 2 * 12_310_001_152) / 2**30
+    assert any(f"up to {held:.0f} GiB of a machine's own memory" in note for note in found["assumptions"])
+
+
 def test_a_forecast_in_tables_says_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(ROOT / "examples" / "recipes" / "nano-12b-to-9b.yaml"), "--dry-run"]) == 0
     printed = capsys.readouterr().out
