@@ -85,6 +85,7 @@ class Training:
             devices=count,
             sharded=section.sharding == "fsdp2",
             checkpointing=section.gradient_checkpointing,
+            offloaded=section.offload_activations,
             weights_dtype=section.weights_dtype,
             precision=section.precision,
             optim=section.optim,

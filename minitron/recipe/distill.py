@@ -76,6 +76,9 @@ class TrainSection(Section):
     precision: TrainedDtype = Field(default="fp32", description="Precision of the blocks' products; the loss is fp32.")
     weights_dtype: TrainedDtype = Field(default="fp32", description="Precision that trained weights are held in.")
     gradient_checkpointing: bool = Field(default=False, description="Recompute blocks in the backward pass.")
+    offload_activations: bool = Field(
+        default=False, description="CUDA, with gradient_checkpointing: keep what recomputation starts from on the host."
+    )
     sharding: Literal["ddp", "fsdp2"] = Field(
         default="ddp", description="Several processes: a copy each, or shards of student, teacher and optimizer."
     )
@@ -85,9 +88,17 @@ class TrainSection(Section):
         default=(), description="Trackers by their names in Hugging Face Trainer, as in tensorboard or wandb."
     )
 
+    @model_validator(mode="after")
+    def _offload_what_is_kept(self) -> "TrainSection":
+        if self.offload_activations and not self.gradient_checkpointing:
+            raise ValueError("offload_activations needs gradient_checkpointing: true")
+        return self
+
 
 # What changes speed or memory but not the result (beyond rounding), and takes no part in hashes.
-SPEED_SETTINGS = frozenset({"micro_batch_size", "gradient_checkpointing", "sharding", "chunk_tokens"})
+SPEED_SETTINGS = frozenset(
+    {"micro_batch_size", "gradient_checkpointing", "offload_activations", "sharding", "chunk_tokens"}
+)
 WATCHING_SETTINGS = frozenset({"save_steps", "report_to"})
 
 
@@ -104,6 +115,9 @@ class StageSection(Section):
     learning_rate: float | None = Field(default=None, gt=0, description="Peak learning rate.")
     min_learning_rate: NotNegative | None = Field(default=None, description="Where the cosine decay ends.")
     warmup_steps: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Linear warm-up.")
+    offload_activations: bool | None = Field(
+        default=None, description="Keep what recomputation starts from on the host."
+    )
 
 
 class DistillSection(TrainSection):
@@ -127,6 +141,8 @@ class DistillSection(TrainSection):
         for number, stage in enumerate(self.curriculum):
             if not stage.data:
                 raise ValueError(f"data must be given, stage {self.stage_names[number]} has none")
+            if stage.offload_activations and not self.gradient_checkpointing:
+                raise ValueError("offload_activations needs gradient_checkpointing: true")
         if len(set(self.stage_names)) < len(self.stage_names):
             raise ValueError(f"stages must have names of their own, got {', '.join(self.stage_names)}")
         if self.merge and (len(self.merge) > max(1, len(self.stages)) or abs(sum(self.merge) - 1) > 1e-6):

@@ -41,3 +41,12 @@ class Recipe(Section):
         if self.depth_first is not None and self.search.num_hidden_layers is not None:
             raise ValueError("either depth_first or search.num_hidden_layers cuts blocks, not both")
         return self
+
+    @model_validator(mode="after")
+    def _offload_from_a_device(self) -> "Recipe":
+        trained = [*self.distill.curriculum, *([] if self.correct_teacher is None else [self.correct_teacher])]
+        if self.depth_first is not None:
+            trained += self.depth_first.distill.curriculum
+        if not self.device.startswith("cuda") and any(section.offload_activations for section in trained):
+            raise ValueError(f"offload_activations needs a CUDA device, got device {self.device}")
+        return self

@@ -16,7 +16,8 @@ def activation_bytes(shape: HybridShape, setup: TrainingSetup) -> int:
     kinds = {kind: block_activation_bytes(shape, kind, setup) for kind, count in shape.counts.items() if count}
     largest = max(kinds.values())
     if setup.checkpointing:
-        return shape.num_hidden_layers * shape.hidden_size * setup.stream_bytes + 2 * largest
+        streams = 2 if setup.offloaded else shape.num_hidden_layers  # one arrives while another is in use
+        return streams * shape.hidden_size * setup.stream_bytes + 2 * largest
     return sum(shape.counts[kind] * held for kind, held in kinds.items()) + largest
 
 

@@ -38,6 +38,7 @@ class TrainingSetup:
         devices: Processes, a device each.
         sharded: Student, teacher, gradients and optimizer in shards; else a copy of each on every device.
         checkpointing: Blocks are recomputed in the backward pass.
+        offloaded: What they are recomputed from lies on the host.
         weights_dtype: Precision of trained weights and their gradients, fp32 or bf16.
         precision: Precision of the blocks' products.
         optim: Optimizer by its name in Hugging Face Trainer.
@@ -52,6 +53,7 @@ class TrainingSetup:
     devices: int = 1
     sharded: bool = False
     checkpointing: bool = False
+    offloaded: bool = False
     weights_dtype: str = "fp32"
     precision: str = "fp32"
     optim: str = "adamw_torch"

@@ -57,6 +57,7 @@ def train_settings(
         optim_args=section.optim_args,
         bf16=section.precision == "bf16",
         gradient_checkpointing=section.gradient_checkpointing,
+        offload_activations=section.offload_activations,
         sharded=section.sharding == "fsdp2",
         chunk_tokens=section.chunk_tokens,
         save_steps=section.save_steps,

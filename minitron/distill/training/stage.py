@@ -55,6 +55,7 @@ class DistillSettings:
         optim_args: Its own arguments, in Trainer's form.
         bf16: The blocks' products in bf16 (autocast); the loss stays in fp32.
         gradient_checkpointing: Recompute blocks in the backward pass.
+        offload_activations: Keep what they are recomputed from on the host (CUDA).
         sharded: Weights and optimizer states in shards over all processes.
         chunk_tokens: Tokens whose logits are held at once.
         save_steps: Steps between resumable states; 0 saves none.
@@ -76,6 +77,7 @@ class DistillSettings:
     optim_args: str | None = None
     bf16: bool = False
     gradient_checkpointing: bool = False
+    offload_activations: bool = False
     sharded: bool = False
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS
     save_steps: int = 0
@@ -139,7 +141,7 @@ def distill(
         student, teacher, settings.objective, hidden=settings.hidden, chunk_tokens=settings.chunk_tokens
     )
     if settings.gradient_checkpointing:
-        student.activation_checkpointing_enable({"use_reentrant": False})
+        student.activation_checkpointing_enable({"use_reentrant": False}, offload=settings.offload_activations)
     if settings.sharded:
         shard_blocks(model, blocks_of(student), device=ranks.device)
     trainer = DistillationTrainer(
