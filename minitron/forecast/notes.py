@@ -35,6 +35,17 @@ def memory_warnings(recipe: Recipe, stages: Sequence[Mapping[str, Any]]) -> Iter
         yield from _training_warnings(stage["trainings"])
 
 
+def settings_warnings(trained: Sequence[Training]) -> Iterator[str]:
+    """Settings that are known not to work together."""
+    for training in trained:
+        section = training.section
+        if section.sharding == "fsdp2" and LIBRARIES.get(section.optim) == "torchao":
+            yield (
+                f"{training.where}.optim: torchao 0.18 fails on the shards of torch 2.13 ({section.optim} with "
+                "sharding fsdp2); use adamw_torch"
+            )
+
+
 def _said(memory: Mapping[str, Any]) -> str:
     return "is tight" if memory["verdict"] == "tight" else "does not fit"
 

@@ -7,7 +7,7 @@ from typing import Any
 from minitron.forecast.costs import describe_training, describe_writing
 from minitron.forecast.disk import plan_disk
 from minitron.forecast.launch import plan_launch
-from minitron.forecast.notes import assumptions, memory_warnings, missing_files
+from minitron.forecast.notes import assumptions, memory_warnings, missing_files, settings_warnings
 from minitron.forecast.shapes import describe_shapes, plan_shapes
 from minitron.forecast.stages import describe_stage, plan_stages
 from minitron.forecast.training import trainings
@@ -47,7 +47,7 @@ def forecast_run(recipe: Recipe, arguments: Sequence[str]) -> dict[str, Any]:
         "disk": plan_disk(recipe, config, shapes, trained),
         "launch": plan_launch(stages, arguments, devices),
         "missing": list(missing_files(recipe)),
-        "warnings": list(memory_warnings(recipe, described)),
+        "warnings": [*memory_warnings(recipe, described), *settings_warnings(trained)],
         "assumptions": list(assumptions(recipe, shapes, trained)),
     }
 

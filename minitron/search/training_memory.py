@@ -27,8 +27,8 @@ class TrainingBytes:
         weights_bytes: Trained weights, or this device's shard of them.
         gradients_bytes: Their gradients; with DDP also its buckets.
         optimizer_bytes: The optimizer's state.
-        passing_bytes: The larger of two that pass: the weights in bf16 that autocast makes of fp32 ones and keeps
-            through a forward pass, and whole gradients of what is gathered in a backward pass.
+        passing_bytes: The larger of two that pass: bf16 copies that autocast makes of fp32 weights and the backward
+            pass needs (those of one block where blocks are recomputed), and whole gradients of what is gathered.
         teacher_bytes: The teacher's weights; of a layerwise one a block, the head and a window of hidden states.
         gathered_bytes: Weights that are whole for a moment where they are in shards.
         activations_bytes: What the backward pass needs, estimated.
@@ -64,13 +64,14 @@ def training_bytes(student: HybridShape, teacher: HybridShape | None, setup: Tra
     weight = DTYPE_BYTES[setup.weights_dtype]
     gradients = student.params * weight
     buckets = gradients if setup.devices > 1 and not setup.sharded else 0
+    copied = _largest_block(student) if setup.checkpointing else student.params
     state = OPTIMIZER_BYTES.get(setup.optim, OPTIMIZER_BYTES["adamw_torch"])(weight)
     return TrainingBytes(
         weights_bytes=student.params * weight // shards,
         gradients_bytes=gradients // shards + buckets,
         optimizer_bytes=int(student.params * state) // shards,
         passing_bytes=max(
-            student.params * 2 if setup.product_bytes < setup.stream_bytes else 0,
+            2 * copied if setup.product_bytes < setup.stream_bytes else 0,
             weight * _gathered_params(student) if shards > 1 else 0,
         ),
         teacher_bytes=_teacher_bytes(teacher, setup) // shards,

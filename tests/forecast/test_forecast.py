@@ -165,6 +165,15 @@ def test_what_does_not_fit_is_warned_of_with_the_longest_block_that_would(
     assert f"blocks of up to {row['memory']['longest_block_tokens']:,} tokens would fit" in found["warnings"][0]
 
 
+def test_settings_that_are_known_not_to_work_together_are_warned_of(
+    recipe_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sharded = ("--set", "distill.sharding=fsdp2", "--set", "distill.optim=adamw_torch_8bit")
+    (warning,) = forecast(capsys, recipe_path, *TWO_GPUS, *sharded)["warnings"]
+    assert "distill.optim: torchao 0.18 fails" in warning
+    assert forecast(capsys, recipe_path, *TWO_GPUS, *sharded[2:])["warnings"] == []
+
+
 def test_blocks_go_in_proportion_under_the_quotas(recipe_path: Path, tiny_shape: HybridShape) -> None:
     recipe = load_recipe(
         recipe_path, ("search.num_hidden_layers=[5]", "search.keep_attention=2", "budget.memory_bytes=100000000")
