@@ -3,7 +3,7 @@
 # B blocks of text, T tokens, D hidden, V vocabulary
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -30,6 +30,17 @@ def output_head(model: PreTrainedModel) -> torch.Tensor:
     head: Any = model.get_output_embeddings()
     weight_VD: torch.Tensor = head.weight
     return weight_VD
+
+
+def autocast_without_copies(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside autocast: the same, but narrow copies of weights are dropped as soon as they are used.
+
+    Autocast keeps them until the forward pass ends, 2 bytes a parameter, for weights that are used again. Those of a
+    block are used once, and a block that is recomputed makes its copies anew.
+    """
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.get_autocast_dtype(device.type), cache_enabled=False)
 
 
 @contextmanager

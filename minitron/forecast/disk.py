@@ -8,10 +8,10 @@ from minitron.forecast.shapes import Shapes
 from minitron.forecast.training import Training
 from minitron.recipe import DistillSection, Recipe
 from minitron.search import OPTIMIZER_BYTES
+from minitron.search.training_setup import DTYPE_BYTES
 
 # What configurations call a checkpoint's precision -> bytes of a weight.
 STORED_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp32": 4, "bf16": 2, "fp16": 2}
-TRAINED_BYTES = {"fp32": 4, "bf16": 2}
 CACHED_BLOCK_BYTES = 8  # of a block in a teacher's cache, beside its tokens
 SHORT_IDS = 2**16  # ids below it take two bytes in a file of packed text, others four
 
@@ -87,7 +87,7 @@ def _while_training(shapes: Shapes, trainings: Sequence[Training]) -> Iterator[D
         if training.mode != "cached":  # a cache keeps its text beside it
             yield DiskItem(**where, what="packed text", bytes=_packed(training, shapes), stays=False)
         if section.save_steps:
-            weight = TRAINED_BYTES[section.weights_dtype]
+            weight = DTYPE_BYTES[section.weights_dtype]
             state = OPTIMIZER_BYTES.get(section.optim, OPTIMIZER_BYTES["adamw_torch"])(weight)
             # The state before is deleted once the next one is whole.
             both = int(2 * training.student.params * (weight + state))

@@ -10,6 +10,7 @@ from minitron.forecast.training import Training
 from minitron.hybrid.text import is_text_file
 from minitron.recipe import DevicesSection, DistillSection, Recipe, Source
 from minitron.search import GIB, OPTIMIZER_BYTES
+from minitron.search.training_setup import DTYPE_BYTES
 
 LIBRARIES = {"adamw_torch_8bit": "torchao", "adamw_torch_4bit": "torchao"}
 
@@ -32,6 +33,17 @@ def memory_warnings(recipe: Recipe, stages: Sequence[Mapping[str, Any]]) -> Iter
                 f"{held['device_bytes'] / GIB:.1f} GiB; run it by --set device=cpu"
             )
         yield from _training_warnings(stage["trainings"])
+
+
+def settings_warnings(trained: Sequence[Training]) -> Iterator[str]:
+    """Settings that are known not to work together."""
+    for training in trained:
+        section = training.section
+        if section.sharding == "fsdp2" and LIBRARIES.get(section.optim) == "torchao":
+            yield (
+                f"{training.where}.optim: torchao 0.18 fails on the shards of torch 2.13 ({section.optim} with "
+                "sharding fsdp2); use adamw_torch"
+            )
 
 
 def _said(memory: Mapping[str, Any]) -> str:
@@ -66,6 +78,7 @@ def assumptions(recipe: Recipe, shapes: Shapes, trained: Sequence[Training]) -> 
         )
     else:
         yield from _of_devices(recipe.devices)
+        yield from _of_hosts(recipe.devices, trained)
     yield from _of_shapes(recipe, shapes)
     yield from _of_settings(trained)
 
@@ -81,6 +94,23 @@ def _of_devices(devices: DevicesSection) -> Iterator[str]:
             f"{THIS_MACHINE} is 0 on the first machine, then 1, 2, ...; {FIRST_MACHINE} is the first one's address; "
             "all machines share the run folder and the recipe's"
         )
+
+
+def _of_hosts(devices: DevicesSection, trained: Sequence[Training]) -> Iterator[str]:
+    most = max((_loaded_bytes(training) for training in trained if training.section.sharding == "fsdp2"), default=0)
+    if most:
+        yield (
+            "fsdp2: each process loads its models on the CPU before they are put into shards, up to "
+            f"{devices.gpus_per_node * most / GIB:.0f} GiB of a machine's own memory"
+        )
+
+
+def _loaded_bytes(training: Training) -> int:
+    weights = training.student.params * DTYPE_BYTES[training.section.weights_dtype]
+    if training.mode == "online" and training.teacher is not None:
+        assert isinstance(training.section, DistillSection)
+        weights += training.teacher.params * DTYPE_BYTES[training.section.teacher.dtype]
+    return weights
 
 
 def _of_shapes(recipe: Recipe, shapes: Shapes) -> Iterator[str]:

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minitron.forecast.costs import describe_training, describe_writing
 from minitron.forecast.disk import plan_disk
 from minitron.forecast.launch import plan_launch
-from minitron.forecast.notes import assumptions, memory_warnings, missing_files
+from minitron.forecast.notes import assumptions, memory_warnings, missing_files, settings_warnings
 from minitron.forecast.shapes import describe_shapes, plan_shapes
 from minitron.forecast.stages import describe_stage, plan_stages
-from minitron.forecast.training import describe_training, describe_writing, trainings
+from minitron.forecast.training import trainings
 from minitron.hybrid.config import read_config, shape_from_config
 from minitron.recipe import DevicesSection, Recipe, check_lengths
 from minitron.search import find_device
@@ -46,7 +47,7 @@ def forecast_run(recipe: Recipe, arguments: Sequence[str]) -> dict[str, Any]:
         "disk": plan_disk(recipe, config, shapes, trained),
         "launch": plan_launch(stages, arguments, devices),
         "missing": list(missing_files(recipe)),
-        "warnings": list(memory_warnings(recipe, described)),
+        "warnings": [*memory_warnings(recipe, described), *settings_warnings(trained)],
         "assumptions": list(assumptions(recipe, shapes, trained)),
     }
 

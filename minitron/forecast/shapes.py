@@ -51,7 +51,7 @@ def plan_shapes(recipe: Recipe, teacher: HybridShape) -> Shapes:
     source, ends = teacher, (teacher.params, teacher.params)
     if recipe.depth_first is not None:
         kept = recipe.depth_first.num_hidden_layers
-        source = teacher.resized(layers=kept_layers(recipe, teacher, _in_proportion, kept))
+        source = teacher.resized(layers=kept_layers(recipe, teacher, in_proportion, kept))
         ends = _ends(recipe, teacher, kept)
     found = _search(recipe, source)
     best = found.candidates[0]
@@ -108,7 +108,8 @@ def kept_layers(recipe: Recipe, shape: HybridShape, choose: Choice, kept: int) -
     return tuple(layers)
 
 
-def _in_proportion(pattern: str, layers: list[int], removable: list[int]) -> int:
+def in_proportion(pattern: str, layers: list[int], removable: list[int]) -> int:
+    """Of the kinds that may go, a block of the one that has kept the largest share of its blocks."""
     left = "".join(pattern[layer] for layer in layers)
     return max(removable, key=lambda layer: left.count(pattern[layer]) / pattern.count(pattern[layer]))
 
@@ -132,7 +133,7 @@ def _search(recipe: Recipe, source: HybridShape) -> SearchResult:
         return solve_budget(space, workload, limits, top_k=section.top_k, rank_by=rank_by)
 
     try:
-        return solve(_in_proportion)
+        return solve(in_proportion)
     except NothingFitsError:
         if section.num_hidden_layers is None:
             raise

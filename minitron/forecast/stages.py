@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from minitron.forecast.costs import cost_of
 from minitron.forecast.shapes import Shapes
-from minitron.forecast.training import cost_of, rounds_tokens
+from minitron.forecast.training import rounds_tokens
 from minitron.hybrid.shape import HybridShape
 from minitron.recipe import DevicesSection, DistillSection, Recipe
 from minitron.search import find_device, forward_operations, head_params, training_operations, training_verdict

@@ -17,14 +17,13 @@ from minitron.search.training import (
     training_operations,
 )
 from minitron.search.training_memory import (
-    OPTIMIZER_BYTES,
     TrainingBytes,
-    TrainingSetup,
     longest_block,
     training_bytes,
     training_verdict,
     writing_bytes,
 )
+from minitron.search.training_setup import OPTIMIZER_BYTES, TrainingSetup
 from minitron.search.workload import ACCOUNTINGS, GIB, Engine, Workload
 
 __all__ = [

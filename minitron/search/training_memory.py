@@ -1,96 +1,22 @@
 """Memory of training on one device: what is known of weights, gradients and optimizer, and an estimate of the rest.
 
-Activations are what every matrix product of a block reads and writes, and two fp32 copies for each of its norms, by
-Mamba's own kernels; torch's fallback for them needs several times as much. Nothing here was measured on a GPU.
+Nothing here was measured on a GPU.
 """
 
 # D hidden, V vocabulary
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
-from minitron.hybrid.axes import TensorSpec, dim_size, tensor_numel
+from minitron.hybrid.axes import tensor_numel
 from minitron.hybrid.shape import HybridShape
+from minitron.search.activations import activation_bytes, block_activation_bytes
 from minitron.search.fit import FITS, TIGHT, TIGHT_SHARE, TOO_LARGE
 from minitron.search.training import head_params
+from minitron.search.training_setup import DTYPE_BYTES, OPTIMIZER_BYTES, TrainingSetup
 from minitron.search.workload import GIB
 
-DTYPE_BYTES = {"fp32": 4, "bf16": 2}
 # CUDA's context, NCCL's buffers and what the allocator cannot use: assumed.
 OVERHEAD_BYTES = 3 * GIB // 2
-HIDDEN = (("hidden_size",),)
-
-# Name in Hugging Face Trainer -> bytes of optimizer state a parameter, from the bytes of a weight. torch's own keep
-# states in the weights' dtype; 8-bit ones carry an fp32 scale for 256 entries (torchao, bitsandbytes; Trainer asks the
-# same of torchao's 4-bit one). adafactor keeps a row and a column of each matrix.
-OPTIMIZER_BYTES: dict[str, Callable[[int], float]] = {
-    "adamw_torch": lambda weight: 2 * weight,
-    "adamw_torch_fused": lambda weight: 2 * weight,
-    "adamw_torch_8bit": lambda weight: 2 * (1 + 4 / 256),
-    "adamw_torch_4bit": lambda weight: 2 * (1 / 2 + 4 / 256),
-    "adamw_bnb_8bit": lambda weight: 2 * (1 + 4 / 256),
-    "adamw_8bit": lambda weight: 2 * (1 + 4 / 256),
-    "paged_adamw_32bit": lambda weight: 8,
-    "paged_adamw_8bit": lambda weight: 2 * (1 + 4 / 256),
-    "lion_32bit": lambda weight: 4,
-    "lion_8bit": lambda weight: 1 + 4 / 256,
-    "paged_lion_32bit": lambda weight: 4,
-    "paged_lion_8bit": lambda weight: 1 + 4 / 256,
-    "adagrad": lambda weight: weight,
-    "rmsprop": lambda weight: weight,
-    "adafactor": lambda weight: 0,
-    "sgd": lambda weight: 0,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingSetup:
-    """How a stage is trained, as far as memory depends on it.
-
-    Attributes:
-        seq_len: Tokens a block.
-        micro_batch_size: Blocks in one forward pass of a device.
-        devices: Processes, a device each.
-        sharded: Student, teacher, gradients and optimizer in shards; else a copy of each on every device.
-        checkpointing: Blocks are recomputed in the backward pass.
-        offloaded: What they are recomputed from lies on the host.
-        weights_dtype: Precision of trained weights and their gradients, fp32 or bf16.
-        precision: Precision of the blocks' products.
-        optim: Optimizer by its name in Hugging Face Trainer.
-        chunk_tokens: Tokens whose logits are held at once.
-        teacher_mode: online, layerwise or cached; None without a teacher.
-        teacher_dtype: Precision of an online teacher.
-        window_blocks: Blocks of text whose last hidden states a layerwise teacher holds.
-    """
-
-    seq_len: int
-    micro_batch_size: int
-    devices: int = 1
-    sharded: bool = False
-    checkpointing: bool = False
-    offloaded: bool = False
-    weights_dtype: str = "fp32"
-    precision: str = "fp32"
-    optim: str = "adamw_torch"
-    chunk_tokens: int = 512
-    teacher_mode: str | None = "online"
-    teacher_dtype: str = "fp32"
-    window_blocks: int = 64
-
-    @property
-    def stream_bytes(self) -> int:
-        """Bytes of a number in the residual stream: autocast leaves it in the weights' precision."""
-        return DTYPE_BYTES[self.weights_dtype]
-
-    @property
-    def product_bytes(self) -> int:
-        """Bytes of a number that a matrix product reads or writes."""
-        return min(DTYPE_BYTES[self.weights_dtype], DTYPE_BYTES[self.precision])
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of one forward pass."""
-        return self.seq_len * self.micro_batch_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +27,8 @@ class TrainingBytes:
         weights_bytes: Trained weights, or this device's shard of them.
         gradients_bytes: Their gradients; with DDP also its buckets.
         optimizer_bytes: The optimizer's state.
-        passing_bytes: The larger of two that pass: the weights in bf16 that autocast makes of fp32 ones and keeps
-            through a forward pass, and whole gradients of what is gathered in a backward pass.
+        passing_bytes: The larger of two that pass: bf16 copies that autocast makes of fp32 weights and the backward
+            pass needs (those of one block where blocks are recomputed), and whole gradients of what is gathered.
         teacher_bytes: The teacher's weights; of a layerwise one a block, the head and a window of hidden states.
         gathered_bytes: Weights that are whole for a moment where they are in shards.
         activations_bytes: What the backward pass needs, estimated.
@@ -138,13 +64,14 @@ def training_bytes(student: HybridShape, teacher: HybridShape | None, setup: Tra
     weight = DTYPE_BYTES[setup.weights_dtype]
     gradients = student.params * weight
     buckets = gradients if setup.devices > 1 and not setup.sharded else 0
+    copied = _largest_block(student) if setup.checkpointing else student.params
     state = OPTIMIZER_BYTES.get(setup.optim, OPTIMIZER_BYTES["adamw_torch"])(weight)
     return TrainingBytes(
         weights_bytes=student.params * weight // shards,
         gradients_bytes=gradients // shards + buckets,
         optimizer_bytes=int(student.params * state) // shards,
         passing_bytes=max(
-            student.params * 2 if setup.product_bytes < setup.stream_bytes else 0,
+            2 * copied if setup.product_bytes < setup.stream_bytes else 0,
             weight * _gathered_params(student) if shards > 1 else 0,
         ),
         teacher_bytes=_teacher_bytes(teacher, setup) // shards,
@@ -156,7 +83,7 @@ def training_bytes(student: HybridShape, teacher: HybridShape | None, setup: Tra
 
 def writing_bytes(teacher: HybridShape, setup: TrainingSetup) -> TrainingBytes:
     """Bytes that one device needs to write a teacher's cache: the teacher, one block's products, a chunk of logits."""
-    numbers = max(_block_activation_bytes(teacher, kind, setup) for kind, count in teacher.counts.items() if count)
+    numbers = max(block_activation_bytes(teacher, kind, setup) for kind, count in teacher.counts.items() if count)
     return TrainingBytes(
         weights_bytes=0,
         gradients_bytes=0,
@@ -167,16 +94,6 @@ def writing_bytes(teacher: HybridShape, setup: TrainingSetup) -> TrainingBytes:
         activations_bytes=setup.tokens * numbers,
         loss_bytes=min(setup.chunk_tokens, setup.tokens) * teacher.vocab_size * 4,
     )
-
-
-def activation_bytes(shape: HybridShape, setup: TrainingSetup) -> int:
-    """Bytes a token that the backward pass of all blocks needs, with the gradients inside one of them."""
-    kinds = {kind: _block_activation_bytes(shape, kind, setup) for kind, count in shape.counts.items() if count}
-    largest = max(kinds.values())
-    if setup.checkpointing:
-        streams = 2 if setup.offloaded else shape.num_hidden_layers  # one arrives while another is in use
-        return streams * shape.hidden_size * setup.stream_bytes + 2 * largest
-    return sum(shape.counts[kind] * held for kind, held in kinds.items()) + largest
 
 
 def longest_block(student: HybridShape, teacher: HybridShape | None, setup: TrainingSetup, memory_bytes: int) -> int:
@@ -197,27 +114,6 @@ def training_verdict(total_bytes: int, memory_bytes: int) -> str:
     if total_bytes <= (1 - TIGHT_SHARE) * memory_bytes:
         return FITS
     return TIGHT if total_bytes <= memory_bytes else TOO_LARGE
-
-
-def _block_activation_bytes(shape: HybridShape, kind: str, setup: TrainingSetup) -> int:
-    specs = shape.family.tensors_of(kind, shape.sizes)
-    norms = sum(spec.dims == (HIDDEN,) for spec in specs)
-    return (
-        setup.stream_bytes * shape.hidden_size
-        + norms * 2 * 4 * shape.hidden_size
-        + setup.product_bytes * sum(_product_numbers(spec, shape) for spec in specs)
-    )
-
-
-def _product_numbers(spec: TensorSpec, shape: HybridShape) -> int:
-    # A matrix reads its columns and writes its rows; a convolution writes its rows.
-    if len(spec.dims) < 2:
-        return 0
-    numbers = dim_size(spec.dims[0], shape.sizes) + (dim_size(spec.dims[1], shape.sizes) if len(spec.dims) == 2 else 0)
-    if spec.stacked is None:
-        return numbers
-    used = shape.family.axes[spec.stacked].used
-    return numbers * shape.sizes[spec.stacked if used is None else used]
 
 
 def _teacher_bytes(teacher: HybridShape | None, setup: TrainingSetup) -> int:

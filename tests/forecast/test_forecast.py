@@ -11,10 +11,11 @@ import pytest
 from minitron.cli import main
 from minitron.distill.teachers.records import bytes_per_token
 from minitron.forecast.disk import cache_token_bytes
-from minitron.forecast.shapes import kept_layers, plan_shapes
+from minitron.forecast.shapes import in_proportion, kept_layers, plan_shapes
 from minitron.hybrid.shape import HybridShape
 from minitron.pipeline import stages_of
 from minitron.recipe import load_recipe
+from tests.conftest import make_tiny_shape
 from tests.test_cli import fail
 
 TWO_GPUS = ("--set", "devices={gpu: h100, gpus_per_node: 2}")
@@ -164,6 +165,15 @@ def test_what_does_not_fit_is_warned_of_with_the_longest_block_that_would(
     assert f"blocks of up to {row['memory']['longest_block_tokens']:,} tokens would fit" in found["warnings"][0]
 
 
+def test_settings_that_are_known_not_to_work_together_are_warned_of(
+    recipe_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sharded = ("--set", "distill.sharding=fsdp2", "--set", "distill.optim=adamw_torch_8bit")
+    (warning,) = forecast(capsys, recipe_path, *TWO_GPUS, *sharded)["warnings"]
+    assert "distill.optim: torchao 0.18 fails" in warning
+    assert forecast(capsys, recipe_path, *TWO_GPUS, *sharded[2:])["warnings"] == []
+
+
 def test_blocks_go_in_proportion_under_the_quotas(recipe_path: Path, tiny_shape: HybridShape) -> None:
     recipe = load_recipe(
         recipe_path, ("search.num_hidden_layers=[5]", "search.keep_attention=2", "budget.memory_bytes=100000000")
@@ -173,6 +183,9 @@ def test_blocks_go_in_proportion_under_the_quotas(recipe_path: Path, tiny_shape:
     assert shapes.student.count("*") == 2
     assert shapes.lightest <= shapes.student.params <= shapes.heaviest
     assert shapes.lightest < shapes.heaviest
+    uneven = make_tiny_shape(hybrid_override_pattern="MMMMMM---**")
+    eight = kept_layers(recipe, uneven, in_proportion, 8)
+    assert "".join(uneven.hybrid_override_pattern[layer] for layer in eight) == "MMMM--**"
     first = kept_layers(recipe, tiny_shape, lambda pattern, layers, removable: removable[0], 5)
     assert "".join(tiny_shape.hybrid_override_pattern[layer] for layer in first) == "*M-*-"
 

@@ -17,7 +17,7 @@ from minitron.search import (
     training_verdict,
     writing_bytes,
 )
-from minitron.search.training_memory import activation_bytes
+from minitron.search.activations import activation_bytes
 from tests.conftest import make_dense_shape, make_moe_shape, make_tiny_shape
 
 SHAPE = make_tiny_shape()
@@ -113,6 +113,7 @@ def test_a_teacher_takes_what_its_mode_holds(mode: str, held: int) -> None:
 def test_autocast_keeps_narrow_copies_of_wide_weights_only() -> None:
     narrow = replace(SETUP, precision="bf16")
     assert training_bytes(SHAPE, None, narrow).passing_bytes == 2 * SHAPE.params
+    assert training_bytes(SHAPE, None, replace(narrow, checkpointing=True)).passing_bytes == 2 * ATTENTION
     assert training_bytes(SHAPE, None, replace(narrow, weights_dtype="bf16")).passing_bytes == 0
 
 
@@ -124,7 +125,9 @@ def test_activations_are_what_products_read_and_write() -> None:
     attention = stream + 4 * (2 * (60 + 22) + 2 * (30 + 22))
     largest = max(mamba, mlp, attention)
     assert activation_bytes(SHAPE, SETUP) == 3 * mamba + 3 * mlp + 2 * attention + largest
-    assert activation_bytes(SHAPE, replace(SETUP, checkpointing=True)) == 8 * 22 * 4 + 2 * largest
+    recomputed = replace(SETUP, checkpointing=True)
+    assert activation_bytes(SHAPE, recomputed) == 8 * 22 * 4 + 2 * largest
+    assert activation_bytes(SHAPE, replace(recomputed, offloaded=True)) == 2 * 22 * 4 + 2 * largest
 
 
 @pytest.mark.parametrize("changes", [{}, {"checkpointing": True, "precision": "bf16", "weights_dtype": "bf16"}])

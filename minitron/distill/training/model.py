@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from minitron.distill.backbone import blocks_of, last_hidden_states, listening, output_head
+from minitron.distill.backbone import autocast_without_copies, blocks_of, last_hidden_states, listening, output_head
 from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS, distillation_loss
 from minitron.distill.loss.hidden_states import HiddenLoss
 from minitron.distill.loss.objective import Objective
@@ -84,7 +84,8 @@ class DistillationModel(nn.Module):
         teacher_blocks = teacher.blocks if isinstance(teacher, OnlineTeacher) else ()
         with listening(teacher_blocks, [layer for _, layer in pairs]) as taught:
             targets = None if teacher is None else teacher.targets(input_ids, index)
-        with listening(blocks_of(self.student), [layer for layer, _ in pairs]) as learnt:
+        learning = listening(blocks_of(self.student), [layer for layer, _ in pairs])
+        with learning as learnt, autocast_without_copies(input_ids.device):
             hidden_BTD = last_hidden_states(self.student, input_ids)
         losses = distillation_loss(
             hidden_BTD.flatten(0, 1),
