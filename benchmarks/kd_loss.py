@@ -107,14 +107,14 @@ def round_order(names: list[str]) -> list[str]:
 
 
 def ratios_to_floor(order: list[str], taken: list[tuple[float, float]]) -> dict[str, list[float]]:
-    """Method -> its wall seconds, and its ratios in wall and CPU seconds to the mean of the floors next to it."""
+    """Method -> its wall and CPU seconds, and the ratios of both to the mean of the floors next to it."""
     floors = [place for place, name in enumerate(order) if name == "floor"]
-    found = {"floor": [statistics.mean(taken[place][0] for place in floors), 1.0, 1.0]}
+    found = {"floor": [*(statistics.mean(taken[place][clock] for place in floors) for clock in (0, 1)), 1.0, 1.0]}
     for place, name in enumerate(order):
         if name != "floor":
             beside = max(f for f in floors if f < place), min(f for f in floors if f > place)
             bases = [statistics.mean(taken[f][clock] for f in beside) for clock in (0, 1)]
-            found[name] = [taken[place][0], taken[place][0] / bases[0], taken[place][1] / bases[1]]
+            found[name] = [*taken[place], taken[place][0] / bases[0], taken[place][1] / bases[1]]
     return found
 
 
@@ -134,9 +134,16 @@ def measure_times(names: list[str], args: argparse.Namespace, tokens: int) -> li
         for name, numbers in ratios_to_floor(order, taken).items():
             rounds.setdefault(name, []).append(numbers)
     return [
-        {"method": name, "tokens": tokens, "seconds": s, "wall_ratios": wall, "cpu_ratios": cpu}
+        {
+            "method": name,
+            "tokens": tokens,
+            "seconds": wall_s,
+            "cpu_seconds": cpu_s,
+            "wall_ratios": wall,
+            "cpu_ratios": cpu,
+        }
         for name in losses
-        for s, wall, cpu in [map(list, zip(*rounds[name], strict=True))]
+        for wall_s, cpu_s, wall, cpu in [map(list, zip(*rounds[name], strict=True))]
     ]
 
 
