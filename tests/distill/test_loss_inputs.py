@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from minitron.distill.loss.chunked import distillation_loss
 from minitron.distill.loss.divergences import ForwardKL
 from minitron.distill.loss.objective import DenseTargets, Objective
 from tests.distill.problems import (
@@ -163,3 +164,13 @@ def test_different_numbers_of_tokens_are_refused(of: str, kept: int | None) -> N
 def test_a_cross_entropy_without_labels_is_refused() -> None:
     with pytest.raises(ValueError, match="labels"):
         dense_problem(mixed(ForwardKL())).solve()
+
+
+def test_the_heads_gradient_is_handed_over_and_not_copied() -> None:
+    hidden_ND, head_VD = torch.randn(5, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
+    targets = DenseTargets(hidden_ND=torch.randn(5, 3), head_VD=torch.randn(9, 3))
+    total = distillation_loss(hidden_ND, head_VD, targets, Objective()).total
+    made = total.grad_fn.grads[1].data_ptr()  # type: ignore[union-attr]
+    total.backward()  # type: ignore[no-untyped-call]
+    assert head_VD.grad is not None
+    assert head_VD.grad.data_ptr() == made
