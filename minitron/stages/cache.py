@@ -25,6 +25,7 @@ from minitron.stages.train import TORCH_DTYPES, rank_device, stage_blocks, taugh
 
 BLOCKS_FILE = "text.blocks"
 CACHE_FOLDER = "cache"
+MOST_BLOCKS_AT_ONCE = 8  # unless the recipe says how many fit
 
 
 def cache_origin(recipe: Recipe) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def run_cache(recipe: Recipe, folders: Folders, output: Path) -> None:
             top_k=stage.teacher.top_k,
             vocab_size=vocab_size,
             temperature=stage.loss.temperature,
-            batch_size=stage.micro_batch_size or 1,
+            batch_size=stage.micro_batch_size or min(stage.batch_size, MOST_BLOCKS_AT_ONCE),
             made_from={"teacher": teacher_origin(recipe), **_stage_origin(stage)},
             ranks=ranks,
         )
