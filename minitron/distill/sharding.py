@@ -10,6 +10,7 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_state_dict,
+    set_model_state_dict,
     set_state_dict,
 )
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -60,6 +61,13 @@ def load_shards(module: nn.Module, optimizer: Any, folder: Path) -> None:
     state = _state(module, optimizer)
     load(state, checkpoint_id=folder / STATE_SUBFOLDER)
     set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+
+
+def load_weights(module: nn.Module, folder: Path) -> None:
+    """Reads the weights alone of what `save_shards` wrote, in place."""
+    state = {"model": get_model_state_dict(module)}
+    load(state, checkpoint_id=folder / STATE_SUBFOLDER)
+    set_model_state_dict(module, state["model"])
 
 
 def _state(module: nn.Module, optimizer: Any) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def run(way: str, output: Path) -> None:
     assert kind == "single" or distributed.get_world_size() == 2
     settings = replace(SETTINGS, sharded=kind == "fsdp2", micro_batch_size=1 if kind == "fsdp2" else None)
     blocks_NT = np.random.default_rng(0).integers(3, 1000, (STEPS * 4, SEQ_LEN), dtype=np.int32)
-    for stop in (STEPS // 2, None) if stopped else (None,):
+    for stop in (STEPS // 2, None, None) if stopped else (None,):  # the last one finds all done
         student = make_student()
         record = distill(
             student,

@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 from minitron.distill.backbone import blocks_of
 from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS
 from minitron.distill.loss.objective import Objective
-from minitron.distill.sharding import shard_blocks
+from minitron.distill.sharding import load_weights, shard_blocks
 from minitron.distill.teachers import Teacher
 from minitron.distill.text import BlockDataset, Blocks, collate
 from minitron.distill.training.model import DistillationModel, HiddenMatch
@@ -247,8 +247,11 @@ def _train(
 ) -> list[dict[str, float]]:
     ranks.wait()  # so that all find the same states
     state = last_whole_state(state_folder, sharded=sharded)
-    if state is not None and step_of(state) >= last_step and not sharded:
-        load_model(trainer.model, state / "model.safetensors")
+    if state is not None and step_of(state) >= last_step:
+        if sharded:
+            load_weights(trainer.model, state)
+        else:
+            load_model(trainer.model, state / "model.safetensors")
         return read_history(state)
     with progress_bar() as progress:
         if ranks.is_first:

@@ -36,7 +36,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         # Trainer's own way for a model that comes sharded; it is told afterwards, since it refuses to save such models.
         self.is_distributed_loading_by_transformers = sharded
         self._parts = torch.zeros(len(PARTS))
-        self._parts_since = 0
+        self._micro_batches = 0
 
     def compute_loss(
         self,
@@ -50,15 +50,16 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         sums = model(**inputs)
         means = sums / num_items_in_batch * self.accelerator.num_processes
         self._parts = self._parts.to(means.device) + means.detach()
+        self._micro_batches += 1
         return (means[0], {}) if return_outputs else means[0]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs the parts of the loss beside it, each as a mean since the last time."""
         if "loss" in logs:
-            steps = max(1, self.state.global_step - self._parts_since)
+            steps = max(1, self._micro_batches / self.args.gradient_accumulation_steps)
             parts = self.accelerator.reduce(self._parts, reduction="mean") / steps
             logs |= {name: float(part) for name, part in zip(PARTS[1:], parts[1:], strict=True)}
-            self._parts, self._parts_since = torch.zeros_like(self._parts), self.state.global_step
+            self._parts, self._micro_batches = torch.zeros_like(self._parts), 0
         super().log(logs, *args, **kwargs)
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
