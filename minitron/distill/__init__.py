@@ -17,8 +17,8 @@ from minitron.distill.teachers import (
     write_teacher_cache,
 )
 from minitron.distill.training.model import DistillationModel, HiddenMatch
-from minitron.distill.training.stage import DistillRecord, DistillSettings, DivergedError, distill
-from minitron.distill.training.trainer import DistillationTrainer
+from minitron.distill.training.stage import DistillRecord, DistillSettings, distill
+from minitron.distill.training.trainer import DistillationTrainer, DivergedError
 
 __all__ = [
     "DIVERGENCES",

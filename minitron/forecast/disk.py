@@ -52,14 +52,14 @@ def plan_disk(
     }
 
 
-def cache_token_bytes(vocab_size: int, top_k: int) -> int:
+def cache_token_bytes(vocab_size: int, top_k: int, samples: int = 0) -> int:
     """Bytes of a token in a teacher's cache: packed ids, their log-probabilities and the rest in 16 bits each.
 
     >>> cache_token_bytes(131072, 64)
     266
     """
     id_bits = (vocab_size - 1).bit_length()
-    return -(-top_k * id_bits // 8) + 2 * top_k + 2
+    return -(-(top_k + samples) * id_bits // 8) + 2 * (top_k + 1 + (samples > 0))
 
 
 def _checkpoints(recipe: Recipe, config: Mapping[str, Any], shapes: Shapes) -> Iterator[DiskItem]:
@@ -97,7 +97,9 @@ def _while_training(shapes: Shapes, trainings: Sequence[Training]) -> Iterator[D
 def _caches(shapes: Shapes, trainings: Sequence[Training]) -> Iterator[DiskItem]:
     for training in trainings:
         if training.mode == "cached" and isinstance(training.section, DistillSection):
-            token = cache_token_bytes(shapes.teacher.vocab_size, training.section.teacher.top_k)
+            token = cache_token_bytes(
+                shapes.teacher.vocab_size, training.section.teacher.top_k, training.section.samples
+            )
             size = training.length.packed_tokens * token + training.length.blocks * CACHED_BLOCK_BYTES
             what = f"teacher's cache, {token} bytes a token"
             yield DiskItem(stage="cache", part=training.name, what=what, bytes=size)

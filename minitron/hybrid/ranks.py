@@ -23,7 +23,10 @@ class Ranks:
         state = PartialState(cpu=torch.device(device).type == "cpu", timeout=timedelta(days=30))
         self.index: int = state.process_index
         self.count: int = state.num_processes
-        self.device: torch.device = torch.device("cpu") if torch.device(device).type == "cpu" else state.device
+        wanted = torch.device(device)
+        if self.count == 1 and wanted.type == "cuda" and wanted.index is not None:
+            torch.cuda.set_device(wanted)  # what others call "cuda" is this one, too
+        self.device: torch.device = wanted if self.count == 1 or wanted.type == "cpu" else state.device
 
     @property
     def is_first(self) -> bool:

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from minitron.recipe.section import NotNegative, PositiveInt, Section, Source
 
+# With 64 tokens kept, as many drawn ones as bring a cached teacher to an online one: docs/decisions/0014-teachers.md.
+DRAWN_TOKENS = 16
+
 TrainedDtype = Literal["fp32", "bf16"]
 
 
@@ -43,6 +46,11 @@ class TeacherSection(Section):
     )
     dtype: TrainedDtype = Field(default="fp32", description="Precision that an online teacher is held in.")
     top_k: PositiveInt = Field(default=64, description="cached: tokens kept; all others are one outcome.")
+    samples: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="cached, forward_kl: tokens drawn from the others, with which the gradient is in expectation that "
+        "of the whole distribution; when null 16, and none for other divergences.",
+    )
     layerwise: bool = Field(default=False, description="cached: write the cache with one block in memory at a time.")
     window_blocks: PositiveInt = Field(
         default=64, description="layerwise: blocks of text that the checkpoint is read once for."
@@ -89,9 +97,13 @@ class TrainSection(Section):
     )
 
     @model_validator(mode="after")
-    def _offload_what_is_kept(self) -> "TrainSection":
+    def _settings_agree(self) -> "TrainSection":
         if self.offload_activations and not self.gradient_checkpointing:
             raise ValueError("offload_activations needs gradient_checkpointing: true")
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate must be at most learning_rate, {self.learning_rate}, got {self.min_learning_rate}"
+            )
         return self
 
 
@@ -147,6 +159,12 @@ class DistillSection(TrainSection):
             raise ValueError(f"stages must have names of their own, got {', '.join(self.stage_names)}")
         if self.merge and (len(self.merge) > max(1, len(self.stages)) or abs(sum(self.merge) - 1) > 1e-6):
             raise ValueError(f"merge must have at most a weight a stage, and a sum of 1, got {list(self.merge)}")
+        if self.teacher.layerwise and self.teacher.mode != "cached":
+            raise ValueError(f"teacher.layerwise is how a cache is written, got teacher.mode {self.teacher.mode}")
+        if self.teacher.mode == "layerwise" and any(stage.epochs > 1 for stage in self.curriculum):
+            raise ValueError("a layerwise teacher goes through its text in order, for epochs use teacher.mode cached")
+        if self.teacher.samples and self.loss.divergence != "forward_kl":
+            raise ValueError(f"teacher.samples are for forward_kl, got loss.divergence {self.loss.divergence}")
         if self.loss.hidden is not None and self.teacher.mode != "online":
             raise ValueError(f"loss.hidden needs an online teacher, got teacher.mode {self.teacher.mode}")
         return self
@@ -167,6 +185,18 @@ class DistillSection(TrainSection):
             )
             for stage in self.stages
         )
+
+    @property
+    def teacher_dtype(self) -> TrainedDtype:
+        """Precision that the teacher computes in: one that is run layer by layer computes in fp32."""
+        layerwise = self.teacher.mode == "layerwise" or self.teacher.layerwise
+        return "fp32" if layerwise else self.teacher.dtype
+
+    @property
+    def samples(self) -> int:
+        """Tokens that a cache draws from the rest."""
+        drawn = DRAWN_TOKENS if self.teacher.samples is None else self.teacher.samples
+        return drawn if self.loss.divergence == "forward_kl" else 0
 
     @property
     def stage_names(self) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ from typing import Any
 from minitron.distill import (
     CachedTeacher,
     LayerwiseTeacher,
-    OnlineTeacher,
     Teacher,
     open_teacher_cache,
     write_teacher_cache,
@@ -14,14 +13,13 @@ from minitron.distill import (
 from minitron.distill.text import Blocks
 from minitron.hybrid.block_file import open_block_file
 from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model
 from minitron.hybrid.ranks import Ranks
 from minitron.hybrid.stack import LayerwiseStack
 from minitron.recipe import DistillSection, Recipe
 from minitron.stages.correct import correct_origin
 from minitron.stages.data import data_hashes
 from minitron.stages.files import Folders
-from minitron.stages.train import TORCH_DTYPES, rank_device, stage_blocks, taught_by, teacher_origin
+from minitron.stages.train import online_teacher, rank_device, stage_blocks, taught_by, teacher_origin
 
 BLOCKS_FILE = "text.blocks"
 CACHE_FOLDER = "cache"
@@ -44,7 +42,8 @@ def _stage_origin(stage: DistillSection) -> dict[str, Any]:
         "seq_len": stage.seq_len,
         "temperature": stage.loss.temperature,
         "top_k": stage.teacher.top_k,
-        "dtype": stage.teacher.dtype,
+        "samples": stage.samples,
+        "dtype": stage.teacher_dtype,
     }
 
 
@@ -52,22 +51,26 @@ def run_cache(recipe: Recipe, folders: Folders, output: Path) -> None:
     """Teacher + training text -> caches; goes on where it was interrupted."""
     ranks, folder = Ranks(recipe.device), taught_by(recipe, folders)
     vocab_size = open_checkpoint(folder).shape.vocab_size
-    for name, stage in zip(recipe.distill.stage_names, recipe.distill.curriculum, strict=True):
-        if ranks.is_first:
-            (output / name).mkdir(exist_ok=True)
-        ranks.wait()
-        blocks_NT = stage_blocks(stage, folder, output / name / BLOCKS_FILE, seed=recipe.seed, ranks=ranks)
+    for position, stage in enumerate(recipe.distill.curriculum):
+        own = cache_folder(output, position)
+        blocks_NT = stage_blocks(stage, folder, own / BLOCKS_FILE, seed=recipe.seed, ranks=ranks)
         write_teacher_cache(
             _teacher(folder, stage, blocks_NT, ranks, device=recipe.device),
             blocks_NT,
-            output / name / CACHE_FOLDER,
+            own / CACHE_FOLDER,
             top_k=stage.teacher.top_k,
+            samples=stage.samples,
             vocab_size=vocab_size,
             temperature=stage.loss.temperature,
             batch_size=stage.micro_batch_size or min(stage.batch_size, MOST_BLOCKS_AT_ONCE),
             made_from={"teacher": teacher_origin(recipe), **_stage_origin(stage)},
             ranks=ranks,
         )
+
+
+def cache_folder(folder: Path, position: int) -> Path:
+    """Where a stage's text and cache lie, by its place in the curriculum, whatever it is called."""
+    return folder / f"stage-{position + 1}"
 
 
 def open_cache(folder: Path, stage: DistillSection, *, device: str) -> tuple[Blocks, Teacher]:
@@ -83,8 +86,7 @@ def open_cache(folder: Path, stage: DistillSection, *, device: str) -> tuple[Blo
 
 
 def _teacher(folder: Path, stage: DistillSection, blocks_NT: Blocks, ranks: Ranks, *, device: str) -> Teacher:
-    place = rank_device(ranks, device)
     if stage.teacher.layerwise:
-        stack = LayerwiseStack(open_checkpoint(folder), device=place)
+        stack = LayerwiseStack(open_checkpoint(folder), device=rank_device(ranks, device))
         return LayerwiseTeacher(stack, blocks_NT, window_blocks=stage.teacher.window_blocks)
-    return OnlineTeacher(load_model(folder, device=place, dtype=TORCH_DTYPES[stage.teacher.dtype]))
+    return online_teacher(folder, stage, ranks, device=device, sharded=False)

@@ -1,10 +1,11 @@
 """Refusing, before the first stage runs, what a later one would refuse."""
 
 import numpy as np
+from transformers.training_args import OptimizerNames
 
 from minitron.hybrid.checkpoint import Checkpoint
 from minitron.hybrid.shape import HybridShape
-from minitron.recipe import Recipe, check_lengths, search_space
+from minitron.recipe import Recipe, TrainSection, check_lengths, search_space
 from minitron.search import solve_budget
 from minitron.stages.depth import kept_blocks
 from minitron.stages.score import calibration_settings
@@ -31,6 +32,22 @@ def check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
         depth.quotas.check(teacher.hybrid_override_pattern, teacher.num_hidden_layers - depth.remove)
     _check_search(recipe, teacher)
     check_lengths(recipe)
+    _check_training(recipe, teacher)
+
+
+def _check_training(recipe: Recipe, teacher: HybridShape) -> None:
+    sections: list[TrainSection] = [recipe.distill]
+    if recipe.depth_first is not None:
+        sections.append(recipe.depth_first.distill)
+    if recipe.correct_teacher is not None:
+        sections.append(recipe.correct_teacher)
+    known = [name.value for name in OptimizerNames]
+    for section in sections:
+        if section.optim not in known:
+            raise ValueError(f"optim must be one of Trainer's, {', '.join(known)}, got {section.optim!r}")
+    kept = recipe.distill.teacher
+    if kept.mode == "cached" and kept.top_k >= teacher.vocab_size:
+        raise ValueError(f"distill.teacher.top_k must be below the vocabulary's {teacher.vocab_size}, got {kept.top_k}")
 
 
 def _check_search(recipe: Recipe, teacher: HybridShape) -> None:

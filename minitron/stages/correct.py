@@ -10,11 +10,10 @@ from minitron.hybrid.lineage import lineage_of
 from minitron.hybrid.ranks import Ranks
 from minitron.recipe import CorrectionSection, Recipe
 from minitron.stages.about import write_about
-from minitron.stages.files import CHECKPOINT_FOLDER, STATE_FOLDER, Folders
+from minitron.stages.files import CHECKPOINT_FOLDER, STATE_FOLDER, TRAINED_FOLDER, Folders
 from minitron.stages.train import load_trained, stage_blocks, train_origin, train_settings, write_trained
 
 FINE_TUNING = Objective(divergence=None, cross_entropy=1.0)
-TRAINED_FOLDER = "trained"
 
 
 def correction(recipe: Recipe) -> CorrectionSection | None:
@@ -37,7 +36,7 @@ def run_correct(recipe: Recipe, folders: Folders, output: Path) -> None:
     assert section is not None
     teacher = open_checkpoint(Path(recipe.teacher))
     state = output / STATE_FOLDER
-    if not (output / TRAINED_FOLDER).exists():
+    if not ranks.least(int((output / TRAINED_FOLDER).exists())):
         model = load_trained(teacher, section, ranks, device=recipe.device)
         blocks_NT = stage_blocks(section, teacher.folder, state / "text.blocks", seed=recipe.seed, ranks=ranks)
         settings = train_settings(section, FINE_TUNING)
@@ -49,8 +48,5 @@ def run_correct(recipe: Recipe, folders: Folders, output: Path) -> None:
         corrected = open_checkpoint(output / TRAINED_FOLDER / CHECKPOINT_FOLDER)
         lineage = lineage_of(teacher, hashes=checkpoint_hashes(teacher.folder))
         write_about(corrected, lineage, "correct", recipe=recipe.name, seed=recipe.seed, **train_origin(section))
-        for path in (output / TRAINED_FOLDER).iterdir():
-            path.rename(output / path.name)
-        (output / TRAINED_FOLDER).rmdir()
         shutil.rmtree(state, ignore_errors=True)
     ranks.wait()

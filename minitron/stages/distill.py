@@ -88,12 +88,14 @@ def recover(
     teachers = open_teachers(recipe, section, taught, ranks)
     records: list[DistillRecord] = []
     written: list[Checkpoint] = []
-    for name, stage in zip(section.stage_names, section.curriculum, strict=True):
+    for position, (name, stage) in enumerate(zip(section.stage_names, section.curriculum, strict=True)):
         folder = output / STAGES_FOLDER / name
-        if not (folder / RECORD_FILE).is_file():
+        # All look before the first one goes on, which may move what was found.
+        if not ranks.least(int((folder / RECORD_FILE).is_file())):
             if written:
+                del student  # before the next one takes as much
                 student = load_trained(written[-1], stage, ranks, device=recipe.device)
-            blocks_NT, teacher = teachers(name, stage, output / STATE_FOLDER)
+            blocks_NT, teacher = teachers(position, stage, output / STATE_FOLDER)
             record = distill(
                 student,
                 teacher,
@@ -105,13 +107,15 @@ def recover(
             )
             del teacher
             write_trained(student, record, template, folder, ranks)
+            if ranks.is_first:
+                shutil.rmtree(output / STATE_FOLDER / name, ignore_errors=True)
         records.append(read_record(folder / RECORD_FILE))
         written.append(_written(folder, output))
-    whole = _joined(records)
+    ranks.wait()
     if ranks.is_first:
         _finish(recipe, section, template, written, records, output)
     ranks.wait()
-    return whole
+    return _joined(records)
 
 
 def _written(folder: Path, output: Path) -> Checkpoint:

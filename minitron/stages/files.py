@@ -13,6 +13,7 @@ CANDIDATES_FILE = "candidates.json"
 PLAN_FILE = checkpoint.PLAN_FILE
 CHECKPOINT_FOLDER = "checkpoint"
 STATE_FOLDER = "state"
+TRAINED_FOLDER = "trained"
 RECORD_FILE = "record.json"
 METRICS_FILE = "metrics.json"
 

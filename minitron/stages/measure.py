@@ -5,7 +5,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,13 @@ def _tournament(
                 student,
                 OnlineTeacher(bench.teacher),
                 bench.train_NT,
-                train_settings(bench.section, objective_of(bench.section.loss)),
+                # One process, one pass, and nothing for the trackers of the distillation itself.
+                replace(
+                    train_settings(bench.section, objective_of(bench.section.loss)),
+                    sharded=False,
+                    epochs=1,
+                    report_to=(),
+                ),
                 state_folder=_candidate_folder(folder, index),
                 seed=recipe.seed,
                 stop_after_tokens=tokens,

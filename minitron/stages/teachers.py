@@ -4,17 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minitron.distill import LayerwiseTeacher, OnlineTeacher, Teacher
+from minitron.distill import LayerwiseTeacher, Teacher
 from minitron.distill.text import Blocks
 from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model
 from minitron.hybrid.ranks import Ranks
 from minitron.hybrid.stack import LayerwiseStack
 from minitron.recipe import DistillSection, Recipe
-from minitron.stages.cache import open_cache
-from minitron.stages.train import TORCH_DTYPES, rank_device, stage_blocks
+from minitron.stages.cache import cache_folder, open_cache
+from minitron.stages.train import online_teacher, rank_device, stage_blocks
 
-OpenTeacher = Callable[[str, DistillSection, Path], tuple[Blocks, Teacher]]
+OpenTeacher = Callable[[int, DistillSection, Path], tuple[Blocks, Teacher]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +30,7 @@ class Taught:
 
 
 def open_teachers(recipe: Recipe, section: DistillSection, taught: Taught, ranks: Ranks) -> OpenTeacher:
-    """Gives a function: a stage's name, section and folder for its packed text in; the text and its teacher out.
+    """Gives a function: a stage's position, section and folder for its packed text in; the text and its teacher out.
 
     An online teacher is loaded once, whatever the number of stages.
 
@@ -43,23 +42,20 @@ def open_teachers(recipe: Recipe, section: DistillSection, taught: Taught, ranks
         raise ValueError("a layerwise teacher takes one process; in several use a cached or an online one")
     online: list[Teacher] = []
 
-    def open_teacher(name: str, stage: DistillSection, state: Path) -> tuple[Blocks, Teacher]:
+    def open_teacher(position: int, stage: DistillSection, state: Path) -> tuple[Blocks, Teacher]:
         if mode == "cached":
             assert taught.cache is not None
-            return open_cache(taught.cache / name, stage, device=rank_device(ranks, recipe.device))
-        blocks_NT = stage_blocks(stage, taught.folder, state / f"{name}.blocks", seed=recipe.seed, ranks=ranks)
+            return open_cache(cache_folder(taught.cache, position), stage, device=rank_device(ranks, recipe.device))
+        blocks_NT = stage_blocks(
+            stage, taught.folder, state / f"stage-{position + 1}.blocks", seed=recipe.seed, ranks=ranks
+        )
         if mode == "layerwise":
             stack = LayerwiseStack(open_checkpoint(taught.folder), device=recipe.device)
             return blocks_NT, LayerwiseTeacher(stack, blocks_NT, window_blocks=stage.teacher.window_blocks)
         if not online:
-            online.append(_online_teacher(taught.folder, stage, ranks, device=recipe.device))
+            online.append(
+                online_teacher(taught.folder, stage, ranks, device=recipe.device, sharded=stage.sharding == "fsdp2")
+            )
         return blocks_NT, online[0]
 
     return open_teacher
-
-
-def _online_teacher(folder: Path, section: DistillSection, ranks: Ranks, *, device: str) -> Teacher:
-    sharded = section.sharding == "fsdp2"
-    place = "cpu" if sharded else rank_device(ranks, device)
-    model = load_model(folder, device=place, dtype=TORCH_DTYPES[section.teacher.dtype])
-    return OnlineTeacher(model, sharded=sharded, device=ranks.device)

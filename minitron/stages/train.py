@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from minitron.distill import DIVERGENCES, JSD, DistillRecord, DistillSettings, HiddenMatch, Objective, full_state
+from minitron.distill import (
+    DIVERGENCES,
+    JSD,
+    DistillRecord,
+    DistillSettings,
+    HiddenMatch,
+    Objective,
+    OnlineTeacher,
+    Teacher,
+    full_state,
+)
 from minitron.distill.text import Blocks
 from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes
 from minitron.hybrid.model import load_model, load_tokenizer, save_model
@@ -24,7 +34,7 @@ from minitron.recipe import (
     TrainSection,
 )
 from minitron.stages.data import data_hashes, text_sources
-from minitron.stages.files import CHECKPOINT_FOLDER, RECORD_FILE, Folders
+from minitron.stages.files import CHECKPOINT_FOLDER, RECORD_FILE, TRAINED_FOLDER, Folders
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -91,14 +101,15 @@ def _teacher_origin(stage: TrainSection) -> dict[str, Any]:
     if not isinstance(stage, DistillSection):
         return {}
     cached = stage.teacher.mode == "cached"
-    return {"teacher": {"dtype": stage.teacher.dtype, "top_k": stage.teacher.top_k if cached else None}}
+    kept = {"top_k": stage.teacher.top_k, "samples": stage.samples} if cached else {}
+    return {"teacher": {"dtype": stage.teacher_dtype, **kept}}
 
 
 def taught_by(recipe: Recipe, folders: Folders) -> Path:
     """The checkpoint that students learn from: the teacher, corrected first where the recipe says so."""
     if recipe.correct_teacher is None:
         return Path(recipe.teacher)
-    return folders["correct"] / CHECKPOINT_FOLDER
+    return folders["correct"] / TRAINED_FOLDER / CHECKPOINT_FOLDER
 
 
 def teacher_origin(recipe: Recipe) -> dict[str, Any]:
@@ -161,6 +172,13 @@ def read_record(path: Path) -> DistillRecord:
     found = json.loads(path.read_text())
     curve = tuple((int(tokens), float(loss)) for tokens, loss in found["curve"])
     return DistillRecord(curve=curve, tokens=found["tokens"], seconds=found["seconds"])
+
+
+def online_teacher(folder: Path, section: DistillSection, ranks: Ranks, *, device: str, sharded: bool) -> Teacher:
+    """A teacher in memory, in shards or whole in each process."""
+    place = "cpu" if sharded else rank_device(ranks, device)
+    model = load_model(folder, device=place, dtype=TORCH_DTYPES[section.teacher.dtype])
+    return OnlineTeacher(model, sharded=sharded, device=ranks.device)
 
 
 def rank_device(ranks: Ranks, device: str) -> str:

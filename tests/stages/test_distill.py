@@ -143,14 +143,14 @@ def test_a_corrected_teacher_is_what_students_learn_from(tmp_path: Path, recipe_
     correction = ("correct_teacher={tokens: 128, seq_len: 16, batch_size: 2, learning_rate: 0.01}",)
     folder = tmp_path / "run"
     assert next(iter(run(recipe_path, folder, *correction, last="distill"))) == "correct"
-    corrected = open_checkpoint(folder / "correct" / "checkpoint")
+    corrected = open_checkpoint(folder / "correct" / "trained" / "checkpoint")
     teacher = open_checkpoint(tmp_path / "teacher")
     assert corrected.shape == teacher.shape
     assert any(
         not torch.equal(found, before)
         for found, before in zip(weights(corrected.folder).values(), weights(teacher.folder).values(), strict=True)
     )
-    curve = json.loads((folder / "correct" / stages.RECORD_FILE).read_text())["curve"]
+    curve = json.loads((folder / "correct" / "trained" / stages.RECORD_FILE).read_text())["curve"]
     assert curve[-1][1] < curve[0][1]
     run(recipe_path, tmp_path / "plain", last="distill")
     assert record(folder)["curve"][0] != record(tmp_path / "plain")["curve"][0]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.autograd.function import Function, FunctionCtx, once_differentiable
 
+from minitron.distill.loss.divergences import ForwardKL
 from minitron.distill.loss.objective import DenseTargets, Objective, Targets, TopTargets
 from minitron.distill.loss.products import add_head_grad_, hidden_grad, logits_into, wide_dtype
 from minitron.distill.loss.rows import row_losses_, top_row_losses_
@@ -126,6 +127,9 @@ def check_inputs(
         raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
     if (targets is None) != (objective.divergence is None):
         raise ValueError("a divergence needs the teacher's targets, and targets need a divergence")
+    drawn = isinstance(targets, TopTargets) and targets.sample is not None
+    if drawn and not isinstance(objective.divergence, ForwardKL):
+        raise ValueError("tokens drawn from the rest are for the forward KL, leave them out for another divergence")
     if objective.cross_entropy and labels_N is None:
         raise ValueError("a cross-entropy needs labels, none are given")
     rows = {"labels": labels_N, "mask": mask_N}
@@ -240,11 +244,7 @@ def _chunk_losses_(
     student_CV: torch.Tensor, teacher_buffer: torch.Tensor | None, rows: Any, labels_C: torch.Tensor | None, job: _Job
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if isinstance(job.targets, TopTargets):
-        found = job.targets
-        top = TopTargets(
-            ids_NK=found.ids_NK[rows], log_probs_NK=found.log_probs_NK[rows], log_rest_N=found.log_rest_N[rows]
-        )
-        return top_row_losses_(student_CV, top, job.objective, labels_C)
+        return top_row_losses_(student_CV, job.targets.rows(rows), job.objective, labels_C)
     teacher_CV = None
     if job.targets is not None and teacher_buffer is not None:
         teacher_CV = teacher_buffer[: len(student_CV)]

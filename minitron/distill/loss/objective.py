@@ -1,9 +1,10 @@
 """What distillation minimises, and what it is told of the teacher, as values."""
 
-# N tokens, V vocabulary, D hidden of the teacher, K outcomes kept of the teacher
+# N tokens, V vocabulary, D hidden of the teacher, K outcomes kept of the teacher, M drawn from the others
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -47,6 +48,23 @@ class DenseTargets:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RestSample:
+    """Tokens drawn from the teacher's rest, each with its own probability and with replacement.
+
+    Attributes:
+        ids_NM: Token ids.
+        entropy_N: Entropy of the teacher's distribution over the rest, in nats.
+    """
+
+    ids_NM: torch.Tensor
+    entropy_N: torch.Tensor
+
+    def rows(self, rows: Any) -> "RestSample":
+        """Some of the tokens."""
+        return RestSample(ids_NM=self.ids_NM[rows], entropy_N=self.entropy_N[rows])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TopTargets:
     """The teacher's most likely tokens; all others are one outcome, whose probability is the rest.
 
@@ -56,11 +74,22 @@ class TopTargets:
         ids_NK: Token ids, distinct in a row.
         log_probs_NK: Their log-probabilities.
         log_rest_N: Log-probability of all other tokens together.
+        sample: Tokens drawn from them, with which the forward KL is in expectation that over the whole vocabulary.
     """
 
     ids_NK: torch.Tensor
     log_probs_NK: torch.Tensor
     log_rest_N: torch.Tensor
+    sample: RestSample | None = None
+
+    def rows(self, rows: Any) -> "TopTargets":
+        """Some of the tokens."""
+        return TopTargets(
+            ids_NK=self.ids_NK[rows],
+            log_probs_NK=self.log_probs_NK[rows],
+            log_rest_N=self.log_rest_N[rows],
+            sample=None if self.sample is None else self.sample.rows(rows),
+        )
 
 
 Targets = DenseTargets | TopTargets

@@ -4,7 +4,7 @@ On CUDA one kernel does it for whole distributions (`fused.py`). Elsewhere rows 
 passes over them but the first stay in the cache.
 """
 
-# C tokens of a chunk, V vocabulary, K tokens kept of the teacher, R rows of a tile
+# C tokens of a chunk, V vocabulary, K tokens kept of the teacher, M drawn from the others, R rows of a tile
 
 import math
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 
 from minitron.distill.loss.divergences import sum_rows
-from minitron.distill.loss.objective import Objective, TopTargets
+from minitron.distill.loss.objective import Objective, RestSample, TopTargets
 from minitron.distill.loss.vocabulary import WHOLE, Vocabulary
 
 # What a tile of one tensor takes; the fastest of 0.5 to 32 MiB where a core's second-level cache has 1 MiB.
@@ -61,7 +61,8 @@ def top_row_losses_(
     """The same where of the teacher its most likely tokens are known: K + 1 outcomes, the last one all other tokens.
 
     The divergence's gradient is that over K + 1 outcomes; the last one's is shared out in proportion to the student's
-    own probabilities, which is the exact gradient of the student's rest.
+    own probabilities, which is the exact gradient of the student's rest. Tokens drawn from the rest add to the forward
+    KL, which they are given for, an unbiased estimate of that within the rest.
     """
     assert objective.divergence is not None
     divergence_C, entropy_C = student_CV.new_zeros(len(student_CV)), student_CV.new_zeros(len(student_CV))
@@ -75,10 +76,24 @@ def top_row_losses_(
         log_p_RX = torch.cat([targets.log_probs_NK[rows], targets.log_rest_N[rows, None]], dim=1).to(kept_RK.dtype)
         log_q_RX = torch.cat([kept_RK, rest_R1], dim=1)
         divergence_C[rows], by_outcomes_RX = objective.divergence.losses(_finite(log_p_RX), log_q_RX, sum_rows)
-        by_logits_RV = others_RV.sub_(rest_R1).exp_().mul_(by_outcomes_RX[:, -1:])
+        log_shares_RV = others_RV.sub_(rest_R1)
+        weight_RV = by_outcomes_RX[:, -1:]
+        if targets.sample is not None:
+            rest_p_R1 = _finite(log_p_RX[:, -1:]).exp()
+            divergence_C[rows] += rest_p_R1.squeeze(1) * _within_rest(log_shares_RV, targets.sample.rows(rows))
+            weight_RV = weight_RV + rest_p_R1
+        by_logits_RV = log_shares_RV.exp_().mul_(weight_RV)
+        if targets.sample is not None:
+            drawn_RM = targets.sample.ids_NM[rows]
+            by_logits_RV.scatter_add_(1, drawn_RM, (-rest_p_R1 / drawn_RM.shape[1]).expand(-1, drawn_RM.shape[1]))
         by_logits_RV.scatter_(1, ids_RK, by_outcomes_RX[:, :-1])
         _write_gradient(student_RV, by_logits_RV, grad_RV, objective)
     return divergence_C.mul_(objective.temperature**2), entropy_C
+
+
+def _within_rest(log_shares_RV: torch.Tensor, sample: RestSample) -> torch.Tensor:
+    # KL of the student's distribution over the rest from the teacher's: cross-entropy by the sample, less the entropy.
+    return -_finite(log_shares_RV.gather(1, sample.ids_NM)).mean(1) - sample.entropy_N.to(log_shares_RV.dtype)
 
 
 def _finite(log_p_RX: torch.Tensor) -> torch.Tensor:

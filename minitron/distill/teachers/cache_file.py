@@ -29,6 +29,7 @@ class CacheHeader(BaseModel):
     version: Literal[1] = Field(default=1, description="Version of the format.")
     vocab_size: int = Field(description="Size of the vocabulary that the probabilities are over.")
     top_k: int = Field(ge=1, description="Tokens kept of each distribution.")
+    samples: int = Field(default=0, ge=0, description="Tokens drawn from the rest of each distribution.")
     temperature: float = Field(gt=0, allow_inf_nan=False, description="Softmax temperature of the probabilities.")
     seq_len: int = Field(ge=1, description="Tokens a block.")
     num_blocks: int = Field(ge=1, description="Blocks.")
@@ -40,7 +41,7 @@ class CacheHeader(BaseModel):
     @property
     def layout(self) -> RecordLayout:
         """Sizes of its records."""
-        return RecordLayout(vocab_size=self.vocab_size, top_k=self.top_k, seq_len=self.seq_len)
+        return RecordLayout(vocab_size=self.vocab_size, top_k=self.top_k, samples=self.samples, seq_len=self.seq_len)
 
     @property
     def total_bytes(self) -> int:
@@ -62,6 +63,7 @@ def make_header(
     *,
     vocab_size: int,
     top_k: int,
+    samples: int = 0,
     temperature: float,
     seq_len: int,
     num_blocks: int,
@@ -74,16 +76,17 @@ def make_header(
         ValueError: The sizes are none that a cache can have.
     """
     _check_sizes(vocab_size, top_k)
-    layout = RecordLayout(vocab_size=vocab_size, top_k=top_k, seq_len=seq_len)
+    layout = RecordLayout(vocab_size=vocab_size, top_k=top_k, samples=samples, seq_len=seq_len)
     return CacheHeader(
         vocab_size=vocab_size,
         top_k=top_k,
+        samples=samples,
         temperature=temperature,
         seq_len=seq_len,
         num_blocks=num_blocks,
         blocks_per_shard=min(num_blocks, max(1, shard_bytes // layout.record_bytes)),
         id_bits=id_bits(vocab_size),
-        bytes_per_token=bytes_per_token(vocab_size, top_k),
+        bytes_per_token=bytes_per_token(vocab_size, top_k, samples),
         made_from=json.loads(json.dumps(made_from)),  # as it will be read again
     )
 
@@ -171,11 +174,11 @@ def read_header(path: Path) -> CacheHeader:
         where = ".".join(str(part) for part in first["loc"]) or "JSON"
         raise ValueError(f"{path} must be the header of a cache of version 1, {where}: {first['msg']}") from error
     _check_sizes(header.vocab_size, header.top_k)
-    expected = (id_bits(header.vocab_size), bytes_per_token(header.vocab_size, header.top_k))
+    expected = (id_bits(header.vocab_size), bytes_per_token(header.vocab_size, header.top_k, header.samples))
     if (header.id_bits, header.bytes_per_token) != expected:
         raise ValueError(
-            f"{path} must say {expected} for id_bits and bytes_per_token, which follow from vocab_size and top_k, it "
-            f"says {(header.id_bits, header.bytes_per_token)}; make the cache again"
+            f"{path} must say {expected} for id_bits and bytes_per_token, which follow from vocab_size, top_k and "
+            f"samples, it says {(header.id_bits, header.bytes_per_token)}; make the cache again"
         )
     return header
 

@@ -56,6 +56,7 @@ def write_teacher_cache(
     vocab_size: int,
     temperature: float,
     batch_size: int,
+    samples: int = 0,
     made_from: Mapping[str, Any],
     ranks: WriterRanks | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -74,6 +75,7 @@ def write_teacher_cache(
         vocab_size: Rows of the head beyond it are padding and have no share of the probability.
         temperature: Softmax temperature of what is kept.
         batch_size: Blocks that the teacher is run on at once.
+        samples: Tokens drawn from the rest of each distribution, at random that a block's position fixes.
         made_from: Hashes of the teacher and of the text; what decides whether an unfinished cache is the same.
         ranks: The processes that write together; alone when None.
         shard_bytes: What a file takes at most, or a block where that is larger; processes share out whole files.
@@ -85,6 +87,7 @@ def write_teacher_cache(
     header = make_header(
         vocab_size=vocab_size,
         top_k=top_k,
+        samples=samples,
         temperature=temperature,
         seq_len=seq_len,
         num_blocks=len(blocks_NT),
@@ -184,7 +187,13 @@ class _Writer:
                 f"vocab_size must be at most the rows of the teacher's head, {len(targets.head_VD)}, got "
                 f"{header.vocab_size}"
             )
-        kept = keep_top_k(targets, top_k=header.top_k, vocab_size=header.vocab_size, temperature=header.temperature)
+        kept = keep_top_k(
+            targets,
+            top_k=header.top_k,
+            vocab_size=header.vocab_size,
+            temperature=header.temperature,
+            draws_NM=_draws(batch, header) if header.samples else None,
+        )
         return b"".join(
             header.layout.encode(part, ids_T) for part, ids_T in zip(_split(kept, header.seq_len), ids_BT, strict=True)
         )
@@ -192,7 +201,10 @@ class _Writer:
 
 def _split(targets: TopTargets, seq_len: int) -> Iterator[TopTargets]:
     for start in range(0, len(targets.ids_NK), seq_len):
-        rows = slice(start, start + seq_len)
-        yield TopTargets(
-            ids_NK=targets.ids_NK[rows], log_probs_NK=targets.log_probs_NK[rows], log_rest_N=targets.log_rest_N[rows]
-        )
+        yield targets.rows(slice(start, start + seq_len))
+
+
+def _draws(batch: range, header: CacheHeader) -> torch.Tensor:
+    # By the block's position alone, so that they are the same whatever batch or process a block falls to.
+    size = (header.seq_len, header.samples)
+    return torch.cat([torch.rand(size, generator=torch.Generator().manual_seed(block)) for block in batch])

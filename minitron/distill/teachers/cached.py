@@ -2,12 +2,11 @@
 
 # B blocks, T tokens a block
 
-from dataclasses import fields
-
 import torch
 
 from minitron.distill.loss.objective import TopTargets
 from minitron.distill.teachers.cache_file import TeacherCache
+from minitron.distill.teachers.top_k import join_targets
 
 
 class CachedTeacher:
@@ -44,6 +43,4 @@ class CachedTeacher:
         blocks = [
             self.cache.read(int(block), ids_T, device=self._device) for block, ids_T in zip(index_B, texts, strict=True)
         ]
-        return TopTargets(
-            **{one.name: torch.cat([getattr(block, one.name) for block in blocks]) for one in fields(TopTargets)}
-        )
+        return join_targets(blocks)

@@ -64,6 +64,11 @@ class LayerwiseTeacher:
 
     @torch.no_grad()
     def _compute(self, first: int) -> None:
+        # The student's autocast would keep a narrow copy of every block.
+        with torch.autocast(self._stack.device.type, enabled=False):
+            self._run_window(first)
+
+    def _run_window(self, first: int) -> None:
         self._window = []  # its memory is free before the next one takes as much
         ids_BT = torch.from_numpy(np.asarray(self._blocks_NT[first : first + self._window_blocks]).astype(np.int64))
         streams = [self._stack.embed(ids_1T) for ids_1T in torch.split(ids_BT, 1)]

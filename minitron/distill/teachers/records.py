@@ -18,13 +18,18 @@ CHECKSUMS = struct.Struct("<II")  # of the block's text, of what follows
 FP16 = np.dtype("<f2")
 
 
-def bytes_per_token(vocab_size: int, top_k: int) -> int:
+def bytes_per_token(vocab_size: int, top_k: int, samples: int = 0) -> int:
     """Bytes of the cache a token; a block has 8 more.
 
-    >>> bytes_per_token(131072, 64)
-    266
+    >>> bytes_per_token(131072, 64), bytes_per_token(131072, 64, 16)
+    (266, 302)
     """
-    return packed_bytes(top_k, id_bits(vocab_size)) + FP16.itemsize * (top_k + 1)
+    return packed_bytes(top_k + samples, id_bits(vocab_size)) + FP16.itemsize * stored_numbers(top_k, samples)
+
+
+def stored_numbers(top_k: int, samples: int) -> int:
+    """Numbers a token: log-probabilities of the kept and of the rest, and the rest's entropy where it is drawn from."""
+    return top_k + 1 + (samples > 0)
 
 
 def text_checksum(ids_T: npt.NDArray[np.integer]) -> int:
@@ -39,22 +44,25 @@ class RecordLayout:
     Attributes:
         vocab_size: Ids are below it.
         top_k: Tokens kept.
+        samples: Tokens drawn from the rest.
         seq_len: Tokens a block.
     """
 
     vocab_size: int
     top_k: int
     seq_len: int
+    samples: int = 0
 
     @property
     def record_bytes(self) -> int:
         """Bytes of a block."""
-        return CHECKSUMS.size + self.seq_len * bytes_per_token(self.vocab_size, self.top_k)
+        return CHECKSUMS.size + self.seq_len * bytes_per_token(self.vocab_size, self.top_k, self.samples)
 
     def encode(self, targets: TopTargets, ids_T: npt.NDArray[np.integer]) -> bytes:
         """The record of a block's targets and text."""
         log_probs_TX = to_fp16(targets).cpu().numpy().astype(FP16)
-        packed_TW = pack_ids(targets.ids_NK.cpu().numpy(), id_bits(self.vocab_size))
+        ids_TX = targets.ids_NK if targets.sample is None else torch.cat([targets.ids_NK, targets.sample.ids_NM], dim=1)
+        packed_TW = pack_ids(ids_TX.cpu().numpy(), id_bits(self.vocab_size))
         payload = log_probs_TX.tobytes() + packed_TW.tobytes()
         return CHECKSUMS.pack(text_checksum(ids_T), zlib.crc32(payload)) + payload
 
@@ -76,10 +84,12 @@ class RecordLayout:
             raise ValueError("the cache was made from other text; make it again, or take the text of its making")
         if payload != zlib.crc32(record[CHECKSUMS.size :]):
             raise ValueError("the bytes must be those that were written, their checksum differs; make the cache again")
-        tokens, outcomes = self.seq_len, self.top_k + 1
+        tokens, outcomes = self.seq_len, stored_numbers(self.top_k, self.samples)
         log_probs_TX = np.frombuffer(record, FP16, tokens * outcomes, CHECKSUMS.size).reshape(tokens, outcomes)
         packed_TW = np.frombuffer(record, np.uint8, offset=CHECKSUMS.size + log_probs_TX.nbytes).reshape(tokens, -1)
-        ids_TK = torch.from_numpy(unpack_ids(packed_TW, id_bits(self.vocab_size), self.top_k))
+        ids_TX = torch.from_numpy(unpack_ids(packed_TW, id_bits(self.vocab_size), self.top_k + self.samples))
+        ids_TX = ids_TX.to(device).long()
+        drawn_TM = ids_TX[:, self.top_k :] if self.samples else None
         # The file stays as it is: torch gets a copy in the machine's byte order.
         stored_TX = torch.from_numpy(log_probs_TX.astype(np.float16))
-        return from_fp16(ids_TK.to(device).long(), stored_TX.to(device))
+        return from_fp16(ids_TX[:, : self.top_k], stored_TX.to(device), drawn_TM)

@@ -22,17 +22,13 @@ from minitron.distill.teachers import Teacher
 from minitron.distill.text import BlockDataset, Blocks, collate
 from minitron.distill.training.model import DistillationModel, HiddenMatch
 from minitron.distill.training.states import last_whole_state, read_history, step_of
-from minitron.distill.training.trainer import DistillationTrainer
+from minitron.distill.training.trainer import DistillationTrainer, DivergedError
 from minitron.hybrid.progress import progress_bar
 from minitron.hybrid.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
 POINTS_OF_CURVE = 40
-
-
-class DivergedError(ValueError):
-    """The loss stopped being finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

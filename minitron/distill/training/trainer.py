@@ -15,6 +15,10 @@ from minitron.distill.training.states import keep_state, second_names
 SCHEDULER_FILE = "scheduler.pt"
 
 
+class DivergedError(ValueError):
+    """The loss stopped being finite."""
+
+
 class DistillationTrainer(Trainer):  # type: ignore[misc]
     """Trainer whose loss is the mean over all counted tokens of the global batch.
 
@@ -62,11 +66,21 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             self._parts, self._micro_batches = torch.zeros_like(self._parts), 0
         super().log(logs, *args, **kwargs)
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Matrices and convolutions; norms, biases and Mamba's A_log, D and dt_bias are not decayed."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
+
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
         # Each micro-batch's gradients are reduced at once: put off, every process would hold them whole.
         return nullcontext()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # A state of a diverged student would take the place of the last good one.
+        diverged = (~torch.isfinite(self._parts)).any().float()
+        if float(self.accelerator.reduce(diverged, reduction="sum")) > 0:
+            raise DivergedError(
+                f"the distillation loss must stay finite, it was not before step {self.state.global_step}"
+            )
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:

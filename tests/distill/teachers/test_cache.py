@@ -82,6 +82,7 @@ def test_the_bytes_are_as_documented(tmp_path: Path) -> None:
         "version": 1,
         "vocab_size": VOCAB,
         "top_k": 5,
+        "samples": 0,
         "temperature": 1.0,
         "seq_len": SEQ_LEN,
         "num_blocks": NUM_BLOCKS,
@@ -278,3 +279,23 @@ def test_a_full_disk_is_refused_before_the_teacher_is_run(tmp_path: Path, monkey
     with pytest.raises(ValueError, match=re.escape("GiB free for the teacher's cache")):
         write(tmp_path, teacher)
     assert teacher.batches == []
+
+
+def test_drawn_tokens_are_of_the_rest_and_the_same_whatever_the_batches(tmp_path: Path) -> None:
+    blocks_NT = make_blocks()
+    one, other = (
+        write(tmp_path / name, batch_size=batch, samples=9, top_k=5) for name, batch in (("one", 1), ("other", 4))
+    )
+    assert one.header.bytes_per_token == bytes_per_token(VOCAB, 5, 9) == 16 + 2 * 7
+    plain = write(tmp_path / "plain", top_k=5)
+    for block in range(len(blocks_NT)):
+        found, again, without = (
+            cache.read(block, blocks_NT[block], device=torch.device("cpu")) for cache in (one, other, plain)
+        )
+        assert found.sample is not None
+        assert again.sample is not None
+        assert torch.equal(found.sample.ids_NM, again.sample.ids_NM)
+        assert torch.equal(found.ids_NK, without.ids_NK)
+        assert torch.equal(found.log_probs_NK, without.log_probs_NK)
+        assert not (found.sample.ids_NM[:, :, None] == found.ids_NK[:, None, :]).any()
+        assert (found.sample.ids_NM < VOCAB).all()

@@ -100,3 +100,31 @@ def test_logits_that_are_no_numbers_are_refused() -> None:
     logits_NV[1, 4] = torch.nan
     with pytest.raises(ValueError, match="logits must be numbers"):
         keep_top_k(given_logits(logits_NV), top_k=2, vocab_size=20, temperature=1.0)
+
+
+def test_tokens_are_drawn_as_often_as_the_teacher_says() -> None:
+    logits_V = torch.tensor([5.0, 1.0, 0.0, 2.0, 4.0, -1.0, 0.5])
+    draws_1M = torch.rand(1, 200_000, generator=torch.Generator().manual_seed(0))
+    kept = keep_top_k(given_logits(logits_V[None]), top_k=2, vocab_size=7, temperature=1.5, draws_NM=draws_1M)
+    assert kept.sample is not None
+    others = torch.tensor([1, 2, 3, 5, 6])
+    expected = (logits_V[others] / 1.5).softmax(0)
+    counts = torch.bincount(kept.sample.ids_NM[0], minlength=7)
+    assert counts[[0, 4]].tolist() == [0, 0]
+    torch.testing.assert_close(counts[others] / 200_000, expected, atol=4e-3, rtol=0)
+    torch.testing.assert_close(kept.sample.entropy_N[0], -(expected * expected.log()).sum(), atol=1e-5, rtol=0)
+
+
+def test_a_rest_of_nothing_draws_without_numbers_that_are_none() -> None:
+    logits_NV = torch.full((1, 6), -torch.inf)
+    logits_NV[0, :2] = torch.tensor([1.0, 2.0])
+    kept = keep_top_k(
+        DenseTargets(hidden_ND=torch.eye(1), head_VD=logits_NV.T.nan_to_num(neginf=-1e30)),
+        top_k=2,
+        vocab_size=6,
+        temperature=1.0,
+        draws_NM=torch.rand(1, 3),
+    )
+    assert kept.sample is not None
+    assert torch.isfinite(kept.sample.entropy_N).all()
+    assert (kept.sample.ids_NM < 6).all()
