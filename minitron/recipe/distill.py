@@ -209,6 +209,7 @@ class DistillSection(TrainSection):
 class CorrectionSection(TrainSection):
     """Fine-tuning of the teacher on the distillation's text, where the text that it was trained on is not at hand.
 
+    Students learn from the corrected teacher; scores, cuts and evaluation are of the teacher as it is.
     Source: arXiv 2408.11796, section 2.2 (teacher correction).
     """
 
