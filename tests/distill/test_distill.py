@@ -307,3 +307,25 @@ def test_an_unmarked_state_is_passed_over_and_one_of_another_form_refused(
         last_whole_state(tmp_path, sharded=True)
     (tmp_path / "checkpoint-6" / MARKER_FILE).unlink()
     assert last_whole_state(tmp_path, sharded=False) is None
+
+
+def test_a_diverged_student_does_not_take_the_place_of_the_last_good_state(
+    tmp_path: Path, tiny_shape: HybridShape
+) -> None:
+    class Spoiled(OnlineTeacher):
+        def targets(self, input_ids_BT: torch.Tensor, index_B: torch.Tensor) -> Any:
+            found = super().targets(input_ids_BT, index_B)
+            return replace(found, hidden_ND=found.hidden_ND * torch.nan) if 7 in index_B else found
+
+    settings, blocks_NT = replace(SETTINGS, save_steps=2), make_blocks(200)
+    teacher = make_tiny_model(tiny_shape)
+    with pytest.raises(DivergedError, match="must stay finite"):
+        distill(
+            make_tiny_model(tiny_shape, seed=1), Spoiled(teacher), blocks_NT, settings, state_folder=tmp_path, seed=0
+        )
+    state = last_whole_state(tmp_path, sharded=False)
+    assert state is not None
+    assert state.name == "checkpoint-2"
+    distill(
+        make_tiny_model(tiny_shape, seed=1), OnlineTeacher(teacher), blocks_NT, settings, state_folder=tmp_path, seed=0
+    )
