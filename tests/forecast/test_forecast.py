@@ -203,17 +203,18 @@ def test_scores_that_choose_are_said_to_and_what_is_counted_is_the_largest_that_
 
 
 @pytest.mark.parametrize(("vocab_size", "top_k"), [(131072, 64), (131073, 7), (271, 3)])
-def test_a_cached_token_takes_what_the_cache_gives_it(vocab_size: int, top_k: int) -> None:
-    assert cache_token_bytes(vocab_size, top_k) == bytes_per_token(vocab_size=vocab_size, top_k=top_k)
+@pytest.mark.parametrize("samples", [0, 16])
+def test_a_cached_token_takes_what_the_cache_gives_it(vocab_size: int, top_k: int, samples: int) -> None:
+    assert cache_token_bytes(vocab_size, top_k, samples) == bytes_per_token(vocab_size, top_k, samples)
 
 
 def test_the_disk_holds_the_cache_the_students_and_what_passes(
     recipe_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = forecast(capsys, recipe_path, "--set", "distill.teacher={mode: cached, top_k: 5}")
+    found = forecast(capsys, recipe_path, "--set", "distill.teacher={mode: cached, top_k: 5, samples: 2}")
     student = found["shapes"]["student"]["params"]
     sizes = {(item["stage"], item["what"]): item["bytes"] for item in found["disk"]["items"]}
-    token = cache_token_bytes(271, 5)
+    token = cache_token_bytes(271, 5, 2)
     assert sizes["cache", f"teacher's cache, {token} bytes a token"] == 256 * token + 16 * 8
     assert sizes["cache", "packed text"] == 2 * 256
     assert sizes["prune", "checkpoint"] == sizes["distill", "checkpoint"] == 4 * student  # the teacher is in fp32

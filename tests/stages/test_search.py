@@ -48,7 +48,7 @@ def test_zero_shot_measures_what_pruning_on_disk_gives_and_writes_no_checkpoint(
     recipe = load_recipe(recipe_path)
     source = open_checkpoint(Path(recipe.teacher))
     scores = load_scores(tmp_path / "run" / "score" / stages.SCORES_FILE)
-    bench = measure._Bench(recipe, source, scores)
+    bench = measure._Bench(recipe, source, scores, tmp_path)
     for number, candidate in enumerate(found["candidates"]):
         shape, layers = HybridShape(**candidate["shape"]), tuple(candidate["layers"])
         plan = PrunePlan(source=source.shape, target=shape, keep=select_units(scores, source.shape, shape, layers))
