@@ -139,7 +139,12 @@ def checkpoint_hashes(folder: Path) -> dict[str, str]:
     others = carried_files(folder)
     names = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in ABOUT_FILES)
     model = [path for path in names if path not in others]
-    return {"model": _hash_files(model), "tokenizer": _hash_files(others)}
+    return {"model": _hash_files(model), "tokenizer": tokenizer_hash(folder)}
+
+
+def tokenizer_hash(folder: Path) -> str:
+    """SHA-256 of what a checkpoint carries beside its model; the weights are not read."""
+    return _hash_files(carried_files(folder))
 
 
 def file_hash(path: Path) -> str:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from minitron.recipe.budget import BudgetSection
 from minitron.recipe.devices import DevicesSection
-from minitron.recipe.distill import CorrectionSection, DepthFirstSection, DistillSection
+from minitron.recipe.distill import CorrectionSection, DepthFirstSection, DistillSection, TrainSection
 from minitron.recipe.evaluate import EvaluateSection
 from minitron.recipe.prune import PruneSection
 from minitron.recipe.score import ScoreSection
@@ -44,9 +44,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _offload_from_a_device(self) -> "Recipe":
-        trained = [*self.distill.curriculum, *([] if self.correct_teacher is None else [self.correct_teacher])]
-        if self.depth_first is not None:
-            trained += self.depth_first.distill.curriculum
-        if not self.device.startswith("cuda") and any(section.offload_activations for section in trained):
+        if not self.device.startswith("cuda") and any(section.offload_activations for section in self.trained):
             raise ValueError(f"offload_activations needs a CUDA device, got device {self.device}")
         return self
+
+    @property
+    def trained(self) -> tuple[TrainSection, ...]:
+        """Everything that is trained, stage by stage."""
+        first = () if self.depth_first is None else self.depth_first.distill.curriculum
+        corrected = () if self.correct_teacher is None else (self.correct_teacher,)
+        return (*self.distill.curriculum, *first, *corrected)

@@ -5,7 +5,6 @@ from typing import Any
 
 from minitron.distill import (
     CachedTeacher,
-    LayerwiseTeacher,
     Teacher,
     open_teacher_cache,
     write_teacher_cache,
@@ -14,12 +13,11 @@ from minitron.distill.text import Blocks
 from minitron.hybrid.block_file import open_block_file
 from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.ranks import Ranks
-from minitron.hybrid.stack import LayerwiseStack
 from minitron.recipe import DistillSection, Recipe
 from minitron.stages.correct import correct_origin
 from minitron.stages.data import data_hashes
 from minitron.stages.files import Folders
-from minitron.stages.train import online_teacher, rank_device, stage_blocks, taught_by, teacher_origin
+from minitron.stages.train import layerwise_teacher, online_teacher, stage_blocks, taught_by, teacher_origin
 
 BLOCKS_FILE = "text.blocks"
 CACHE_FOLDER = "cache"
@@ -87,6 +85,5 @@ def open_cache(folder: Path, stage: DistillSection, *, device: str) -> tuple[Blo
 
 def _teacher(folder: Path, stage: DistillSection, blocks_NT: Blocks, ranks: Ranks, *, device: str) -> Teacher:
     if stage.teacher.layerwise:
-        stack = LayerwiseStack(open_checkpoint(folder), device=rank_device(ranks, device))
-        return LayerwiseTeacher(stack, blocks_NT, window_blocks=stage.teacher.window_blocks)
+        return layerwise_teacher(folder, stage, blocks_NT, ranks, device=device)
     return online_teacher(folder, stage, ranks, device=device, sharded=False)

@@ -5,7 +5,7 @@ from transformers.training_args import OptimizerNames
 
 from minitron.hybrid.checkpoint import Checkpoint
 from minitron.hybrid.shape import HybridShape
-from minitron.recipe import Recipe, TrainSection, check_lengths, search_space
+from minitron.recipe import Recipe, check_lengths, search_space
 from minitron.search import solve_budget
 from minitron.stages.depth import kept_blocks
 from minitron.stages.score import calibration_settings
@@ -36,13 +36,8 @@ def check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
 
 
 def _check_training(recipe: Recipe, teacher: HybridShape) -> None:
-    sections: list[TrainSection] = [recipe.distill]
-    if recipe.depth_first is not None:
-        sections.append(recipe.depth_first.distill)
-    if recipe.correct_teacher is not None:
-        sections.append(recipe.correct_teacher)
     known = [name.value for name in OptimizerNames]
-    for section in sections:
+    for section in recipe.trained:
         if section.optim not in known:
             raise ValueError(f"optim must be one of Trainer's, {', '.join(known)}, got {section.optim!r}")
     kept = recipe.distill.teacher

@@ -111,11 +111,12 @@ def recover(
                 shutil.rmtree(output / STATE_FOLDER / name, ignore_errors=True)
         records.append(read_record(folder / RECORD_FILE))
         written.append(_written(folder, output))
+    whole = _joined(records)
     ranks.wait()
     if ranks.is_first:
-        _finish(recipe, section, template, written, records, output)
+        _finish(recipe, section, template, written, records, whole, output)
     ranks.wait()
-    return _joined(records)
+    return whole
 
 
 def _written(folder: Path, output: Path) -> Checkpoint:
@@ -157,6 +158,7 @@ def _finish(
     template: Checkpoint,
     written: Sequence[Checkpoint],
     records: Sequence[DistillRecord],
+    whole: DistillRecord,
     output: Path,
 ) -> None:
     final, last = output / CHECKPOINT_FOLDER, written[-1].folder
@@ -166,7 +168,6 @@ def _finish(
         result = merge_checkpoints(written[-len(section.merge) :], section.merge, final)
     else:
         result = open_checkpoint(last.rename(final))
-    whole = _joined(records)
     write_about(
         result,
         lineage_of(template, hashes=checkpoint_hashes(template.folder)),

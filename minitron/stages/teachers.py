@@ -4,14 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minitron.distill import LayerwiseTeacher, Teacher
+from minitron.distill import Teacher
 from minitron.distill.text import Blocks
-from minitron.hybrid.checkpoint import open_checkpoint
 from minitron.hybrid.ranks import Ranks
-from minitron.hybrid.stack import LayerwiseStack
 from minitron.recipe import DistillSection, Recipe
 from minitron.stages.cache import cache_folder, open_cache
-from minitron.stages.train import online_teacher, rank_device, stage_blocks
+from minitron.stages.train import layerwise_teacher, online_teacher, rank_device, stage_blocks
 
 OpenTeacher = Callable[[int, DistillSection, Path], tuple[Blocks, Teacher]]
 
@@ -50,8 +48,7 @@ def open_teachers(recipe: Recipe, section: DistillSection, taught: Taught, ranks
             stage, taught.folder, state / f"stage-{position + 1}.blocks", seed=recipe.seed, ranks=ranks
         )
         if mode == "layerwise":
-            stack = LayerwiseStack(open_checkpoint(taught.folder), device=recipe.device)
-            return blocks_NT, LayerwiseTeacher(stack, blocks_NT, window_blocks=stage.teacher.window_blocks)
+            return blocks_NT, layerwise_teacher(taught.folder, stage, blocks_NT, ranks, device=recipe.device)
         if not online:
             online.append(
                 online_teacher(taught.folder, stage, ranks, device=recipe.device, sharded=stage.sharding == "fsdp2")

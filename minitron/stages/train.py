@@ -14,16 +14,18 @@ from minitron.distill import (
     DistillRecord,
     DistillSettings,
     HiddenMatch,
+    LayerwiseTeacher,
     Objective,
     OnlineTeacher,
     Teacher,
     full_state,
 )
 from minitron.distill.text import Blocks
-from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes
+from minitron.hybrid.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint, tokenizer_hash
 from minitron.hybrid.model import load_model, load_tokenizer, save_model
 from minitron.hybrid.packing import shared_block_file
 from minitron.hybrid.ranks import Ranks
+from minitron.hybrid.stack import LayerwiseStack
 from minitron.hybrid.weights import write_json
 from minitron.recipe import (
     SPEED_SETTINGS,
@@ -138,13 +140,13 @@ def stage_blocks(section: TrainSection, teacher: Path, path: Path, *, seed: int,
         seq_len=section.seq_len,
         num_blocks=max(1, section.tokens // section.seq_len),
         seed=seed,
-        made_from={"text": data_hashes(section.data), "tokenizer": checkpoint_hashes(teacher).get("tokenizer")},
+        made_from={"text": data_hashes(section.data), "tokenizer": tokenizer_hash(teacher)},
     )
 
 
 def load_trained(checkpoint: Checkpoint, section: TrainSection, ranks: Ranks, *, device: str) -> PreTrainedModel:
     """A model that is going to be trained; one that will be sharded is loaded on CPU."""
-    place = "cpu" if section.sharding == "fsdp2" else rank_device(ranks, device)
+    place = _loading_device(ranks, device, sharded=section.sharding == "fsdp2")
     return load_model(checkpoint.folder, device=place, dtype=TORCH_DTYPES[section.weights_dtype])
 
 
@@ -176,11 +178,24 @@ def read_record(path: Path) -> DistillRecord:
 
 def online_teacher(folder: Path, section: DistillSection, ranks: Ranks, *, device: str, sharded: bool) -> Teacher:
     """A teacher in memory, in shards or whole in each process."""
-    place = "cpu" if sharded else rank_device(ranks, device)
+    place = _loading_device(ranks, device, sharded=sharded)
     model = load_model(folder, device=place, dtype=TORCH_DTYPES[section.teacher.dtype])
     return OnlineTeacher(model, sharded=sharded, device=ranks.device)
+
+
+def layerwise_teacher(
+    folder: Path, section: DistillSection, blocks_NT: Blocks, ranks: Ranks, *, device: str
+) -> Teacher:
+    """A teacher of which one block is in memory at a time."""
+    stack = LayerwiseStack(open_checkpoint(folder), device=rank_device(ranks, device))
+    return LayerwiseTeacher(stack, blocks_NT, window_blocks=section.teacher.window_blocks)
 
 
 def rank_device(ranks: Ranks, device: str) -> str:
     """Where a process computes: on the device that was asked for, or on its own of several."""
     return device if ranks.count == 1 else str(ranks.device)
+
+
+def _loading_device(ranks: Ranks, device: str, *, sharded: bool) -> str:
+    # Shards move to their devices a block at a time, so that none ever holds the whole model.
+    return "cpu" if sharded else rank_device(ranks, device)

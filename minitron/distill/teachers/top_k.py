@@ -115,13 +115,10 @@ def _chunk_top_k(logits_CV: torch.Tensor, top_k: int, draws_CM: torch.Tensor | N
 
 
 def _draw(log_shares_CV: torch.Tensor, draws_CM: torch.Tensor) -> RestSample:
-    shares_CV = _finite(log_shares_CV).exp()
-    entropy_C = -(shares_CV * _finite(log_shares_CV)).sum(1)
+    log_shares_CV = log_shares_CV.nan_to_num(nan=-torch.inf, neginf=-1e4)  # of a rest of nothing too
+    shares_CV = log_shares_CV.exp()
+    entropy_C = -(shares_CV * log_shares_CV).sum(1)
     summed_CV = shares_CV.cumsum(1)
     at_CM = draws_CM.to(summed_CV.device, summed_CV.dtype) * summed_CV[:, -1:]
     drawn_CM = torch.searchsorted(summed_CV, at_CM, right=True).clamp_max(summed_CV.shape[1] - 1)
     return RestSample(ids_NM=drawn_CM, entropy_N=entropy_C)
-
-
-def _finite(log_shares_CV: torch.Tensor) -> torch.Tensor:
-    return log_shares_CV.nan_to_num(nan=-torch.inf, neginf=-1e4)  # of a rest of nothing too
