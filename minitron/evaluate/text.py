@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from minitron.hybrid.backbone import last_hidden_states, output_head
 from minitron.hybrid.blocks import TokenBlocks
 from minitron.hybrid.progress import track
 
@@ -58,9 +59,7 @@ def evaluate_text(
 
 
 def _hidden(model: PreTrainedModel, ids_BT: torch.Tensor) -> torch.Tensor:
-    backbone: Any = model.base_model
-    hidden_BTD: torch.Tensor = backbone(ids_BT, use_cache=False).last_hidden_state
-    return hidden_BTD[:, :-1].flatten(0, 1)
+    return last_hidden_states(model, ids_BT)[:, :-1].flatten(0, 1)
 
 
 def _log_probs(model: PreTrainedModel, hidden_ND: torch.Tensor) -> torch.Tensor:
@@ -69,5 +68,4 @@ def _log_probs(model: PreTrainedModel, hidden_ND: torch.Tensor) -> torch.Tensor:
 
 
 def _vocab_size(model: PreTrainedModel) -> int:
-    head: Any = model.get_output_embeddings()
-    return len(head.weight)
+    return len(output_head(model))

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from minitron.distill.backbone import autocast_without_copies, blocks_of, last_hidden_states, listening, output_head
 from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS, distillation_loss
 from minitron.distill.loss.hidden_states import HiddenLoss
 from minitron.distill.loss.objective import Objective
 from minitron.distill.teachers import OnlineTeacher, Teacher
 from minitron.distill.text import NOT_COUNTED
 from minitron.distill.training.states import second_names
+from minitron.hybrid.backbone import autocast_without_copies, blocks_of, last_hidden_states, listening, output_head
 
 # What the module gives, in this order; each is a sum over the counted tokens.
 PARTS = ("loss", "divergence", "cross_entropy", "hidden")

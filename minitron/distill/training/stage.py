@@ -14,7 +14,6 @@ from safetensors.torch import load_model
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from minitron.distill.backbone import blocks_of
 from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS
 from minitron.distill.loss.objective import Objective
 from minitron.distill.sharding import load_weights, shard_blocks
@@ -23,6 +22,7 @@ from minitron.distill.text import BlockDataset, Blocks, collate
 from minitron.distill.training.model import DistillationModel, HiddenMatch
 from minitron.distill.training.states import last_whole_state, read_history, step_of
 from minitron.distill.training.trainer import DistillationTrainer, DivergedError
+from minitron.hybrid.backbone import blocks_of
 from minitron.hybrid.progress import progress_bar
 from minitron.hybrid.ranks import Ranks
 

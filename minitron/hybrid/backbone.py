@@ -1,4 +1,4 @@
-"""The parts of a loaded causal model that distillation takes hold of: its blocks, last hidden states and head."""
+"""The parts of a loaded causal model: its blocks, last hidden states and head; and how training runs them."""
 
 # B blocks of text, T tokens, D hidden, V vocabulary
 
