@@ -16,9 +16,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from minitron import stages
-from minitron.pipeline import run_pipeline
-from minitron.recipe import Recipe, load_recipe
+from minitron.pipeline.run_folder import read_candidates, read_metrics
+from minitron.pipeline.runner import run_pipeline
+from minitron.recipe.load import load_recipe
+from minitron.recipe.recipe import Recipe
 
 WAYS = ("largest", "importance", "zero_shot", "tournament")
 
@@ -28,7 +29,7 @@ def chosen(recipe: Recipe, folder: Path) -> tuple[dict[str, Any], float]:
     started = time.monotonic()
     for _ in run_pipeline(recipe, folder, last="search"):
         pass
-    candidate: dict[str, Any] = stages.read_candidates(folder / "search")["candidates"][0]
+    candidate: dict[str, Any] = read_candidates(folder / "search")["candidates"][0]
     return candidate, time.monotonic() - started
 
 
@@ -43,7 +44,7 @@ def run_seed(path: Path, overrides: tuple[str, ...], ways: list[str], folder: Pa
         if key not in by_shape:
             for _ in run_pipeline(recipe, folder, last="evaluate"):
                 pass
-            by_shape[key] = stages.read_metrics(folder / "evaluate")
+            by_shape[key] = read_metrics(folder / "evaluate")
         metrics = by_shape[key]
         results[way] = {
             "shape": candidate["shape"],

@@ -26,18 +26,12 @@ from published import NANO_12B
 from rich.console import Console
 from rich.table import Table
 
-from minitron.search import (
-    GIB,
-    Limits,
-    SearchSpace,
-    Workload,
-    find_device,
-    memory_bytes,
-    size_range,
-    solve_budget,
-    usable_bytes,
-)
-from minitron.search.limits import count_grid
+from minitron.estimate.devices import find_device, usable_bytes
+from minitron.estimate.serving.memory import memory_bytes
+from minitron.estimate.serving.workload import GIB, Workload
+from minitron.search.limits import Limits, count_grid
+from minitron.search.solver import solve_budget
+from minitron.search.space import SearchSpace, size_range
 
 
 def the_space() -> SearchSpace:

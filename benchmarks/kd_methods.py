@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from minitron.distill import DenseTargets, Objective, distillation_loss
-from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS
+from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS, distillation_loss
+from minitron.distill.loss.objective import DenseTargets, Objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

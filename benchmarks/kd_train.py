@@ -28,9 +28,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, NemotronHConfig, PreTrainedModel, TrainerCallback
 
-from minitron.distill import DenseTargets, DistillSettings, Objective, OnlineTeacher, distill, distillation_loss
-from minitron.hybrid.model import count_params, set_time_step_limit
-from minitron.hybrid.shape import HybridShape
+from minitron.distill.loss.chunked import distillation_loss
+from minitron.distill.loss.objective import DenseTargets, Objective
+from minitron.distill.teachers.online import OnlineTeacher
+from minitron.distill.training.stage import DistillSettings, distill
+from minitron.models.shape import HybridShape
+from minitron.runtime.loading import count_params, set_time_step_limit
 
 LEFT_OUT = 2  # steps in which memory and kernels are warmed up
 

@@ -25,14 +25,16 @@ from rich.console import Console
 from rich.table import Table
 from transformers import NemotronHConfig
 
-from minitron.hybrid.axes import tensor_shape
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.config import config_for_shape
-from minitron.hybrid.samples import Samples
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.stack import LayerwiseStack
-from minitron.hybrid.weights import write_weights
-from minitron.importance import SCORED_AXES, SCORERS, CalibrationSettings, calibrate
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.weights import write_weights
+from minitron.data.samples import Samples
+from minitron.importance.calibrate import CalibrationSettings, calibrate
+from minitron.importance.scorers import SCORERS
+from minitron.importance.scorers.scorer import SCORED_AXES
+from minitron.models.axes import tensor_shape
+from minitron.models.config import config_for_shape
+from minitron.models.shape import HybridShape
+from minitron.runtime.stack import LayerwiseStack
 
 GIB = 2**30
 

@@ -29,16 +29,18 @@ from rich.console import Console
 from rich.table import Table
 from transformers import NemotronHConfig
 
-from minitron.hybrid.axes import tensor_shape
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.config import config_for_shape
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.slicing import Keep
-from minitron.hybrid.weights import write_weights
-from minitron.prune import PrunePlan, check_logits, prune_checkpoint
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.weights import write_weights
+from minitron.models.axes import tensor_shape
+from minitron.models.config import config_for_shape
+from minitron.models.shape import HybridShape
+from minitron.models.slicing import Keep
+from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.plan import PrunePlan
+from minitron.prune.verification import check_logits
 
 GIB = 2**30
-# The blocks that the published 9B lacks: 7, 8, 48, 52, and one neighbouring pair of M and -.
+# The blocks that the published 9B lacks: 7, 8, 48, 52, and one neighboring pair of M and -.
 REMOVED = (7, 8, 17, 18, 48, 52)
 NANO_9B_PATTERN = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
 NANO_9B_PARAMS = 8_888_227_328

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from minitron.hybrid.shape import HybridShape
+from minitron.models.shape import HybridShape
 
 NANO_12B = HybridShape(
     hybrid_override_pattern="M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M-",

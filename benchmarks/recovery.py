@@ -3,7 +3,7 @@
     python benchmarks/recovery.py examples/quickstart/recipe.yaml --seeds 0 1 2
 
 For each seed the whole recipe is run; then a student of exactly the same shape is cut at random (random units, within
-groups), and another is initialised afresh. All three are distilled from the same teacher on the same tokens in the
+groups), and another is initialized afresh. All three are distilled from the same teacher on the same tokens in the
 same order with the same settings, and measured on the same held-out text and problems. The student from scratch gets
 the teacher's logits too, which makes it a stronger baseline than training on text alone.
 """
@@ -19,13 +19,19 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig
 
-from minitron import stages
-from minitron.hybrid.checkpoint import Checkpoint, open_checkpoint
-from minitron.hybrid.model import load_model, new_model
-from minitron.hybrid.shape import HybridShape
-from minitron.importance import BlockQuotas, random_scores, top_blocks
-from minitron.pipeline import run_pipeline
-from minitron.recipe import Recipe, load_recipe
+from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from minitron.importance.scores import random_scores
+from minitron.importance.selection import top_blocks
+from minitron.models.quotas import BlockQuotas
+from minitron.models.shape import HybridShape
+from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, read_metrics
+from minitron.pipeline.runner import run_pipeline
+from minitron.pipeline.stages.distill import recover
+from minitron.pipeline.stages.evaluate import evaluate_folder
+from minitron.pipeline.stages.prune import prune_to
+from minitron.recipe.load import load_recipe
+from minitron.recipe.recipe import Recipe
+from minitron.runtime.loading import load_model, new_model
 
 ARMS = ("minitron", "random cut", "from scratch")
 
@@ -34,18 +40,18 @@ def run_seed(recipe: Recipe, folder: Path, arms: list[str]) -> dict[str, dict[st
     """Metrics of every arm for one seed; those of our cut carry its state before distillation under `before`."""
     for outcome in run_pipeline(recipe, folder, last="evaluate"):
         print(f"seed {recipe.seed}: {outcome.name} {outcome.seconds:.0f} s", flush=True)
-    metrics = stages.read_metrics(folder / "evaluate")
+    metrics = read_metrics(folder / "evaluate")
     print({name: (round(m["kl_to_teacher"], 4), m["exact_match"]) for name, m in metrics.items()}, flush=True)
     results = {"minitron": metrics["distilled"] | {"before": metrics["pruned"], "teacher": metrics["teacher"]}}
     source = open_checkpoint(Path(recipe.teacher))
-    pruned = open_checkpoint(folder / "prune" / stages.CHECKPOINT_FOLDER)
+    pruned = open_checkpoint(folder / "prune" / CHECKPOINT_FOLDER)
 
     if "random cut" in arms:
         cut = cut_at_random(recipe, source, pruned.shape, folder / "random")
-        results["random cut"] = recover(recipe, cut, load_model(cut), folder / "random-distilled")
+        results["random cut"] = distill_and_measure(recipe, cut, load_model(cut), folder / "random-distilled")
     if "from scratch" in arms:
         fresh = new_model(AutoConfig.from_pretrained(pruned.folder), seed=recipe.seed)
-        results["from scratch"] = recover(recipe, pruned.folder, fresh, folder / "scratch-distilled")
+        results["from scratch"] = distill_and_measure(recipe, pruned.folder, fresh, folder / "scratch-distilled")
     return results
 
 
@@ -54,7 +60,7 @@ def cut_at_random(recipe: Recipe, source: Checkpoint, shape: HybridShape, output
     layers = random_layers(source.shape, shape, recipe)
     target = source.shape.resized(layers=layers, **{axis: shape.sizes[axis] for axis in shape.family.axes})
     scores = random_scores(source.shape, seed=recipe.seed)
-    return stages.prune_to(source, scores, target, layers, output / stages.CHECKPOINT_FOLDER).folder
+    return prune_to(source, scores, target, layers, output / CHECKPOINT_FOLDER).folder
 
 
 def random_layers(source: HybridShape, target: HybridShape, recipe: Recipe) -> tuple[int, ...]:
@@ -68,12 +74,12 @@ def random_layers(source: HybridShape, target: HybridShape, recipe: Recipe) -> t
     )
 
 
-def recover(recipe: Recipe, template: Path, student: Any, output: Path) -> dict[str, Any]:
-    """Distils a student as the recipe says and measures it."""
+def distill_and_measure(recipe: Recipe, template: Path, student: Any, output: Path) -> dict[str, Any]:
+    """Distills a student as the recipe says and measures it."""
     output.mkdir(parents=True)
-    stages.recover(recipe, student, open_checkpoint(template), output)
-    metrics = stages.evaluate_folder(
-        output / stages.CHECKPOINT_FOLDER,
+    recover(recipe, student, open_checkpoint(template), output)
+    metrics = evaluate_folder(
+        output / CHECKPOINT_FOLDER,
         recipe.evaluate,
         recipe.budget.workload,
         teacher=load_model(Path(recipe.teacher), device=recipe.device),

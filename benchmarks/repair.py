@@ -20,13 +20,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from minitron import stages
-from minitron.evaluate import evaluate_text
-from minitron.hybrid.blocks import blend_sources
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model, load_tokenizer
-from minitron.importance import BlockQuotas, Scores, top_blocks
-from minitron.recipe import PruneSection, Recipe, RepairSection, load_recipe
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.data.blocks import blend_sources
+from minitron.evaluate.perplexity import evaluate_text
+from minitron.importance.scores import Scores
+from minitron.importance.selection import top_blocks
+from minitron.models.quotas import BlockQuotas
+from minitron.pipeline.run_folder import CHECKPOINT_FOLDER
+from minitron.pipeline.stages.distill import recover
+from minitron.pipeline.stages.evaluate import evaluate_folder
+from minitron.pipeline.stages.prune import prune_section, prune_to
+from minitron.pipeline.stages.score import score_folder
+from minitron.pipeline.text import text_sources
+from minitron.recipe.load import load_recipe
+from minitron.recipe.prune import PruneSection, RepairSection
+from minitron.recipe.recipe import Recipe
+from minitron.runtime.loading import load_model, load_tokenizer
 
 # The quickstart's search space: hidden size, FFN width, Mamba heads, blocks. The first one is the recipe's choice.
 SHAPES = (
@@ -49,10 +58,10 @@ def cut(recipe: Recipe, scores: Scores, sizes: tuple[int, ...], folder: Path) ->
     quotas = BlockQuotas(at_least={"*": recipe.search.keep_attention})
     layers = top_blocks(scores.depth, source.shape.hybrid_override_pattern, blocks, quotas=quotas)
     target = source.shape.resized(layers=layers, hidden_size=hidden, intermediate_size=ffn, mamba_num_heads=heads)
-    folders = {arm: folder / arm / stages.CHECKPOINT_FOLDER for arm in ARMS}
+    folders = {arm: folder / arm / CHECKPOINT_FOLDER for arm in ARMS}
     for arm, output in folders.items():
-        section = stages.prune_section(recipe) if arm == "repaired" else PruneSection()
-        stages.prune_to(source, scores, target, layers, output, section=section, seed=recipe.seed, device=recipe.device)
+        section = prune_section(recipe) if arm == "repaired" else PruneSection()
+        prune_to(source, scores, target, layers, output, section=section, seed=recipe.seed, device=recipe.device)
     return folders
 
 
@@ -60,7 +69,7 @@ def zero_shot(recipe: Recipe, scores: Scores, shapes: list[tuple[int, ...]], fol
     """KL to the teacher on held-out text of every shape, plain and repaired."""
     section, teacher = recipe.evaluate, load_model(Path(recipe.teacher), device=recipe.device)
     held_out_NT = blend_sources(
-        stages.text_sources(section.data, held_out=True),
+        text_sources(section.data, held_out=True),
         load_tokenizer(Path(recipe.teacher)),
         seq_len=section.seq_len,
         num_blocks=section.blocks,
@@ -80,9 +89,9 @@ def zero_shot(recipe: Recipe, scores: Scores, shapes: list[tuple[int, ...]], fol
 
 def distilled(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Held-out metrics after distillation of both arms, and the share of the tokens that repair saved."""
-    found: dict[str, Any] = {"plain": recover(recipe, folder, "plain", 1.0), "tokens_saved": None}
+    found: dict[str, Any] = {"plain": distill_and_measure(recipe, folder, "plain", 1.0), "tokens_saved": None}
     for share in SHARES:
-        arm = recover(recipe, folder, "repaired", share)
+        arm = distill_and_measure(recipe, folder, "repaired", share)
         found[f"repaired {share:.0%}"] = arm
         if arm["kl_to_teacher"] > found["plain"]["kl_to_teacher"]:
             break
@@ -90,16 +99,16 @@ def distilled(recipe: Recipe, folder: Path) -> dict[str, Any]:
     return found
 
 
-def recover(recipe: Recipe, folder: Path, arm: str, share: float) -> dict[str, Any]:
-    """Distils one arm on a share of the recipe's tokens and measures it."""
+def distill_and_measure(recipe: Recipe, folder: Path, arm: str, share: float) -> dict[str, Any]:
+    """Distills one arm on a share of the recipe's tokens and measures it."""
     tokens = int(recipe.distill.tokens * share)
     shorter = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"tokens": tokens})})
-    template = open_checkpoint(folder / arm / stages.CHECKPOINT_FOLDER)
+    template = open_checkpoint(folder / arm / CHECKPOINT_FOLDER)
     output = folder / f"{arm}-{tokens}"
     output.mkdir()
-    record = stages.recover(shorter, load_model(template.folder, device=recipe.device), template, output)
-    metrics = stages.evaluate_folder(
-        output / stages.CHECKPOINT_FOLDER,
+    record = recover(shorter, load_model(template.folder, device=recipe.device), template, output)
+    metrics = evaluate_folder(
+        output / CHECKPOINT_FOLDER,
         recipe.evaluate,
         recipe.budget.workload,
         teacher=load_model(Path(recipe.teacher), device=recipe.device),
@@ -146,7 +155,7 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--shapes", nargs="+", metavar="HIDDEN,FFN,HEADS,BLOCKS", help="in place of the quickstart's")
-    parser.add_argument("--distill", action="store_true", help="also distil the first shape's two arms")
+    parser.add_argument("--distill", action="store_true", help="also distill the first shape's two arms")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", type=Path, help="also write the results here")
     args = parser.parse_args()
@@ -160,7 +169,7 @@ def main() -> None:
                 recipe = recipe.model_copy(update={"prune": PruneSection(repair=RepairSection())})
             (folder / "score").mkdir()
             teacher = Path(recipe.teacher)
-            scores = stages.score_folder(teacher, recipe.score, folder / "score", seed=seed, device=recipe.device)
+            scores = score_folder(teacher, recipe.score, folder / "score", seed=seed, device=recipe.device)
             results[seed] = {"zero_shot": zero_shot(recipe, scores, shapes, folder)}
             if args.distill:
                 results[seed]["distilled"] = distilled(recipe, folder / "-".join(map(str, shapes[0])))

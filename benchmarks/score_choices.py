@@ -18,29 +18,26 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from minitron import stages
-from minitron.evaluate import evaluate_text
-from minitron.hybrid.blocks import blend_sources
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model, load_tokenizer
-from minitron.hybrid.samples import blend_samples
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.stack import MemoryStack
-from minitron.importance import (
-    SCORED_AXES,
-    SCORERS,
-    ActivationScorer,
-    BlockQuotas,
-    CalibrationSettings,
-    LogitDepth,
-    Scores,
-    calibrate,
-    random_scores,
-    select_units,
-    top_blocks,
-)
-from minitron.prune import PrunePlan, prune_checkpoint
-from minitron.recipe import Recipe, load_recipe
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.data.blocks import blend_sources
+from minitron.data.samples import blend_samples
+from minitron.evaluate.perplexity import evaluate_text
+from minitron.importance.calibrate import CalibrationSettings, calibrate
+from minitron.importance.depth.greedy import LogitDepth
+from minitron.importance.scorers import SCORERS
+from minitron.importance.scorers.activation import ActivationScorer
+from minitron.importance.scorers.scorer import SCORED_AXES
+from minitron.importance.scores import Scores, random_scores
+from minitron.importance.selection import select_units, top_blocks
+from minitron.models.quotas import BlockQuotas
+from minitron.models.shape import HybridShape
+from minitron.pipeline.text import text_sources
+from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.plan import PrunePlan
+from minitron.recipe.load import load_recipe
+from minitron.recipe.recipe import Recipe
+from minitron.runtime.loading import load_model, load_tokenizer
+from minitron.runtime.stack import MemoryStack
 
 WIDTH = {
     "published": dict.fromkeys(SCORED_AXES, ActivationScorer()),
@@ -80,7 +77,7 @@ class Bench:
         self.teacher = load_model(self.checkpoint.folder)
         section = recipe.evaluate
         self.heldout_NT = blend_sources(
-            stages.text_sources(section.data, held_out=True),
+            text_sources(section.data, held_out=True),
             self.tokenizer,
             seq_len=section.seq_len,
             num_blocks=section.blocks,
@@ -91,7 +88,7 @@ class Bench:
         """Scores of the teacher on the recipe's calibration text."""
         section = self.recipe.score
         samples = blend_samples(
-            stages.text_sources(section.data),
+            text_sources(section.data),
             self.tokenizer,
             seq_len=section.seq_len,
             num_samples=section.samples,

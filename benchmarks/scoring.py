@@ -26,12 +26,15 @@ from rich.console import Console
 from rich.table import Table
 from transformers import NemotronHConfig, PreTrainedModel
 
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model, new_model
-from minitron.hybrid.samples import Samples
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.stack import MemoryStack
-from minitron.importance import SCORED_AXES, SCORERS, CalibrationSettings, LogitDepth, calibrate
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.data.samples import Samples
+from minitron.importance.calibrate import CalibrationSettings, calibrate
+from minitron.importance.depth.greedy import LogitDepth
+from minitron.importance.scorers import SCORERS
+from minitron.importance.scorers.scorer import SCORED_AXES
+from minitron.models.shape import HybridShape
+from minitron.runtime.loading import load_model, new_model
+from minitron.runtime.stack import MemoryStack
 
 TEACHER = Path(__file__).parents[1] / "examples" / "quickstart" / "teacher"
 

@@ -1,4 +1,4 @@
-"""Minitron: prunes hybrid Mamba-2/attention/MLP language models to a memory budget and distils them back."""
+"""Minitron: prunes hybrid Mamba-2/attention/MLP language models to a memory budget and distills them back."""
 
 from importlib.metadata import version
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from minitron.cli import main
+from minitron.cli.main import main
 
 sys.exit(main())

@@ -19,12 +19,13 @@ if not torch.cuda.is_available():
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, NemotronHConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from minitron.hybrid.config import config_for_shape
-from minitron.hybrid.model import new_model
-from minitron.hybrid.names import model_places, read_place
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.weights import write_weights
-from minitron.search import Workload, memory_bytes
+from minitron.checkpoints.names import model_places, read_place
+from minitron.checkpoints.weights import write_weights
+from minitron.estimate.serving.memory import memory_bytes
+from minitron.estimate.serving.workload import Workload
+from minitron.models.config import config_for_shape
+from minitron.models.shape import HybridShape
+from minitron.runtime.loading import new_model
 
 # Small products on two cores: one thread is as fast and does not fight with other processes.
 torch.set_num_threads(1)

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from minitron.evaluate import Problem, evaluate_task
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model, load_tokenizer
-from minitron.recipe import load_recipe, search_space
-from minitron.search import memory_bytes, solve_budget
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.estimate.serving.memory import memory_bytes
+from minitron.evaluate.task import Problem, evaluate_task
+from minitron.recipe.load import load_recipe
+from minitron.recipe.space import search_space
+from minitron.runtime.loading import load_model, load_tokenizer
+from minitron.search.solver import solve_budget
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 TEACHER = QUICKSTART / "teacher"

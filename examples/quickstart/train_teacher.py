@@ -23,10 +23,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch.nn import functional as F
 from transformers import NemotronHConfig, NemotronHForCausalLM, PreTrainedTokenizerFast
 
-from minitron.hybrid.blocks import blend_sources
-from minitron.hybrid.model import set_time_step_limit
-from minitron.hybrid.sources import TextSource
-from minitron.hybrid.text import read_documents
+from minitron.data.blocks import blend_sources
+from minitron.data.documents import read_documents
+from minitron.data.sources import TextSource
+from minitron.runtime.loading import set_time_step_limit
 
 VOCAB_SIZE = 1024
 SEQ_LEN = 256

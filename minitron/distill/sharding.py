@@ -19,6 +19,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from minitron.errors import MinitronError
+
 STATE_SUBFOLDER = "sharded"
 
 
@@ -28,10 +30,10 @@ def shard_blocks(module: nn.Module, blocks: Iterable[nn.Module], *, device: torc
     Weights are moved to the device a block at a time, so that it never holds the whole module.
 
     Raises:
-        ValueError: There is one process only.
+        MinitronError: There is one process only.
     """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
-        raise ValueError("sharding needs several processes: start minitron by torchrun or accelerate launch")
+        raise MinitronError("sharding needs several processes: start minitron by torchrun or accelerate launch")
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     for block in blocks:
         fully_shard(block, mesh=mesh)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from minitron.hybrid.progress import track
-from minitron.hybrid.text import read_jsonl
+from minitron.data.documents import read_jsonl
+from minitron.errors import MinitronError
+from minitron.progress import track
 
 END_OF_THINKING = "</think>"
 
@@ -35,21 +36,21 @@ def read_problems(path: Path, *, limit: int | None = None) -> list[Problem]:
     """Problems from a JSON-lines file with the fields `prompt` and `answer`, at most `limit` of them.
 
     Raises:
-        ValueError: The file is missing or empty, or a line lacks a field.
+        MinitronError: The file is missing or empty, or a line lacks a field.
     """
     problems: list[Problem] = []
     for line, record in read_jsonl(path):
         if limit is not None and len(problems) == limit:
             break
         if not isinstance(record.get("prompt"), str) or not isinstance(record.get("answer"), str):
-            raise ValueError(
+            raise MinitronError(
                 f"a problem needs the text fields prompt and answer, {path}:{line} has {', '.join(record)}"
             )
         if not record["answer"].strip():
-            raise ValueError(f"a problem needs an answer that is not blank, {path}:{line} has none")
+            raise MinitronError(f"a problem needs an answer that is not blank, {path}:{line} has none")
         problems.append(Problem(prompt=record["prompt"], answer=record["answer"].strip()))
     if not problems:
-        raise ValueError(f"a task needs at least one problem, {path} has none")
+        raise MinitronError(f"a task needs at least one problem, {path} has none")
     return problems
 
 

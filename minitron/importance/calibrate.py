@@ -18,18 +18,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from minitron.hybrid.progress import track
-from minitron.hybrid.ranks import Ranks
-from minitron.hybrid.samples import Samples
-from minitron.hybrid.stack import Block, Stack
-from minitron.hybrid.streams import FileStreams, MemoryStreams, Streams
-from minitron.importance.accumulate import State
-from minitron.importance.depth import BlockInfluence, LogitDepth, logit_depth
+from minitron.data.samples import Samples
+from minitron.distributed import Ranks
+from minitron.errors import MinitronError
+from minitron.importance.accumulators import State
+from minitron.importance.depth.greedy import LogitDepth, logit_depth
+from minitron.importance.depth.influence import BlockInfluence
 from minitron.importance.experts import ExpertStatistics
-from minitron.importance.scorers import SCORED_AXES, FlapScorer, Scorer
+from minitron.importance.scorers.flap import FlapScorer
+from minitron.importance.scorers.scorer import SCORED_AXES, Scorer
 from minitron.importance.scores import LAYER_AXES, Scores
 from minitron.importance.state import StateFile
 from minitron.importance.width import WidthStatistics
+from minitron.progress import track
+from minitron.runtime.stack import Block, Stack
+from minitron.runtime.streams import FileStreams, MemoryStreams, Streams
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +81,12 @@ def calibrate(
             it. When None nothing is saved, and streams are held in memory.
 
     Raises:
-        ValueError: There are fewer samples than processes, or block quotas do not allow the removals asked for.
+        MinitronError: There are fewer samples than processes, or block quotas do not allow the removals asked for.
     """
     settings = settings or CalibrationSettings()
     ranks = ranks or Ranks()
     if len(samples) < ranks.count:
-        raise ValueError(f"there must be a sample for each of {ranks.count} processes, got {len(samples)}")
+        raise MinitronError(f"there must be a sample for each of {ranks.count} processes, got {len(samples)}")
     if settings.depth is not None:
         pattern = stack.shape.hybrid_override_pattern
         settings.depth.quotas.check(pattern, len(pattern) - settings.depth.remove)
@@ -250,7 +253,7 @@ def make_scores(
     """Finished scores, by axis and layer, as a value.
 
     Raises:
-        ValueError: A score is not finite.
+        MinitronError: A score is not finite.
     """
 
     def by_layer(axis: str) -> Any:
@@ -258,9 +261,9 @@ def make_scores(
 
     for (axis, layer), score in width.items():
         if not torch.isfinite(score).all():
-            raise ValueError(f"scores must be finite, those of {axis} in block {layer} are not: the model overflows")
+            raise MinitronError(f"scores must be finite, those of {axis} in block {layer} are not: the model overflows")
     if not torch.isfinite(depth_L).all():
-        raise ValueError("depth scores must be finite, they are not: the model overflows")
+        raise MinitronError("depth scores must be finite, they are not: the model overflows")
     hidden = list(by_layer("hidden_size").values())
     return Scores(
         hidden_size=np.sum(hidden, axis=0) if hidden else None,

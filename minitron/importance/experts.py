@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from minitron.hybrid.ranks import Ranks
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.stack import Block
-from minitron.importance.accumulate import State
+from minitron.distributed import Ranks
+from minitron.importance.accumulators import State
+from minitron.models.shape import HybridShape
+from minitron.runtime.stack import Block
 
 Key = tuple[str, int]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from minitron.hybrid.shape import HybridShape
 from minitron.importance.scores import ScoreArray, Scores
-from minitron.importance.select import MAMBA_AXES, mamba_channels, mamba_heads
+from minitron.importance.selection import MAMBA_AXES, mamba_channels, mamba_heads
+from minitron.models.shape import HybridShape
 
 
 def retained_shares(scores: Scores, source: HybridShape, layers: Sequence[int]) -> Mapping[str, ScoreArray]:

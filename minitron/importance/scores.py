@@ -12,7 +12,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from minitron.hybrid.shape import HybridShape
+from minitron.errors import MinitronError
+from minitron.models.shape import HybridShape
 
 ScoreArray = npt.NDArray[np.float64]
 
@@ -101,7 +102,7 @@ def load_scores(path: Path) -> Scores:
     """Reads scores back.
 
     Raises:
-        ValueError: The file is missing or is not a scores file.
+        MinitronError: The file is missing or is not a scores file.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -118,7 +119,7 @@ def load_scores(path: Path) -> Scores:
             origin=described["origin"],
         )
     except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"a scores file is expected at {path}: {error}") from error
+        raise MinitronError(f"a scores file is expected at {path}: {error}") from error
 
 
 def random_scores(shape: HybridShape, *, seed: int) -> Scores:

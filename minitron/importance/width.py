@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from minitron.hybrid.axes import part_range
-from minitron.hybrid.families import Tap
-from minitron.hybrid.ranks import Ranks
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.stack import Block
-from minitron.importance.accumulate import Accumulator, State
-from minitron.importance.scorers import Scorer
+from minitron.distributed import Ranks
+from minitron.importance.accumulators import Accumulator, State
+from minitron.importance.scorers.scorer import Scorer
+from minitron.models.axes import part_range
+from minitron.models.families.family import Tap
+from minitron.models.shape import HybridShape
+from minitron.runtime.stack import Block
 
 Key = tuple[str, int]
 # Scores of Mamba blocks are of heads and the channels of a head together; the heads' axis finds what reads them.

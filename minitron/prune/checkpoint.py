@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minitron.hybrid.checkpoint import Checkpoint, carried_files, open_checkpoint
-from minitron.hybrid.config import config_for_shape
-from minitron.hybrid.disk import reporting_full_disk
-from minitron.hybrid.extras import extra_cuts
-from minitron.hybrid.headers import INDEX_FILE
-from minitron.hybrid.model import TORCH_DTYPES
-from minitron.hybrid.reading import VIEWS
-from minitron.hybrid.slicing import tensor_cuts
-from minitron.hybrid.weights import DEFAULT_SHARD_BYTES, copy_files, write_json
-from minitron.prune.gate import check_logits, check_params, check_range
+from minitron.artifacts.disk_space import reporting_full_disk
+from minitron.checkpoints.checkpoint import Checkpoint, carried_files, open_checkpoint
+from minitron.checkpoints.extras import extra_cuts
+from minitron.checkpoints.headers import INDEX_FILE
+from minitron.checkpoints.reading import VIEWS
+from minitron.checkpoints.weights import DEFAULT_SHARD_BYTES, copy_files, write_json
+from minitron.checkpoints.writing.journal import CONFIG_FILE, resumable
+from minitron.checkpoints.writing.layout import Layout, plan_layout
+from minitron.checkpoints.writing.writer import write_layout
+from minitron.errors import MinitronError
+from minitron.models.config import config_for_shape
+from minitron.models.slicing import tensor_cuts
 from minitron.prune.plan import PrunePlan
-from minitron.prune.writing import CONFIG_FILE, Layout, plan_layout, resumable, write_layout
+from minitron.prune.verification import check_logits, check_params, check_range
+from minitron.runtime.loading import TORCH_DTYPES
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +53,7 @@ def prune_checkpoint(
             are cut as the model's are.
 
     Raises:
-        ValueError: The plan is for another shape, the folder holds something else, the weights are not of floating
+        MinitronError: The plan is for another shape, the folder holds something else, the weights are not of floating
             point, the extra tensors cannot be cut, the disk has too little room, the source changes meanwhile, or a
             count or a logit is another than planned.
     """
@@ -88,18 +91,18 @@ def layout_of(
     """Where the pruned checkpoint's tensors will lie.
 
     Raises:
-        ValueError: The plan is for another shape, or the weights are not of floating point.
+        MinitronError: The plan is for another shape, or the weights are not of floating point.
     """
     if plan.source != source.shape:
-        raise ValueError(
+        raise MinitronError(
             f"the plan must start from the checkpoint's shape {source.shape}, it starts from {plan.source}"
         )
     other = next(((name, stored) for name, stored in source.tensors.items() if stored.dtype not in VIEWS), None)
     if other is not None:
         name, stored = other
-        raise ValueError(
+        raise MinitronError(
             f"weights must be one of {', '.join(VIEWS)} to be pruned, {name} in {stored.file} is {stored.dtype}; "
-            "prune the checkpoint that this one was quantised from"
+            "prune the checkpoint that this one was quantized from"
         )
     cuts = [*tensor_cuts(plan.source, plan.keep, scales=plan.scales)]
     if not drop_extras:

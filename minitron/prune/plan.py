@@ -9,10 +9,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from minitron.hybrid.axes import Indices
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.slicing import Keep
-from minitron.hybrid.weights import READABLE
+from minitron.checkpoints.weights import READABLE
+from minitron.errors import MinitronError
+from minitron.models.axes import Indices
+from minitron.models.shape import HybridShape
+from minitron.models.slicing import Keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class PrunePlan:
         scales: Name on disk before -> factor, of tensors that are scaled while they are cut.
 
     Raises:
-        ValueError: The kept indices do not lead from the source to the target, or break a group; or a scaled tensor
+        MinitronError: The kept indices do not lead from the source to the target, or break a group; or a scaled tensor
             is none of the source's.
     """
 
@@ -40,23 +41,23 @@ class PrunePlan:
             self._check_indices(axis, layer, kept)
         unknown = sorted(set(self.scales) - set(self.source.tensors()))
         if unknown:
-            raise ValueError(f"a scaled tensor must be one of the source's, got {unknown[0]}")
+            raise MinitronError(f"a scaled tensor must be one of the source's, got {unknown[0]}")
         left = self.keep.shape(self.source)
         if left != self.target:
-            raise ValueError(f"kept indices must lead to the target {self.target}, they lead to {left}")
+            raise MinitronError(f"kept indices must lead to the target {self.target}, they lead to {left}")
 
     def _check_indices(self, name: str, layer: int | None, kept: Indices) -> None:
         sizes, axis = self.source.sizes, self.source.family.axes[name]
         rows = kept if axis.per is not None else kept[None]
         if axis.per is not None and (kept.ndim != 2 or len(kept) != sizes[axis.per]):
-            raise ValueError(
+            raise MinitronError(
                 f"kept indices of {name} at layer {layer} must be a row for each of {sizes[axis.per]} {axis.per}, "
                 f"got the shape {kept.shape}"
             )
         size = sizes[name]
         distinct = all(len(np.unique(row)) == len(row) for row in rows)
         if not distinct or not rows.size or rows.min() < 0 or rows.max() >= size:
-            raise ValueError(f"kept indices of {name} at layer {layer} must be distinct and below {size}")
+            raise MinitronError(f"kept indices of {name} at layer {layer} must be distinct and below {size}")
         if axis.grouped_by is not None:
             _check_groups(kept, name, layer, size, sizes[axis.grouped_by])
 
@@ -78,7 +79,7 @@ def load_plan(path: Path) -> PrunePlan:
     """Reads a plan back.
 
     Raises:
-        ValueError: The file is missing or is not a plan.
+        MinitronError: The file is missing or is not a plan.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -92,7 +93,7 @@ def load_plan(path: Path) -> PrunePlan:
         keep = Keep(layers=tuple(header["layers"]), indices=indices)
         return PrunePlan(source=source, target=target, keep=keep, scales=header["scales"])
     except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"a plan file is expected at {path}: {error}") from error
+        raise MinitronError(f"a plan file is expected at {path}: {error}") from error
 
 
 def _check_groups(kept: Indices, axis: str, layer: int | None, size: int, groups: int) -> None:
@@ -100,7 +101,7 @@ def _check_groups(kept: Indices, axis: str, layer: int | None, size: int, groups
     owners = kept // per_group
     expected = np.repeat(np.arange(groups), len(kept) // groups)
     if len(kept) % groups or not np.array_equal(owners, expected):
-        raise ValueError(
+        raise MinitronError(
             f"kept {axis} at layer {layer} must take the same number from each of {groups} groups, in group order, "
             f"got {np.bincount(owners, minlength=groups).tolist()}"
         )

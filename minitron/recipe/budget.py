@@ -4,17 +4,12 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from minitron.errors import RecipeError
+from minitron.estimate.devices import Device, find_device, usable_bytes
+from minitron.estimate.serving.throughput import Lengths
+from minitron.estimate.serving.workload import GIB, Engine, Workload
 from minitron.recipe.section import Fraction, NotNegative, PositiveInt, Section
-from minitron.search import (
-    GIB,
-    Device,
-    Engine,
-    Lengths,
-    Limits,
-    Workload,
-    find_device,
-    usable_bytes,
-)
+from minitron.search.limits import Limits
 
 WeightsDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
 CacheDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8"]
@@ -59,7 +54,7 @@ class ThroughputSection(Section):
     def _profile_or_rates(self) -> "ThroughputSection":
         given = (self.bandwidth_gb_s is not None, self.bf16_tflops is not None)
         if any(given) and (not all(given) or self.gpu is not None):
-            raise ValueError("either gpu, or both of bandwidth_gb_s and bf16_tflops can be given")
+            raise RecipeError("either gpu, or both of bandwidth_gb_s and bf16_tflops can be given")
         if self.gpu is not None:
             find_device(self.gpu)
         return self
@@ -100,11 +95,11 @@ class BudgetSection(Section):
     def _one_memory(self) -> "BudgetSection":
         given = [self.gpu, self.memory_gib, self.memory_bytes]
         if sum(value is not None for value in given) != 1:
-            raise ValueError("exactly one of gpu, memory_gib and memory_bytes must be given")
+            raise RecipeError("exactly one of gpu, memory_gib and memory_bytes must be given")
         if self.gpu is not None:
             find_device(self.gpu)
         if self.min_tokens_per_s is not None and self.device is None:
-            raise ValueError("min_tokens_per_s needs a gpu: give budget.gpu or budget.throughput")
+            raise RecipeError("min_tokens_per_s needs a gpu: give budget.gpu or budget.throughput")
         return self
 
     @property

@@ -2,8 +2,8 @@
 
 from pydantic import Field, field_validator
 
+from minitron.estimate.devices import find_device
 from minitron.recipe.section import Fraction, PositiveInt, Section
-from minitron.search import find_device
 
 
 class DevicesSection(Section):

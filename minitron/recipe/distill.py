@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from minitron.errors import RecipeError
 from minitron.recipe.section import NotNegative, PositiveInt, Section, Source
 
 # With 64 tokens kept, as many drawn ones as bring a cached teacher to an online one: docs/decisions/0014-teachers.md.
@@ -23,7 +24,7 @@ class HiddenSection(Section):
 
 
 class LossSection(Section):
-    """What is minimised."""
+    """What is minimized."""
 
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = Field(
         default="forward_kl", description="Of the student from the teacher; forward KL as published (2408.11796)."
@@ -99,9 +100,9 @@ class TrainSection(Section):
     @model_validator(mode="after")
     def _settings_agree(self) -> "TrainSection":
         if self.offload_activations and not self.gradient_checkpointing:
-            raise ValueError("offload_activations needs gradient_checkpointing: true")
+            raise RecipeError("offload_activations needs gradient_checkpointing: true")
         if self.min_learning_rate > self.learning_rate:
-            raise ValueError(
+            raise RecipeError(
                 f"min_learning_rate must be at most learning_rate, {self.learning_rate}, got {self.min_learning_rate}"
             )
         return self
@@ -149,24 +150,24 @@ class DistillSection(TrainSection):
     @model_validator(mode="after")
     def _whole(self) -> "DistillSection":
         if (self.tokens is None) == (not self.stages):
-            raise ValueError("either tokens or stages must be given")
+            raise RecipeError("either tokens or stages must be given")
         for number, stage in enumerate(self.curriculum):
             if not stage.data:
-                raise ValueError(f"data must be given, stage {self.stage_names[number]} has none")
+                raise RecipeError(f"data must be given, stage {self.stage_names[number]} has none")
             if stage.offload_activations and not self.gradient_checkpointing:
-                raise ValueError("offload_activations needs gradient_checkpointing: true")
+                raise RecipeError("offload_activations needs gradient_checkpointing: true")
         if len(set(self.stage_names)) < len(self.stage_names):
-            raise ValueError(f"stages must have names of their own, got {', '.join(self.stage_names)}")
+            raise RecipeError(f"stages must have names of their own, got {', '.join(self.stage_names)}")
         if self.merge and (len(self.merge) > max(1, len(self.stages)) or abs(sum(self.merge) - 1) > 1e-6):
-            raise ValueError(f"merge must have at most a weight a stage, and a sum of 1, got {list(self.merge)}")
+            raise RecipeError(f"merge must have at most a weight a stage, and a sum of 1, got {list(self.merge)}")
         if self.teacher.layerwise and self.teacher.mode != "cached":
-            raise ValueError(f"teacher.layerwise is how a cache is written, got teacher.mode {self.teacher.mode}")
+            raise RecipeError(f"teacher.layerwise is how a cache is written, got teacher.mode {self.teacher.mode}")
         if self.teacher.mode == "layerwise" and any(stage.epochs > 1 for stage in self.curriculum):
-            raise ValueError("a layerwise teacher goes through its text in order, for epochs use teacher.mode cached")
+            raise RecipeError("a layerwise teacher goes through its text in order, for epochs use teacher.mode cached")
         if self.teacher.samples and self.loss.divergence != "forward_kl":
-            raise ValueError(f"teacher.samples are for forward_kl, got loss.divergence {self.loss.divergence}")
+            raise RecipeError(f"teacher.samples are for forward_kl, got loss.divergence {self.loss.divergence}")
         if self.loss.hidden is not None and self.teacher.mode != "online":
-            raise ValueError(f"loss.hidden needs an online teacher, got teacher.mode {self.teacher.mode}")
+            raise RecipeError(f"loss.hidden needs an online teacher, got teacher.mode {self.teacher.mode}")
         return self
 
     @property

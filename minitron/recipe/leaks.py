@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from minitron.hybrid.text import is_text_file
+from minitron.data.documents import is_text_file
 from minitron.recipe.distill import DistillSection
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.section import Source

@@ -1,5 +1,6 @@
 """Whether what a recipe trains on fills its batches and rounds."""
 
+from minitron.errors import RecipeError
 from minitron.recipe.distill import DistillSection, TrainSection
 from minitron.recipe.recipe import Recipe
 
@@ -8,7 +9,7 @@ def check_lengths(recipe: Recipe) -> None:
     """Refuses stages of training that cannot be followed.
 
     Raises:
-        ValueError: A stage has less than one batch, a batch cannot be shared out, rounds of a tournament end at one
+        RecipeError: A stage has less than one batch, a batch cannot be shared out, rounds of a tournament end at one
             step, or the first of two steps asks for a cached teacher.
     """
     _check_curriculum("distill", recipe.distill)
@@ -17,11 +18,11 @@ def check_lengths(recipe: Recipe) -> None:
         _check_tokens("search.tournament", first, min(rounds))
         steps = [tokens // (first.batch_size * first.seq_len) for tokens in rounds]
         if len(set(steps)) < len(steps):
-            raise ValueError(f"every round of a tournament must train at least one batch, they end at steps {steps}")
+            raise RecipeError(f"every round of a tournament must train at least one batch, they end at steps {steps}")
     if recipe.depth_first is not None:
         _check_curriculum("depth_first.distill", recipe.depth_first.distill)
         if recipe.depth_first.distill.teacher.mode == "cached":
-            raise ValueError(
+            raise RecipeError(
                 "depth_first.distill.teacher.mode must be online or layerwise, caches are of distill alone"
             )
     if recipe.correct_teacher is not None:
@@ -32,7 +33,7 @@ def _check_curriculum(name: str, section: DistillSection) -> None:
     for stage, found in zip(section.stage_names, section.curriculum, strict=True):
         _check_tokens(f"{name}.stages.{stage}" if section.stages else name, found, found.tokens or 0)
         if found.micro_batch_size is not None and found.batch_size % found.micro_batch_size:
-            raise ValueError(
+            raise RecipeError(
                 f"{name}.micro_batch_size must divide the batch of {found.batch_size} blocks in stage {stage}, got "
                 f"{found.micro_batch_size}"
             )
@@ -41,7 +42,7 @@ def _check_curriculum(name: str, section: DistillSection) -> None:
 def _check_tokens(name: str, section: TrainSection, tokens: int) -> None:
     batch_tokens = section.batch_size * section.seq_len
     if tokens < batch_tokens:
-        raise ValueError(
+        raise RecipeError(
             f"{name}.tokens must fill one batch of {section.batch_size} x {section.seq_len} = {batch_tokens:,} tokens, "
             f"got {tokens:,}"
         )

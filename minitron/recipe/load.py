@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from minitron.hybrid.text import is_text_file
+from minitron.data.documents import is_text_file
+from minitron.errors import RecipeError
 from minitron.recipe.distill import DistillSection
 from minitron.recipe.leaks import find_leaks
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.search import UNION_TAGS
-from minitron.recipe.section import RecipeError, Section, Source
+from minitron.recipe.section import Section, Source
 
 SectionT = TypeVar("SectionT", bound=Section)
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from minitron.errors import RecipeError
 from minitron.recipe.budget import BudgetSection
 from minitron.recipe.devices import DevicesSection
 from minitron.recipe.distill import CorrectionSection, DepthFirstSection, DistillSection, TrainSection
@@ -24,7 +25,7 @@ class Recipe(Section):
     device: str = Field(default="cpu", description="torch device that models run on.")
     score: ScoreSection
     depth_first: DepthFirstSection | None = Field(
-        default=None, description="Cut blocks and distil before anything else; depth and widths together when null."
+        default=None, description="Cut blocks and distill before anything else; depth and widths together when null."
     )
     budget: BudgetSection
     search: SearchSection
@@ -39,13 +40,13 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _depth_once(self) -> "Recipe":
         if self.depth_first is not None and self.search.num_hidden_layers is not None:
-            raise ValueError("either depth_first or search.num_hidden_layers cuts blocks, not both")
+            raise RecipeError("either depth_first or search.num_hidden_layers cuts blocks, not both")
         return self
 
     @model_validator(mode="after")
     def _offload_from_a_device(self) -> "Recipe":
         if not self.device.startswith("cuda") and any(section.offload_activations for section in self.trained):
-            raise ValueError(f"offload_activations needs a CUDA device, got device {self.device}")
+            raise RecipeError(f"offload_activations needs a CUDA device, got device {self.device}")
         return self
 
     @property

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from minitron.hybrid.quotas import BlockQuotas
+from minitron.errors import RecipeError
+from minitron.models.quotas import BlockQuotas
 from minitron.recipe.section import PositiveInt, Section, Source
 
 Aggregation = Literal["mean_abs", "l2", "variance", "max"]
@@ -51,9 +52,11 @@ class DepthSection(Section):
     @model_validator(mode="after")
     def _greedy(self) -> "DepthSection":
         if self.scorer == "block_influence" and self.remove:
-            raise ValueError("score.depth.remove is for a greedy search by logits, block_influence has none")
+            raise RecipeError("score.depth.remove is for a greedy search by logits, block_influence has none")
         if not self.remove and (self.keep_attention is not None or self.protected):
-            raise ValueError("score.depth.keep_attention and protected are for a greedy search: set score.depth.remove")
+            raise RecipeError(
+                "score.depth.keep_attention and protected are for a greedy search: set score.depth.remove"
+            )
         return self
 
     @property

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from minitron.errors import RecipeError
 from minitron.recipe.section import PositiveInt, Section
 
 Choice = Literal["largest", "importance", "throughput", "zero_shot", "tournament"]
@@ -53,7 +54,7 @@ class TournamentSection(Section):
     @model_validator(mode="after")
     def _ascending(self) -> "TournamentSection":
         if list(self.tokens) != sorted(set(self.tokens)):
-            raise ValueError(f"tournament tokens must ascend from round to round, got {list(self.tokens)}")
+            raise RecipeError(f"tournament tokens must ascend from round to round, got {list(self.tokens)}")
         return self
 
 
@@ -96,5 +97,5 @@ class SearchSection(Section):
     @model_validator(mode="after")
     def _rounds(self) -> "SearchSection":
         if self.choose == "tournament" and not self.tournament.tokens:
-            raise ValueError("a tournament needs the tokens of its rounds: set search.tournament.tokens")
+            raise RecipeError("a tournament needs the tokens of its rounds: set search.tournament.tokens")
         return self

@@ -9,10 +9,6 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the message has one line for each fault."""
-
-
 class Section(BaseModel):
     """Base of the recipe's sections: unknown keys are refused, values never change."""
 

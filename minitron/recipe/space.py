@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from minitron.hybrid.shape import HybridShape
+from minitron.errors import RecipeError
+from minitron.models.shape import HybridShape
 from minitron.recipe.search import SearchSection, SizeRange
-from minitron.search import SearchSpace, size_range
+from minitron.search.space import SearchSpace, size_range
 
 
 def search_space(
@@ -18,7 +19,7 @@ def search_space(
         kept_layers: Number of blocks -> which blocks stay.
 
     Raises:
-        ValueError: A size exceeds the teacher's, breaks a group, or a range is empty.
+        RecipeError: A size exceeds the teacher's, breaks a group, or a range is empty.
     """
     blocks, given = teacher.num_hidden_layers, section.num_hidden_layers
     depths: tuple[int, ...] = (blocks,)
@@ -27,11 +28,11 @@ def search_space(
     elif given is not None:
         depths = given
     if not depths or max(depths) > blocks:
-        raise ValueError(f"search.num_hidden_layers must hold sizes up to the teacher's {blocks}, got {list(depths)}")
+        raise RecipeError(f"search.num_hidden_layers must hold sizes up to the teacher's {blocks}, got {list(depths)}")
     sizes = {}
     for axis, found in section.sizes.items():
         if axis not in teacher.family.axes or not teacher.sizes[axis]:
-            raise ValueError(f"search.{axis} must be an axis of the teacher, a {teacher.model_type} without it")
+            raise RecipeError(f"search.{axis} must be an axis of the teacher, a {teacher.model_type} without it")
         if isinstance(found, SizeRange):
             sizes[axis] = size_range(teacher, axis, low=found.min, high=found.max, step=found.step)
         else:

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from minitron.hybrid.axes import Indices
-from minitron.hybrid.shape import HybridShape
-from minitron.search.devices import Device
-from minitron.search.memory import memory_bytes, memory_parts
+from minitron.errors import BudgetError
+from minitron.estimate.devices import Device
+from minitron.estimate.serving.memory import memory_bytes, memory_parts
+from minitron.estimate.serving.throughput import Lengths, predict_tokens_per_second, serving_cost, tokens_per_second
+from minitron.estimate.serving.workload import Workload
+from minitron.models.axes import Indices
+from minitron.models.shape import HybridShape
 from minitron.search.space import ShapeGrid
-from minitron.search.throughput import Lengths, predict_tokens_per_second, serving_cost, tokens_per_second
-from minitron.search.workload import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.min_tokens_per_s is not None and self.device is None:
-            raise ValueError("a least throughput needs a device that it is predicted for")
+            raise BudgetError("a least throughput needs a device that it is predicted for")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,7 @@ class Nearest:
         """One line: which limit binds, by how much, and the nearest shape and budget."""
         if self._best is None:
             rules = " and ".join(f"{name} a multiple of {unit}" for name, unit in self._rules.items())
-            raise ValueError(f"a shape must have {rules}, none of the search space's {self._num_shapes} has")
+            raise BudgetError(f"a shape must have {rules}, none of the search space's {self._num_shapes} has")
         shape, limits = self._best[1], self._limits
         memory = memory_bytes(shape, self._workload)
         lacks = []

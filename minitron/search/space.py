@@ -9,8 +9,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from minitron.hybrid.axes import Indices
-from minitron.hybrid.shape import HybridShape
+from minitron.errors import BudgetError
+from minitron.models.axes import Indices
+from minitron.models.shape import HybridShape
 
 NumberT = TypeVar("NumberT", bound=np.generic)
 # Sizes that matrix kernels like; grouped axes go by the number of their groups instead.
@@ -74,7 +75,7 @@ class SearchSpace:
         intermediate_ratios: FFN widths as multiples of `hidden_size`, in place of sizes of `intermediate_size`.
 
     Raises:
-        ValueError: A size exceeds the source's, breaks a group, or is named twice; or a ratio gives no whole number.
+        BudgetError: A size exceeds the source's, breaks a group, or is named twice; or a ratio gives no whole number.
     """
 
     source: HybridShape
@@ -84,12 +85,12 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise ValueError(f"choices of depth must differ, got {[len(layers) for layers in self.layers]}")
+            raise BudgetError(f"choices of depth must differ, got {[len(layers) for layers in self.layers]}")
         for axis, sizes in self.sizes.items():
             check_sizes(self.source, axis, sizes)
         if self.intermediate_ratios:
             if "intermediate_size" in self.sizes:
-                raise ValueError("search.intermediate_ratio and search.intermediate_size exclude each other")
+                raise BudgetError("search.intermediate_ratio and search.intermediate_size exclude each other")
             self._ratio_sizes()
 
     @property
@@ -135,11 +136,11 @@ class SearchSpace:
             for ratio in self.intermediate_ratios:
                 width = ratio * hidden_size
                 if not math.isfinite(width) or abs(width - round(width)) > 1e-6 * width:
-                    raise ValueError(
+                    raise BudgetError(
                         f"search.intermediate_ratio must give whole numbers, {ratio} x {hidden_size} is {width}"
                     )
                 if width > self.source.intermediate_size:
-                    raise ValueError(
+                    raise BudgetError(
                         f"search.intermediate_ratio must give sizes up to the teacher's "
                         f"{self.source.intermediate_size}, {ratio} x {hidden_size} is {width:.0f}"
                     )
@@ -149,22 +150,22 @@ def check_sizes(source: HybridShape, axis: str, sizes: tuple[int, ...]) -> None:
     """Refuses sizes that a source cannot be cut to.
 
     Raises:
-        ValueError: A size exceeds the source's or breaks a group, or there are none.
+        BudgetError: A size exceeds the source's or breaks a group, or there are none.
     """
     if axis not in source.family.axes:
-        raise ValueError(f"an axis must be one of {', '.join(source.family.axes)}, got {axis!r}")
+        raise BudgetError(f"an axis must be one of {', '.join(source.family.axes)}, got {axis!r}")
     if len(set(sizes)) < len(sizes):
-        raise ValueError(f"search.{axis} must hold each size once, got {list(sizes)}")
+        raise BudgetError(f"search.{axis} must hold each size once, got {list(sizes)}")
     if not sizes or max(sizes) > source.sizes[axis] or min(sizes) < 1:
-        raise ValueError(f"search.{axis} must hold sizes up to the teacher's {source.sizes[axis]}, got {list(sizes)}")
+        raise BudgetError(f"search.{axis} must hold sizes up to the teacher's {source.sizes[axis]}, got {list(sizes)}")
     at_least = source.family.axes[axis].at_least
     if at_least is not None and min(sizes) < at_least(source.sizes):
-        raise ValueError(f"search.{axis} must hold sizes from {at_least(source.sizes)}, got {list(sizes)}")
+        raise BudgetError(f"search.{axis} must hold sizes from {at_least(source.sizes)}, got {list(sizes)}")
     grouped_by = source.family.axes[axis].grouped_by
     groups = 1 if grouped_by is None else source.sizes[grouped_by]
     odd = [size for size in sizes if size % groups]
     if odd:
-        raise ValueError(f"search.{axis} must hold multiples of {grouped_by}={groups}, got {odd}")
+        raise BudgetError(f"search.{axis} must hold multiples of {grouped_by}={groups}, got {odd}")
 
 
 def size_range(
@@ -181,7 +182,7 @@ def size_range(
             the channels of a Mamba head, the number of groups for heads when None.
 
     Raises:
-        ValueError: No size is in the range.
+        BudgetError: No size is in the range.
     """
     spec = source.family.axes[axis]
     groups = 1 if spec.grouped_by is None else source.sizes[spec.grouped_by]
@@ -191,5 +192,5 @@ def size_range(
     if top == source.sizes[axis] and top not in sizes:
         sizes = (top, *sizes)
     if not sizes:
-        raise ValueError(f"search.{axis} must hold a multiple of {step} between {low} and {top}, there is none")
+        raise BudgetError(f"search.{axis} must hold a multiple of {step} between {low} and {top}, there is none")
     return sizes

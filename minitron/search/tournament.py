@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from minitron.errors import BudgetError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
@@ -57,10 +59,10 @@ def run_tournament(
         left: Told of each candidate that goes no further.
 
     Raises:
-        ValueError: There are no candidates or no rounds, a loss is not a number, or all are infinite.
+        BudgetError: There are no candidates or no rounds, a loss is not a number, or all are infinite.
     """
     if num_candidates < 1 or not tokens:
-        raise ValueError(f"a tournament needs candidates and rounds, got {num_candidates} and {len(tokens)}")
+        raise BudgetError(f"a tournament needs candidates and rounds, got {num_candidates} and {len(tokens)}")
     standings: list[list[Standing]] = [[] for _ in range(num_candidates)]
     running = list(range(num_candidates))
     gone: list[int] = []
@@ -68,10 +70,10 @@ def run_tournament(
         for candidate in running:
             standing = (known or {}).get((candidate, total)) or play(candidate, total)
             if math.isnan(standing.loss):
-                raise ValueError(f"a candidate's loss must be a number, that of {candidate} at {total} tokens is not")
+                raise BudgetError(f"a candidate's loss must be a number, that of {candidate} at {total} tokens is not")
             standings[candidate].append(standing)
         if all(math.isinf(standings[candidate][-1].loss) for candidate in running):
-            raise ValueError(f"every candidate diverged before {total} tokens; lower the learning rate")
+            raise BudgetError(f"every candidate diverged before {total} tokens; lower the learning rate")
         running.sort(key=lambda candidate: standings[candidate][-1].loss)
         if total != tokens[-1]:
             survivors = max(1, math.ceil(len(running) * keep))

@@ -12,7 +12,10 @@ import torch
 from hypothesis import strategies as st
 
 from minitron.distill.loss.chunked import Losses, distillation_loss
-from minitron.distill.loss.divergences import JSD, Divergence, ForwardKL, ReverseKL
+from minitron.distill.loss.divergences.divergence import Divergence
+from minitron.distill.loss.divergences.forward_kl import ForwardKL
+from minitron.distill.loss.divergences.jsd import JSD
+from minitron.distill.loss.divergences.reverse_kl import ReverseKL
 from minitron.distill.loss.objective import DenseTargets, Objective, Targets, TopTargets
 from tests.distill.reference import EXTENDED, Reference, as_array, log_softmax, reference
 

@@ -1,4 +1,4 @@
-"""Distils the quickstart's student in every process of a launch: `ranks_program.py OUTPUT WAY [WAY ...]`.
+"""Distills the quickstart's student in every process of a launch: `ranks_program.py OUTPUT WAY [WAY ...]`.
 
 Ways: `single`, `ddp`, `fsdp2`, and `-stopped` behind them: half of the steps, then the rest in a new model; and
 `masked-B`: one step on 8 blocks of which uneven parts count, B blocks at a time in each process.
@@ -15,22 +15,20 @@ import torch
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
-from minitron.distill import (
-    DistillationModel,
-    DistillationTrainer,
-    DistillSettings,
-    Objective,
-    OnlineTeacher,
-    distill,
-    full_state,
-)
-from minitron.distill.text import collate
-from minitron.distill.training.stage import training_arguments
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model
-from minitron.hybrid.ranks import Ranks
-from minitron.importance import random_scores, select_units
-from minitron.prune import PrunePlan, prune_model
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.distill.dataset import collate
+from minitron.distill.loss.objective import Objective
+from minitron.distill.sharding import full_state
+from minitron.distill.teachers.online import OnlineTeacher
+from minitron.distill.training.model import DistillationModel
+from minitron.distill.training.stage import DistillSettings, distill, training_arguments
+from minitron.distill.training.trainer import DistillationTrainer
+from minitron.distributed import Ranks
+from minitron.importance.scores import random_scores
+from minitron.importance.selection import select_units
+from minitron.prune.in_memory import prune_model
+from minitron.prune.plan import PrunePlan
+from minitron.runtime.loading import load_model
 
 TEACHER = Path(__file__).parents[2] / "examples" / "quickstart" / "teacher"
 SETTINGS = DistillSettings(batch_size=4, learning_rate=1e-3, warmup_steps=2, chunk_tokens=37)
@@ -47,7 +45,7 @@ def make_student() -> Any:
 
 
 def run(way: str, output: Path) -> None:
-    """Distils in one way and writes curve and weights from the first process."""
+    """Distills in one way and writes curve and weights from the first process."""
     ranks = Ranks("cpu")
     kind, _, stopped = way.partition("-")
     assert ranks.count == (1 if kind == "single" else 2), f"{way} was started in {ranks.count} processes"

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from minitron.distill.loss.divergences import JSD, Divergence, ForwardKL, ReverseKL
+from minitron.distill.loss.divergences.divergence import Divergence
+from minitron.distill.loss.divergences.forward_kl import ForwardKL
+from minitron.distill.loss.divergences.jsd import JSD
+from minitron.distill.loss.divergences.reverse_kl import ReverseKL
 from minitron.distill.loss.objective import DenseTargets, Objective, Targets
 
 Array = Any

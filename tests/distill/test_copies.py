@@ -7,9 +7,10 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minitron.distill import Objective, OnlineTeacher
+from minitron.distill.loss.objective import Objective
+from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.model import DistillationModel
-from minitron.hybrid.shape import HybridShape
+from minitron.models.shape import HybridShape
 from tests.conftest import make_tiny_model
 
 

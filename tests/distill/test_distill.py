@@ -7,20 +7,15 @@ import pytest
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
-from minitron.distill import (
-    HIDDEN_LOSSES,
-    DistillationModel,
-    DistillationTrainer,
-    DistillSettings,
-    DivergedError,
-    HiddenMatch,
-    Objective,
-    OnlineTeacher,
-    distill,
-)
-from minitron.distill.text import BlockDataset
+from minitron.distill.dataset import BlockDataset
+from minitron.distill.loss.hidden_states import HIDDEN_LOSSES
+from minitron.distill.loss.objective import Objective
+from minitron.distill.teachers.online import OnlineTeacher
+from minitron.distill.training.model import DistillationModel, HiddenMatch
+from minitron.distill.training.stage import DistillSettings, distill
 from minitron.distill.training.states import MARKER_FILE, last_whole_state
-from minitron.hybrid.shape import HybridShape
+from minitron.distill.training.trainer import DistillationTrainer, DivergedError
+from minitron.models.shape import HybridShape
 from tests.conftest import make_dense_shape, make_tiny_model
 
 SETTINGS = DistillSettings(batch_size=2, learning_rate=3e-3, warmup_steps=2)

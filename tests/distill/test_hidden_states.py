@@ -41,7 +41,7 @@ def test_any_states_give_the_reference(
     assert (found.shape, found.dtype) == ((), torch.float32)
     assert abs(found.item() - expected) <= 1e-6 * max(expected, int(mask_N.sum()))
     (found_ND,) = torch.autograd.grad(UPSTREAM * found, student_ND)
-    # 1 - cos of near neighbours is rounded as 1 is, and so is the part of its gradient along the student
+    # 1 - cos of near neighbors is rounded as 1 is, and so is the part of its gradient along the student
     lengths_N = student_ND.detach().double().norm(dim=1).numpy()
     scale = max(norm(grad_ND), norm(mask_N.numpy() / lengths_N))
     assert norm(as_array(found_ND, np.float64) / UPSTREAM - grad_ND) <= 1e-6 * scale

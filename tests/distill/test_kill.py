@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from minitron.hybrid.model import load_model
-from minitron.pipeline import run_pipeline
-from minitron.recipe import load_recipe
+from minitron.pipeline.runner import run_pipeline
+from minitron.recipe.load import load_recipe
+from minitron.runtime.loading import load_model
 
 ROOT = Path(__file__).parents[2]
 KILLS = 10

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from minitron.distill.loss.divergences import ForwardKL
+from minitron.distill.loss.divergences.forward_kl import ForwardKL
 from minitron.distill.loss.objective import Objective, TopTargets
 from tests.distill.problems import (
     DIVERGENCES,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from minitron.distill.loss.chunked import distillation_loss
-from minitron.distill.loss.divergences import ForwardKL
+from minitron.distill.loss.divergences.forward_kl import ForwardKL
 from minitron.distill.loss.objective import DenseTargets, Objective
 from tests.distill.problems import (
     MASKS,

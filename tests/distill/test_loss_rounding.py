@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from minitron.distill.loss.divergences import JSD, ForwardKL
+from minitron.distill.loss.divergences.forward_kl import ForwardKL
+from minitron.distill.loss.divergences.jsd import JSD
 from minitron.distill.loss.objective import DenseTargets, Objective, TopTargets
 from tests.distill.problems import (
     MASKS,

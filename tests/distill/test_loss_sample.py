@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minitron.distill import DenseTargets, Objective, ReverseKL, TopTargets, distillation_loss
-from minitron.distill.loss.objective import RestSample
+from minitron.distill.loss.chunked import distillation_loss
+from minitron.distill.loss.divergences.reverse_kl import ReverseKL
+from minitron.distill.loss.objective import DenseTargets, Objective, RestSample, TopTargets
 
 N, V, D, K = 7, 23, 5, 4
 

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from minitron.distill.loss.divergences import JSD, Divergence, ForwardKL, ReverseKL
+from minitron.distill.loss.divergences.divergence import Divergence
+from minitron.distill.loss.divergences.forward_kl import ForwardKL
+from minitron.distill.loss.divergences.jsd import JSD
+from minitron.distill.loss.divergences.reverse_kl import ReverseKL
 from minitron.distill.loss.objective import DenseTargets, Objective
 from tests.distill.problems import DIVERGENCES, Problem, dense_problem, top_of, with_labels
 from tests.distill.reference import cosine_reference, mse_reference, reference

@@ -12,12 +12,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from minitron.hybrid.checkpoint import carried_files, open_checkpoint
-from minitron.hybrid.model import set_time_step_limit
-from minitron.hybrid.slicing import Keep, slice_tensors
-from minitron.hybrid.weights import copy_files, open_weights, write_weights
-from minitron.importance import random_scores, select_units
-from minitron.prune import PrunePlan, prune_checkpoint
+from minitron.checkpoints.checkpoint import carried_files, open_checkpoint
+from minitron.checkpoints.weights import copy_files, open_weights, write_weights
+from minitron.importance.scores import random_scores
+from minitron.importance.selection import select_units
+from minitron.models.slicing import Keep, slice_tensors
+from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.plan import PrunePlan
+from minitron.runtime.loading import set_time_step_limit
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("mlx_lm") is None, reason="mlx-lm is not installed, `make test-engines` installs it"

@@ -8,8 +8,10 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from minitron.evaluate import Problem, evaluate_task, evaluate_text, extract_answer, read_problems, tokens_per_second
-from minitron.hybrid.shape import HybridShape
+from minitron.evaluate.perplexity import evaluate_text
+from minitron.evaluate.speed import tokens_per_second
+from minitron.evaluate.task import Problem, evaluate_task, extract_answer, read_problems
+from minitron.models.shape import HybridShape
 from tests.conftest import make_tiny_model, make_tokenizer
 
 

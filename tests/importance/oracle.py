@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from minitron.hybrid.shape import HybridShape
+from minitron.models.shape import HybridShape
 
 Array = Any
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model
-from minitron.hybrid.ranks import Ranks
-from minitron.hybrid.stack import LayerwiseStack, MemoryStack
-from minitron.importance import calibrate, save_scores
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.distributed import Ranks
+from minitron.importance.calibrate import calibrate
+from minitron.importance.scores import save_scores
+from minitron.runtime.loading import load_model
+from minitron.runtime.stack import LayerwiseStack, MemoryStack
 from tests.importance.test_ranks import ALL_SETTINGS, samples_of
 
 

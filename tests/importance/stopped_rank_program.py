@@ -6,12 +6,16 @@ from pathlib import Path
 
 import torch
 
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model
-from minitron.hybrid.ranks import Ranks
-from minitron.hybrid.stack import LayerwiseStack, MemoryStack
-from minitron.importance import SCORED_AXES, SCORERS, CalibrationSettings, LogitDepth, calibrate, save_scores
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.distributed import Ranks
+from minitron.importance.calibrate import CalibrationSettings, calibrate
+from minitron.importance.depth.greedy import LogitDepth
+from minitron.importance.scorers import SCORERS
+from minitron.importance.scorers.scorer import SCORED_AXES
+from minitron.importance.scores import save_scores
 from minitron.importance.state import StateFile
+from minitron.runtime.loading import load_model
+from minitron.runtime.stack import LayerwiseStack, MemoryStack
 from tests.importance.test_calibrate import make_samples
 
 

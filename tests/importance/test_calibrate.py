@@ -8,22 +8,18 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model
-from minitron.hybrid.samples import Samples
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.stack import LayerwiseStack, MemoryStack, Stack
-from minitron.importance import (
-    SCORED_AXES,
-    SCORERS,
-    ActivationScorer,
-    CalibrationSettings,
-    LogitDepth,
-    Scores,
-    calibrate,
-    mamba_channels,
-    mamba_heads,
-)
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.data.samples import Samples
+from minitron.importance.calibrate import CalibrationSettings, calibrate
+from minitron.importance.depth.greedy import LogitDepth
+from minitron.importance.scorers import SCORERS
+from minitron.importance.scorers.activation import ActivationScorer
+from minitron.importance.scorers.scorer import SCORED_AXES
+from minitron.importance.scores import Scores
+from minitron.importance.selection import mamba_channels, mamba_heads
+from minitron.models.shape import HybridShape
+from minitron.runtime.loading import load_model
+from minitron.runtime.stack import LayerwiseStack, MemoryStack, Stack
 from tests.conftest import make_tiny_model, write_tiny_checkpoint
 from tests.importance import oracle
 

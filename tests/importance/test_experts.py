@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from minitron.hybrid.ranks import Ranks
-from minitron.hybrid.samples import Samples
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.stack import Block, MemoryStack
+from minitron.data.samples import Samples
+from minitron.distributed import Ranks
 from minitron.importance.experts import ExpertStatistics
+from minitron.models.shape import HybridShape
+from minitron.runtime.stack import Block, MemoryStack
 from tests.conftest import make_moe_shape, make_tiny_model
 from tests.prune.exact import tensors_on_disk
 from tests.prune.reference import reference

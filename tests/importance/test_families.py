@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.families import FAMILIES
-from minitron.hybrid.model import load_model
-from minitron.hybrid.samples import Samples
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.stack import LayerwiseStack, MemoryStack
-from minitron.importance import SCORED_AXES, SCORERS, CalibrationSettings, LogitDepth, calibrate
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.data.samples import Samples
+from minitron.importance.calibrate import CalibrationSettings, calibrate
+from minitron.importance.depth.greedy import LogitDepth
+from minitron.importance.scorers import SCORERS
+from minitron.importance.scorers.scorer import SCORED_AXES
 from minitron.importance.scores import LAYER_AXES, Scores, random_scores
+from minitron.models.families import FAMILIES
+from minitron.models.shape import HybridShape
+from minitron.runtime.loading import load_model
+from minitron.runtime.stack import LayerwiseStack, MemoryStack
 from tests.conftest import write_tiny_checkpoint
 from tests.prune.strategies import seeds, shapes
 

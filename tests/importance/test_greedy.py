@@ -9,11 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model
-from minitron.hybrid.stack import LayerwiseStack, MemoryStack
-from minitron.importance import BlockQuotas, CalibrationSettings, LogitDepth, calibrate, top_blocks
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.importance.calibrate import CalibrationSettings, calibrate
 from minitron.importance.depth.distance import head_factor
+from minitron.importance.depth.greedy import LogitDepth
+from minitron.importance.selection import top_blocks
+from minitron.models.quotas import BlockQuotas
+from minitron.runtime.loading import load_model
+from minitron.runtime.stack import LayerwiseStack, MemoryStack
 from tests.conftest import make_tiny_model, make_tiny_shape
 from tests.importance import oracle
 from tests.importance.test_calibrate import make_samples

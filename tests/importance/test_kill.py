@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from minitron.importance import load_scores
+from minitron.importance.scores import load_scores
 from tests.importance.test_calibrate import assert_identical
 from tests.importance.test_ranks import ROOT, TEACHER
 

@@ -8,20 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model, load_tokenizer
-from minitron.hybrid.samples import Samples, pad_documents
-from minitron.hybrid.stack import LayerwiseStack, MemoryStack
-from minitron.importance import (
-    SCORED_AXES,
-    SCORERS,
-    ActivationScorer,
-    CalibrationSettings,
-    LogitDepth,
-    Scores,
-    calibrate,
-    load_scores,
-)
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.data.samples import Samples, pad_documents
+from minitron.importance.calibrate import CalibrationSettings, calibrate
+from minitron.importance.depth.greedy import LogitDepth
+from minitron.importance.scorers import SCORERS
+from minitron.importance.scorers.activation import ActivationScorer
+from minitron.importance.scorers.scorer import SCORED_AXES
+from minitron.importance.scores import Scores, load_scores
+from minitron.runtime.loading import load_model, load_tokenizer
+from minitron.runtime.stack import LayerwiseStack, MemoryStack
 
 ROOT = Path(__file__).parents[2]
 TEACHER = ROOT / "examples" / "quickstart" / "teacher"

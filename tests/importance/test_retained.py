@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minitron.hybrid.shape import HybridShape
-from minitron.importance import random_scores, retained_shares, select_units
-from minitron.importance.select import mamba_channels, mamba_heads
+from minitron.importance.retained import retained_shares
+from minitron.importance.scores import random_scores
+from minitron.importance.selection import mamba_channels, mamba_heads, select_units
+from minitron.models.shape import HybridShape
 
 LAYERS = (0, 1, 2, 4, 6, 7)
 

@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitron.hybrid.shape import HybridShape
-from minitron.importance import BlockQuotas, load_scores, random_scores, save_scores, select_units, top_blocks
-from minitron.importance.select import top_mamba_channels, top_mamba_heads
+from minitron.importance.scores import load_scores, random_scores, save_scores
+from minitron.importance.selection import select_units, top_blocks, top_mamba_channels, top_mamba_heads
+from minitron.models.quotas import BlockQuotas
+from minitron.models.shape import HybridShape
 from tests.conftest import make_tiny_shape
 
 

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model
-from minitron.hybrid.stack import LayerwiseStack, MemoryStack, Stack
-from minitron.importance import SCORED_AXES, SCORERS, BlockQuotas, CalibrationSettings, LogitDepth, calibrate
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.importance.calibrate import CalibrationSettings, calibrate
+from minitron.importance.depth.greedy import LogitDepth
+from minitron.importance.scorers import SCORERS
+from minitron.importance.scorers.scorer import SCORED_AXES
 from minitron.importance.state import StateFile
+from minitron.models.quotas import BlockQuotas
+from minitron.runtime.loading import load_model
+from minitron.runtime.stack import LayerwiseStack, MemoryStack, Stack
 from tests.importance.test_calibrate import assert_identical, make_samples
 
 

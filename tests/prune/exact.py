@@ -7,9 +7,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from minitron.hybrid.names import model_places, read_place
-from minitron.hybrid.shape import HybridShape
-from minitron.prune import PrunePlan, prune_model
+from minitron.checkpoints.names import model_places, read_place
+from minitron.models.shape import HybridShape
+from minitron.prune.in_memory import prune_model
+from minitron.prune.plan import PrunePlan
 from tests.conftest import make_tiny_model
 
 # Logits are of the order of 1; sums of a few hundred fp64 products differ by 1e-13 when they are reordered.
@@ -17,7 +18,7 @@ ROUNDING = {"rtol": 1e-9, "atol": 1e-10}
 
 
 class InDouble(TorchFunctionMode):
-    """Turns every request for fp32, of which the modelling code has many, into one for fp64."""
+    """Turns every request for fp32, of which the modeling code has many, into one for fp64."""
 
     def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.float:

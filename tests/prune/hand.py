@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minitron.prune import PrunePlan
+from minitron.prune.plan import PrunePlan
 
 Array = Any
 Weights = dict[str, Array]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minitron.hybrid.shape import HybridShape
+from minitron.models.shape import HybridShape
 
 Array = Any
 

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from minitron.hybrid.axes import Axis, Indices
-from minitron.hybrid.families import FAMILIES
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.slicing import Keep
-from minitron.prune import PrunePlan
+from minitron.models.axes import Axis, Indices
+from minitron.models.families import FAMILIES
+from minitron.models.shape import HybridShape
+from minitron.models.slicing import Keep
+from minitron.prune.plan import PrunePlan
 
 Draw = Callable[..., Any]
 

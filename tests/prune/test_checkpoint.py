@@ -6,14 +6,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from minitron.hybrid.checkpoint import checkpoint_hashes, open_checkpoint
-from minitron.hybrid.headers import SINGLE_FILE
-from minitron.hybrid.model import count_params
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.slicing import Keep
-from minitron.hybrid.weights import open_weights
-from minitron.importance import random_scores, select_units
-from minitron.prune import PrunePlan, check_params, load_plan, prune_checkpoint, save_plan
+from minitron.checkpoints.checkpoint import checkpoint_hashes, open_checkpoint
+from minitron.checkpoints.headers import SINGLE_FILE
+from minitron.checkpoints.weights import open_weights
+from minitron.importance.scores import random_scores
+from minitron.importance.selection import select_units
+from minitron.models.shape import HybridShape
+from minitron.models.slicing import Keep
+from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.plan import PrunePlan, load_plan, save_plan
+from minitron.prune.verification import check_params
+from minitron.runtime.loading import count_params
 from tests.conftest import write_tiny_checkpoint
 
 LAYERS = (0, 1, 2, 4, 6, 7)

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model
-from minitron.hybrid.samples import Samples
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.stack import LayerwiseStack, MemoryStack
-from minitron.importance import random_scores, select_units
-from minitron.prune import PrunePlan, norm_scales, prune_checkpoint, prune_model
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.data.samples import Samples
+from minitron.importance.scores import random_scores
+from minitron.importance.selection import select_units
+from minitron.models.shape import HybridShape
+from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.in_memory import prune_model
+from minitron.prune.norm_compensation import norm_scales
+from minitron.prune.plan import PrunePlan
+from minitron.runtime.loading import load_model
+from minitron.runtime.stack import LayerwiseStack, MemoryStack
 from tests.conftest import make_dense_shape, make_tiny_shape, write_tiny_checkpoint
 
 SHAPES = [make_tiny_shape(), make_dense_shape("qwen3", tie_word_embeddings=1)]

@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minitron.hybrid.checkpoint import Checkpoint, open_checkpoint
-from minitron.hybrid.headers import SINGLE_FILE
-from minitron.hybrid.model import load_model, save_model
-from minitron.importance import random_scores, select_units
-from minitron.prune import PrunePlan, prune_checkpoint
+from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from minitron.checkpoints.headers import SINGLE_FILE
+from minitron.importance.scores import random_scores
+from minitron.importance.selection import select_units
+from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.plan import PrunePlan
+from minitron.runtime.loading import load_model, save_model
 from tests.conftest import make_moe_shape, write_tiny_checkpoint
 
 SHAPES = {

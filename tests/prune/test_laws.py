@@ -9,10 +9,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from minitron.hybrid.families import FAMILIES
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.slicing import Keep
-from minitron.prune import PrunePlan
+from minitron.models.families import FAMILIES
+from minitron.models.shape import HybridShape
+from minitron.models.slicing import Keep
+from minitron.prune.plan import PrunePlan
 from tests.conftest import make_moe_shape
 from tests.prune.exact import ROUNDING, exact_model, logits_of, pruned, tensors_on_disk
 from tests.prune.hand import kept, sliced_by_hand

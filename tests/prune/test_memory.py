@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model
-from minitron.hybrid.shape import HybridShape
-from minitron.prune import prune_checkpoint, prune_model
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.models.shape import HybridShape
+from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.in_memory import prune_model
+from minitron.runtime.loading import load_model
 from tests.conftest import make_tiny_shape
 from tests.prune.test_checkpoint import make_plan
 

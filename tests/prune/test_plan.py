@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitron.hybrid.axes import Indices
-from minitron.hybrid.families import FAMILIES
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.slicing import Keep
-from minitron.prune import PrunePlan, load_plan, save_plan
-from minitron.prune.view import as_runs, describe_plan, diff_plans
+from minitron.models.axes import Indices
+from minitron.models.families import FAMILIES
+from minitron.models.shape import HybridShape
+from minitron.models.slicing import Keep
+from minitron.prune.plan import PrunePlan, load_plan, save_plan
+from minitron.prune.plan_summary import as_runs, describe_plan, diff_plans
 from tests.conftest import make_dense_shape, make_moe_shape, make_tiny_shape
 from tests.prune.strategies import plans, shapes
 

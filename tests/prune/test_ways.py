@@ -13,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from minitron.hybrid.checkpoint import Checkpoint, open_checkpoint
-from minitron.hybrid.families import FAMILIES
-from minitron.hybrid.model import count_params, load_model, save_model
-from minitron.hybrid.shape import HybridShape
-from minitron.hybrid.slicing import Keep, slice_tensors
-from minitron.hybrid.weights import open_weights
-from minitron.prune import PrunePlan, prune_checkpoint, prune_model
+from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from minitron.checkpoints.weights import open_weights
+from minitron.models.families import FAMILIES
+from minitron.models.shape import HybridShape
+from minitron.models.slicing import Keep, slice_tensors
+from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.in_memory import prune_model
+from minitron.prune.plan import PrunePlan
+from minitron.runtime.loading import count_params, load_model, save_model
 from tests.conftest import make_tiny_model, write_tiny_checkpoint
 from tests.prune.exact import tensors_on_disk
 from tests.prune.hand import sliced_by_hand

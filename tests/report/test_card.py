@@ -4,9 +4,9 @@ from pathlib import Path
 
 import yaml
 
-from minitron.hybrid.checkpoint import checkpoint_hashes, open_checkpoint
-from minitron.hybrid.lineage import add_step, lineage_of, read_lineage, write_lineage
-from minitron.report.card import model_card
+from minitron.checkpoints.checkpoint import checkpoint_hashes, open_checkpoint
+from minitron.checkpoints.lineage import add_step, lineage_of, read_lineage, write_lineage
+from minitron.report.model_card import model_card
 from tests.conftest import write_tiny_checkpoint
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minitron.report.heatmap import draw_scores
+from minitron.report.score_figures import draw_scores
 
 
 @pytest.mark.parametrize("shift", [0.0, -2.0])

@@ -9,25 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitron.hybrid.shape import HybridShape
-from minitron.search import (
-    GIB,
-    RANKINGS,
-    Lengths,
-    Limits,
-    NothingFitsError,
-    SearchResult,
-    SearchSpace,
-    Workload,
-    find_device,
-    memory_bytes,
-    predict_tokens_per_second,
-    size_range,
-    solve_budget,
-)
+from minitron.estimate.devices import find_device
+from minitron.estimate.serving.memory import memory_bytes
+from minitron.estimate.serving.throughput import Lengths, predict_tokens_per_second
+from minitron.estimate.serving.workload import GIB, Workload
+from minitron.models.shape import HybridShape
 from minitron.search import space as space_module
+from minitron.search.limits import Limits
+from minitron.search.solver import RANKINGS, NothingFitsError, SearchResult, solve_budget
+from minitron.search.space import SearchSpace, size_range
 from tests.conftest import make_tiny_shape
-from tests.hybrid.test_shape import NANO_9B, NANO_12B
+from tests.models.test_shape import NANO_9B, NANO_12B
 
 WORKLOAD = Workload(context_tokens=64)
 SIZES = {"intermediate_size": (36, 24, 12), "mamba_num_heads": (8, 6, 4)}

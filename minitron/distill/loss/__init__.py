@@ -1,1 +1,1 @@
-"""What distillation minimises, from hidden states and heads."""
+"""The distillation loss: divergences from chunked logits, cross-entropy, hidden states."""

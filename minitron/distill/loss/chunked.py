@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch.autograd.function import Function, FunctionCtx, once_differentiable
 
-from minitron.distill.loss.divergences import ForwardKL
+from minitron.distill.loss.divergences.forward_kl import ForwardKL
 from minitron.distill.loss.objective import DenseTargets, Objective, Targets, TopTargets
 from minitron.distill.loss.products import add_head_grad_, hidden_grad, logits_into, wide_dtype
 from minitron.distill.loss.rows import row_losses_, top_row_losses_
 from minitron.distill.loss.vocabulary import WHOLE, Vocabulary
+from minitron.errors import MinitronError
 
 DEFAULT_CHUNK_TOKENS = 512
 ROW_PADDING = 16  # numbers behind each row of logits: a line of the cache in fp32
@@ -29,7 +30,7 @@ class Losses:
     """Sums over the counted tokens, in nats, fp32 (fp64 for fp64 inputs).
 
     Attributes:
-        total: What is minimised; differentiable.
+        total: What is minimized; differentiable.
         divergence: T^2 times the divergence.
         cross_entropy: The cross-entropy, without its factor; 0 where the objective has none.
     """
@@ -59,14 +60,14 @@ def distillation_loss(
         student_hidden_ND: Student's last hidden states, after the final norm.
         student_head_VD: Student's `lm_head.weight`.
         targets: What is known of the teacher; None where the objective has no divergence.
-        objective: What is minimised.
+        objective: What is minimized.
         labels_N: Next tokens, where the objective has a cross-entropy.
         mask_N: Which tokens count; all when None. Others cost nothing.
         vocab_size: Rows of both heads beyond it are padding; when None, what the smaller of the heads has.
         chunk_tokens: Tokens whose logits are held at once.
 
     Raises:
-        ValueError: The inputs do not belong together.
+        MinitronError: The inputs do not belong together.
     """
     check_inputs(student_hidden_ND, targets, objective, labels_N=labels_N, mask_N=mask_N, chunk_tokens=chunk_tokens)
     rows = _shared_rows(student_head_VD, targets, vocab_size)
@@ -121,17 +122,17 @@ def check_inputs(
     """Refuses inputs that do not belong together.
 
     Raises:
-        ValueError: Something is missing, or not of the student's tokens.
+        MinitronError: Something is missing, or not of the student's tokens.
     """
     if chunk_tokens < 1:
-        raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
+        raise MinitronError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
     if (targets is None) != (objective.divergence is None):
-        raise ValueError("a divergence needs the teacher's targets, and targets need a divergence")
+        raise MinitronError("a divergence needs the teacher's targets, and targets need a divergence")
     drawn = isinstance(targets, TopTargets) and targets.sample is not None
     if drawn and not isinstance(objective.divergence, ForwardKL):
-        raise ValueError("tokens drawn from the rest are for the forward KL, leave them out for another divergence")
+        raise MinitronError("tokens drawn from the rest are for the forward KL, leave them out for another divergence")
     if objective.cross_entropy and labels_N is None:
-        raise ValueError("a cross-entropy needs labels, none are given")
+        raise MinitronError("a cross-entropy needs labels, none are given")
     rows = {"labels": labels_N, "mask": mask_N}
     if isinstance(targets, DenseTargets):
         rows["teacher"] = targets.hidden_ND
@@ -139,7 +140,7 @@ def check_inputs(
         rows["teacher"] = targets.ids_NK
     for name, tensor in rows.items():
         if tensor is not None and len(tensor) != len(student_hidden_ND):
-            raise ValueError(
+            raise MinitronError(
                 f"teacher, student, labels and mask must be of the same tokens, got {len(student_hidden_ND)} of the "
                 f"student and {len(tensor)} of the {name}"
             )
@@ -151,7 +152,7 @@ def _shared_rows(student_head_VD: torch.Tensor, targets: Targets | None, vocab_s
     if vocab_size is None:
         return smaller
     if not 1 <= vocab_size <= smaller:
-        raise ValueError(
+        raise MinitronError(
             f"vocab_size must be at most what both heads have, {smaller}, and at least 1, got {vocab_size}"
         )
     return vocab_size

@@ -6,9 +6,12 @@ import math
 
 import torch
 
-from minitron.distill.loss.divergences import JSD, ForwardKL, ReverseKL
+from minitron.distill.loss.divergences.forward_kl import ForwardKL
+from minitron.distill.loss.divergences.jsd import JSD
+from minitron.distill.loss.divergences.reverse_kl import ReverseKL
 from minitron.distill.loss.fused_kernel import WARPS, block_columns, row_kernel
 from minitron.distill.loss.objective import Objective
+from minitron.errors import MinitronError
 
 _KINDS = {ForwardKL: "forward_kl", ReverseKL: "reverse_kl", JSD: "jsd", type(None): "none"}
 
@@ -34,18 +37,18 @@ def fused_rows_(
     Args:
         student_CV: Student's logits, fp32, not divided by T; rows may lie further apart than V.
         teacher_CV: Teacher's, likewise; None where the objective has no divergence.
-        objective: What is minimised.
+        objective: What is minimized.
         labels_C: Next tokens, where the objective has a cross-entropy; one outside the vocabulary makes it NaN.
         vocab_size: Columns from it on are padding, which counts for nothing and whose gradient is 0; V when None.
         out_CV: Takes the gradient in its own dtype, such as bf16 for the matrix products that follow; the student's
             logits then stay as they are.
 
     Raises:
-        ValueError: The divergence has no kernel.
+        MinitronError: The divergence has no kernel.
     """
     kind = _KINDS.get(type(objective.divergence))
     if kind is None:
-        raise ValueError(
+        raise MinitronError(
             f"objective.divergence must be ForwardKL, ReverseKL, JSD or None for the fused loss, "
             f"got {type(objective.divergence).__name__}; the loss in torch takes any"
         )

@@ -80,7 +80,7 @@ def row_kernel(
             log_p_B = _log_probs(tl.load(teacher_ptr + column_B, inside_B, 0.0), norm_p, scale)
             grad_B = _grad(log_p_B, log_q_B, mean_slope, mixture, KIND)
             if KIND == "forward_kl":
-                # grad_B, q - p, sums to 0 and takes away the rounding of the normalisers, as in `divergences`.
+                # grad_B, q - p, sums to 0 and takes away the rounding of the normalizers, as in `divergences`.
                 loss_B += tl.where(inside_B, tl.exp(log_p_B) * (log_p_B - log_q_B) + grad_B, 0.0)
             grad_B *= temperature
         if HAS_CROSS_ENTROPY:
@@ -140,7 +140,7 @@ def _row_loss(
 
 @triton.jit
 def _terms(log_p_B, log_q_B, mixture, KIND: tl.constexpr):
-    """Terms of reverse KL or JSD; p - q, m - p and m - q sum to 0 and take away the rounding of the normalisers."""
+    """Terms of reverse KL or JSD; p - q, m - p and m - q sum to 0 and take away the rounding of the normalizers."""
     p_B, q_B = tl.exp(log_p_B), tl.exp(log_q_B)
     if KIND == "reverse_kl":
         return q_B * (log_q_B - log_p_B) + (p_B - q_B)

@@ -1,4 +1,4 @@
-"""What distillation minimises, and what it is told of the teacher, as values."""
+"""What distillation minimizes, and what it is told of the teacher, as values."""
 
 # N tokens, V vocabulary, D hidden of the teacher, K outcomes kept of the teacher, M drawn from the others
 
@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from minitron.distill.loss.divergences import Divergence, ForwardKL
+from minitron.distill.loss.divergences.divergence import Divergence
+from minitron.distill.loss.divergences.forward_kl import ForwardKL
+from minitron.errors import MinitronError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +29,11 @@ class Objective:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature must be a positive number, got {self.temperature}")
+            raise MinitronError(f"temperature must be a positive number, got {self.temperature}")
         if not (math.isfinite(self.cross_entropy) and self.cross_entropy >= 0):
-            raise ValueError(f"cross_entropy must be a number that is not negative, got {self.cross_entropy}")
+            raise MinitronError(f"cross_entropy must be a number that is not negative, got {self.cross_entropy}")
         if self.divergence is None and self.cross_entropy == 0:
-            raise ValueError("an objective must have a divergence or a cross-entropy, it has neither")
+            raise MinitronError("an objective must have a divergence or a cross-entropy, it has neither")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

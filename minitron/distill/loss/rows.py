@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
-from minitron.distill.loss.divergences import sum_rows
+from minitron.distill.loss.divergences.divergence import sum_rows
 from minitron.distill.loss.objective import Objective, RestSample, TopTargets
 from minitron.distill.loss.vocabulary import WHOLE, Vocabulary
 
@@ -32,7 +32,7 @@ def row_losses_(
     Args:
         student_CV: Student's wide logits; overwritten by the gradient of divergence + factor * cross-entropy.
         teacher_CV: Teacher's wide logits, which may be overwritten; None where the objective has no divergence.
-        objective: What is minimised.
+        objective: What is minimized.
         labels_C: Next tokens; None where the objective has no cross-entropy.
         vocabulary: How rows are summed: whole here, or over the processes that hold shards of them.
     """

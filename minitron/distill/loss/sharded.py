@@ -9,6 +9,7 @@ import torch
 from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS, Losses, check_inputs, compute_losses
 from minitron.distill.loss.objective import DenseTargets, Objective
 from minitron.distill.loss.vocabulary import ShardedVocabulary
+from minitron.errors import MinitronError
 
 
 def sharded_loss(
@@ -31,18 +32,18 @@ def sharded_loss(
         student_hidden_ND: Student's last hidden states.
         student_head_VD: Consecutive rows of the student's head, in the order of the processes.
         targets: Teacher's hidden states and the same rows of its head; None where the objective has no divergence.
-        objective: What is minimised.
+        objective: What is minimized.
         group: The processes; all when None.
         labels_N: Next tokens, where the objective has a cross-entropy.
         mask_N: Which tokens count; all when None.
         chunk_tokens: Tokens whose logits are held at once.
 
     Raises:
-        ValueError: The shards of teacher and student differ in their rows, or something is missing.
+        MinitronError: The shards of teacher and student differ in their rows, or something is missing.
     """
     check_inputs(student_hidden_ND, targets, objective, labels_N=labels_N, mask_N=mask_N, chunk_tokens=chunk_tokens)
     if targets is not None and len(targets.head_VD) != len(student_head_VD):
-        raise ValueError(
+        raise MinitronError(
             f"the shards must be of the same rows, got {len(student_head_VD)} of the student's head and "
             f"{len(targets.head_VD)} of the teacher's"
         )

@@ -1,4 +1,4 @@
-"""How rows over the vocabulary are normalised and summed: whole in one process, or in shards of several."""
+"""How rows over the vocabulary are normalized and summed: whole in one process, or in shards of several."""
 
 # C tokens, V vocabulary or the shard of it that is here
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import distributed
 
-from minitron.distill.loss.divergences import sum_rows
+from minitron.distill.loss.divergences.divergence import sum_rows
 
 
 class Vocabulary(Protocol):
@@ -58,7 +58,7 @@ WHOLE = WholeVocabulary()
 class ShardedVocabulary:
     """Consecutive rows of the vocabulary, in the order of the group's processes.
 
-    A token costs four numbers of communication for its normalisers and one for each sum of its divergence.
+    A token costs four numbers of communication for its normalizers and one for each sum of its divergence.
 
     Args:
         rows: How many rows are here.

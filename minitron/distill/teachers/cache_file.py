@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from minitron.distill.loss.objective import TopTargets
 from minitron.distill.teachers.packing import id_bits
 from minitron.distill.teachers.records import RecordLayout, bytes_per_token
+from minitron.errors import MinitronError
 
 HEADER_FILE = "teacher-cache.json"
 PLAN_FILE = "teacher-cache.partial.json"
@@ -73,7 +74,7 @@ def make_header(
     """The header of a cache whose files take at most `shard_bytes`, or a block where that is larger.
 
     Raises:
-        ValueError: The sizes are none that a cache can have.
+        MinitronError: The sizes are none that a cache can have.
     """
     _check_sizes(vocab_size, top_k)
     layout = RecordLayout(vocab_size=vocab_size, top_k=top_k, samples=samples, seq_len=seq_len)
@@ -113,16 +114,16 @@ class TeacherCache:
         """The targets of a block, whose token ids are given so that another text is noticed.
 
         Raises:
-            ValueError: There is no such block, it is of another text or other length, or it was damaged.
+            MinitronError: There is no such block, it is of another text or other length, or it was damaged.
         """
         header = self.header
         if not 0 <= block < header.num_blocks:
-            raise ValueError(
+            raise MinitronError(
                 f"the cache {self.folder} must hold every block that is asked for, it has {header.num_blocks} and "
                 f"block {block} was asked for; make it from the whole text"
             )
         if len(ids_T) != header.seq_len:
-            raise ValueError(
+            raise MinitronError(
                 f"the text must be in blocks of {header.seq_len} tokens as the cache {self.folder}, got {len(ids_T)}"
             )
         shard, position = divmod(block, header.blocks_per_shard)
@@ -133,19 +134,19 @@ class TeacherCache:
         try:
             return header.layout.decode(record, ids_T, device=device)
         except ValueError as error:
-            raise ValueError(f"{self.folder}, block {block}: {error}") from error
+            raise MinitronError(f"{self.folder}, block {block}: {error}") from error
 
 
 def open_teacher_cache(folder: Path) -> TeacherCache:
     """A whole cache, ready to be read.
 
     Raises:
-        ValueError: The folder holds no cache, an unfinished or damaged one, or one of another format.
+        MinitronError: The folder holds no cache, an unfinished or damaged one, or one of another format.
     """
     path = folder / HEADER_FILE
     if not path.is_file():
         unfinished = (folder / PLAN_FILE).is_file()
-        raise ValueError(
+        raise MinitronError(
             f"{folder} must hold a teacher's cache, "
             + ("its cache is unfinished; call its writer again to go on" if unfinished else f"it has no {HEADER_FILE}")
         )
@@ -154,7 +155,7 @@ def open_teacher_cache(folder: Path) -> TeacherCache:
         path, expected = shard_file(folder, header, shard), len(header.shard_blocks(shard)) * header.layout.record_bytes
         found = path.stat().st_size if path.is_file() else None
         if found != expected:
-            raise ValueError(
+            raise MinitronError(
                 f"{path} must be of {expected} bytes, it {'is missing' if found is None else f'has {found}'}; "
                 "make the cache again"
             )
@@ -165,18 +166,18 @@ def read_header(path: Path) -> CacheHeader:
     """The header in a file.
 
     Raises:
-        ValueError: It is none of this version, or its sizes contradict each other.
+        MinitronError: It is none of this version, or its sizes contradict each other.
     """
     try:
         header = CacheHeader.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "JSON"
-        raise ValueError(f"{path} must be the header of a cache of version 1, {where}: {first['msg']}") from error
+        raise MinitronError(f"{path} must be the header of a cache of version 1, {where}: {first['msg']}") from error
     _check_sizes(header.vocab_size, header.top_k)
     expected = (id_bits(header.vocab_size), bytes_per_token(header.vocab_size, header.top_k, header.samples))
     if (header.id_bits, header.bytes_per_token) != expected:
-        raise ValueError(
+        raise MinitronError(
             f"{path} must say {expected} for id_bits and bytes_per_token, which follow from vocab_size, top_k and "
             f"samples, it says {(header.id_bits, header.bytes_per_token)}; make the cache again"
         )
@@ -186,4 +187,4 @@ def read_header(path: Path) -> CacheHeader:
 def _check_sizes(vocab_size: int, top_k: int) -> None:
     id_bits(vocab_size)
     if not 1 <= top_k < vocab_size:
-        raise ValueError(f"top_k must be at least 1 and below the vocabulary's {vocab_size}, got {top_k}")
+        raise MinitronError(f"top_k must be at least 1 and below the vocabulary's {vocab_size}, got {top_k}")

@@ -11,6 +11,10 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import torch
 
+from minitron.artifacts.artifact import locked
+from minitron.artifacts.disk_space import reporting_full_disk, require_room, sync_folder
+from minitron.checkpoints.weights import write_json
+from minitron.distill.dataset import Blocks
 from minitron.distill.loss.objective import DenseTargets, TopTargets
 from minitron.distill.teachers.cache_file import (
     HEADER_FILE,
@@ -25,11 +29,8 @@ from minitron.distill.teachers.cache_file import (
 )
 from minitron.distill.teachers.teacher import Teacher
 from minitron.distill.teachers.top_k import keep_top_k
-from minitron.distill.text import Blocks
-from minitron.hybrid.artefact import locked
-from minitron.hybrid.disk import reporting_full_disk, require_room, sync_folder
-from minitron.hybrid.progress import progress_bar
-from minitron.hybrid.weights import write_json
+from minitron.errors import MinitronError
+from minitron.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ LOCK_FILE = "teacher-cache.lock"
 
 
 class WriterRanks(Protocol):
-    """What the writer asks of `minitron.hybrid.ranks.Ranks`."""
+    """What the writer asks of `minitron.distributed.Ranks`."""
 
     index: int
     count: int
@@ -81,7 +82,7 @@ def write_teacher_cache(
         shard_bytes: What a file takes at most, or a block where that is larger; processes share out whole files.
 
     Raises:
-        ValueError: The folder holds another cache, the disk has no room, or the teacher gives no such distributions.
+        MinitronError: The folder holds another cache, the disk has no room, or the teacher gives no such distributions.
     """
     seq_len = int(blocks_NT.shape[1])
     header = make_header(
@@ -123,7 +124,7 @@ def _claim(folder: Path, header: CacheHeader) -> None:
     if found is None:
         write_json(folder / PLAN_FILE, header.model_dump(mode="json"))
     elif read_header(found) != header:
-        raise ValueError(
+        raise MinitronError(
             f"{folder} must hold this cache or none, {found.name} tells of another one; remove it or choose another "
             "folder"
         )
@@ -181,9 +182,9 @@ class _Writer:
         )
         header = self._header
         if not isinstance(targets, DenseTargets):
-            raise ValueError("a cache must be made from whole distributions, the teacher gives parts of them")
+            raise MinitronError("a cache must be made from whole distributions, the teacher gives parts of them")
         if len(targets.head_VD) < header.vocab_size:
-            raise ValueError(
+            raise MinitronError(
                 f"vocab_size must be at most the rows of the teacher's head, {len(targets.head_VD)}, got "
                 f"{header.vocab_size}"
             )

@@ -7,6 +7,7 @@ import torch
 from minitron.distill.loss.objective import TopTargets
 from minitron.distill.teachers.cache_file import TeacherCache
 from minitron.distill.teachers.top_k import join_targets
+from minitron.errors import MinitronError
 
 
 class CachedTeacher:
@@ -20,13 +21,13 @@ class CachedTeacher:
         temperature: The objective's.
 
     Raises:
-        ValueError: The cache was made at another temperature.
+        MinitronError: The cache was made at another temperature.
     """
 
     def __init__(self, cache: TeacherCache, *, device: str | torch.device = "cpu", temperature: float = 1.0) -> None:
         made_at = cache.header.temperature
         if made_at != temperature:
-            raise ValueError(
+            raise MinitronError(
                 f"a cache must be made at the objective's temperature, {cache.folder} is at {made_at} and the "
                 f"objective at {temperature}; make the cache again or change the objective"
             )
@@ -37,7 +38,7 @@ class CachedTeacher:
         """The stored targets, in fp32.
 
         Raises:
-            ValueError: A block is not in the cache, is of another text, or was damaged.
+            MinitronError: A block is not in the cache, is of another text, or was damaged.
         """
         texts = input_ids_BT.cpu().numpy()
         blocks = [

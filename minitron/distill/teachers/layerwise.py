@@ -5,10 +5,11 @@
 import numpy as np
 import torch
 
+from minitron.distill.dataset import Blocks
 from minitron.distill.loss.objective import DenseTargets
-from minitron.distill.text import Blocks
-from minitron.hybrid.progress import track
-from minitron.hybrid.stack import LayerwiseStack
+from minitron.errors import MinitronError
+from minitron.progress import track
+from minitron.runtime.stack import LayerwiseStack
 
 
 class LayerwiseTeacher:
@@ -25,12 +26,12 @@ class LayerwiseTeacher:
         window_blocks: Blocks of text in a window.
 
     Raises:
-        ValueError: The window is empty.
+        MinitronError: The window is empty.
     """
 
     def __init__(self, stack: LayerwiseStack, blocks_NT: Blocks, *, window_blocks: int) -> None:
         if window_blocks < 1:
-            raise ValueError(f"window_blocks must be at least 1, got {window_blocks}")
+            raise MinitronError(f"window_blocks must be at least 1, got {window_blocks}")
         self._stack = stack
         self._blocks_NT = blocks_NT
         self._window_blocks = window_blocks
@@ -44,7 +45,7 @@ class LayerwiseTeacher:
         A block outside the window makes the window begin there.
 
         Raises:
-            ValueError: The batch is not of the stage's text at these positions.
+            MinitronError: The batch is not of the stage's text at these positions.
         """
         index = [int(i) for i in index_B]
         self._check(input_ids_BT, index)
@@ -58,9 +59,9 @@ class LayerwiseTeacher:
     def _check(self, input_ids_BT: torch.Tensor, index: list[int]) -> None:
         beyond = [i for i in index if not 0 <= i < len(self._blocks_NT)]
         if beyond:
-            raise ValueError(f"blocks must be among the stage's {len(self._blocks_NT)}, got {beyond[0]}")
+            raise MinitronError(f"blocks must be among the stage's {len(self._blocks_NT)}, got {beyond[0]}")
         if not np.array_equal(input_ids_BT.cpu().numpy(), np.stack([self._blocks_NT[i] for i in index])):
-            raise ValueError(f"the batch must be of the stage's text, blocks {index} of it are other tokens")
+            raise MinitronError(f"the batch must be of the stage's text, blocks {index} of it are other tokens")
 
     @torch.no_grad()
     def _compute(self, first: int) -> None:

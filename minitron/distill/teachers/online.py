@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from minitron.distill.loss.objective import DenseTargets
 from minitron.distill.sharding import shard_blocks
-from minitron.hybrid.backbone import blocks_of, last_hidden_states, output_head
+from minitron.runtime.backbone import blocks_of, last_hidden_states, output_head
 
 
 class OnlineTeacher:

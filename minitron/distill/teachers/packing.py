@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from minitron.errors import MinitronError
+
 # An id and the bits before it in its first byte must fit 32 bits, and a rest of 1 - 1/V must not round to 1 in fp16.
 MOST_ID_BITS = 24
 
@@ -15,13 +17,13 @@ def id_bits(vocab_size: int) -> int:
     """Bits of a token id.
 
     Raises:
-        ValueError: The vocabulary has no choice to make, or more ids than 24 bits tell apart.
+        MinitronError: The vocabulary has no choice to make, or more ids than 24 bits tell apart.
 
     >>> id_bits(131072), id_bits(131073)
     (17, 18)
     """
     if not 2 <= vocab_size <= 2**MOST_ID_BITS:
-        raise ValueError(f"vocab_size must be from 2 to 2^{MOST_ID_BITS} for a teacher's cache, got {vocab_size}")
+        raise MinitronError(f"vocab_size must be from 2 to 2^{MOST_ID_BITS} for a teacher's cache, got {vocab_size}")
     return (vocab_size - 1).bit_length()
 
 

@@ -13,6 +13,7 @@ import torch
 from minitron.distill.loss.objective import TopTargets
 from minitron.distill.teachers.packing import id_bits, pack_ids, packed_bytes, unpack_ids
 from minitron.distill.teachers.top_k import from_fp16, to_fp16
+from minitron.errors import MinitronError
 
 CHECKSUMS = struct.Struct("<II")  # of the block's text, of what follows
 FP16 = np.dtype("<f2")
@@ -77,13 +78,15 @@ class RecordLayout:
         """The targets of a block of this text.
 
         Raises:
-            ValueError: The record is of another text, or not what was written.
+            MinitronError: The record is of another text, or not what was written.
         """
         text, payload = CHECKSUMS.unpack_from(record)
         if text != text_checksum(ids_T):
-            raise ValueError("the cache was made from other text; make it again, or take the text of its making")
+            raise MinitronError("the cache was made from other text; make it again, or take the text of its making")
         if payload != zlib.crc32(record[CHECKSUMS.size :]):
-            raise ValueError("the bytes must be those that were written, their checksum differs; make the cache again")
+            raise MinitronError(
+                "the bytes must be those that were written, their checksum differs; make the cache again"
+            )
         tokens, outcomes = self.seq_len, stored_numbers(self.top_k, self.samples)
         log_probs_TX = np.frombuffer(record, FP16, tokens * outcomes, CHECKSUMS.size).reshape(tokens, outcomes)
         packed_TW = np.frombuffer(record, np.uint8, offset=CHECKSUMS.size + log_probs_TX.nbytes).reshape(tokens, -1)

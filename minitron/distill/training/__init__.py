@@ -1,1 +1,1 @@
-"""A stage of training by Hugging Face Trainer."""
+"""One training stage by Hugging Face Trainer."""

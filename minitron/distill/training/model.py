@@ -8,13 +8,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from minitron.distill.dataset import NOT_COUNTED
 from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS, distillation_loss
 from minitron.distill.loss.hidden_states import HiddenLoss
 from minitron.distill.loss.objective import Objective
-from minitron.distill.teachers import OnlineTeacher, Teacher
-from minitron.distill.text import NOT_COUNTED
+from minitron.distill.teachers.online import OnlineTeacher
+from minitron.distill.teachers.teacher import Teacher
 from minitron.distill.training.states import second_names
-from minitron.hybrid.backbone import autocast_without_copies, blocks_of, last_hidden_states, listening, output_head
+from minitron.errors import MinitronError
+from minitron.runtime.backbone import autocast_without_copies, blocks_of, last_hidden_states, listening, output_head
 
 # What the module gives, in this order; each is a sum over the counted tokens.
 PARTS = ("loss", "divergence", "cross_entropy", "hidden")
@@ -40,7 +42,7 @@ class HiddenMatch:
 class DistillationModel(nn.Module):
     """Student and frozen teacher as one module.
 
-    Being one module, it is what DDP and FSDP2 take hold of, so that the student's gradients are synchronised. The
+    Being one module, it is what DDP and FSDP2 take hold of, so that the student's gradients are synchronized. The
     teacher is held outside the module tree: it is neither trained nor saved.
     """
 
@@ -55,9 +57,9 @@ class DistillationModel(nn.Module):
     ) -> None:
         super().__init__()
         if (teacher is None) != (objective.divergence is None):
-            raise ValueError("a divergence needs a teacher, and a teacher is for a divergence")
+            raise MinitronError("a divergence needs a teacher, and a teacher is for a divergence")
         if hidden is not None and not isinstance(teacher, OnlineTeacher):
-            raise ValueError("hidden states are matched with a teacher in memory, give an online one")
+            raise MinitronError("hidden states are matched with a teacher in memory, give an online one")
         self.student = student
         self._teacher = (teacher,)
         self._objective = objective

@@ -14,17 +14,18 @@ from safetensors.torch import load_model
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from minitron.distill.dataset import BlockDataset, Blocks, collate
 from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS
 from minitron.distill.loss.objective import Objective
 from minitron.distill.sharding import load_weights, shard_blocks
-from minitron.distill.teachers import Teacher
-from minitron.distill.text import BlockDataset, Blocks, collate
+from minitron.distill.teachers.teacher import Teacher
 from minitron.distill.training.model import DistillationModel, HiddenMatch
 from minitron.distill.training.states import last_whole_state, read_history, step_of
 from minitron.distill.training.trainer import DistillationTrainer, DivergedError
-from minitron.hybrid.backbone import blocks_of
-from minitron.hybrid.progress import progress_bar
-from minitron.hybrid.ranks import Ranks
+from minitron.distributed import Ranks
+from minitron.errors import MinitronError
+from minitron.progress import progress_bar
+from minitron.runtime.backbone import blocks_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +34,10 @@ POINTS_OF_CURVE = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillSettings:
-    """How to distil.
+    """How to distill.
 
     Attributes:
-        objective: What is minimised.
+        objective: What is minimized.
         hidden: A loss on hidden states beside it.
         epochs: Passes over the blocks.
         batch_size: Blocks in one optimizer step, over all processes.
@@ -116,7 +117,7 @@ def distill(
         student: What is trained.
         teacher: What it learns from; None where the objective has no divergence.
         blocks_NT: Blocks of the whole stage, which set its schedule.
-        settings: How to distil.
+        settings: How to distill.
         state_folder: Where the resumable state lies.
         seed: Seed of all that is random.
         stop_after_tokens: Stop after so many of the stage's tokens and save the state, so that a later call goes on.
@@ -125,11 +126,13 @@ def distill(
 
     Raises:
         DivergedError: The loss stops being finite.
-        ValueError: There are fewer blocks than one batch, or the batch cannot be shared out.
+        MinitronError: There are fewer blocks than one batch, or the batch cannot be shared out.
     """
     ranks = ranks or Ranks(student.device.type)
     if len(blocks_NT) < settings.batch_size:
-        raise ValueError(f"distillation needs at least one batch of {settings.batch_size} blocks, got {len(blocks_NT)}")
+        raise MinitronError(
+            f"distillation needs at least one batch of {settings.batch_size} blocks, got {len(blocks_NT)}"
+        )
     max_steps = len(blocks_NT) * settings.epochs // settings.batch_size
     tokens_per_step = settings.batch_size * blocks_NT.shape[1]
     last_step = max_steps if stop_after_tokens is None else min(max_steps, max(1, stop_after_tokens // tokens_per_step))
@@ -176,7 +179,7 @@ def training_arguments(
     """Trainer's arguments for a stage.
 
     Args:
-        settings: How to distil.
+        settings: How to distill.
         state_folder: Where states lie.
         max_steps: Steps of the whole stage.
         ranks: The processes that take part.
@@ -228,13 +231,13 @@ def _is_routed(student: PreTrainedModel) -> bool:
 
 def _shares(settings: DistillSettings, processes: int) -> tuple[int, int]:
     if settings.batch_size % processes:
-        raise ValueError(
+        raise MinitronError(
             f"batch_size must be a multiple of the processes, {processes}, got {settings.batch_size} blocks"
         )
     share = settings.batch_size // processes
     micro = settings.micro_batch_size or share
     if share % micro:
-        raise ValueError(f"micro_batch_size must divide a process's share of the batch, {share} blocks, got {micro}")
+        raise MinitronError(f"micro_batch_size must divide a process's share of the batch, {share} blocks, got {micro}")
     return micro, share // micro
 
 
@@ -251,7 +254,7 @@ def _train(
         return read_history(state)
     with progress_bar() as progress:
         if ranks.is_first:
-            trainer.add_callback(_ProgressCallback(progress, progress.add_task("distil", total=last_step)))
+            trainer.add_callback(_ProgressCallback(progress, progress.add_task("distill", total=last_step)))
         if last_step < trainer.args.max_steps:
             trainer.add_callback(_StopCallback(last_step))
         trainer.add_callback(_DivergenceCallback())
@@ -286,4 +289,4 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
-            self._progress.update(self._task, description=f"distil, loss {logs['loss']:.4f}")
+            self._progress.update(self._task, description=f"distill, loss {logs['loss']:.4f}")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from minitron.hybrid.weights import write_json
+from minitron.checkpoints.weights import write_json
+from minitron.errors import MinitronError
 
 MARKER_FILE = "whole.json"
 HISTORY_FILE = "trainer_state.json"
@@ -25,7 +26,7 @@ def last_whole_state(folder: Path, *, sharded: bool) -> Path | None:
     """The newest whole state in a folder, or None where there is none.
 
     Raises:
-        ValueError: It holds shards where whole weights are wanted, or the other way round.
+        MinitronError: It holds shards where whole weights are wanted, or the other way round.
     """
     states = [path for path in folder.glob("checkpoint-*") if (path / MARKER_FILE).is_file()]
     if not states:
@@ -34,7 +35,7 @@ def last_whole_state(folder: Path, *, sharded: bool) -> Path | None:
     found = json.loads((newest / MARKER_FILE).read_text())["sharded"]
     if found != sharded:
         forms = {True: "fsdp2", False: "ddp"}
-        raise ValueError(
+        raise MinitronError(
             f"training must go on with the sharding that it began with, {newest} is of {forms[found]} and "
             f"{forms[sharded]} is asked for; set distill.sharding={forms[found]}, or remove the state to begin anew"
         )

@@ -1,4 +1,4 @@
-"""Hugging Face Trainer for distillation: the loss normalised over the whole global batch, shards saved as shards."""
+"""Hugging Face Trainer for distillation: the loss normalized over the whole global batch, shards saved as shards."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -11,11 +11,12 @@ from transformers import Trainer
 from minitron.distill.sharding import load_shards, save_shards
 from minitron.distill.training.model import PARTS, DistillationModel
 from minitron.distill.training.states import keep_state, second_names
+from minitron.errors import MinitronError
 
 SCHEDULER_FILE = "scheduler.pt"
 
 
-class DivergedError(ValueError):
+class DivergedError(MinitronError):
     """The loss stopped being finite."""
 
 

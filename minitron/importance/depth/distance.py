@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from minitron.hybrid.stack import Stack
+from minitron.runtime.stack import Stack
 
 TILE_TOKENS = 512
 
@@ -30,11 +30,11 @@ class SquaredError:
     """Mean square of the difference of the logits (arXiv 2508.14444), or its share of the original's mean square.
 
     The head W is linear, so |W d|^2 = |F d|^2 with F^T F = W^T W and F only [D, D]: the vocabulary is walked over once,
-    when F is made. Source of the normalised form: arXiv 2511.16664.
+    when F is made. Source of the normalized form: arXiv 2511.16664.
     """
 
-    def __init__(self, stack: Stack, *, normalised: bool) -> None:
-        self._normalised = normalised
+    def __init__(self, stack: Stack, *, normalized: bool) -> None:
+        self._normalized = normalized
         self._factor_DD, self._vocab_size = head_factor(stack)
 
     def measure(
@@ -45,7 +45,7 @@ class SquaredError:
             sum(self._mean_square(changed - original) for original, changed in zip(reference, trial, strict=True))
             for trial in trials
         ]
-        if self._normalised:
+        if self._normalized:
             norm = float(sum(self._mean_square(original) for original in reference))
         else:
             norm = float(sum(len(original) for original in reference))
@@ -138,7 +138,7 @@ def head_factor(stack: Stack) -> tuple[torch.Tensor, int]:
 
 
 DISTANCES: dict[str, Callable[[Stack], LogitDistance]] = {
-    "logit_mse": lambda stack: SquaredError(stack, normalised=False),
-    "logit_nmse": lambda stack: SquaredError(stack, normalised=True),
+    "logit_mse": lambda stack: SquaredError(stack, normalized=False),
+    "logit_nmse": lambda stack: SquaredError(stack, normalized=True),
     "logit_kld": KLDivergence,
 }

@@ -9,15 +9,15 @@ from typing import Literal
 
 import torch
 
-from minitron.hybrid.axes import tensor_shape
-from minitron.hybrid.progress import track
-from minitron.hybrid.quotas import BlockQuotas
-from minitron.hybrid.ranks import Ranks
-from minitron.hybrid.samples import Samples
-from minitron.hybrid.stack import Stack
-from minitron.importance.accumulate import State
+from minitron.data.samples import Samples
+from minitron.distributed import Ranks
+from minitron.importance.accumulators import State
 from minitron.importance.depth.distance import DISTANCES, LogitDistance
 from minitron.importance.depth.trials import Finals, removal_trials, whole_pass
+from minitron.models.axes import tensor_shape
+from minitron.models.quotas import BlockQuotas
+from minitron.progress import track
+from minitron.runtime.stack import Stack
 
 # The original model's final states are kept for later sweeps, and its streams for the trials of the first sweep, when
 # they are no larger than this; else they are computed again.
@@ -71,7 +71,7 @@ def logit_depth(
         save: Called after every chunk with all that is needed to go on.
 
     Raises:
-        ValueError: The quotas do not allow to remove so many blocks.
+        MinitronError: The quotas do not allow to remove so many blocks.
     """
     distance = DISTANCES[settings.distance](stack)
     pattern = stack.shape.hybrid_override_pattern

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from minitron.hybrid.ranks import Ranks
-from minitron.hybrid.stack import Block
-from minitron.importance.accumulate import State
+from minitron.distributed import Ranks
+from minitron.importance.accumulators import State
+from minitron.runtime.stack import Block
 
 
 class BlockInfluence:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from minitron.hybrid.samples import Samples
-from minitron.hybrid.stack import Block, Stack
+from minitron.data.samples import Samples
+from minitron.runtime.stack import Block, Stack
 
 Finals = list[torch.Tensor]
 

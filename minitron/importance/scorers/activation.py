@@ -6,9 +6,9 @@ from typing import cast
 
 import torch
 
-from minitron.hybrid.shape import HybridShape
-from minitron.importance.accumulate import Accumulator, Aggregation, SampleAggregate
+from minitron.importance.accumulators import Accumulator, Aggregation, SampleAggregate
 from minitron.importance.scorers.scorer import PLACES
+from minitron.models.shape import HybridShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

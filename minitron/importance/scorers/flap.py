@@ -6,9 +6,9 @@ from typing import cast
 
 import torch
 
-from minitron.hybrid.shape import HybridShape
-from minitron.importance.accumulate import Accumulator, TokenVariance
+from minitron.importance.accumulators import Accumulator, TokenVariance
 from minitron.importance.scorers.scorer import PLACES, column_energy
+from minitron.models.shape import HybridShape
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from typing import Protocol
 
 import torch
 
-from minitron.hybrid.shape import HybridShape
-from minitron.importance.accumulate import Accumulator, sum_over_tokens
+from minitron.importance.accumulators import Accumulator, sum_over_tokens
+from minitron.models.shape import HybridShape
 
 # Axes that have scores -> the place of the block's input or output projection where most scorers listen.
 PLACES = {
@@ -34,7 +34,7 @@ class Scorer(Protocol):
         """fp64 scores of one block's units.
 
         `hidden_size` [D], `intermediate_size` [F], `num_attention_heads` [heads]; `mamba` [H, P], of which heads and
-        channels take the L2, or [H, P, P], of which they take the sum (see `minitron.importance.select`).
+        channels take the L2, or [H, P, P], of which they take the sum (see `minitron.importance.selection`).
 
         Args:
             axis: Which units.

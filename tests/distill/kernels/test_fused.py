@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from minitron.distill.loss.divergences import JSD, Divergence, ForwardKL, ReverseKL
+from minitron.distill.loss.divergences.divergence import Divergence
+from minitron.distill.loss.divergences.forward_kl import ForwardKL
+from minitron.distill.loss.divergences.jsd import JSD
+from minitron.distill.loss.divergences.reverse_kl import ReverseKL
 from minitron.distill.loss.objective import Objective
 
 pytest.importorskip("triton", reason="triton is not installed, `make test-kernels` installs it")
@@ -113,7 +116,7 @@ def test_equal_rows_have_no_loss_and_no_gradient(divergence: Divergence) -> None
     rows = make_rows(4099)
     grad = rows.teacher.clone()
     losses, _ = fused_rows_(grad, rows.teacher, Objective(divergence=divergence, temperature=0.7))
-    # Half a last digit of 1, which is what a normaliser is off by.
+    # Half a last digit of 1, which is what a normalizer is off by.
     assert losses.abs().max() < 2**-24
     assert grad.abs().max() < 1e-7
 

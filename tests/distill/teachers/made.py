@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from minitron.distill.loss.objective import DenseTargets
-from minitron.distill.teachers import TeacherCache, write_teacher_cache
+from minitron.distill.teachers.cache_file import TeacherCache
+from minitron.distill.teachers.cache_writer import write_teacher_cache
 from minitron.distill.teachers.records import RecordLayout
 
 NUM_BLOCKS, SEQ_LEN, VOCAB, HIDDEN = 11, 7, 271, 13

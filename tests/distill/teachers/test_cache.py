@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from minitron.distill.loss.objective import TopTargets
-from minitron.distill.teachers import CachedTeacher, bytes_per_token, open_teacher_cache
+from minitron.distill.teachers.cache_file import open_teacher_cache
+from minitron.distill.teachers.cached import CachedTeacher
+from minitron.distill.teachers.records import bytes_per_token
 from minitron.distill.teachers.top_k import keep_top_k
 from tests.distill.teachers.made import (
     NUM_BLOCKS,
@@ -239,7 +241,7 @@ def _empty(folder: Path) -> None:
         (_remove_shard, r"blocks-000000000008.bin must be of \d+ bytes, it is missing"),
         (_cut_shard, r"blocks-000000000004.bin must be of 536 bytes, it has 533"),
         (_change_header(version=2), "header of a cache of version 1, version: "),
-        (_change_header(colour="red"), "header of a cache of version 1, colour: "),
+        (_change_header(color="red"), "header of a cache of version 1, color: "),
         (_change_header(id_bits=8), r"must say \(9, 18\) for id_bits and bytes_per_token"),
         (_change_header(top_k=VOCAB), "top_k must be at least 1 and below the vocabulary's 271"),
         (_change_header(num_blocks=13), "must be of .* bytes, it has"),

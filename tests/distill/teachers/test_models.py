@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from minitron.distill.teachers import LayerwiseTeacher, OnlineTeacher
-from minitron.hybrid.checkpoint import open_checkpoint
-from minitron.hybrid.model import load_model
-from minitron.hybrid.stack import LayerwiseStack
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.distill.teachers.layerwise import LayerwiseTeacher
+from minitron.distill.teachers.online import OnlineTeacher
+from minitron.runtime.loading import load_model
+from minitron.runtime.stack import LayerwiseStack
 from tests.conftest import make_dense_shape, make_moe_shape, make_tiny_shape, write_tiny_checkpoint
 
 SHAPES = {"hybrid": make_tiny_shape(), "experts": make_moe_shape(), "dense": make_dense_shape("llama")}

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitron.distill.teachers import bytes_per_token
 from minitron.distill.teachers.packing import id_bits, pack_ids, packed_bytes, unpack_ids
+from minitron.distill.teachers.records import bytes_per_token
 
 
 @given(bits=st.integers(1, 24), tokens=st.integers(0, 5), top_k=st.integers(1, 37), seed=st.integers(0, 2**31))

@@ -20,7 +20,7 @@ class ForwardKL:
         difference_CX = log_p_CX - log_q_CX
         p_CX = log_p_CX.exp_()
         grad_CX = log_q_CX.exp_().sub_(p_CX)
-        # The sum of q - p is 0, and adding it as computed takes away what rounding of the normalisers leaves in the
+        # The sum of q - p is 0, and adding it as computed takes away what rounding of the normalizers leaves in the
         # first term: the loss stays exact to rounding where p and q are close.
         loss_C1 = row_sum(difference_CX.mul_(p_CX).add_(grad_CX))
         return loss_C1.squeeze(-1), grad_CX

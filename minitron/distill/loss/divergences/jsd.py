@@ -1,4 +1,4 @@
-"""Generalised Jensen-Shannon divergence."""
+"""Generalized Jensen-Shannon divergence."""
 
 # C tokens of a chunk, X outcomes
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from minitron.distill.loss.divergences.divergence import RowSum
+from minitron.errors import MinitronError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,9 @@ class JSD:
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < 1:
-            raise ValueError(f"beta must lie between 0 and 1, got {self.beta}; forward and reverse KL are its limits")
+            raise MinitronError(
+                f"beta must lie between 0 and 1, got {self.beta}; forward and reverse KL are its limits"
+            )
 
     def losses(
         self, log_p_CX: torch.Tensor, log_q_CX: torch.Tensor, row_sum: RowSum
@@ -32,7 +35,7 @@ class JSD:
         log_m_CX = torch.logaddexp(log_p_CX + math.log(beta), log_q_CX + math.log(rest))
         from_p_CX, from_q_CX = log_p_CX - log_m_CX, log_q_CX - log_m_CX
         p_CX, q_CX, m_CX = log_p_CX.exp_(), log_q_CX.exp_(), log_m_CX.exp_()
-        # Sums of m - p and m - q are 0 and take away the rounding of the normalisers.
+        # Sums of m - p and m - q are 0 and take away the rounding of the normalizers.
         loss_p_C1 = row_sum(from_p_CX.mul_(p_CX).add_(m_CX).sub_(p_CX))
         loss_q_C1 = row_sum(from_q_CX * q_CX + (m_CX - q_CX))
         grad_CX = from_q_CX.sub_(loss_q_C1).mul_(q_CX).mul_(rest)

@@ -19,7 +19,7 @@ class ReverseKL:
         """Losses [C] and their gradient q (log q/p - loss)."""
         difference_CX = log_q_CX - log_p_CX
         q_CX, p_CX = log_q_CX.exp_(), log_p_CX.exp_()
-        # As in the forward KL, the sum of p - q takes away the rounding of the normalisers.
+        # As in the forward KL, the sum of p - q takes away the rounding of the normalizers.
         loss_C1 = row_sum(difference_CX * q_CX + (p_CX - q_CX))
         grad_CX = difference_CX.sub_(loss_C1).mul_(q_CX)
         return loss_C1.squeeze(-1), grad_CX

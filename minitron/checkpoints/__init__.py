@@ -1,0 +1,1 @@
+"""Hugging Face checkpoint folders: safetensors headers, reading, writing shards, tensor names, lineage, merging."""

@@ -1,0 +1,224 @@
+"""What a checkpoint folder holds, read from its headers alone and checked whole before anyone trusts it."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from minitron.artifacts.artifact import HEADER_FILE
+from minitron.checkpoints.headers import StoredTensor, read_headers
+from minitron.checkpoints.quantized import PACKED_ROWS, is_packed, quantized_format, scale_names
+from minitron.errors import CheckpointError
+from minitron.models.axes import tensor_shape
+from minitron.models.config import read_config, shape_from_config
+from minitron.models.shape import HybridShape
+
+HASHED_BYTES = 2**24  # at a time
+CARD_FILE = "README.md"
+LINEAGE_FILE = "lineage.json"
+# What is written anew for each checkpoint, and is neither its weights nor its tokenizer.
+PLAN_FILE = "prune.plan"  # not .safetensors, which engines would load as weights
+ABOUT_FILES = (CARD_FILE, LINEAGE_FILE, PLAN_FILE, HEADER_FILE)
+# Weight and code-repository files: everything else in a folder (tokenizer, templates) is carried along as it is.
+WEIGHT_SUFFIXES = (
+    ".safetensors",
+    ".safetensors.index.json",
+    ".bin",
+    ".bin.index.json",
+    ".pt",
+    ".pth",
+    ".gguf",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """An opened checkpoint folder.
+
+    Attributes:
+        folder: Where it lies.
+        config: Its `config.json`, as it stands.
+        shape: The shape that the configuration describes and the tensors agree with.
+        tensors: Name on disk -> stored tensor, of the tensors that the family declares.
+        extras: Stored tensors beside the model, which transformers leaves out (layers that predict further tokens).
+        weights_format: Precision that the blocks' matrices are quantized to; None where they are not.
+        scales: Name on disk -> stored scale of a quantized weight.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    shape: HybridShape
+    tensors: Mapping[str, StoredTensor]
+    extras: Mapping[str, StoredTensor] = field(default_factory=dict)
+    weights_format: str | None = None
+    scales: Mapping[str, StoredTensor] = field(default_factory=dict)
+
+    def stored(self, name: str) -> StoredTensor:
+        """One tensor of the model, one beside it, or a scale."""
+        return next(found[name] for found in (self.tensors, self.extras, self.scales) if name in found)
+
+    @property
+    def params(self) -> int:
+        """Parameters counted from the headers, scales left out."""
+        return sum(
+            tensor.numel * (PACKED_ROWS if is_packed(self.weights_format, tensor.dtype) else 1)
+            for tensor in self.tensors.values()
+        )
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the declared tensors and their scales as stored."""
+        return sum(tensor.nbytes for tensor in (*self.tensors.values(), *self.scales.values()))
+
+
+def open_checkpoint(folder: Path, *, quantized: bool = False, config: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Opens a checkpoint folder (one safetensors file, or shards with an index) and checks it.
+
+    Args:
+        folder: The folder.
+        quantized: Take a quantized one, too, whose stored numbers mean nothing without their scales.
+        config: The configuration, where the folder does not hold it yet; read when None.
+
+    Raises:
+        CheckpointError: Anything is missing, truncated, outside the folder, or at odds with the configuration.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"checkpoint folder not found: {folder}")
+    config = read_config(folder) if config is None else config
+    shape = shape_from_config(config)
+    weights_format = quantized_format(config)
+    if weights_format is not None and not quantized:
+        raise CheckpointError(
+            f"the weights must not be quantized here, those of {folder} are {weights_format}; give the checkpoint it "
+            "was made from"
+        )
+    stored = read_headers(folder)
+    scales = scale_names(stored) if weights_format is not None else frozenset()
+    prefix = shape.family.extra_prefix
+    extras = {name: tensor for name, tensor in stored.items() if prefix and name.startswith(prefix)}
+    computed = {name for name in stored if name.endswith(shape.family.computed)} if shape.family.computed else set()
+    if computed:
+        logger.info("%s: %d tensors are left out, which follow from the configuration", folder, len(computed))
+    aside = {*extras, *scales, *computed}
+    tensors = {name: tensor for name, tensor in stored.items() if name not in aside}
+    if shape.head_tensor != shape.family.head:
+        _leave_out_tied_head(folder, tensors, shape)
+    _check_against_shape(folder, tensors, shape, weights_format)
+    return Checkpoint(
+        folder=folder,
+        config=config,
+        shape=shape,
+        tensors=tensors,
+        extras=extras,
+        weights_format=weights_format,
+        scales={name: stored[name] for name in sorted(scales)},
+    )
+
+
+def carried_files(folder: Path) -> list[Path]:
+    """The files that pruning carries along unchanged: tokenizer, templates, generation config."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES) and path.name not in ("config.json", *ABOUT_FILES)
+    )
+
+
+def checkpoint_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of a checkpoint's model (weights and configuration) and of its other files (the tokenizer's).
+
+    Each covers the names and contents of its files; what a checkpoint says of itself counts for nothing.
+    """
+    others = carried_files(folder)
+    names = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in ABOUT_FILES)
+    model = [path for path in names if path not in others]
+    return {"model": _hash_files(model), "tokenizer": tokenizer_hash(folder)}
+
+
+def tokenizer_hash(folder: Path) -> str:
+    """SHA-256 of what a checkpoint carries beside its model; the weights are not read."""
+    return _hash_files(carried_files(folder))
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's contents, computed once as long as its size and time of change stay.
+
+    Raises:
+        CheckpointError: There is no such file.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"data file not found: {path}")
+    status = path.stat()
+    return _hash_content(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _hash_content(path: Path, _size: int, _mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_files(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode() + b"\0" + bytes.fromhex(file_hash(path)))
+    return digest.hexdigest()
+
+
+def _leave_out_tied_head(folder: Path, tensors: dict[str, StoredTensor], shape: HybridShape) -> None:
+    """Takes a head out that is stored although the configuration ties it: it must be the embeddings again."""
+    head = tensors.pop(shape.family.head, None)
+    table = tensors.get(shape.head_tensor)
+    if head is None or table is None:
+        return
+    if (head.dtype, head.shape) != (table.dtype, table.shape) or _content_hash(head) != _content_hash(table):
+        # transformers 5.23 reads such a model as one with a head of its own.
+        raise CheckpointError(
+            f"tie_word_embeddings in config.json must be false where {shape.family.head} differs from "
+            f"{shape.head_tensor}, as it does in {folder}"
+        )
+    logger.info("%s: %s is left out, since it is the embeddings again", folder, shape.family.head)
+
+
+def _content_hash(stored: StoredTensor) -> str:
+    status = stored.file.stat()
+    return _hash_range(stored.file, stored.start, stored.nbytes, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _hash_range(path: Path, start: int, nbytes: int, _size: int, _mtime_ns: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(start)
+        for left in range(nbytes, 0, -HASHED_BYTES):
+            digest.update(file.read(min(left, HASHED_BYTES)))
+    return digest.hexdigest()
+
+
+def _check_against_shape(
+    folder: Path, tensors: Mapping[str, StoredTensor], shape: HybridShape, weights_format: str | None
+) -> None:
+    specs = shape.tensors()
+    missing = sorted(set(specs) - set(tensors))
+    unknown = sorted(set(tensors) - set(specs))
+    for fault, names in (("lacks", missing), ("holds the undeclared", unknown)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CheckpointError(f"tensors must be those of the configuration, {folder} {fault} {names[0]}{more}")
+    for name, spec in specs.items():
+        declared = tensor_shape(spec, shape.sizes)
+        if is_packed(weights_format, tensors[name].dtype):
+            declared = (declared[0] // PACKED_ROWS, *declared[1:])
+        if tensors[name].shape != declared:
+            raise CheckpointError(
+                f"{name} must have the shape {declared} that the configuration implies, "
+                f"{tensors[name].file} stores {tensors[name].shape}"
+            )

@@ -1,0 +1,222 @@
+"""The headers of safetensors files and the index over them, read without torch and believed in nothing.
+
+The safetensors layout (8-byte little-endian header length, JSON header, tensor bytes) is read here directly, so that
+a model of any size opens in milliseconds. What the format demands of a header (length limit, tensors that cover the
+bytes without gap or overlap, no key twice) is demanded here too. Source: the format section of the safetensors README.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minitron.errors import CheckpointError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+SUFFIX = ".safetensors"
+MAX_HEADER_BYTES = 100_000_000
+MAX_NAME_BYTES = 255
+DTYPE_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "F32": 4,
+    "I32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I8": 1,
+    "U8": 1,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTensor:
+    """A tensor as a header describes it: its file, safetensors dtype name, shape, and first byte in the file."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return self.numel * DTYPE_BYTES[self.dtype]
+
+
+def read_headers(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a folder's `model.safetensors`, or of the shards that its index names.
+
+    Raises:
+        CheckpointError: A file is missing, truncated, outside the folder or not what the format demands, or the index
+            and the shards disagree.
+    """
+    index = folder / INDEX_FILE
+    if not index.exists():
+        if not (folder / SINGLE_FILE).is_file():
+            raise CheckpointError(f"a checkpoint must hold {SINGLE_FILE} or {INDEX_FILE}, {folder} has neither")
+        return read_header(_inside(folder, SINGLE_FILE))
+    if (folder / SINGLE_FILE).exists():
+        raise CheckpointError(f"a checkpoint must hold either {SINGLE_FILE} or {INDEX_FILE}, {folder} has both")
+    weight_map = _read_index(index)
+    stored: dict[str, StoredTensor] = {}
+    for file in sorted(set(weight_map.values())):
+        shard = read_header(_inside(folder, file))
+        twice = sorted(stored.keys() & shard.keys())
+        if twice:
+            first = stored[twice[0]].file.name
+            raise CheckpointError(
+                f"a tensor must lie in one shard of {folder}, {twice[0]!r} lies in {first} and {file}"
+            )
+        stored |= shard
+    differing = sorted(weight_map.keys() ^ stored.keys())
+    if differing:
+        raise CheckpointError(
+            f"the index and the shards of {folder} must list the same tensors, they differ in {differing[0]!r}"
+        )
+    for name, file in weight_map.items():
+        if stored[name].file.name != file:
+            raise CheckpointError(
+                f"{index} must name the shard that holds {name!r}, it names {file}, not {stored[name].file.name}"
+            )
+    return stored
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one safetensors file, by name.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, too long, or its header is not what the format demands.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint file not found: {path}")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise CheckpointError(
+                f"the header of {path} must have at most {MAX_HEADER_BYTES:,} bytes, it claims {length:,}"
+            )
+        if size < 8 or length > size - 8:
+            raise CheckpointError(f"{path} is truncated: its header alone needs {8 + length:,} bytes, it has {size:,}")
+        header = _parse(file.read(length), f"{path} is not a safetensors file: its header")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"__metadata__ in the header of {path} must hold text alone, got {_short(metadata)}")
+    ends: dict[str, tuple[int, int]] = {}
+    stored: dict[str, StoredTensor] = {}
+    for name, entry in header.items():
+        dtype, shape, ends[name] = _read_entry(path, name, entry)
+        stored[name] = StoredTensor(file=path, dtype=dtype, shape=shape, start=8 + length + ends[name][0])
+    _check_covered(path, ends)
+    promised = 8 + length + max((stop for _, stop in ends.values()), default=0)
+    if size != promised:
+        fault = "truncated" if size < promised else "too long"
+        raise CheckpointError(f"{path} is {fault}: its header promises {promised:,} bytes, it has {size:,}")
+    return stored
+
+
+def _read_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+    where = f"{name!r} in the header of {path}"
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        raise CheckpointError(f"{where} must have dtype, shape and data_offsets, it is {_short(entry)}")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise CheckpointError(f"dtype of {where} must be one of {', '.join(DTYPE_BYTES)}, got {_short(dtype)}")
+    if not _are_counts(shape):
+        raise CheckpointError(f"shape of {where} must be a list of whole numbers from 0 on, got {_short(shape)}")
+    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise CheckpointError(f"data_offsets of {where} must be two ascending whole numbers, got {_short(offsets)}")
+    start, stop = offsets
+    if stop - start != math.prod(shape) * DTYPE_BYTES[dtype]:
+        raise CheckpointError(
+            f"the header of {path} must give {name!r} the bytes of its shape, it gives {stop - start:,}"
+        )
+    return dtype, tuple(shape), (start, stop)
+
+
+def _check_covered(path: Path, ends: Mapping[str, tuple[int, int]]) -> None:
+    end = 0
+    for name, (start, stop) in sorted(ends.items(), key=lambda item: item[1]):
+        if start != end:
+            fault = "overlap" if start < end else "leave a gap"
+            raise CheckpointError(
+                f"tensors in the header of {path} must follow each other without gap or overlap, they {fault} "
+                f"at {name!r}: it starts at {start:,}, the one before ends at {end:,}"
+            )
+        end = stop
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    index = _parse(path.read_bytes(), f"{path} must be a JSON object with a weight_map, it")
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path} must be a JSON object with a weight_map, it holds {_short(weight_map)} there")
+    for file in weight_map.values():
+        if not isinstance(file, str) or not _is_plain_name(file):
+            raise CheckpointError(f"{path} must name files in its own folder that end in {SUFFIX}, got {_short(file)}")
+    return weight_map
+
+
+def _inside(folder: Path, file: str) -> Path:
+    # A snapshot of the Hugging Face cache holds links into the `blobs` folder beside `snapshots`; no other link may
+    # lead out of the folder.
+    path, root = folder / file, folder.resolve()
+    if path.is_file():
+        target = path.resolve()
+        in_cache = root.parent.name == "snapshots" and target.parent == root.parent.parent / "blobs"
+        if not target.is_relative_to(root) and not in_cache:
+            raise CheckpointError(f"{path} must be a file of its own folder, it is a link to {target}")
+    return path
+
+
+def _is_plain_name(file: str) -> bool:
+    return (
+        file.isprintable()
+        and not set(file) & {"/", "\\"}
+        and file.endswith(SUFFIX)
+        and len(os.fsencode(file)) <= MAX_NAME_BYTES
+    )
+
+
+def _parse(content: bytes, subject: str) -> dict[str, Any]:
+    repeated: list[str] = []
+
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                repeated.append(key)
+            found[key] = value
+        return found
+
+    try:
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=collect)
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{subject} is not UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{subject} is not JSON") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{subject} is a JSON {type(value).__name__}, not an object")
+    if repeated:
+        raise CheckpointError(f"{subject} has the key {repeated[0]!r} twice")
+    return value
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

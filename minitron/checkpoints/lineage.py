@@ -1,0 +1,69 @@
+"""Where a checkpoint comes from: its teacher and every step since, in a file beside its weights."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from minitron.checkpoints.checkpoint import LINEAGE_FILE, Checkpoint
+from minitron.checkpoints.weights import write_json
+from minitron.errors import CheckpointError
+
+VERSIONED_PACKAGES = ("minitron", "torch", "transformers")
+
+Lineage = Mapping[str, Any]
+
+
+def lineage_of(checkpoint: Checkpoint, *, hashes: Mapping[str, str]) -> Lineage:
+    """A checkpoint's lineage: what its folder says, or for one that says nothing, itself as the teacher.
+
+    Args:
+        checkpoint: The checkpoint.
+        hashes: Its hashes, which identify it where it is the teacher.
+
+    Raises:
+        CheckpointError: The folder's file is not a lineage.
+    """
+    found = read_lineage(checkpoint.folder)
+    if found is not None:
+        return found
+    shape = {name: size for name, size in asdict(checkpoint.shape).items() if size}
+    teacher = {
+        "name": str(checkpoint.config.get("_name_or_path") or checkpoint.folder.resolve().name),
+        "params": checkpoint.params,
+        "shape": shape,
+        "sha256": dict(hashes),
+    }
+    return {"teacher": teacher, "steps": []}
+
+
+def read_lineage(folder: Path) -> Lineage | None:
+    """What a checkpoint folder says of where it comes from; None where it says nothing.
+
+    Raises:
+        CheckpointError: The file is not a lineage.
+    """
+    path = folder / LINEAGE_FILE
+    if not path.is_file():
+        return None
+    try:
+        lineage: Lineage = json.loads(path.read_text(encoding="utf-8"))
+        teacher = lineage["teacher"]
+        teacher["name"], teacher["params"], teacher["shape"]["hybrid_override_pattern"], teacher["sha256"].items()
+        [step["step"] for step in lineage["steps"]]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} must be an object with a teacher and steps") from error
+    return lineage
+
+
+def add_step(lineage: Lineage, step: str, **said: Any) -> Lineage:
+    """The lineage with one more step: its name, what it says of itself, and the versions that did it."""
+    versions = {package: version(package) for package in VERSIONED_PACKAGES}
+    return {**lineage, "steps": [*lineage["steps"], {"step": step, **said, "versions": versions}]}
+
+
+def write_lineage(lineage: Lineage, folder: Path) -> None:
+    """Writes a lineage beside a checkpoint's weights."""
+    write_json(folder / LINEAGE_FILE, lineage)

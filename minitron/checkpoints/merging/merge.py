@@ -1,0 +1,159 @@
+"""Checkpoints of one shape -> a checkpoint between them, tensor by tensor, from file to file through small buffers.
+
+Source: arXiv 2508.14444 (Nemotron Nano 2), whose last step is such a merge of two checkpoints, half of each.
+"""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minitron.artifacts.disk_space import require_room, sync_folder
+from minitron.checkpoints.checkpoint import Checkpoint, carried_files, open_checkpoint
+from minitron.checkpoints.headers import DTYPE_BYTES, INDEX_FILE, StoredTensor
+from minitron.checkpoints.merging.mergeable import INTEGER_VIEWS, check_mergeable, interpolation_weights
+from minitron.checkpoints.reading import VIEWS, fill
+from minitron.checkpoints.rounding import Raw, narrow_fp64, widen
+from minitron.checkpoints.shards import PlannedShard, plan_shards, shard_index
+from minitron.checkpoints.weights import DEFAULT_SHARD_BYTES, copy_files, write_json
+from minitron.errors import CheckpointError
+from minitron.progress import progress_bar
+
+logger = logging.getLogger(__name__)
+
+PIECE_NUMBERS = 2**17  # 1 MiB of fp64, which a core's cache holds
+WORDS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
+Fp64 = npt.NDArray[np.float64]
+
+
+def merge_checkpoints(
+    sources: Sequence[Checkpoint],
+    weights: Sequence[float],
+    output: Path,
+    *,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    piece_numbers: int = PIECE_NUMBERS,
+) -> Checkpoint:
+    """Writes the weighted sum of checkpoints into an empty folder, with all that is not weights from the first one.
+
+    Every number is summed in fp64 and rounded once, to nearest and ties to even, to the dtype in which the first one
+    stores its tensor; integers go to the nearest one. A number that all of them store alike stays as it is, to the bit,
+    as does a checkpoint of weight 1. Beside one buffer a checkpoint, a few of their size are held. `config.json` comes
+    last, so that nothing unfinished opens as a checkpoint.
+
+    Args:
+        sources: Two checkpoints or more, of one shape and one vocabulary; they are only read.
+        weights: One for each, as `interpolation_weights` takes them.
+        output: The folder.
+        shard_bytes: Most bytes of tensors in a file.
+        piece_numbers: How many numbers of a tensor are summed at a time.
+
+    Raises:
+        CheckpointError: The checkpoints cannot be merged, the weights do not sum to 1, the folder holds something, the
+            disk has too little room, or a source ends while it is read.
+    """
+    started = time.monotonic()
+    shares = interpolation_weights(weights, len(sources))
+    check_mergeable(sources)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CheckpointError(f"the output folder must be new or empty, {output} is not")
+    output.mkdir(parents=True, exist_ok=True)
+    first = sources[0]
+    described = {name: (stored.dtype, stored.shape) for name, stored in {**first.tensors, **first.extras}.items()}
+    shards = plan_shards(described, shard_bytes=shard_bytes)
+    total = sum(shard.nbytes for shard in shards)
+    require_room(output, total, what="the merged checkpoint")
+    with progress_bar(of_bytes=True) as progress:
+        task = progress.add_task("merge", total=total)
+
+        def pieces(name: str) -> Iterator[Raw]:
+            for piece in merged_pieces([source.stored(name) for source in sources], shares, numbers=piece_numbers):
+                yield piece
+                progress.advance(task, piece.nbytes)
+
+        for shard in shards:
+            _write_shard(shard, output, pieces)
+    if len(shards) > 1:
+        placed = {name: tensor for shard in shards for name, tensor in shard.tensors.items()}
+        write_json(output / INDEX_FILE, shard_index(placed))
+    copy_files(carried_files(first.folder), output)
+    write_json(output / "config.json", first.config)
+    sync_folder(output)
+    merged = open_checkpoint(output)
+    seconds = time.monotonic() - started
+    logger.info("merged %d checkpoints of %d parameters in %.1f s", len(sources), merged.params, seconds)
+    return merged
+
+
+def merged_pieces(parts: Sequence[StoredTensor], shares: Sequence[float], *, numbers: int) -> Iterator[Raw]:
+    """The weighted sum of a tensor's versions, as raw runs of at most `numbers` numbers, in the first one's dtype."""
+    dtype, numel = parts[0].dtype, parts[0].numel
+    # One that counts for nothing is not read: 0 times infinity is no number, and plus 0 takes a zero's sign.
+    used = [(part, share) for part, share in zip(parts, shares, strict=True) if share]
+    most = min(numbers, numel)
+    with ExitStack() as stack:
+        opened = []
+        for part, share in used:
+            file = stack.enter_context(part.file.open("rb", buffering=0))
+            file.seek(part.start)
+            opened.append((file, np.empty(most, dtype=WORDS[DTYPE_BYTES[part.dtype]]), part.dtype, share))
+        for begin in range(0, numel, numbers):
+            count = min(numbers, numel - begin)
+            runs = []
+            for file, buffer, stored_as, share in opened:
+                fill(file, buffer[:count])
+                runs.append((buffer[:count], stored_as, share))
+            yield _merge(runs, dtype)
+
+
+def _merge(runs: Sequence[tuple[Raw, str, float]], dtype: str) -> Raw:
+    with np.errstate(over="ignore", invalid="ignore"):
+        summed: Fp64 | None = None
+        for raw, stored_as, share in runs:
+            wide = _wide(raw, stored_as)
+            wide *= share
+            summed = wide if summed is None else np.add(summed, wide, out=summed)
+        assert summed is not None
+        merged = _rounded(summed, dtype).view(WORDS[DTYPE_BYTES[dtype]])
+    if all(stored_as == dtype for _, stored_as, _ in runs):
+        # The shares sum to 1, but for the last bit: what is the same in all of them is the sum.
+        alike = np.ones(len(merged), dtype=bool)
+        for raw, _, _ in runs[1:]:
+            alike &= raw == runs[0][0]
+        np.copyto(merged, runs[0][0], where=alike)
+    return merged
+
+
+def _wide(raw: Raw, dtype: str) -> Fp64:
+    if dtype == "BF16":
+        return widen(raw, dtype).astype(np.float64)
+    return raw.view((VIEWS | INTEGER_VIEWS)[dtype]).astype(np.float64)
+
+
+def _rounded(numbers: Fp64, dtype: str) -> Raw:
+    if dtype not in INTEGER_VIEWS:
+        return narrow_fp64(numbers, dtype)
+    # The last fp64 below the first integer that is too large: what lies beyond the range ends at its border.
+    limits = np.iinfo(INTEGER_VIEWS[dtype])
+    largest = math.nextafter(float(limits.max + 1), 0)
+    return np.clip(np.rint(numbers), float(limits.min), largest).astype(INTEGER_VIEWS[dtype])
+
+
+def _write_shard(shard: PlannedShard, folder: Path, pieces: Callable[[str], Iterator[Any]]) -> None:
+    partial = folder / (shard.name + ".partial")
+    with partial.open("wb", buffering=0) as file:
+        file.write(shard.head)
+        for name in shard.tensors:
+            for piece in pieces(name):
+                left = memoryview(piece).cast("B")
+                while left:
+                    left = left[file.write(left) :]
+        os.fsync(file.fileno())
+    partial.replace(folder / shard.name)

@@ -1,0 +1,130 @@
+"""Packed token blocks in a file that is read through a memory map, as if it were an array in memory."""
+
+# N blocks, T tokens a block, n blocks of a slice
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from minitron.data.blocks import TokenBlocks, blend_order
+from minitron.errors import DataError
+
+MAGIC = b"minitron blocks\n"
+LENGTH_BYTES = 8  # of the header, little-endian, right after the magic
+ALIGNMENT = 64
+
+
+class BlockHeader(BaseModel):
+    """What a block file says of itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = Field(default=1, description="Version of the file's form.")
+    seq_len: int = Field(ge=1, description="Tokens a block.")
+    num_blocks: int = Field(ge=1, description="Blocks.")
+    dtype: Literal["uint16", "int32"] = Field(description="Type of a stored id, little-endian.")
+    seed: int = Field(description="Seed of the blend, which also orders the blocks as they are read.")
+    made_from: dict[str, Any] = Field(description="What the blocks were made from, as their maker identifies it.")
+
+    @property
+    def stored(self) -> np.dtype[Any]:
+        """Type of an id as it lies in the file."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    @property
+    def block_bytes(self) -> int:
+        """Size of a block."""
+        return self.seq_len * self.stored.itemsize
+
+    def to_bytes(self) -> bytes:
+        """The beginning of the file, padded so that the ids are aligned."""
+        text = self.model_dump_json().encode()
+        text += b" " * (-(len(MAGIC) + LENGTH_BYTES + len(text)) % ALIGNMENT)
+        return MAGIC + len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def make_header(tokenizer: Any, *, seq_len: int, num_blocks: int, seed: int, made_from: dict[str, Any]) -> BlockHeader:
+    """The header of a blend in a tokenizer's ids, which take two bytes each where the highest allows it."""
+    highest = max(*tokenizer.get_vocab().values(), tokenizer.eos_token_id)
+    return BlockHeader(
+        seq_len=seq_len,
+        num_blocks=num_blocks,
+        dtype="uint16" if highest <= np.iinfo(np.uint16).max else "int32",
+        seed=seed,
+        made_from=json.loads(json.dumps(made_from, default=str)),  # as it will be read back
+    )
+
+
+@final
+class BlockFile:
+    """Blocks of a file, in the blend's order; what is asked for is read, and nothing else.
+
+    `blocks[i]` is an array [T], `blocks[a:b]` and `blocks[[i, j]]` are arrays [n, T], all int32 and the caller's own.
+    It is pickled by its path, so that worker processes map the file themselves.
+
+    Attributes:
+        path: The file.
+        header: What it says of itself.
+        shape: (N, T).
+    """
+
+    def __init__(
+        self, path: Path, header: BlockHeader, offset: int, *, start: int = 0, stop: int | None = None
+    ) -> None:
+        self.path = path
+        self.header = header
+        self._span = range(header.num_blocks)[start:stop]
+        self.shape = (len(self._span), header.seq_len)
+        self._offset = offset
+        self._order_N = blend_order(header.num_blocks, seed=header.seed)[start:stop]
+        size = (header.num_blocks, header.seq_len)
+        self._stored_NT: npt.NDArray[Any] = np.memmap(path, header.stored, mode="r", offset=offset, shape=size)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int | slice | Sequence[int] | npt.NDArray[np.integer[Any]]) -> TokenBlocks:
+        return np.array(self._stored_NT[self._order_N[index]], dtype=np.int32)
+
+    def __reduce__(self) -> Any:
+        return _reopen, (self.path, self._span.start, self._span.stop)
+
+    def part(self, start: int, stop: int | None = None) -> "BlockFile":
+        """The blocks from one place of the order to before another, still in the file."""
+        span = self._span[start:stop]
+        return BlockFile(self.path, self.header, self._offset, start=span.start, stop=span.stop)
+
+
+def open_block_file(path: Path) -> BlockFile:
+    """The blocks of a finished file.
+
+    Raises:
+        DataError: There is no such file, or it does not hold what its header says.
+    """
+    if not path.is_file():
+        raise DataError(f"block file not found: {path}")
+    with path.open("rb") as file:
+        begins = file.read(len(MAGIC) + LENGTH_BYTES)
+        length = int.from_bytes(begins[len(MAGIC) :], "little")
+        size = path.stat().st_size
+        try:
+            header = BlockHeader.model_validate_json(file.read(min(length, size) if begins.startswith(MAGIC) else 0))
+        except ValidationError as error:
+            raise DataError(f"a block file must begin with its header, {path} does not; pack the text anew") from error
+    offset = len(begins) + length
+    expected = offset + header.num_blocks * header.block_bytes
+    if size != expected:
+        raise DataError(
+            f"{path} must have {expected:,} bytes for {header.num_blocks:,} blocks of {header.seq_len:,} "
+            f"{header.dtype} ids, it has {size:,}; delete it and pack the text anew"
+        )
+    return BlockFile(path, header, offset)
+
+
+def _reopen(path: Path, start: int, stop: int) -> BlockFile:
+    return open_block_file(path).part(start, stop)

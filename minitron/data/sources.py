@@ -1,0 +1,124 @@
+"""Sources of text: which of their documents are read, how they are cut, and each source's share of a blend."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from minitron.data.documents import read_documents
+from minitron.data.shuffling import shuffled_rounds
+from minitron.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSource:
+    """One source of text and its share of a blend.
+
+    Attributes:
+        path: What `read_documents` reads.
+        weight: Share, relative to the other sources'.
+        field: Column that holds the text.
+        split: Split of a named dataset.
+        excerpt_chars: Cut documents into excerpts of so many characters, so that a small sample sees many of them;
+            None takes documents whole.
+        held_out: Share of the documents that make up the held-out part.
+        part: Which documents are read.
+        buffer_documents: Documents or excerpts that are held for shuffling; a source of no more has a wholly random
+            order.
+        buffer_chars: Characters that they may have in all.
+    """
+
+    path: str
+    weight: float = 1.0
+    field: str = "text"
+    split: str = "train"
+    excerpt_chars: int | None = None
+    held_out: float = 0.0
+    part: Literal["all", "train", "held_out"] = "all"
+    buffer_documents: int = 65_536
+    buffer_chars: int = 2**28
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise DataError(f"held_out must be a share from 0 to below 1, got {self.held_out}")
+        if self.part == "held_out" and self.held_out == 0:
+            raise DataError(f"a held-out part needs held_out above 0, {self.path} has none")
+
+
+def is_held_out(document: str, share: float) -> bool:
+    """Whether a document is among the share that is held out: its text alone decides, wherever it is stored.
+
+    >>> [is_held_out(text, 0.25) for text in ("two", "one", "two")]
+    [True, False, True]
+    """
+    digest = hashlib.sha256(document.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def shuffled_shares(
+    sources: Sequence[TextSource], total: int, *, seed: int
+) -> Iterator[tuple[Iterator[Iterator[str]], int]]:
+    """For each source with a share of the total: its documents, round after round in a new order, and the share.
+
+    Nothing is read before a round is asked for. A source that has to be gone through more than once is warned of.
+    """
+    shares = apportion([source.weight for source in sources], total)
+    for source, share in zip(sources, shares, strict=True):
+        if share > 0:
+            yield _rounds(source, seed=source_seed(source, seed)), share
+
+
+def apportion(weights: Sequence[float], total: int) -> list[int]:
+    """Whole shares of a total in proportion to weights, by largest remainders.
+
+    >>> apportion([0.5, 0.3, 0.2], 4)
+    [2, 1, 1]
+    """
+    exact = [total * weight / sum(weights) for weight in weights]
+    shares = [int(share) for share in exact]
+    by_remainder = sorted(range(len(weights)), key=lambda source: shares[source] - exact[source])
+    for source in by_remainder[: total - sum(shares)]:
+        shares[source] += 1
+    return shares
+
+
+def source_seed(source: TextSource, seed: int) -> int:
+    """Seed of the orders in which a source's documents come."""
+    digest = hashlib.sha256(f"{seed}:{source.field}:{source.split}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
+def _rounds(source: TextSource, *, seed: int) -> Iterator[Iterator[str]]:
+    rounds = shuffled_rounds(
+        partial(_read_excerpts, source),
+        np.random.default_rng(seed),
+        max_documents=source.buffer_documents,
+        max_chars=source.buffer_chars,
+    )
+    yield next(rounds)
+    logger.warning("%s has too little text for its share and is read again from its start", source.path)
+    yield from rounds
+
+
+def _read_excerpts(source: TextSource) -> Iterator[str]:
+    empty = True
+    for document in read_documents(source.path, field=source.field, split=source.split):
+        if source.part != "all" and is_held_out(document, source.held_out) != (source.part == "held_out"):
+            continue
+        step = source.excerpt_chars or len(document) or 1
+        for start in range(0, len(document), step):
+            empty = False
+            yield document[start : start + step]
+    if empty and source.part == "all":
+        raise DataError(f"a text source must hold text, every document of {source.path} is empty")
+    if empty:
+        raise DataError(
+            f"a text source must hold text, {source.path} has none in its {source.part} part with "
+            f"held_out={source.held_out}"
+        )

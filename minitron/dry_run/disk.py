@@ -1,0 +1,110 @@
+"""Room on the disk that a run needs: what stays, and what is there while a stage runs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from minitron.dry_run.shapes import Shapes
+from minitron.dry_run.training import Training
+from minitron.estimate.training.setup import DTYPE_BYTES, OPTIMIZER_BYTES
+from minitron.recipe.distill import DistillSection
+from minitron.recipe.recipe import Recipe
+
+# What configurations call a checkpoint's precision -> bytes of a weight.
+STORED_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp32": 4, "bf16": 2, "fp16": 2}
+CACHED_BLOCK_BYTES = 8  # of a block in a teacher's cache, beside its tokens
+SHORT_IDS = 2**16  # ids below it take two bytes in a file of packed text, others four
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskItem:
+    """Something that a stage writes.
+
+    Attributes:
+        stage: The stage.
+        part: The part of it that needs it at once: the stage of a curriculum.
+        what: What it is.
+        bytes: Its size.
+        stays: Whether it is there when the stage is over.
+    """
+
+    stage: str
+    part: str = ""
+    what: str
+    bytes: int
+    stays: bool = True
+
+
+def plan_disk(
+    recipe: Recipe, config: Mapping[str, Any], shapes: Shapes, trainings: Sequence[Training]
+) -> dict[str, Any]:
+    """Every item that a run writes, what of it stays, and the most that is there at once."""
+    items = [*_checkpoints(recipe, config, shapes), *_while_training(shapes, trainings), *_caches(shapes, trainings)]
+    stays = sum(item.bytes for item in items if item.stays)
+    passing: dict[tuple[str, str], int] = {}
+    for item in items:
+        if not item.stays:
+            passing[item.stage, item.part] = passing.get((item.stage, item.part), 0) + item.bytes
+    return {
+        "items": [asdict(item) for item in items],
+        "stays_bytes": stays,
+        "most_bytes": stays + max(passing.values(), default=0),
+    }
+
+
+def cache_token_bytes(vocab_size: int, top_k: int, samples: int = 0) -> int:
+    """Bytes of a token in a teacher's cache: packed ids, their log-probabilities and the rest in 16 bits each.
+
+    >>> cache_token_bytes(131072, 64)
+    266
+    """
+    id_bits = (vocab_size - 1).bit_length()
+    return -(-(top_k + samples) * id_bits // 8) + 2 * (top_k + 1 + (samples > 0))
+
+
+def _checkpoints(recipe: Recipe, config: Mapping[str, Any], shapes: Shapes) -> Iterator[DiskItem]:
+    stored = STORED_BYTES.get(str(config.get("dtype") or config.get("torch_dtype") or "bfloat16"), 2)
+    cut = stored if recipe.prune.weights_dtype is None else STORED_BYTES[recipe.prune.weights_dtype]
+    if recipe.correct_teacher is not None:
+        yield DiskItem(stage="correct", what="corrected teacher", bytes=shapes.teacher.params * stored)
+    if recipe.depth_first is not None:
+        source = shapes.source.params * cut
+        yield DiskItem(stage="depth", what="checkpoint", bytes=source)
+        yield _students("depth_distill", recipe.depth_first.distill, source)
+    student = shapes.student.params * cut
+    yield DiskItem(stage="prune", what="checkpoint", bytes=student)
+    yield _students("distill", recipe.distill, student)
+
+
+def _students(stage: str, section: DistillSection, one: int) -> DiskItem:
+    number = max(1, len(section.stages)) + (len(section.merge) > 1)
+    return DiskItem(stage=stage, what="checkpoint" if number == 1 else f"{number} checkpoints", bytes=number * one)
+
+
+def _while_training(shapes: Shapes, trainings: Sequence[Training]) -> Iterator[DiskItem]:
+    for training in trainings:
+        section, where = training.section, {"stage": training.stage, "part": training.name}
+        if training.mode != "cached":  # a cache keeps its text beside it
+            yield DiskItem(**where, what="packed text", bytes=_packed(training, shapes), stays=False)
+        if section.save_steps:
+            weight = DTYPE_BYTES[section.weights_dtype]
+            state = OPTIMIZER_BYTES.get(section.optim, OPTIMIZER_BYTES["adamw_torch"])(weight)
+            # The state before is deleted once the next one is whole.
+            both = int(2 * training.student.params * (weight + state))
+            yield DiskItem(**where, what="two resumable states", bytes=both, stays=False)
+
+
+def _caches(shapes: Shapes, trainings: Sequence[Training]) -> Iterator[DiskItem]:
+    for training in trainings:
+        if training.mode == "cached" and isinstance(training.section, DistillSection):
+            token = cache_token_bytes(
+                shapes.teacher.vocab_size, training.section.teacher.top_k, training.section.samples
+            )
+            size = training.length.packed_tokens * token + training.length.blocks * CACHED_BLOCK_BYTES
+            what = f"teacher's cache, {token} bytes a token"
+            yield DiskItem(stage="cache", part=training.name, what=what, bytes=size)
+            yield DiskItem(stage="cache", part=training.name, what="packed text", bytes=_packed(training, shapes))
+
+
+def _packed(training: Training, shapes: Shapes) -> int:
+    return training.length.packed_tokens * (2 if shapes.teacher.vocab_size <= SHORT_IDS else 4)

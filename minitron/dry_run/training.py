@@ -1,0 +1,124 @@
+"""What each stage of training costs: tokens, steps, operations, and the memory of one device. Estimates."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from minitron.dry_run.shapes import Shapes
+from minitron.errors import MinitronError
+from minitron.estimate.training.operations import StageLength, stage_length, training_operations
+from minitron.estimate.training.setup import TrainingSetup
+from minitron.models.shape import HybridShape
+from minitron.recipe.distill import DistillSection, TrainSection
+from minitron.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """A stage of training in a run.
+
+    Attributes:
+        stage: The pipeline's stage.
+        name: The stage of a curriculum; empty where there is no curriculum.
+        section: Its settings.
+        student: What is trained.
+        teacher: What it learns from; None for a fine-tuning.
+    """
+
+    stage: str
+    name: str
+    section: TrainSection
+    student: HybridShape
+    teacher: HybridShape | None
+
+    @property
+    def mode(self) -> str | None:
+        """Where the teacher's distributions come from; None without a teacher."""
+        return self.section.teacher.mode if isinstance(self.section, DistillSection) else None
+
+    @property
+    def length(self) -> StageLength:
+        """Blocks and steps."""
+        section = self.section
+        return stage_length(
+            section.tokens or 0, seq_len=section.seq_len, batch_size=section.batch_size, epochs=section.epochs
+        )
+
+    def operations(self) -> int:
+        """Operations of the whole stage."""
+        taught = self.teacher if self.mode in ("online", "layerwise") else None
+        a_token = training_operations(
+            self.student, self.section.seq_len, teacher=taught, checkpointing=self.section.gradient_checkpointing
+        )
+        return self.length.trained_tokens * a_token
+
+    def setup(self, count: int) -> TrainingSetup:
+        """How it is trained on so many devices.
+
+        Raises:
+            MinitronError: The batch cannot be shared out over them, or they do not suit the sharding or the teacher.
+        """
+        section = self.section
+        if section.sharding == "fsdp2" and count == 1:
+            raise MinitronError(
+                f"{self.where}.sharding=fsdp2 needs several devices, got 1; raise devices.gpus_per_node or use ddp"
+            )
+        if self.mode == "layerwise" and count > 1:
+            raise MinitronError("a layerwise teacher takes one process; in several use a cached or an online one")
+        share, rest = divmod(section.batch_size, count)
+        micro = section.micro_batch_size or share
+        if rest or share % micro:
+            raise MinitronError(
+                f"{self.where}.batch_size must be a multiple of {count} devices times the micro batch, got "
+                f"{section.batch_size} blocks and a micro batch of {micro}"
+            )
+        held: dict[str, Any] = {}
+        if isinstance(section, DistillSection):
+            teacher = section.teacher
+            held = {"teacher_dtype": teacher.dtype, "window_blocks": teacher.window_blocks}
+        return TrainingSetup(
+            seq_len=section.seq_len,
+            micro_batch_size=micro,
+            devices=count,
+            sharded=section.sharding == "fsdp2",
+            checkpointing=section.gradient_checkpointing,
+            offloaded=section.offload_activations,
+            weights_dtype=section.weights_dtype,
+            precision=section.precision,
+            optim=section.optim,
+            chunk_tokens=section.chunk_tokens,
+            teacher_mode=self.mode,
+            **held,
+        )
+
+    @property
+    def where(self) -> str:
+        """The section's name in the recipe."""
+        section = {"correct": "correct_teacher", "depth_distill": "depth_first.distill"}.get(self.stage, self.stage)
+        return f"{section}.stages.{self.name}" if self.name else section
+
+
+def trainings(recipe: Recipe, shapes: Shapes) -> Iterator[Training]:
+    """The stages of training of a recipe, in order."""
+    teacher = shapes.teacher
+    if recipe.correct_teacher is not None:
+        yield Training(stage="correct", name="", section=recipe.correct_teacher, student=teacher, teacher=None)
+    if recipe.depth_first is not None:
+        yield from _curriculum("depth_distill", recipe.depth_first.distill, shapes.source, teacher)
+    yield from _curriculum("distill", recipe.distill, shapes.student, teacher)
+
+
+def rounds_tokens(recipe: Recipe, candidates: int) -> int:
+    """Tokens that a tournament trains on, all candidates and rounds together."""
+    before = total = 0
+    for tokens in recipe.search.tournament.tokens:
+        total += candidates * (tokens - before)
+        before, candidates = tokens, max(1, math.ceil(candidates * recipe.search.tournament.keep))
+    return total
+
+
+def _curriculum(stage: str, section: DistillSection, student: HybridShape, teacher: HybridShape) -> Iterator[Training]:
+    names = section.stage_names if section.stages else ("",)
+    for name, found in zip(names, section.curriculum, strict=True):
+        yield Training(stage=stage, name=name, section=found, student=student, teacher=teacher)

@@ -1,0 +1,1 @@
+"""Arithmetic without torch: device profiles, precisions, and estimates of serving and training."""

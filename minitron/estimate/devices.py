@@ -1,0 +1,149 @@
+"""Device profiles: what a GPU shows a process, and its peak rates."""
+
+import math
+from dataclasses import dataclass
+
+from minitron.errors import BudgetError
+from minitron.estimate.serving.workload import GIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A GPU as data.
+
+    Attributes:
+        name: What the command line calls it.
+        visible_gib: Memory that a process sees, in GiB; below the nominal size.
+        bandwidth_gb_s: Peak memory bandwidth, 10^9 bytes a second; None when unknown.
+        bf16_tflops: Peak dense bf16 rate of the tensor cores, 10^12 operations a second; None when unknown.
+        fp8_tflops: The same in fp8; None where there are no fp8 tensor cores.
+        product: What CUDA calls the card whose rates these are, without the maker's name.
+        source: Where the numbers are from.
+    """
+
+    name: str
+    product: tuple[str, ...] = ()
+    visible_gib: float
+    bandwidth_gb_s: float | None = None
+    bf16_tflops: float | None = None
+    fp8_tflops: float | None = None
+    source: str
+
+    @property
+    def visible_bytes(self) -> int:
+        """Bytes that a process sees."""
+        return int(self.visible_gib * GIB)
+
+
+# Visible memory is the "total capacity" of torch's out-of-memory reports for that card; reports differ by up to 0.1 GiB
+# with the driver, so read the device itself (`--gpu cuda:0`) where the last tenth matters. Rates are dense, half
+# of what NVIDIA's data sheets print with sparsity.
+DEVICES = {
+    device.name: device
+    for device in (
+        Device(
+            name="a10g",
+            product=("A10G",),
+            visible_gib=22.06,
+            bandwidth_gb_s=600,
+            bf16_tflops=125,
+            source="torch on EC2 g5 (nvidia-smi: 22.49 GiB); rates: NVIDIA A10 data sheet",
+        ),
+        Device(
+            name="l4",
+            product=("L4",),
+            visible_gib=21.96,
+            bandwidth_gb_s=300,
+            bf16_tflops=121,
+            fp8_tflops=242.5,
+            source="torch in github.com/rhymes-ai/Aria/issues/24 (nvidia-smi: 22.49 GiB); rates: NVIDIA L4 data sheet",
+        ),
+        Device(
+            name="rtx4090",
+            product=("GeForce RTX 4090",),
+            visible_gib=23.64,
+            bandwidth_gb_s=1008,
+            bf16_tflops=165.2,
+            fp8_tflops=330.3,
+            source="torch in github.com/ali-vilab/VGen/issues/104; rates: NVIDIA Ada architecture paper, appendix A",
+        ),
+        Device(
+            name="a100-40g",
+            product=("A100-SXM4-40GB", "A100-PCIE-40GB"),
+            visible_gib=39.50,
+            bandwidth_gb_s=1555,
+            bf16_tflops=312,
+            source="torch in github.com/TianheWu/CoSeR/issues/10; rates: NVIDIA A100 data sheet",
+        ),
+        Device(
+            name="a100-80g",
+            product=("A100-SXM4-80GB",),
+            visible_gib=79.14,
+            bandwidth_gb_s=2039,
+            bf16_tflops=312,
+            source="torch in github.com/lianqi1008/Control-GIC/issues/6; rates: NVIDIA A100 data sheet, SXM",
+        ),
+        Device(
+            name="h100",
+            product=("H100 80GB HBM3",),
+            visible_gib=79.11,
+            bandwidth_gb_s=3350,
+            bf16_tflops=989,
+            fp8_tflops=1979,
+            source="torch in github.com/vllm-project/vllm/issues/27508; rates: NVIDIA H100 data sheet, SXM",
+        ),
+        Device(
+            name="h200",
+            product=("H200",),
+            visible_gib=139.8,
+            bandwidth_gb_s=4800,
+            bf16_tflops=989,
+            fp8_tflops=1979,
+            source="nvidia-smi (140.4 GiB) less what torch misses on an H100; rates: NVIDIA H200 data sheet",
+        ),
+    )
+}
+
+# Share of the memory that may be used, by accounting: 5% engine buffer as published (2508.14444); vLLM's own default.
+DEFAULT_UTILIZATION = {"plain": 0.95, "vllm": 0.92}
+
+
+def find_device(name: str) -> Device:
+    """The profile of a GPU.
+
+    >>> find_device("a10g").visible_bytes
+    23686744637
+
+    Raises:
+        BudgetError: There is none of this name.
+    """
+    if name not in DEVICES:
+        raise BudgetError(f"gpu must be one of {', '.join(DEVICES)}, got {name!r}; or give the memory in GiB")
+    return DEVICES[name]
+
+
+def usable_bytes(
+    memory_bytes: int, *, utilization: float | None = None, reserved_gib: float, accounting: str = "plain"
+) -> int:
+    """The budget that is left of a memory after the engine's buffer and what is set aside for others.
+
+    Args:
+        memory_bytes: What a process sees.
+        utilization: Share that may be used; the accounting's default when None.
+        reserved_gib: GiB set aside for others.
+        accounting: plain or vllm.
+
+    Source: arXiv 2508.14444 (5% buffer, 1.3 GiB for a vision encoder on an A10G).
+
+    Raises:
+        BudgetError: The share is not above 0 and at most 1, the reserve is negative, or nothing is left.
+    """
+    if not (math.isfinite(reserved_gib) and reserved_gib >= 0):
+        raise BudgetError(f"reserved GiB must be a number that is not negative, got {reserved_gib}")
+    utilization = DEFAULT_UTILIZATION[accounting] if utilization is None else utilization
+    if not 0 < utilization <= 1:
+        raise BudgetError(f"utilization must be above 0 and at most 1, got {utilization}")
+    usable = int(memory_bytes * utilization - reserved_gib * GIB)
+    if usable <= 0:
+        raise BudgetError(f"the budget must leave memory for the model, {memory_bytes:,} bytes leave {usable:,}")
+    return usable

@@ -1,0 +1,152 @@
+"""Does it fit: one shape against one budget, with the largest context and number of sequences that would."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from minitron.estimate.serving.memory import MemoryBytes, memory_bytes
+from minitron.estimate.serving.pages import CachePages, cache_pages, workspace_range
+from minitron.estimate.serving.workload import Workload
+from minitron.models.shape import HybridShape
+
+# By plain accounting nothing of an engine is counted, beyond the share of the memory that is left unused: a model that
+# leaves less than this share of the budget is called tight.
+TIGHT_SHARE = 0.05
+FITS, TIGHT, TOO_LARGE = "fits", "tight", "does not fit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitReport:
+    """Verdict on a shape.
+
+    Attributes:
+        params: Exact parameters.
+        memory: Bytes by what they hold; where the workspace is estimated, its high end.
+        workspace_low_bytes: The low end of an estimated workspace, else the workspace.
+        budget_bytes: Bytes allowed.
+        max_context_tokens: Largest context at this number of sequences; 0 when not even one token fits, None when
+            all else fits and the context costs nothing (no attention blocks).
+        max_sequences: Largest number of sequences at this context; 0 when not even one fits, None when all
+            else fits and a sequence costs nothing (no attention and no Mamba blocks).
+        pages: How vLLM cuts up the cache; None by plain accounting, or without a cache.
+        num_blocks: Blocks of vLLM's pool in what weights and workspace leave; None where `pages` is.
+    """
+
+    params: int
+    memory: MemoryBytes
+    workspace_low_bytes: int
+    budget_bytes: int
+    max_context_tokens: int | None
+    max_sequences: int | None
+    pages: CachePages[int] | None = None
+    num_blocks: int | None = None
+
+    @property
+    def headroom_bytes(self) -> int:
+        """Bytes left, negative when it does not fit."""
+        return self.budget_bytes - self.memory.total_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether the total, with the high end of the workspace, is within the budget."""
+        return self.headroom_bytes >= 0
+
+    @property
+    def verdict(self) -> str:
+        """`fits`, `tight`, or `does not fit`.
+
+        Tight is, where the workspace is a range, what fits with its low end alone; else what leaves less than 5% of the
+        budget for all that plain accounting leaves out.
+        """
+        spare = self.memory.workspace_bytes - self.workspace_low_bytes
+        if self.fits and (self.pages is not None or self.headroom_bytes >= TIGHT_SHARE * self.budget_bytes):
+            return FITS
+        return TIGHT if self.headroom_bytes + spare >= 0 else TOO_LARGE
+
+
+def fit(shape: HybridShape, workload: Workload, budget_bytes: int, *, weights_bytes: int | None = None) -> FitReport:
+    """Holds a shape's bytes against a budget.
+
+    Args:
+        shape: The shape.
+        workload: What is to be served.
+        budget_bytes: Bytes allowed.
+        weights_bytes: Bytes of the weights where they are known; counted when None.
+    """
+    memory = memory_bytes(shape, workload, weights_bytes=weights_bytes)
+    low, _ = workspace_range(shape.family, shape.counts, shape.sizes, workload)
+    cache_budget = budget_bytes - memory.weights_bytes - memory.workspace_bytes
+    pages = cache_pages(shape.family, shape.counts, shape.sizes, workload) if workload.accounting == "vllm" else None
+    num_blocks = None
+    if pages is None:
+        largest = _largest_plain(shape, workload, cache_budget)
+    else:
+        num_blocks = max(0, cache_budget // pages.pool_block_bytes)
+        largest = _largest_paged(pages, shape.family.num_keeping("kv", shape.counts), workload, num_blocks)
+    return FitReport(
+        params=shape.params,
+        memory=memory,
+        workspace_low_bytes=int(low),
+        budget_bytes=budget_bytes,
+        max_context_tokens=largest[0],
+        max_sequences=largest[1],
+        pages=pages,
+        num_blocks=num_blocks,
+    )
+
+
+def serve_command(model: str, workload: Workload, report: FitReport, *, utilization: float) -> Sequence[str] | None:
+    """The `vllm serve` line, in words, that surely starts by what was accounted for; None where none does.
+
+    vLLM refuses to start when a sequence of `--max-model-len` does not fit its pool, so the context is cut to the
+    largest that fits with the high end of the workspace; and when `--max-num-seqs` exceeds the blocks of the pool, as
+    its default of 256 often does.
+
+    Args:
+        model: What to serve.
+        workload: What was accounted for, by vLLM's accounting.
+        report: What came of it.
+        utilization: Share of the GPU's whole memory that the budget is.
+    """
+    context = workload.context_tokens
+    if report.max_context_tokens is not None:
+        context = min(context, report.max_context_tokens)
+    if report.num_blocks == 0 or context == 0:
+        return None
+    sequences = min(workload.engine.max_num_seqs, report.num_blocks or workload.engine.max_num_seqs)
+    words = ["vllm", "serve", model, "--max-model-len", str(context)]
+    # Rounded down, so that vLLM never takes more than the budget.
+    words += ["--max-num-seqs", str(sequences), "--gpu-memory-utilization", f"{math.floor(utilization * 1e4) / 1e4:g}"]
+    if workload.weights_dtype == "fp8":
+        words += ["--quantization", "fp8"]
+    if workload.engine.max_num_batched_tokens != type(workload.engine)().max_num_batched_tokens:
+        words += ["--max-num-batched-tokens", str(workload.engine.max_num_batched_tokens)]
+    words += ["--kv-cache-dtype", "fp8" if workload.kv_dtype == "fp8" else "auto"]
+    words += ["--mamba-ssm-cache-dtype", {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[workload.ssm_dtype]]
+    if workload.engine.prefix_caching:
+        return [*words, "--enable-prefix-caching", "--mamba-cache-mode", "align"]
+    return [*words, "--no-enable-prefix-caching"]
+
+
+def _largest_plain(shape: HybridShape, workload: Workload, cache_budget: int) -> tuple[int | None, int | None]:
+    token = memory_bytes(shape, replace(workload, context_tokens=1))
+    left = cache_budget - token.ssm_bytes - token.conv_bytes
+    one = memory_bytes(shape, replace(workload, sequences=1))
+    sequence = one.kv_bytes + one.ssm_bytes + one.conv_bytes
+    return _largest(left, token.kv_bytes), _largest(cache_budget, sequence)
+
+
+def _largest(left: int, one: int) -> int | None:
+    if one:
+        return max(0, left // one)
+    return None if left >= 0 else 0
+
+
+def _largest_paged(
+    pages: CachePages[int], attention: int, workload: Workload, num_blocks: int
+) -> tuple[int | None, int | None]:
+    left = num_blocks // workload.sequences - pages.mamba_blocks
+    context = _largest(left, -(-attention // pages.group))
+    if context is not None:
+        context *= pages.block_tokens
+    return context, min(workload.engine.max_num_seqs, num_blocks // pages.blocks_per_sequence)

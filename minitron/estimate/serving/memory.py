@@ -1,0 +1,103 @@
+"""Memory model: the bytes that a hybrid model needs at a workload. Pure arithmetic, for one shape or for many at once.
+
+Everything is counted from the family's declarations, on numbers or on numpy arrays of sizes alike, so that the
+enumeration of a million shapes and the verdict on one are the same lines of code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from minitron.estimate.precision import WEIGHT_FORMATS, block_tensor_bits, input_sharing, model_tensor_bits
+from minitron.estimate.serving.cache import cache_bytes
+from minitron.estimate.serving.pages import paged_cache_bytes, workspace_range
+from minitron.estimate.serving.workload import Workload
+from minitron.models.axes import SizeT
+from minitron.models.families.family import Family
+from minitron.models.shape import HybridShape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryBytes:
+    """Bytes by what they hold."""
+
+    weights_bytes: int
+    kv_bytes: int
+    ssm_bytes: int
+    conv_bytes: int
+    workspace_bytes: int
+    total_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        parts = (getattr(self, part.name) for part in fields(self) if part.init)
+        object.__setattr__(self, "total_bytes", sum(parts))
+
+
+def memory_bytes(shape: HybridShape, workload: Workload, *, weights_bytes: int | None = None) -> MemoryBytes:
+    """Bytes of weights, caches and workspace of one shape.
+
+    By plain accounting the Mamba state is `[sequences, heads, head_dim, state]`, and the convolution state holds the
+    `conv_kernel - 1` inputs that vLLM keeps; transformers 5.23 allocates one more.
+
+    Args:
+        shape: The shape.
+        workload: What is to be served.
+        weights_bytes: Bytes of the weights where they are known, as from a checkpoint's headers; counted when None.
+    """
+    parts = {name: int(part) for name, part in memory_parts(shape.family, shape.counts, shape.sizes, workload).items()}
+    if weights_bytes is not None:
+        parts["weights_bytes"] = weights_bytes
+    return MemoryBytes(**parts)
+
+
+def block_bytes(shape: HybridShape, workload: Workload) -> dict[str, MemoryBytes]:
+    """Letter of each kind of block in the shape -> the bytes of one such block, by plain accounting."""
+    return {
+        kind: MemoryBytes(
+            weights_bytes=block_weights_bits(shape.family, kind, shape.sizes, workload.weights_dtype) // 8,
+            **cache_bytes(shape.family, {kind: 1}, shape.sizes, workload),
+            workspace_bytes=0,
+        )
+        for kind, count in shape.counts.items()
+        if count
+    }
+
+
+def memory_parts(
+    family: Family, counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload: Workload
+) -> dict[str, SizeT]:
+    """Name of a part of `MemoryBytes` -> its bytes.
+
+    Args:
+        family: The model's family.
+        counts: Letter of a kind of block -> how many there are.
+        sizes: Axis -> size, or an array of sizes that broadcasts against the others.
+        workload: What is to be served.
+    """
+    caches = cache_bytes if workload.accounting == "plain" else paged_cache_bytes
+    return {
+        "weights_bytes": model_weights_bytes(family, counts, sizes, workload.weights_dtype),
+        **caches(family, counts, sizes, workload),
+        "workspace_bytes": workspace_range(family, counts, sizes, workload)[1],
+    }
+
+
+def model_weights_bytes(
+    family: Family, counts: Mapping[str, int], sizes: Mapping[str, SizeT], weights_dtype: str
+) -> SizeT:
+    """Bytes of all weights."""
+    weights = WEIGHT_FORMATS[weights_dtype]
+    outside = sum(model_tensor_bits(spec, sizes, weights) for spec in family.tensors_outside(sizes))
+    blocks = sum(
+        count * block_weights_bits(family, kind, sizes, weights_dtype) for kind, count in counts.items() if count
+    )
+    return (outside + blocks) // 8  # type: ignore[return-value]
+
+
+def block_weights_bits(family: Family, kind: str, sizes: Mapping[str, SizeT], weights_dtype: str) -> SizeT:
+    """Bits of the weights of one block."""
+    weights = WEIGHT_FORMATS[weights_dtype]
+    shared = input_sharing(family, kind)
+    return sum(  # type: ignore[return-value]
+        block_tensor_bits(spec, sizes, weights, shares_input=spec.name in shared)
+        for spec in family.tensors_of(kind, sizes)
+    )

@@ -1,0 +1,134 @@
+"""Throughput model: a roofline of prefill and decode for the largest batch that a memory holds.
+
+A step takes the longer of reading its bytes and doing its operations. Decode reads every weight but the embedding
+table, keys and values of the mean context, and reads and writes the Mamba states; prefill does two operations a weight
+and token, and attention's products. All sequences of a batch start and end together and keep room for their full
+length, as in a static batch; the number that fits is whole. docs/decisions/0007-throughput-model.md holds the model
+against the published measurements.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from minitron.errors import BudgetError
+from minitron.estimate.devices import Device
+from minitron.estimate.precision import WEIGHT_FORMATS, model_tensor_bits
+from minitron.estimate.serving.cache import conv_state_bits, kv_token_bits, ssm_state_bits
+from minitron.estimate.serving.memory import memory_parts
+from minitron.estimate.serving.workload import Workload
+from minitron.models.axes import SizeT
+from minitron.models.families.family import Family
+from minitron.models.shape import HybridShape
+
+# Share of the peak bandwidth, fitted to one number: 156.42 tokens/s of Nano-9B-v2 at 8k/16k on an A10G (2508.14444).
+BANDWIDTH_EFFICIENCY = 0.883
+# Share of the peak rate, not fitted: 70 of an A10G's 125 TFLOP/s are typical of large matrix products.
+COMPUTE_EFFICIENCY = 0.56
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Tokens in and out of each request."""
+
+    input_tokens: int = 8192
+    output_tokens: int = 16384
+
+    def __post_init__(self) -> None:
+        for name in ("input_tokens", "output_tokens"):
+            if getattr(self, name) < 1:
+                raise BudgetError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingCost:
+    """What serving a model costs, whatever its architecture; each is a number or an array over many shapes.
+
+    Attributes:
+        step_bytes: Weights read in every decode step.
+        token_bytes: Cache of one token of context.
+        state_bytes: State of one sequence, whatever its context.
+        token_operations: Operations on weights for one token.
+        context_operations: Operations of attention for one token and each token of its context.
+        max_sequences: Sequences of the full length that the memory holds.
+    """
+
+    step_bytes: Any
+    token_bytes: Any
+    state_bytes: Any
+    token_operations: Any
+    context_operations: Any
+    max_sequences: Any
+
+
+def serving_cost(
+    family: Family,
+    counts: Mapping[str, int],
+    sizes: Mapping[str, SizeT],
+    workload: Workload,
+    lengths: Lengths,
+    budget_bytes: int,
+) -> ServingCost:
+    """What serving a hybrid costs.
+
+    Args:
+        family: The model's family.
+        counts: Letter of a kind of block -> how many there are.
+        sizes: Axis -> size, or an array of sizes that broadcasts against the others.
+        workload: Precisions and accounting; its context and sequences do not matter.
+        lengths: Tokens in and out.
+        budget_bytes: Memory for weights, caches and workspace.
+    """
+    one = replace(workload, context_tokens=lengths.input_tokens + lengths.output_tokens, sequences=1)
+    parts = memory_parts(family, counts, sizes, one)
+    sequence = parts["kv_bytes"] + parts["ssm_bytes"] + parts["conv_bytes"]
+    left = budget_bytes - parts["weights_bytes"] - parts["workspace_bytes"]
+    fit = np.maximum(0, left // np.maximum(1, sequence))
+    # What an engine runs at once bounds the batch where the engine is accounted for, or where a sequence costs nothing.
+    bounded = workload.accounting == "vllm" or sequence == 0
+    table = next(spec for spec in family.model_tensors if spec.name == family.embeddings)
+    # A tied table is read whole, as the head; else only the rows of a few tokens are.
+    tied = family.head_tensor(sizes) == family.embeddings
+    table_bytes = 0 if tied else model_tensor_bits(table, sizes, WEIGHT_FORMATS[workload.weights_dtype]) // 8
+    attention, mamba = family.num_keeping("kv", counts), family.num_keeping("state", counts)
+    return ServingCost(
+        step_bytes=parts["weights_bytes"] - table_bytes,
+        token_bytes=attention * kv_token_bits(sizes, workload) // 8,
+        state_bytes=mamba * (ssm_state_bits(sizes, workload) + conv_state_bits(sizes, workload)) // 8,
+        token_operations=2 * family.active_params(counts, sizes),
+        context_operations=4 * attention * sizes["num_attention_heads"] * sizes["head_dim"],
+        max_sequences=np.where(bounded, np.minimum(fit, workload.engine.max_num_seqs), fit),
+    )
+
+
+def tokens_per_second(cost: ServingCost, device: Device, lengths: Lengths, *, weights_dtype: str = "bf16") -> Any:
+    """Output tokens a second over a whole batch, prefill included; 0 where not one sequence fits.
+
+    Raises:
+        BudgetError: The device's rates are unknown.
+    """
+    if device.bandwidth_gb_s is None or device.bf16_tflops is None:
+        raise BudgetError(f"the throughput model needs the bandwidth and bf16 rate of {device.name}, it has none")
+    peak = device.fp8_tflops if weights_dtype == "fp8" and device.fp8_tflops is not None else device.bf16_tflops
+    bandwidth = device.bandwidth_gb_s * 1e9 * BANDWIDTH_EFFICIENCY
+    rate = peak * 1e12 * COMPUTE_EFFICIENCY
+    batch = cost.max_sequences
+    mean_context = lengths.input_tokens + lengths.output_tokens / 2
+    step_bytes = cost.step_bytes + batch * (cost.token_bytes * mean_context + 2 * cost.state_bytes)
+    step_operations = batch * (cost.token_operations + cost.context_operations * mean_context)
+    decode_s = lengths.output_tokens * np.maximum(step_bytes / bandwidth, step_operations / rate)
+    prompt_operations = lengths.input_tokens * (
+        cost.token_operations + cost.context_operations * lengths.input_tokens / 2
+    )
+    prefill_s = np.maximum(batch * prompt_operations / rate, cost.step_bytes / bandwidth)
+    return batch * lengths.output_tokens / (prefill_s + decode_s)
+
+
+def predict_tokens_per_second(
+    shape: HybridShape, workload: Workload, device: Device, lengths: Lengths, budget_bytes: int
+) -> float:
+    """Output tokens a second of one shape in one memory."""
+    cost = serving_cost(shape.family, shape.counts, shape.sizes, workload, lengths, budget_bytes)
+    return float(tokens_per_second(cost, device, lengths, weights_dtype=workload.weights_dtype))

@@ -1,0 +1,1 @@
+"""Operations, hours and memory of training."""

@@ -1,0 +1,119 @@
+"""Training model: operations of distillation a token, tokens of a stage, and hours on given devices. Estimates.
+
+What is counted: two operations a weight and token in every forward product, attention's products over the causal
+half of a block, and the products of Mamba's chunked scan. A backward pass takes twice the forward's; gradient
+checkpointing runs the forward pass of the blocks once more. The loss forms both logits and two gradients from them, and
+never again: its products are those of the two heads. Norms, activations, optimizer and communication are left out.
+"""
+
+# T tokens, L layers, D hidden, V vocabulary, H mamba heads, P head dim, G groups, N state, Q tokens of a scan's chunk
+
+from dataclasses import dataclass
+
+from minitron.errors import BudgetError
+from minitron.estimate.devices import Device
+from minitron.models.axes import tensor_numel
+from minitron.models.shape import HybridShape
+
+# chunk_size in the published configurations; a chunk of 256 adds under 1% to a block.
+SCAN_CHUNK = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageLength:
+    """How far a stage of training goes.
+
+    Attributes:
+        seq_len: Tokens a block.
+        batch_size: Blocks a step.
+        blocks: Blocks of text that are packed.
+        steps: Optimizer steps, all passes over the blocks together.
+    """
+
+    seq_len: int
+    batch_size: int
+    blocks: int
+    steps: int
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that the student sees: whole steps only."""
+        return self.steps * self.batch_size * self.seq_len
+
+    @property
+    def packed_tokens(self) -> int:
+        """Tokens of text."""
+        return self.blocks * self.seq_len
+
+
+def stage_length(tokens: int, *, seq_len: int, batch_size: int, epochs: int = 1) -> StageLength:
+    """Blocks and steps of a stage, as its training counts them.
+
+    >>> stage_length(1000, seq_len=16, batch_size=4, epochs=2).steps
+    31
+    """
+    blocks = max(1, tokens // seq_len)
+    return StageLength(
+        seq_len=seq_len, batch_size=batch_size, blocks=blocks, steps=blocks * epochs // max(1, batch_size)
+    )
+
+
+def block_operations(shape: HybridShape, seq_len: int) -> int:
+    """Operations of all blocks' forward pass for one token of a block of `seq_len` tokens.
+
+    Source of the scan's terms: arXiv 2405.21060, section 6 (block decomposition of SSD), dense within a chunk.
+    """
+    counts, sizes, family = shape.counts, shape.sizes, shape.family
+    weights = 2 * (family.active_params(counts, sizes) - head_params(shape))
+    # Scores and weighted values, over T / 2 earlier tokens in the mean.
+    attention = 2 * 2 * sizes["num_attention_heads"] * sizes["head_dim"] * seq_len // 2
+    return weights + family.num_keeping("kv", counts) * attention + family.num_keeping("state", counts) * _scan(shape)
+
+
+def head_params(shape: HybridShape) -> int:
+    """Weights that turn a hidden state into logits."""
+    head = next(spec for spec in shape.family.model_tensors if spec.name == shape.head_tensor)
+    return tensor_numel(head, shape.sizes)
+
+
+def forward_operations(shape: HybridShape, seq_len: int) -> int:
+    """Operations of a whole forward pass for one token, logits included."""
+    return block_operations(shape, seq_len) + 2 * head_params(shape)
+
+
+def training_operations(
+    student: HybridShape, seq_len: int, *, teacher: HybridShape | None = None, checkpointing: bool = False
+) -> int:
+    """Operations of training for one token.
+
+    Args:
+        student: What is trained.
+        seq_len: Tokens a block.
+        teacher: A teacher whose forward pass goes with each batch; None where there is none, or its tokens are cached.
+        checkpointing: Blocks run forward once more in the backward pass; the head does not.
+    """
+    passes = 4 if checkpointing else 3
+    learnt = passes * block_operations(student, seq_len) + 3 * 2 * head_params(student)
+    return learnt + (0 if teacher is None else forward_operations(teacher, seq_len))
+
+
+def device_hours(operations: float, device: Device, *, mfu: float) -> float:
+    """Hours that one device takes, at a share of its peak bf16 rate.
+
+    Raises:
+        BudgetError: The device's rate is unknown.
+    """
+    if device.bf16_tflops is None:
+        raise BudgetError(f"hours need the bf16 rate of {device.name}, it has none")
+    return operations / (device.bf16_tflops * 1e12 * mfu) / 3600
+
+
+def _scan(shape: HybridShape) -> int:
+    sizes = shape.sizes
+    if not shape.family.num_keeping("state", shape.counts):
+        return 0
+    channels_HP = sizes["mamba_num_heads"] * sizes["mamba_head_dim"]
+    state = sizes["ssm_state_size"]
+    within = 2 * SCAN_CHUNK * (sizes["n_groups"] * state + channels_HP)  # C B^T of each group, and what it weighs
+    across = 2 * 2 * channels_HP * state  # into the chunk's state, and out of the one before
+    return within + across

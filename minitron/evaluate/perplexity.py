@@ -1,0 +1,74 @@
+"""Held-out text: a model's loss, and its distance from the teacher."""
+
+# N blocks, T tokens, B blocks in one pass, V vocabulary
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from minitron.data.blocks import TokenBlocks
+from minitron.errors import MinitronError
+from minitron.progress import track
+from minitron.runtime.backbone import last_hidden_states, output_head
+
+# Logits of this many tokens are held at once.
+CHUNK_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEvaluation:
+    """Means over held-out tokens, in nats: cross-entropy, and KL(teacher || model) where a teacher was given."""
+
+    loss: float
+    kl_to_teacher: float | None
+
+
+@torch.no_grad()
+def evaluate_text(
+    model: PreTrainedModel, blocks_NT: TokenBlocks, *, teacher: PreTrainedModel | None = None, batch_size: int = 8
+) -> TextEvaluation:
+    """Loss of a model on packed held-out blocks, and its KL to the teacher on the same tokens.
+
+    Log-softmax and sums are in fp32. Each block predicts its own tokens 1..T-1 (the KL covers the same positions).
+
+    Raises:
+        MinitronError: A block has a single token, or the vocabularies differ.
+    """
+    if blocks_NT.shape[1] < 2:
+        raise MinitronError(f"evaluation blocks must hold at least 2 tokens, got {blocks_NT.shape[1]}")
+    if teacher is not None and _vocab_size(teacher) != _vocab_size(model):
+        raise MinitronError(
+            f"teacher and model must share a vocabulary, got {_vocab_size(teacher)}, {_vocab_size(model)}"
+        )
+    loss_sum, kl_sum, tokens = 0.0, 0.0, 0
+    starts = range(0, len(blocks_NT), batch_size)
+    for start in track(starts, "evaluate text", total=len(starts)):
+        ids_BT = torch.from_numpy(blocks_NT[start : start + batch_size]).long().to(model.device)
+        targets_N = ids_BT[:, 1:].flatten()
+        hidden_ND = _hidden(model, ids_BT)
+        teacher_hidden_ND = None if teacher is None else _hidden(teacher, ids_BT)
+        for first in range(0, len(targets_N), CHUNK_TOKENS):
+            chunk = slice(first, first + CHUNK_TOKENS)
+            log_q_NV = _log_probs(model, hidden_ND[chunk])
+            loss_sum += float(F.nll_loss(log_q_NV, targets_N[chunk], reduction="sum"))
+            if teacher is not None and teacher_hidden_ND is not None:
+                log_p_NV = _log_probs(teacher, teacher_hidden_ND[chunk])
+                kl_sum += float((log_p_NV.exp() * (log_p_NV - log_q_NV)).sum())
+        tokens += len(targets_N)
+    return TextEvaluation(loss=loss_sum / tokens, kl_to_teacher=None if teacher is None else kl_sum / tokens)
+
+
+def _hidden(model: PreTrainedModel, ids_BT: torch.Tensor) -> torch.Tensor:
+    return last_hidden_states(model, ids_BT)[:, :-1].flatten(0, 1)
+
+
+def _log_probs(model: PreTrainedModel, hidden_ND: torch.Tensor) -> torch.Tensor:
+    head: Any = model.get_output_embeddings()
+    return torch.log_softmax(head(hidden_ND).float(), dim=-1)
+
+
+def _vocab_size(model: PreTrainedModel) -> int:
+    return len(output_head(model))

@@ -1,0 +1,160 @@
+"""From scores to kept units: rankings inside groups, channels shared by heads, blocks under quotas."""
+
+# D hidden, F ffn, H mamba heads, P head dim, G groups, L layers
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from minitron.errors import MinitronError
+from minitron.importance.scores import ScoreArray, Scores
+from minitron.models.axes import Axis, Indices
+from minitron.models.quotas import BlockQuotas
+from minitron.models.shape import HybridShape
+from minitron.models.slicing import Keep
+
+MAMBA_AXES = ("mamba_num_heads", "mamba_head_dim")
+
+
+def top_units(score_C: ScoreArray, kept: int) -> Indices:
+    """Ascending indices of the `kept` best units.
+
+    >>> top_units(np.array([0.1, 0.9, 0.5]), 2).tolist()
+    [1, 2]
+    """
+    return np.sort(np.argsort(-score_C, kind="stable")[:kept]).astype(np.int64)
+
+
+def mamba_channels(score: ScoreArray) -> ScoreArray:
+    """[P] score of each channel over all heads: the L2 of [H, P], or the summed diagonals of [H, P, P]."""
+    if score.ndim == 3:
+        return np.asarray(np.einsum("hpp->p", score))
+    return np.asarray(np.linalg.norm(score, axis=0))
+
+
+def mamba_heads(score: ScoreArray, channels: Indices | None = None) -> ScoreArray:
+    """[H] score of each head over some channels (all when None): the L2 of [H, P], or the sum over [H, P, P]."""
+    kept = np.arange(score.shape[1]) if channels is None else channels
+    if score.ndim == 3:
+        return np.asarray(score[:, kept][:, :, kept].sum(axis=(1, 2)))
+    return np.asarray(np.linalg.norm(score[:, kept], axis=1))
+
+
+def top_mamba_channels(score: ScoreArray, kept: int) -> Indices:
+    """Channels kept in every head of a layer, one ranking for all heads (arXiv 2504.11409).
+
+    Args:
+        score: [H, P] or [H, P, P].
+        kept: How many.
+    """
+    return top_units(mamba_channels(score), kept)
+
+
+def top_mamba_heads(score: ScoreArray, channels: Indices, *, n_groups: int, kept: int) -> Indices:
+    """Heads kept in a layer, ranked over the kept channels, the same number in each group.
+
+    Source: arXiv 2504.11409 (group-aware pruning keeps the scan's head-to-group map).
+
+    Args:
+        score: [H, P] or [H, P, P].
+        channels: The channels that are kept.
+        n_groups: Groups of B and C, each of which serves a contiguous run of heads.
+        kept: How many.
+    """
+    return top_in_groups(mamba_heads(score, channels), n_groups=n_groups, kept=kept)
+
+
+def top_in_groups(score_C: ScoreArray, *, n_groups: int, kept: int) -> Indices:
+    """Units kept when each of the contiguous groups keeps the same number of its best.
+
+    >>> top_in_groups(np.array([9.0, 8.0, 1.0, 2.0]), n_groups=2, kept=2).tolist()
+    [0, 3]
+    """
+    size = len(score_C) // n_groups
+    score_GC = score_C.reshape(n_groups, size)
+    return np.concatenate([group * size + top_units(score_GC[group], kept // n_groups) for group in range(n_groups)])
+
+
+def top_blocks(depth_L: ScoreArray, pattern: str, kept: int, *, quotas: BlockQuotas) -> tuple[int, ...]:
+    """Ascending indices of the `kept` best blocks under quotas.
+
+    Args:
+        depth_L: One score a block.
+        pattern: The blocks' letters.
+        kept: How many blocks stay.
+        quotas: Which blocks, and how many of a kind, must stay.
+
+    Raises:
+        MinitronError: The quotas do not allow so few blocks.
+    """
+    if not 1 <= kept <= len(pattern):
+        raise MinitronError(f"num_hidden_layers must be between 1 and {len(pattern)}, got {kept}")
+    layers = list(range(len(pattern)))
+    while len(layers) > kept:
+        layers.remove(min(quotas.removable(pattern, layers, kept), key=lambda layer: float(depth_L[layer])))
+    return tuple(layers)
+
+
+def select_units(scores: Scores, source: HybridShape, target: HybridShape, layers: tuple[int, ...]) -> Keep:
+    """What survives when a model is cut from the source's shape to the target's by its scores.
+
+    Args:
+        scores: Scores of the source.
+        source: Shape before.
+        target: Shape after.
+        layers: Kept blocks, as indices of the source's.
+
+    Raises:
+        MinitronError: The target exceeds the source, or changes a dim that the scores say nothing about.
+    """
+    for name in source.family.axes:
+        if target.sizes[name] > source.sizes[name]:
+            raise MinitronError(f"{name} must not exceed the source's {source.sizes[name]}, got {target.sizes[name]}")
+    # Axes of blocks that are all gone have nothing left to choose from.
+    kinds = {source.hybrid_override_pattern[layer] for layer in layers}
+    changed = {
+        name
+        for name, axis in source.family.axes.items()
+        if source.sizes[name] != target.sizes[name] and (axis.block is None or axis.block in kinds)
+    }
+    for name, axis in source.family.axes.items():
+        if name not in changed and source.sizes[name] != target.sizes[name]:
+            raise MinitronError(
+                f"{name} must stay {source.sizes[name]} where no {axis.block} block is kept, got {target.sizes[name]}"
+            )
+    indices: dict[tuple[str, int | None], Indices] = {}
+    for name in sorted(changed - set(MAMBA_AXES)):
+        axis = source.family.axes[name]
+        found = {None: scores.hidden_size} if axis.block is None else getattr(scores, name)
+        for layer in _where(source, axis, layers):
+            indices[name, layer] = _top(_scored(found, name, layer), source, axis, target.sizes[name])
+    if changed & set(MAMBA_AXES):
+        for layer in _where(source, source.family.axes["mamba_num_heads"], layers):
+            score = _scored(scores.mamba, "mamba_num_heads", layer)
+            channels = top_mamba_channels(score, target.mamba_head_dim)
+            indices["mamba_head_dim", layer] = channels
+            indices["mamba_num_heads", layer] = top_mamba_heads(
+                score, channels, n_groups=source.n_groups, kept=target.mamba_num_heads
+            )
+    return Keep(layers=layers, indices=indices)
+
+
+def _where(source: HybridShape, axis: Axis, layers: tuple[int, ...]) -> list[int | None]:
+    if axis.block is None:
+        return [None]
+    return [layer for layer in layers if source.hybrid_override_pattern[layer] == axis.block]
+
+
+def _scored(found: Mapping[Any, ScoreArray | None], axis: str, layer: int | None) -> ScoreArray:
+    score = found.get(layer)
+    if score is None:
+        raise MinitronError(f"the target changes {axis}, of which there are no scores")
+    return score
+
+
+def _top(score: ScoreArray, source: HybridShape, axis: Axis, kept: int) -> Indices:
+    if axis.per is not None:
+        return np.stack([top_units(score_C, kept) for score_C in score])
+    groups = 1 if axis.grouped_by is None else source.sizes[axis.grouped_by]
+    return top_in_groups(score, n_groups=groups, kept=kept)

@@ -1,0 +1,1 @@
+"""NVIDIA ModelOpt: the pruning mode `minitron`, its constraints, and post-training quantization."""

@@ -1,0 +1,1 @@
+"""Checkpoint -> a quantized checkpoint by ModelOpt, repaired and verified tensor by tensor."""

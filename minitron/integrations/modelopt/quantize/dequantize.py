@@ -1,0 +1,148 @@
+"""Stored quantized weights back to numbers, and the gate that holds them against the weights they came from."""
+
+# R rows, C columns of a weight; its columns meet the activations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from minitron.checkpoints.checkpoint import Checkpoint
+from minitron.checkpoints.weights import open_weights
+from minitron.errors import MinitronError
+from minitron.models.families.family import Family
+
+Read = Callable[[str], torch.Tensor]
+
+# What 16-bit arithmetic on the way may add to the format's half step, relative to the weight, at 2^-9 a rounding: one
+# of fp8's quotient by its scale; three or four where columns are scaled; twice as many where matrices that share a norm
+# have their columns' scales averaged and multiplied into it.
+QUOTIENT_ROUNDING = {"fp8": 2.0**-8, "int8": 0.0, "int4": 0.0}
+COLUMN_ROUNDING = 2.0**-7
+FOLDED_ROUNDING = 2.0**-6
+
+
+def dequantized(weights_format: str, stored_RC: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """fp32 [R, C] numbers of a stored weight, AWQ's and SmoothQuant's column scales still in them.
+
+    Args:
+        weights_format: fp8, int8 or int4.
+        stored_RC: As stored: fp8 and int8 [R, C]; int4 [R / 2, C], rows 2r and 2r + 1 in the low and high half byte.
+        scale: fp8 a single one; int8 [R]; int4 [R, C / group].
+    """
+    if weights_format == "fp8":
+        return stored_RC.float() * scale.float()
+    if weights_format == "int8":
+        return stored_RC.float() * scale.float()[:, None]
+    halves = torch.stack([stored_RC & 15, stored_RC >> 4], dim=1).flatten(0, 1).to(torch.int8)
+    signed_RC = torch.where(halves > 7, halves - 16, halves).float()
+    return signed_RC * scale.float().repeat_interleave(signed_RC.shape[1] // scale.shape[1], dim=1)
+
+
+def half_step(weights_format: str, weight_RC: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """[R, C] or broadcastable to it: how far the nearest stored number may be from a weight that is in range.
+
+    fp8 is e4m3: 3 bits of mantissa, subnormal below 2^-6.
+    """
+    if weights_format == "fp8":
+        return torch.maximum(weight_RC.abs() * 2.0**-4, scale.float() * 2.0**-10)
+    if weights_format == "int8":
+        return scale.float()[:, None] / 2
+    return scale.float().repeat_interleave(weight_RC.shape[1] // scale.shape[1], dim=1) / 2
+
+
+def check_weights(source: Checkpoint, written: Checkpoint) -> float:
+    """The gate: every stored weight within half a step of the one it came from, every other tensor equal to it.
+
+    The source's tensors are taken in the 16-bit type of the unquantized ones.
+
+    Returns:
+        The largest distance, in half steps; above 1 by what 16-bit arithmetic adds.
+
+    Raises:
+        MinitronError: One is further away.
+    """
+    assert written.weights_format is not None
+    largest = 0.0
+    with _both(source, written) as (read_source, read):
+        folded = _folded_norms(written, read_source, read)
+        for name in written.tensors:
+            module = name.removesuffix(".weight")
+            before = read_source(name)
+            if f"{module}.weight_scale" not in written.scales:
+                found = read(name)
+                if name not in folded.values() and not torch.equal(before.to(found.dtype), found):
+                    raise MinitronError(f"{name} is not quantized and must be what it was, it differs")
+                continue
+            scale = read(f"{module}.weight_scale")
+            columns_C = _column_scales(module, written, read, read_source, folded)
+            # The stored weight is the source's divided by what its activations are multiplied with.
+            expected_RC = before.float() / columns_C
+            error_RC = (dequantized(written.weights_format, read(name), scale) - expected_RC).abs()
+            step_RC = half_step(written.weights_format, expected_RC, scale)
+            rounding = QUOTIENT_ROUNDING[written.weights_format]
+            if columns_C.numel() > 1:
+                rounding = FOLDED_ROUNDING if name in folded else COLUMN_ROUNDING
+            furthest = float((error_RC / step_RC).max())
+            if not bool((error_RC <= step_RC * (1 + 1e-4) + expected_RC.abs() * rounding).all()):
+                raise MinitronError(
+                    f"{name} must be within half a step of the source's weight, it is {furthest:.3f} half steps away"
+                )
+            largest = max(largest, furthest)
+    return largest
+
+
+def dequantized_tensors(source: Checkpoint, written: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields (name on disk, fp32 tensor) of an unquantized model that computes what the stored weights mean."""
+    assert written.weights_format is not None
+    with _both(source, written) as (read_source, read):
+        folded = _folded_norms(written, read_source, read)
+        for name in written.tensors:
+            module = name.removesuffix(".weight")
+            if name in folded.values():
+                yield name, read_source(name).float()
+            elif f"{module}.weight_scale" in written.scales:
+                numbers_RC = dequantized(written.weights_format, read(name), read(f"{module}.weight_scale"))
+                yield name, numbers_RC * _column_scales(module, written, read, read_source, folded)
+            else:
+                yield name, read(name).float()
+
+
+@contextmanager
+def _both(source: Checkpoint, written: Checkpoint) -> Iterator[tuple[Read, Read]]:
+    # The source's numbers in the 16 bits that they were quantized from.
+    with open_weights(source) as read_source, open_weights(written) as read:
+        dtype = read(written.shape.head_tensor).dtype
+
+        def before(name: str) -> torch.Tensor:
+            kept_wide = written.tensors[name].dtype == "F32"  # as transformers keeps a router's bias
+            return read_source(name) if kept_wide else read_source(name).to(dtype)
+
+        yield before, read
+
+
+def _column_scales(
+    module: str, written: Checkpoint, read: Read, read_source: Read, folded: Mapping[str, str]
+) -> torch.Tensor:
+    if f"{module}.pre_quant_scale" in written.scales:
+        return read(f"{module}.pre_quant_scale").float()
+    if f"{module}.weight" in folded:
+        norm = folded[f"{module}.weight"]
+        before_C, after_C = read_source(norm).float(), read(norm).float()
+        return torch.where(before_C == 0, torch.ones_like(before_C), after_C / before_C)
+    return torch.ones(())
+
+
+def _folded_norms(written: Checkpoint, read_source: Read, read: Read) -> dict[str, str]:
+    """Name of a weight -> the norm that took its column scales over, where one did."""
+    family: Family = written.shape.family
+    folded: dict[str, str] = {}
+    for layer, kind in enumerate(written.shape.hybrid_override_pattern):
+        prefix = family.block_prefix.format(layer=layer)
+        for tap in (tap for taps in family.taps.values() for tap in taps.get(kind, ())):
+            if tap.side != "output" or len(tap.readers) < 2:
+                continue
+            norm = f"{prefix}{tap.module}.weight"
+            if not torch.equal(read_source(norm), read(norm)):
+                folded |= {prefix + reader: norm for reader in tap.readers}
+    return folded

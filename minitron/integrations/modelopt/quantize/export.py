@@ -1,0 +1,209 @@
+"""Post-training quantization by ModelOpt, written as a checkpoint folder that is whole or not there."""
+
+import contextlib
+import copy
+import logging
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from minitron.artifacts.artifact import write_artifact
+from minitron.checkpoints.checkpoint import Checkpoint, carried_files, checkpoint_hashes, file_hash, open_checkpoint
+from minitron.checkpoints.weights import copy_files, write_json
+from minitron.data.blocks import TokenBlocks, blend_sources
+from minitron.data.documents import is_text_file
+from minitron.data.sources import TextSource
+from minitron.errors import MinitronError
+from minitron.evaluate.perplexity import evaluate_text
+from minitron.integrations.modelopt.quantize.dequantize import check_weights
+from minitron.integrations.modelopt.quantize.ignore_lists import HF_QUANT_CONFIG, check_ignored, repaired_quantization
+from minitron.models.axes import tensor_shape
+from minitron.models.config import config_for_shape
+from minitron.runtime.loading import check_device, load_model, load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+# Our name of a format -> (ModelOpt's configuration, what the memory model calls it).
+QUANTIZED_FORMATS = {
+    "fp8": ("FP8_DEFAULT_CFG", "fp8"),
+    "int8": ("INT8_DEFAULT_CFG", "int8"),
+    "int8-smoothquant": ("INT8_SMOOTHQUANT_CFG", "int8"),
+    "int4-awq": ("INT4_AWQ_CFG", "int4"),
+}
+INT4_GROUP = 128
+DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeSettings:
+    """How a checkpoint is quantized.
+
+    Attributes:
+        format: One of `QUANTIZED_FORMATS`.
+        data: Calibration text.
+        samples: Packed samples of it.
+        seq_len: Tokens a sample.
+        batch_size: Samples in one pass.
+        device: Where it is computed.
+        seed: Fixes the samples.
+    """
+
+    format: str
+    data: str
+    samples: int = 64
+    seq_len: int = 512
+    batch_size: int = 8
+    device: str = "cpu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.format not in QUANTIZED_FORMATS:
+            raise MinitronError(f"a format must be one of {', '.join(QUANTIZED_FORMATS)}, got {self.format!r}")
+
+
+def quantize_checkpoint(folder: Path, settings: QuantizeSettings, output: Path) -> dict[str, Any]:
+    """Writes a quantized checkpoint and says what it costs: bytes before and after, and KL to the unquantized model.
+
+    The KL is that of ModelOpt's simulation, in nats a token, on the calibration text, before its export gives matrices
+    that read the same activations one scale. What is not quantized is stored in 16 bits.
+
+    Raises:
+        MinitronError: The checkpoint, the text, the device or the format cannot be used, or the export fails a gate.
+    """
+    check_device(settings.device)
+    source = open_checkpoint(folder)
+    _check_format(source, settings.format)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise MinitronError(f"the output folder must be new or empty, {output} is not")
+    blocks_NT = _calibration(source, settings)
+    inputs = asdict(settings) | checkpoint_hashes(folder)
+    inputs["data"] = file_hash(Path(settings.data)) if is_text_file(settings.data) else settings.data
+    with write_artifact(output, stage="quantize", inputs=inputs, seed=settings.seed) as partial:
+        export = partial / "export"
+        shutil.rmtree(export, ignore_errors=True)
+        kl = _export(source, settings, blocks_NT, export)
+        written = _assemble(source, export, partial)
+        shutil.rmtree(export)
+        check_ignored(written)
+        largest = check_weights(source, written)
+        measured = {
+            "format": settings.format,
+            "params": written.params,
+            "weights_bytes_before": source.weights_bytes,
+            "weights_bytes_after": written.weights_bytes,
+            "kl_to_unquantized": kl,
+            "largest_half_steps": largest,
+            "num_tokens": int(blocks_NT.size),
+        }
+        write_json(partial / "quantization.json", measured)
+    logger.info("quantized to %s: %d to %d bytes", settings.format, source.weights_bytes, written.weights_bytes)
+    return measured
+
+
+def fake_quantize(model: PreTrainedModel, name: str, forward_loop: Callable[[nn.Module], None]) -> PreTrainedModel:
+    """The model with ModelOpt's simulation of a format in it, in place, calibrated by a loop over it."""
+    import modelopt.torch.quantization as mtq  # seven seconds to import
+
+    config = copy.deepcopy(getattr(mtq, QUANTIZED_FORMATS[name][0]))
+    quantized: PreTrainedModel = mtq.quantize(model, config, forward_loop)
+    return quantized
+
+
+def calibration_loop(blocks_NT: TokenBlocks, batch_size: int) -> Callable[[nn.Module], None]:
+    """What runs the calibration text through a model."""
+
+    def run(model: nn.Module) -> None:
+        device = next(model.parameters()).device
+        for start in range(0, len(blocks_NT), batch_size):
+            ids_BT = torch.from_numpy(blocks_NT[start : start + batch_size]).long().to(device)
+            model(ids_BT, use_cache=False)
+
+    return run
+
+
+def export_dtype(source: Checkpoint) -> torch.dtype:
+    """The 16-bit type of what is not quantized: fp16 where the source's tensors are, else bf16."""
+    stored = {tensor.dtype for tensor in source.tensors.values()}
+    return torch.float16 if stored == {"F16"} else torch.bfloat16
+
+
+def _check_format(source: Checkpoint, name: str) -> None:
+    if QUANTIZED_FORMATS[name][1] != "int4":
+        return
+    outside = {spec.name for spec in source.shape.family.model_tensors}
+    for tensor, spec in source.shape.tensors().items():
+        if tensor not in outside and len(spec.dims) == 2:
+            rows, columns = tensor_shape(spec, source.shape.sizes)
+            if columns % INT4_GROUP or rows % 2:
+                raise MinitronError(
+                    f"{name} needs matrices of an even number of rows and a multiple of {INT4_GROUP} columns, "
+                    f"{tensor} is {rows} x {columns}; choose another format"
+                )
+
+
+def _calibration(source: Checkpoint, settings: QuantizeSettings) -> TokenBlocks:
+    blocks_NT = blend_sources(
+        [TextSource(path=settings.data)],
+        load_tokenizer(source.folder),
+        seq_len=settings.seq_len,
+        num_blocks=settings.samples,
+        seed=settings.seed,
+    )
+    if int(blocks_NT.max()) >= source.shape.vocab_size:
+        raise MinitronError(
+            f"token ids must be below the model's vocab_size {source.shape.vocab_size}, the tokenizer gives "
+            f"{int(blocks_NT.max())}"
+        )
+    return blocks_NT
+
+
+def _export(source: Checkpoint, settings: QuantizeSettings, blocks_NT: TokenBlocks, export: Path) -> float:
+    from modelopt.torch.export import export_hf_checkpoint  # seven seconds to import
+
+    dtype = export_dtype(source)
+    reference = load_model(source.folder, device=settings.device, dtype=dtype)
+    model = load_model(source.folder, device=settings.device, dtype=dtype)
+    model.config.architectures = model.config.architectures or [type(model).__name__]
+    with _quiet_modelopt():
+        model = fake_quantize(model, settings.format, calibration_loop(blocks_NT, settings.batch_size))
+        kl = evaluate_text(model, blocks_NT, teacher=reference, batch_size=settings.batch_size).kl_to_teacher
+        export_hf_checkpoint(model, export_dir=export)
+    assert kl is not None
+    return kl
+
+
+def _assemble(source: Checkpoint, export: Path, folder: Path) -> Checkpoint:
+    embedded, beside = repaired_quantization(export)
+    for path in export.iterdir():
+        if path.name.endswith((".safetensors", ".safetensors.index.json")):
+            path.replace(folder / path.name)
+    copy_files([path for path in carried_files(source.folder) if path.name not in _NOT_CARRIED], folder)
+    config = config_for_shape(source.config, source.shape)
+    config.pop("torch_dtype", None)
+    count = source.shape.family.extra_count
+    if source.extras and count is not None:
+        logger.warning("%s: layers that predict further tokens are left out", folder)
+        config[count] = 0
+    config |= {"dtype": DTYPES[export_dtype(source)], "quantization_config": embedded}
+    write_json(folder / "config.json", config)
+    write_json(folder / HF_QUANT_CONFIG, beside)
+    return open_checkpoint(folder, quantized=True)
+
+
+_NOT_CARRIED = ("artifact.json", "artifact.inputs", HF_QUANT_CONFIG, "quantization.json")
+
+
+@contextlib.contextmanager
+def _quiet_modelopt() -> Iterator[None]:
+    # ModelOpt prints what it does on stdout, which is for results.
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,1 @@
+"""What a model is, as data: axes, families, shapes, configurations, quotas, slicing."""

@@ -1,0 +1,146 @@
+"""Reading and writing the shape in a Hugging Face `config.json`, in every spelling that has been published."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from minitron.errors import ShapeError
+from minitron.models.families import FAMILIES
+from minitron.models.families.family import Family
+from minitron.models.shape import HybridShape
+
+# Kinds of block as older and newer configurations spell them in `layers_block_type`.
+KIND_LETTERS = {
+    "linear_attention": "M",
+    "mamba": "M",
+    "full_attention": "*",
+    "attention": "*",
+    "mlp": "-",
+    "moe": "E",
+}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a checkpoint folder, as it stands.
+
+    Raises:
+        ShapeError: The folder or the file is missing, or the file is not a JSON object.
+    """
+    path = folder / "config.json" if folder.is_dir() else folder
+    if not path.is_file():
+        raise ShapeError(f"a checkpoint must be a folder with a config.json, {folder} has none")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ShapeError(f"config.json must be valid JSON, {path} is not: {error}") from error
+    if not isinstance(config, dict):
+        raise ShapeError(f"config.json must hold an object, {path} holds a {type(config).__name__}")
+    return config
+
+
+def shape_from_config(config: Mapping[str, Any]) -> HybridShape:
+    """The shape that a configuration describes.
+
+    Raises:
+        ShapeError: The family is unknown, a dim is missing, or two spellings of one dim disagree.
+    """
+    model_type = config.get("model_type")
+    if model_type not in FAMILIES:
+        raise ShapeError(f"model_type must be one of {', '.join(FAMILIES)}, got {model_type!r}")
+    family = FAMILIES[model_type]
+    for key, allowed in family.only_values.items():
+        if config.get(key) not in (None, *allowed):
+            expected = " or ".join(json.dumps(value) for value in allowed)
+            raise ShapeError(f"{key} in config.json must be {expected} for {model_type}, got {config[key]!r}")
+    pattern = _read_pattern(config, family)
+    unused = {size for kind, sizes in family.kind_sizes.items() if kind not in pattern for size in sizes}
+    sizes: dict[str, int] = {}
+    for key in family.config_keys:
+        sizes[key] = 0 if key in unused else _read_size(config, family, key, sizes)
+    return HybridShape(model_type=model_type, hybrid_override_pattern=pattern, **sizes)
+
+
+def config_for_shape(source: Mapping[str, Any], shape: HybridShape) -> dict[str, Any]:
+    """The source's configuration with the shape put in: each dim in its canonical and every other spelling used.
+
+    Of a family whose blocks are of several kinds both spellings of them are written, since transformers reads
+    `layers_block_type` and vLLM, llama.cpp and TensorRT-LLM read `hybrid_override_pattern` with `num_hidden_layers`.
+    """
+    family: Family = shape.family
+    config = dict(source)
+    for key, spellings in family.config_keys.items():
+        if key in family.switches or not shape.sizes[key]:
+            continue
+        written = [spelling for spelling in spellings if spelling == key or spelling in source]
+        config |= dict.fromkeys(written, shape.sizes[key])
+    for kind, sizes in family.kind_sizes.items():
+        if kind not in shape.hybrid_override_pattern:
+            # llama.cpp's converter takes a model for one of experts by such a key alone.
+            config = {key: value for key, value in config.items() if key not in sizes}
+    for key, assumed in family.left_out.items():
+        if config.get(key) in assumed:
+            del config[key]
+    config["num_hidden_layers"] = shape.num_hidden_layers
+    kinds = [family.block_kinds[letter] for letter in shape.hybrid_override_pattern]
+    if family.only_kind is None:
+        config["layers_block_type"] = kinds
+        config["hybrid_override_pattern"] = shape.hybrid_override_pattern
+        config.pop("layer_types", None)
+    elif "layer_types" in source:
+        config["layer_types"] = kinds
+    return config
+
+
+def _read_size(config: Mapping[str, Any], family: Family, key: str, before: Mapping[str, int]) -> int:
+    spellings = family.config_keys[key]
+    found = {spelling: config[spelling] for spelling in spellings if config.get(spelling) is not None}
+    if not found and key in family.defaults:
+        return family.defaults[key](before)
+    if not found:
+        raise ShapeError(f"config.json must give {' or '.join(spellings)}, it has none of them")
+    is_switch = key in family.switches
+    for size in found.values():
+        if not isinstance(size, int) or isinstance(size, bool) is not is_switch:
+            expected = "true or false" if is_switch else "a whole number"
+            raise ShapeError(f"{key} in config.json must be {expected}, got {size!r}")
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{spelling}={size}" for spelling, size in found.items())
+        raise ShapeError(f"spellings of {key} in config.json must agree, got {listed}")
+    return int(next(iter(found.values())))
+
+
+def _read_pattern(config: Mapping[str, Any], family: Family) -> str:
+    blocks = config.get("num_hidden_layers")
+    if family.only_kind is not None:
+        return _uniform_pattern(config, family, blocks)
+    pattern = _spelt_pattern(config)
+    if blocks is not None and blocks != len(pattern):
+        raise ShapeError(f"num_hidden_layers in config.json must be the pattern's {len(pattern)} blocks, got {blocks}")
+    return pattern
+
+
+def _uniform_pattern(config: Mapping[str, Any], family: Family, blocks: Any) -> str:
+    if not isinstance(blocks, int) or isinstance(blocks, bool) or blocks < 1:
+        raise ShapeError(f"num_hidden_layers in config.json must be a positive whole number, got {blocks!r}")
+    kind = family.block_kinds[family.only_kind or ""]
+    named = config.get("layer_types")
+    if named is not None and named != [kind] * blocks:
+        raise ShapeError(f"layer_types in config.json must be {blocks} times {kind!r}, got {named!r}")
+    return (family.only_kind or "") * blocks
+
+
+def _spelt_pattern(config: Mapping[str, Any]) -> str:
+    pattern = config.get("hybrid_override_pattern")
+    kinds = config.get("layers_block_type") or config.get("layer_types")
+    if pattern is None and kinds is None:
+        raise ShapeError("config.json must give layers_block_type or hybrid_override_pattern, it has neither")
+    if kinds is not None:
+        unknown = sorted({str(kind) for kind in kinds} - set(KIND_LETTERS))
+        if unknown:
+            raise ShapeError(f"layers_block_type must hold {', '.join(KIND_LETTERS)}, got {', '.join(unknown)}")
+        spelt = "".join(KIND_LETTERS[kind] for kind in kinds)
+        if pattern is not None and pattern != spelt:
+            raise ShapeError(f"layers_block_type and hybrid_override_pattern must agree, got {spelt} and {pattern}")
+        return spelt
+    return str(pattern)

@@ -1,0 +1,203 @@
+"""The nemotron_h family: Nemotron-H, Nemotron Nano 2 and Nemotron 3 (arXiv 2504.03624, 2508.14444, 2512.20848).
+
+Source of names and orders: transformers 5.23, models/nemotron_h/modeling_nemotron_h.py and conversion_mapping.py.
+"""
+
+from collections.abc import Mapping
+
+from minitron.models.axes import Axis, TensorSpec
+from minitron.models.families.family import Branch, Family, Tap, entering
+
+HIDDEN = (("hidden_size",),)
+FFN = (("intermediate_size",),)
+VOCAB = (("vocab_size",),)
+HEADS = (("mamba_num_heads",),)
+CHANNELS = ("mamba_num_heads", "mamba_head_dim")
+STATE = ("n_groups", "ssm_state_size")
+QUERY = (("num_attention_heads", "head_dim"),)
+KEY_VALUE = (("num_key_value_heads", "head_dim"),)
+EXPERTS = (("n_routed_experts",),)
+EXPERT_FFN = (("moe_intermediate_size",),)
+SHARED_FFN = (("moe_shared_expert_intermediate_size",),)
+LATENT = (("moe_latent_size",),)
+ONE = ((),)
+
+NORM = TensorSpec("norm.weight", (HIDDEN,))
+
+MAMBA = (
+    NORM,
+    TensorSpec("mixer.in_proj.weight", ((CHANNELS, CHANNELS, STATE, STATE, *HEADS), HIDDEN)),  # rows [z, x, B, C, dt]
+    TensorSpec("mixer.conv1d.weight", ((CHANNELS, STATE, STATE), ONE, (("conv_kernel",),))),
+    TensorSpec("mixer.conv1d.bias", ((CHANNELS, STATE, STATE),)),
+    TensorSpec("mixer.A_log", (HEADS,)),
+    TensorSpec("mixer.D", (HEADS,)),
+    TensorSpec("mixer.dt_bias", (HEADS,)),
+    TensorSpec("mixer.norm.weight", ((CHANNELS,),)),
+    TensorSpec("mixer.out_proj.weight", (HIDDEN, (CHANNELS,))),
+)
+MLP = (
+    NORM,
+    TensorSpec("mixer.up_proj.weight", (FFN, HIDDEN)),
+    TensorSpec("mixer.down_proj.weight", (HIDDEN, FFN)),
+)
+ATTENTION = (
+    NORM,
+    TensorSpec("mixer.q_proj.weight", (QUERY, HIDDEN)),
+    TensorSpec("mixer.k_proj.weight", (KEY_VALUE, HIDDEN)),
+    TensorSpec("mixer.v_proj.weight", (KEY_VALUE, HIDDEN)),
+    TensorSpec("mixer.o_proj.weight", (HIDDEN, QUERY)),
+)
+
+
+def expert(projection: str, *, latent: bool) -> TensorSpec:
+    """One projection of every routed expert, which reads and writes hidden channels or the latent ones."""
+    width = LATENT if latent else HIDDEN
+    return TensorSpec(
+        f"mixer.experts.{{}}.{projection}.weight",
+        (EXPERT_FFN, width) if projection == "up_proj" else (width, EXPERT_FFN),
+        stacked="n_routed_experts",
+        in_memory=f"mixer.experts.{projection}",
+        needs="moe_latent_size" if latent else None,
+        lacks=None if latent else "moe_latent_size",
+    )
+
+
+def least_experts(sizes: Mapping[str, int]) -> int:
+    """Experts that routing needs: those that rank a group, and those that a token goes to within its groups."""
+    # A group is ranked by its two best experts; a token finds its experts in topk_group of the groups.
+    a_group = max(2, -(-sizes["num_experts_per_tok"] // max(1, sizes["topk_group"])))
+    return sizes["n_group"] * a_group
+
+
+MOE = (
+    NORM,
+    TensorSpec("mixer.gate.weight", (EXPERTS, HIDDEN)),
+    TensorSpec("mixer.gate.e_score_correction_bias", (EXPERTS,)),
+    *(expert(projection, latent=latent) for latent in (False, True) for projection in ("up_proj", "down_proj")),
+    TensorSpec("mixer.shared_experts.up_proj.weight", (SHARED_FFN, HIDDEN)),
+    TensorSpec("mixer.shared_experts.down_proj.weight", (HIDDEN, SHARED_FFN)),
+    TensorSpec("mixer.fc1_latent_proj.weight", (LATENT, HIDDEN), needs="moe_latent_size"),
+    TensorSpec("mixer.fc2_latent_proj.weight", (HIDDEN, LATENT), needs="moe_latent_size"),
+)
+
+
+def normed(*readers: str) -> tuple[Tap, ...]:
+    """The output of a block's pre-norm, read by the block's input projections."""
+    return (Tap(module="norm", side="output", readers=readers),)
+
+
+NEMOTRON_H = Family(
+    model_type="nemotron_h",
+    block_kinds={"M": "linear_attention", "-": "mlp", "*": "full_attention", "E": "moe"},
+    axes={
+        axis.name: axis
+        for axis in (
+            Axis(name="hidden_size"),
+            Axis(name="intermediate_size", block="-"),
+            Axis(name="mamba_num_heads", block="M", grouped_by="n_groups"),
+            Axis(name="mamba_head_dim", block="M"),
+            Axis(name="num_attention_heads", block="*", grouped_by="num_key_value_heads"),
+            Axis(
+                name="n_routed_experts",
+                block="E",
+                grouped_by="n_group",
+                used="num_experts_per_tok",
+                at_least=least_experts,
+            ),
+            Axis(name="moe_intermediate_size", block="E", per="n_routed_experts"),
+            Axis(name="moe_shared_expert_intermediate_size", block="E"),
+        )
+    },
+    config_keys={
+        "vocab_size": ("vocab_size",),
+        "hidden_size": ("hidden_size",),
+        "intermediate_size": ("intermediate_size",),
+        "num_attention_heads": ("num_attention_heads",),
+        "num_key_value_heads": ("num_key_value_heads",),
+        "head_dim": ("head_dim", "attention_head_dim"),
+        "mamba_num_heads": ("mamba_num_heads", "mamba_n_heads"),
+        "mamba_head_dim": ("mamba_head_dim", "mamba_d_head"),
+        "n_groups": ("n_groups", "mamba_n_groups", "mamba_num_groups"),
+        "ssm_state_size": ("ssm_state_size", "mamba_state_dim", "mamba_d_state"),
+        "conv_kernel": ("conv_kernel", "mamba_d_conv"),
+        "n_routed_experts": ("n_routed_experts", "num_local_experts"),
+        "num_experts_per_tok": ("num_experts_per_tok",),
+        "n_group": ("n_group",),
+        "topk_group": ("topk_group",),
+        "moe_intermediate_size": ("moe_intermediate_size",),
+        "moe_shared_expert_intermediate_size": ("moe_shared_expert_intermediate_size",),
+        "moe_latent_size": ("moe_latent_size",),
+    },
+    defaults={"n_group": lambda _: 1, "topk_group": lambda _: 1, "moe_latent_size": lambda _: 0},
+    kind_sizes={
+        "E": (
+            "n_routed_experts",
+            "num_experts_per_tok",
+            "n_group",
+            "topk_group",
+            "moe_intermediate_size",
+            "moe_shared_expert_intermediate_size",
+            "moe_latent_size",
+        )
+    },
+    # Infinity has no spelling in JSON; transformers and mlx-lm take (0, infinity) where there is none.
+    left_out={"time_step_limit": ([0.0, {"__float__": "Infinity"}], [0.0, float("inf")])},
+    model_tensors=(
+        TensorSpec("backbone.embeddings.weight", (VOCAB, HIDDEN)),
+        TensorSpec("backbone.norm_f.weight", (HIDDEN,)),
+        TensorSpec("lm_head.weight", (VOCAB, HIDDEN)),
+    ),
+    block_tensors={"M": MAMBA, "-": MLP, "*": ATTENTION, "E": MOE},
+    block_prefix="backbone.layers.{layer}.",
+    prefix_on_disk="backbone.",
+    prefix_in_memory="model.",
+    embeddings="backbone.embeddings.weight",
+    final_norm="backbone.norm_f.weight",
+    head="lm_head.weight",
+    # Names and shapes: vLLM, models/nemotron_h_mtp.py. The input of eh_proj is [embedding, hidden state].
+    extra_prefix="mtp.layers.",
+    extra_tensors=(
+        TensorSpec("enorm.weight", (HIDDEN,)),
+        TensorSpec("hnorm.weight", (HIDDEN,)),
+        TensorSpec("eh_proj.weight", (HIDDEN, (("hidden_size",), ("hidden_size",)))),
+        TensorSpec("final_layernorm.weight", (HIDDEN,)),
+    ),
+    extra_count="num_nextn_predict_layers",
+    # transformers 5.23 does not tie this family's head, whatever the configuration says.
+    only_values={
+        "tie_word_embeddings": (False,),
+        "use_bias": (False,),
+        "mlp_bias": (False,),
+        "attention_bias": (False,),
+        "mamba_proj_bias": (False,),
+        "use_conv_bias": (True,),
+        "n_shared_experts": (0, 1),  # 0 in models without experts; transformers always makes one
+    },
+    keeps={"*": "kv", "M": "state"},
+    taps={
+        "hidden": {
+            "M": normed("mixer.in_proj.weight"),
+            "-": normed("mixer.up_proj.weight"),
+            "*": normed("mixer.q_proj.weight", "mixer.k_proj.weight", "mixer.v_proj.weight"),
+            "E": normed(
+                "mixer.gate.weight",
+                "mixer.experts.up_proj",
+                "mixer.fc1_latent_proj.weight",
+                "mixer.shared_experts.up_proj.weight",
+            ),
+        },
+        "ffn": {"-": entering("mixer.down_proj")},
+        "ffn_preactivation": {"-": (Tap(module="mixer.up_proj", side="output"),)},
+        "shared_ffn": {"E": entering("mixer.shared_experts.down_proj")},
+        "mamba_x": {"M": (Tap(module="mixer.in_proj", side="output", part=("mixer.in_proj.weight", 0, 1)),)},
+        "mamba_output": {"M": entering("mixer.out_proj")},
+        "attention_output": {"*": entering("mixer.o_proj")},
+    },
+    branches={
+        "M": (Branch(projection="mixer.out_proj"),),
+        "-": (Branch(projection="mixer.down_proj"),),
+        "*": (Branch(projection="mixer.o_proj"),),
+        "E": (Branch(projection="mixer.shared_experts.down_proj"),),
+    },
+    experts={"E": "mixer.experts"},
+)

@@ -1,0 +1,196 @@
+"""HybridShape: the block pattern and dims of a hybrid model, and the exact sizes that follow from them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+from minitron.errors import ShapeError
+from minitron.models.axes import TensorSpec, entry_names
+from minitron.models.families import FAMILIES
+from minitron.models.families.family import Family
+
+NOT_SIZES = ("hybrid_override_pattern", "model_type")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridShape:
+    """Shape of a model: the single source of truth for parameters and bytes.
+
+    `hybrid_override_pattern` has one letter a block: M Mamba-2, - MLP, * attention, E experts, T a transformer layer.
+    All dims are spelt as in the Hugging Face configuration; one that the family or the pattern has no use for is 0.
+
+    Raises:
+        ShapeError: A dim is not positive, a letter is unknown, heads do not divide evenly into their groups, or there
+            are fewer experts than routing needs.
+    """
+
+    hybrid_override_pattern: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int = 0
+    num_attention_heads: int = 0
+    num_key_value_heads: int = 0
+    head_dim: int = 0
+    mamba_num_heads: int = 0
+    mamba_head_dim: int = 0
+    n_groups: int = 0
+    ssm_state_size: int = 0
+    conv_kernel: int = 4
+    n_routed_experts: int = 0
+    num_experts_per_tok: int = 0
+    n_group: int = 0
+    topk_group: int = 0
+    moe_intermediate_size: int = 0
+    moe_shared_expert_intermediate_size: int = 0
+    moe_latent_size: int = 0
+    tie_word_embeddings: int = 0
+    model_type: str = "nemotron_h"
+
+    def __post_init__(self) -> None:
+        if self.model_type not in FAMILIES:
+            raise ShapeError(f"model_type must be one of {', '.join(FAMILIES)}, got {self.model_type!r}")
+        known = self.family.block_kinds
+        unknown = sorted(set(self.hybrid_override_pattern) - set(known))
+        if unknown or not self.hybrid_override_pattern:
+            raise ShapeError(
+                f"a block pattern must be made of {' '.join(known)}, got {self.hybrid_override_pattern!r}"
+                + (f" with {' '.join(unknown)}" if unknown else "")
+            )
+        self._forget_unused()
+        needed = self._needed()
+        for name, size in self.sizes.items():
+            least = 1 if name in needed else 0
+            if not isinstance(size, int) or isinstance(size, bool) or size < least:
+                raise ShapeError(f"{name} must be a positive whole number, got {size!r}")
+        for name, unit in self.family.multiples.items():
+            _check_multiple(name, self.sizes[name], unit, self.sizes[unit])
+        for axis in self.family.axes.values():
+            size = self.sizes[axis.name]
+            if axis.grouped_by is not None and axis.name in needed:
+                _check_multiple(axis.name, size, axis.grouped_by, self.sizes[axis.grouped_by])
+            if axis.at_least is not None and axis.name in needed and size < axis.at_least(self.sizes):
+                used = "" if axis.used is None else f" for {axis.used}={self.sizes[axis.used]}"
+                raise ShapeError(f"{axis.name} must be at least {axis.at_least(self.sizes)}{used}, got {size}")
+
+    @property
+    def family(self) -> Family:
+        """The declarations of this model's family."""
+        return FAMILIES[self.model_type]
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Size of each axis by its name."""
+        return {key: getattr(self, key) for key in self.family.config_keys}
+
+    def _forget_unused(self) -> None:
+        # Sizes that say nothing of this model are 0, so that two spellings of one shape are equal.
+        family = self.family
+        unused = {each.name for each in dataclasses.fields(self)} - {*family.config_keys, *NOT_SIZES}
+        for kind, sizes in family.kind_sizes.items():
+            if kind not in self.hybrid_override_pattern:
+                unused |= set(sizes)
+        for name in unused:
+            object.__setattr__(self, name, 0)
+
+    def _needed(self) -> set[str]:
+        """Sizes that some tensor of the model runs over, and those that group them."""
+        kinds = [kind for kind in self.family.block_kinds if kind in self.hybrid_override_pattern]
+        specs = [
+            *self.family.tensors_outside(self.sizes),
+            *(spec for kind in kinds for spec in self.family.tensors_of(kind, self.sizes)),
+        ]
+        needed: set[str] = set().union(*(spec.axes() for spec in specs))
+        for axis in self.family.axes.values():
+            if axis.name in needed:
+                needed |= {name for name in (axis.grouped_by, axis.used) if name is not None}
+        return needed
+
+    @property
+    def config_sizes(self) -> dict[str, int | bool]:
+        """The sizes that this model has, as a configuration takes them; those of 0 are left out."""
+        switches = self.family.switches
+        return {key: bool(size) if key in switches else size for key, size in self.sizes.items() if size}
+
+    @property
+    def head_tensor(self) -> str:
+        """Name on disk of the tensor that turns hidden states into logits."""
+        return self.family.head_tensor(self.sizes)
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of blocks."""
+        return len(self.hybrid_override_pattern)
+
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """Letter of a kind of block -> how many blocks are of it."""
+        return {kind: self.count(kind) for kind in self.family.block_kinds}
+
+    def count(self, kind: str) -> int:
+        """Number of blocks of one kind, by its letter."""
+        return self.hybrid_override_pattern.count(kind)
+
+    def layers_of(self, kind: str) -> list[int]:
+        """Indices of the blocks of one kind, by its letter."""
+        return [layer for layer, letter in enumerate(self.hybrid_override_pattern) if letter == kind]
+
+    def block_params(self, kind: str) -> int:
+        """Exact parameters of one block of a kind, its pre-norm included."""
+        return self.family.block_params(kind, self.sizes)
+
+    @cached_property
+    def params(self) -> int:
+        """Exact parameters of the whole model.
+
+        >>> HybridShape(hybrid_override_pattern="M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-",
+        ...             vocab_size=131072, hidden_size=4480, intermediate_size=15680, num_attention_heads=40,
+        ...             num_key_value_heads=8, head_dim=128, mamba_num_heads=128, mamba_head_dim=80, n_groups=8,
+        ...             ssm_state_size=128).params  # NVIDIA-Nemotron-Nano-9B-v2
+        8888227328
+        """
+        return self.family.params(self.counts, self.sizes)
+
+    def tensors(self) -> dict[str, TensorSpec]:
+        """Every tensor of the model by its full name on disk; each entry of a stack has a name of its own."""
+        specs = {spec.name: spec for spec in self.family.tensors_outside(self.sizes)}
+        for layer, kind in enumerate(self.hybrid_override_pattern):
+            prefix = self.family.block_prefix.format(layer=layer)
+            for spec in self.family.tensors_of(kind, self.sizes):
+                specs |= dict.fromkeys((prefix + name for name in entry_names(spec, self.sizes)), spec)
+        return specs
+
+    def resized(self, *, layers: Sequence[int] | None = None, **sizes: int) -> Self:
+        """The shape with some dims changed and, if `layers` is given, only those blocks (indices, ascending).
+
+        Raises:
+            ShapeError: A size is unknown, or `layers` is out of range or out of order.
+        """
+        unknown = sorted(set(sizes) - set(self.family.axes))
+        if unknown:
+            raise ShapeError(f"a prunable dim must be one of {', '.join(self.family.axes)}, got {', '.join(unknown)}")
+        changes: dict[str, Any] = dict(sizes)
+        if layers is not None:
+            if (
+                sorted(set(layers)) != list(layers)
+                or not layers
+                or layers[0] < 0
+                or layers[-1] >= self.num_hidden_layers
+            ):
+                raise ShapeError(
+                    f"layers must be ascending block indices below {self.num_hidden_layers}, got {list(layers)}"
+                )
+            changes["hybrid_override_pattern"] = "".join(self.hybrid_override_pattern[layer] for layer in layers)
+        for name, size in sizes.items():
+            if size and not self.sizes[name]:
+                block = self.family.axes[name].block
+                raise ShapeError(f"{name} must stay 0 in a model without {block} blocks, got {size}")
+        return dataclasses.replace(self, **changes)
+
+
+def _check_multiple(name: str, size: int, group_name: str, groups: int) -> None:
+    if size % groups:
+        below, above = size // groups * groups, (size // groups + 1) * groups
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise ShapeError(f"{name} must be a multiple of {group_name}={groups}, got {size}; nearest: {nearest}")

@@ -1,0 +1,40 @@
+"""Calibration text and the models that it is run through, as a recipe's sections ask for them."""
+
+from minitron.checkpoints.checkpoint import Checkpoint
+from minitron.data.samples import Samples, blend_samples
+from minitron.errors import MinitronError
+from minitron.pipeline.text import text_sources
+from minitron.recipe.prune import CalibrationSection
+from minitron.recipe.score import ScoreSection
+from minitron.runtime.loading import load_model, load_tokenizer
+from minitron.runtime.stack import LayerwiseStack, MemoryStack, Stack
+
+
+def read_samples(section: CalibrationSection | ScoreSection, source: Checkpoint, *, seed: int) -> Samples:
+    """Samples of a section's text in the checkpoint's tokens.
+
+    Raises:
+        MinitronError: The text holds nothing, or its ids are not the model's.
+    """
+    assert section.seq_len is not None
+    samples = blend_samples(
+        text_sources(section.data),
+        load_tokenizer(source.folder),
+        seq_len=section.seq_len,
+        num_samples=section.samples,
+        seed=seed,
+        packed=section.packed,
+    )
+    highest = int(samples.token_ids.max())
+    if highest >= source.shape.vocab_size:
+        raise MinitronError(
+            f"token ids must be below the model's vocab_size {source.shape.vocab_size}, the tokenizer gives {highest}"
+        )
+    return samples
+
+
+def open_stack(checkpoint: Checkpoint, *, layerwise: bool, device: str) -> Stack:
+    """A checkpoint's model, whole in memory or one block at a time."""
+    if layerwise:
+        return LayerwiseStack(checkpoint, device=device)
+    return MemoryStack(load_model(checkpoint.folder, device=device), checkpoint.shape)

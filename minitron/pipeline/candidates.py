@@ -1,0 +1,189 @@
+"""Measuring candidates: pruned in memory and compared with the teacher at once, or after a short distillation."""
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from minitron.checkpoints.checkpoint import Checkpoint
+from minitron.checkpoints.weights import write_json
+from minitron.data.blocks import TokenBlocks
+from minitron.data.packing import write_block_file
+from minitron.distill.teachers.online import OnlineTeacher
+from minitron.distill.training.stage import distill
+from minitron.distill.training.trainer import DivergedError
+from minitron.evaluate.perplexity import evaluate_text
+from minitron.importance.scores import Scores
+from minitron.importance.selection import select_units
+from minitron.pipeline.text import data_hashes, text_sources
+from minitron.pipeline.training import objective_of, train_settings
+from minitron.progress import track
+from minitron.prune.in_memory import prune_model
+from minitron.prune.plan import PrunePlan
+from minitron.recipe.recipe import Recipe
+from minitron.runtime.loading import load_model, load_tokenizer
+from minitron.search.solver import Candidate
+from minitron.search.tournament import Standing, TournamentResult, run_tournament
+
+logger = logging.getLogger(__name__)
+
+MEASURED_FILE = "measured.json"
+BLOCKS_FILE = "text.blocks"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A candidate and what was measured of it.
+
+    Attributes:
+        candidate: The candidate.
+        zero_shot: `loss` and `kl` right after pruning; None when not measured.
+        standings: After each round of a tournament that it was in.
+    """
+
+    candidate: Candidate
+    zero_shot: Mapping[str, float] | None = None
+    standings: tuple[Standing, ...] = ()
+
+
+def measure_candidates(
+    recipe: Recipe, source: Checkpoint, scores: Scores, candidates: Sequence[Candidate], folder: Path
+) -> list[Measured]:
+    """Measures candidates as the recipe's `search.choose` says and sorts them, best first.
+
+    Args:
+        recipe: The recipe.
+        source: The checkpoint that is cut.
+        scores: Its scores.
+        candidates: What to measure.
+        folder: Where every result and the trainer's states are saved; an interrupted call is gone on with.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    bench, notes = _Bench(recipe, source, scores, folder), _Notes(folder / MEASURED_FILE)
+    for index in track(range(len(candidates)), "zero-shot", total=len(candidates)):
+        if index not in notes.zero_shot:
+            notes.zero_shot[index] = bench.measure(bench.prune(candidates[index]))
+            notes.save()
+    if recipe.search.choose == "zero_shot":
+        order: Sequence[int] = sorted(range(len(candidates)), key=lambda index: notes.zero_shot[index]["kl"])
+        standings: Sequence[tuple[Standing, ...]] = [()] * len(candidates)
+    else:
+        result = _tournament(recipe, bench, candidates, notes, folder)
+        order, standings = result.order, result.standings
+    return [
+        Measured(candidate=candidates[index], zero_shot=notes.zero_shot[index], standings=standings[index])
+        for index in order
+    ]
+
+
+class _Bench:
+    """What is cut, the teacher, and the distillation's text: what is trained on and, behind it, what is judged by.
+
+    A text that is too short for both is read again, of which the blending warns.
+    """
+
+    def __init__(self, recipe: Recipe, source: Checkpoint, scores: Scores, folder: Path) -> None:
+        # A tournament is over within the first stage of a curriculum; hidden states and merging are left to it.
+        section, rounds = recipe.distill.curriculum[0], recipe.search.tournament
+        self.section = section
+        self.source, self.scores = source, scores
+        self.teacher = load_model(Path(recipe.teacher), device=recipe.device)
+        is_teacher = source.folder.resolve() == Path(recipe.teacher).resolve()
+        self.model = self.teacher if is_teacher else load_model(source.folder, device=recipe.device)
+        train = max(rounds.tokens, default=0) // section.seq_len
+        blocks_NT = write_block_file(
+            folder / BLOCKS_FILE,
+            text_sources(section.data),
+            load_tokenizer(source.folder),
+            seq_len=section.seq_len,
+            num_blocks=train + rounds.blocks,
+            seed=recipe.seed,
+            made_from={"text": data_hashes(section.data)},
+        )
+        self.train_NT = blocks_NT.part(0, train)
+        self.held_out_NT: TokenBlocks = blocks_NT[train:]
+
+    def prune(self, candidate: Candidate) -> PreTrainedModel:
+        """The candidate as a model."""
+        shape = self.source.shape
+        keep = select_units(self.scores, shape, candidate.shape, candidate.layers)
+        return prune_model(self.model, PrunePlan(source=shape, target=candidate.shape, keep=keep))
+
+    def measure(self, student: PreTrainedModel) -> dict[str, float]:
+        """Loss, and KL to the teacher, on the text that is judged by."""
+        found = evaluate_text(student, self.held_out_NT, teacher=self.teacher)
+        assert found.kl_to_teacher is not None
+        return {"loss": found.loss, "kl": found.kl_to_teacher}
+
+
+class _Notes:
+    """What has been measured so far, kept in a file that is replaced whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"zero_shot": [], "standings": []}
+        self.zero_shot: dict[int, Mapping[str, float]] = dict(found["zero_shot"])
+        self.standings = {
+            (index, tokens): Standing(
+                tokens=entry["tokens"],
+                loss=entry["loss"],
+                curve=tuple((int(at), float(loss)) for at, loss in entry["curve"]),
+            )
+            for (index, tokens), entry in found["standings"]
+        }
+
+    def save(self) -> None:
+        partial = self._path.with_name(self._path.name + ".partial")
+        standings = [(key, asdict(standing)) for key, standing in self.standings.items()]
+        write_json(partial, {"zero_shot": list(self.zero_shot.items()), "standings": standings})
+        partial.replace(self._path)
+
+
+def _tournament(
+    recipe: Recipe, bench: _Bench, candidates: Sequence[Candidate], notes: _Notes, folder: Path
+) -> TournamentResult:
+    def play(index: int, tokens: int) -> Standing:
+        student = bench.prune(candidates[index])
+        try:
+            record = distill(
+                student,
+                OnlineTeacher(bench.teacher),
+                bench.train_NT,
+                # One process, one pass, and nothing for the trackers of the distillation itself.
+                replace(
+                    train_settings(bench.section, objective_of(bench.section.loss)),
+                    sharded=False,
+                    epochs=1,
+                    report_to=(),
+                ),
+                state_folder=_candidate_folder(folder, index),
+                seed=recipe.seed,
+                stop_after_tokens=tokens,
+            )
+            standing = Standing(tokens=record.tokens, loss=bench.measure(student)["kl"], curve=record.curve)
+        except DivergedError as error:
+            logger.warning("candidate %d leaves the tournament: %s", index, error)
+            standing = Standing(tokens=tokens, loss=math.inf, curve=())
+        notes.standings[index, tokens] = standing
+        notes.save()
+        logger.info("candidate %d after %d tokens: KL %.4f", index, standing.tokens, standing.loss)
+        return standing
+
+    return run_tournament(
+        len(candidates),
+        play,
+        tokens=recipe.search.tournament.tokens,
+        keep=recipe.search.tournament.keep,
+        known=notes.standings,
+        left=lambda index: shutil.rmtree(_candidate_folder(folder, index), ignore_errors=True),
+    )
+
+
+def _candidate_folder(folder: Path, index: int) -> Path:
+    return folder / f"candidate-{index}"

@@ -1,0 +1,105 @@
+"""RMSNorm compensation: what norms over fewer hidden channels get wrong on average, put right in their weights.
+
+With channels removed, the root mean square of what is left differs from that of the whole. Of a token t, let r_t be
+rms(kept channels) over rms(all channels): the pruned norm's output is the teacher's divided by r_t. The one factor on
+the norm's weight that brings it nearest, in least squares over tokens, is the mean of r_t, since every output of the
+norm has the same length before the weight.
+"""
+
+# B samples, T tokens, D hidden
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from minitron.data.samples import Samples
+from minitron.models.axes import Indices
+from minitron.progress import track
+from minitron.prune.plan import PrunePlan
+from minitron.runtime.stack import Stack
+from minitron.runtime.streams import MemoryStreams
+
+OVER_HIDDEN = ((("hidden_size",),),)
+
+
+@torch.no_grad()
+def norm_scales(stack: Stack, samples: Samples, plan: PrunePlan, *, batch_size: int = 8) -> dict[str, float]:
+    """Name on disk -> factor, for every norm over hidden channels that the pruned model keeps.
+
+    Empty when the plan cuts no hidden channels. One pass of the teacher, a block at a time; in memory lie two residual
+    streams of all samples.
+
+    Args:
+        stack: The teacher.
+        samples: Calibration samples; padded tokens do not count.
+        plan: What is kept.
+        batch_size: Samples in one pass; it changes speed and memory alone.
+    """
+    kept = plan.keep.indices.get(("hidden_size", None))
+    if kept is None:
+        return {}
+    family, shape = stack.shape.family, stack.shape
+    batches = samples.batches(batch_size)
+    streams = MemoryStreams(len(batches))
+    for number, batch in enumerate(batches):
+        streams.write(number, 0, stack.embed(batch.ids(stack.device)))
+    scales: dict[str, float] = {}
+    layers = range(shape.num_hidden_layers)
+    for layer, block in track(stack.blocks(layers), "compensate", total=len(layers)):
+        ratios = {name: _Ratio(kept) for name in _norms(plan, layer)}
+        with _listening(block, ratios):
+            for number, batch in enumerate(batches):
+                mask_BT = batch.mask(stack.device)
+                for ratio in ratios.values():
+                    ratio.mask_BT = mask_BT
+                streams.write(number, layer + 1, stack.run([(layer, block)], streams.read(number, layer), mask_BT))
+        prefix = family.block_prefix.format(layer=layer)
+        scales |= {prefix + name: ratio.mean for name, ratio in ratios.items()}
+    last = _Ratio(kept)
+    for number, batch in enumerate(batches):
+        last.mask_BT = batch.mask(stack.device)
+        last.add(streams.read(number, shape.num_hidden_layers))
+    return scales | {family.final_norm: last.mean}
+
+
+def _norms(plan: PrunePlan, layer: int) -> Iterator[str]:
+    """Names, inside a block that is kept, of the weights of norms over hidden channels."""
+    if layer in plan.keep.layers:
+        shape = plan.source
+        for spec in shape.family.tensors_of(shape.hybrid_override_pattern[layer], shape.sizes):
+            if spec.dims == OVER_HIDDEN:
+                yield spec.name
+
+
+@contextmanager
+def _listening(block: nn.Module, ratios: Mapping[str, "_Ratio"]) -> Iterator[None]:
+    with ExitStack() as hooks:
+        for name, ratio in ratios.items():
+            norm = block.get_submodule(name.removesuffix(".weight"))
+            handle = norm.register_forward_pre_hook(lambda _, args, ratio=ratio: ratio.add(args[0]))
+            hooks.callback(handle.remove)
+        yield
+
+
+class _Ratio:
+    """The mean over counted tokens of rms(kept channels) / rms(all channels) of what enters a norm."""
+
+    def __init__(self, kept: Indices) -> None:
+        self.mask_BT: torch.Tensor | None = None
+        self._kept = torch.from_numpy(kept)
+        self._sum = self._count = 0.0
+
+    @property
+    def mean(self) -> float:
+        return self._sum / max(1.0, self._count)
+
+    def add(self, x_BTD: torch.Tensor) -> None:
+        squares_BTD = x_BTD.detach().float().square()
+        kept_BT = squares_BTD[..., self._kept.to(x_BTD.device)].mean(dim=-1)
+        ratio_BT = (kept_BT / squares_BTD.mean(dim=-1).clamp(min=1e-30)).sqrt()
+        if self.mask_BT is not None:
+            ratio_BT = ratio_BT[self.mask_BT]
+        self._sum += float(ratio_BT.sum(dtype=torch.float64))
+        self._count += ratio_BT.numel()

@@ -1,0 +1,1 @@
+"""Closed-form repair: the pruned model's projections refitted to the teacher's outputs."""

@@ -1,0 +1,98 @@
+"""The picture of a run: bytes against the budget, recovery while distilling, and quality side by side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from minitron.report.tables import PART_LABELS
+
+# Okabe-Ito colors, told apart by color-blind readers.
+PART_COLORS = {
+    "weights": "#0072B2",
+    "kv": "#E69F00",
+    "ssm": "#009E73",
+    "conv": "#56B4E9",
+    "workspace": "#999999",
+}
+MODEL_COLORS = {"teacher": "#444444", "pruned": "#D55E00", "distilled": "#0072B2"}
+
+
+def draw_summary(
+    metrics: Mapping[str, Mapping[str, Any]],
+    *,
+    budget_bytes: int,
+    context_tokens: int,
+    curve: Sequence[Sequence[float]],
+    title: str,
+    path: Path,
+) -> None:
+    """Draws a run's summary as a PNG.
+
+    Args:
+        metrics: Model name -> its metrics, as the evaluate stage writes them.
+        budget_bytes: The budget.
+        context_tokens: The context that the bytes are for.
+        curve: (tokens, mean KL) of the distillation.
+        title: Name of the run.
+        path: Where to write.
+    """
+    has_task = "exact_match" in metrics["teacher"]
+    figure = Figure(figsize=(13 if has_task else 9, 4.2), layout="constrained")
+    panels = figure.subplots(1, 3 if has_task else 2)
+    figure.suptitle(title)
+    _draw_memory(panels[0], metrics, budget_bytes, context_tokens)
+    _draw_recovery(panels[1], metrics, curve)
+    if has_task:
+        _draw_task(panels[2], metrics)
+    figure.savefig(path, dpi=120)
+
+
+def _draw_memory(axes: Axes, metrics: Mapping[str, Mapping[str, Any]], budget_bytes: int, context_tokens: int) -> None:
+    models = ["teacher", "distilled"]
+    bottom = [0.0, 0.0]
+    for part, color in PART_COLORS.items():
+        heights = [metrics[model]["memory"][f"{part}_bytes"] / 2**20 for model in models]
+        if any(heights):
+            axes.bar(["teacher", "student"], heights, bottom=bottom, color=color, label=PART_LABELS[part], width=0.55)
+            bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    for position, total in enumerate(bottom):
+        axes.annotate(
+            f"{total:.2f}", (position, total), ha="center", va="bottom", xytext=(0, 2), textcoords="offset points"
+        )
+    axes.axhline(budget_bytes / 2**20, color="#D55E00", linestyle="--", label="budget")
+    axes.set_ylim(0, 1.35 * max(*bottom, budget_bytes / 2**20))
+    axes.set_ylabel("MiB")
+    axes.set_title(f"Memory at {context_tokens:,} tokens")
+    axes.legend(loc="upper right", ncols=2, fontsize=8)
+
+
+def _draw_recovery(axes: Axes, metrics: Mapping[str, Mapping[str, Any]], curve: Sequence[Sequence[float]]) -> None:
+    axes.plot(
+        [tokens / 1e6 for tokens, _ in curve],
+        [kl for _, kl in curve],
+        color=MODEL_COLORS["distilled"],
+        label="training",
+    )
+    for model, style in (("pruned", "--"), ("distilled", ":")):
+        kl = metrics[model]["kl_to_teacher"]
+        axes.axhline(kl, color=MODEL_COLORS[model], linestyle=style, label=f"{model}, held out: {kl:.3g}")
+    axes.set_yscale("log")
+    axes.set_xlabel("million tokens distilled")
+    axes.set_ylabel("KL to the teacher, nats a token")
+    axes.set_title("Recovery")
+    axes.legend(fontsize=8)
+
+
+def _draw_task(axes: Axes, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    shares = [100 * metrics[model]["exact_match"] for model in MODEL_COLORS]
+    bars = axes.bar(list(MODEL_COLORS), shares, color=list(MODEL_COLORS.values()), width=0.55)
+    axes.bar_label(bars, fmt="%.1f", padding=2)
+    axes.set_ylim(0, 112)
+    axes.set_ylabel("% exact match")
+    axes.set_title(f"Task: {metrics['teacher']['task']}")

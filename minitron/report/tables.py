@@ -1,0 +1,184 @@
+"""Tables for a terminal: the closing table of a run, candidates, the verdict of fit, metrics of one model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+MIB, GIB = 2**20, 2**30
+PART_LABELS = {
+    "weights": "weights",
+    "kv": "KV cache",
+    "ssm": "Mamba state",
+    "conv": "conv state",
+    "workspace": "workspace",
+}
+BLOCK_LABELS = {"M": "Mamba", "-": "MLP", "*": "attention", "E": "experts", "T": "transformer"}
+
+
+def format_bytes(count: int) -> str:
+    """Bytes in MiB below one GiB, else in GiB.
+
+    >>> format_bytes(3 * 2**29), format_bytes(5 * 2**19)
+    ('1.500 GiB', '2.500 MiB')
+    """
+    return f"{count / GIB:.3f} GiB" if abs(count) >= GIB else f"{count / MIB:.3f} MiB"
+
+
+def format_count(count: int) -> str:
+    """A number in thousands, millions or billions.
+
+    >>> format_count(8_888_227_328), format_count(1_490_520)
+    ('8.888B', '1.491M')
+    """
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= size:
+            return f"{count / size:.3f}{unit}"
+    return str(count)
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, Any]], *, budget_bytes: int | None, context_tokens: int) -> Table:
+    """Models side by side, one column each."""
+    table = Table(title=f"Memory is for {context_tokens:,} tokens", title_justify="left")
+    table.add_column("")
+    for model in metrics:
+        table.add_column(model, justify="right")
+    rows: list[tuple[str, list[str]]] = [
+        ("parameters", [f"{m['params']:,}" for m in metrics.values()]),
+        ("memory", [format_bytes(m["memory"]["total_bytes"]) for m in metrics.values()]),
+    ]
+    if budget_bytes is not None:
+        verdicts = ["fits" if m["memory"]["total_bytes"] <= budget_bytes else "too large" for m in metrics.values()]
+        rows.append((f"budget {format_bytes(budget_bytes)}", verdicts))
+    rows.append(("held-out loss, nats a token", [f"{m['loss']:.4f}" for m in metrics.values()]))
+    rows.append(("KL to teacher, nats a token", [_optional(m["kl_to_teacher"], "{:.4f}") for m in metrics.values()]))
+    first = next(iter(metrics.values()))
+    if "exact_match" in first:
+        name = f"{first['task']}, exact match of {first['problems']}"
+        rows.append((name, [f"{m['exact_match']:.1%}" for m in metrics.values()]))
+    rows.append(("generated tokens/s, batch 1", [f"{m['tokens_per_s']:.0f}" for m in metrics.values()]))
+    for label, cells in rows:
+        table.add_row(label, *cells)
+    return table
+
+
+def _size_columns(candidates: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Columns of the sizes that the models have."""
+    columns = {
+        "FFN": ("intermediate_size",),
+        "Mamba heads": ("mamba_num_heads", "mamba_head_dim"),
+        "experts": ("n_routed_experts", "moe_intermediate_size"),
+        "shared expert": ("moe_shared_expert_intermediate_size",),
+    }
+    return {
+        title: [" x ".join(str(candidate["shape"][size]) for size in sizes) for candidate in candidates]
+        for title, sizes in columns.items()
+        if candidates[0]["shape"][sizes[0]]
+    }
+
+
+def candidates_table(result: Mapping[str, Any]) -> Table:
+    """Candidates of a search, the chosen one first; what was not predicted or measured has no column.
+
+    A star marks those on the Pareto front.
+    """
+    candidates = result["candidates"]
+    rounds = sorted({each["tokens"] for candidate in candidates for each in candidate["rounds"]})
+    columns: dict[str, list[str]] = {
+        "#": [f"{number}{'*' if each['on_front'] else ''}" for number, each in enumerate(candidates, start=1)],
+        "blocks": [str(len(candidate["layers"])) for candidate in candidates],
+        "hidden": [str(candidate["shape"]["hidden_size"]) for candidate in candidates],
+        **_size_columns(candidates),
+        "params": [format_count(candidate["params"]) for candidate in candidates],
+        "memory": [format_bytes(candidate["memory"]["total_bytes"]) for candidate in candidates],
+    }
+    if len({candidate["shape"]["num_attention_heads"] for candidate in candidates}) > 1:
+        columns["heads"] = [str(candidate["shape"]["num_attention_heads"]) for candidate in candidates]
+    if result["device"] is not None:
+        columns[f"tokens/s on {result['device']}"] = [f"{candidate['tokens_per_s']:.1f}" for candidate in candidates]
+    columns["kept"] = [_optional(candidate["retained"], "{:.1%}") for candidate in candidates]
+    if any(candidate["zero_shot"] for candidate in candidates):
+        columns["zero-shot KL"] = [f"{candidate['zero_shot']['kl']:.4f}" for candidate in candidates]
+    for tokens in rounds:
+        found = [next((e["kl"] for e in c["rounds"] if e["tokens"] == tokens), None) for c in candidates]
+        columns[f"KL at {format_count(tokens)}"] = [_optional(kl, "{:.4f}") for kl in found]
+    table = Table(
+        title=f"{result['num_feasible']:,} of {result['num_shapes']:,} shapes fit "
+        f"{format_bytes(result['budget_bytes'])}; chosen by: {result['chosen_by']}",
+        title_justify="left",
+    )
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def fit_table(report: Mapping[str, Any]) -> Table:
+    """The verdict of fit: what the bytes hold, and what is left."""
+    table = Table(title=report["verdict"], title_justify="left", show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_row("parameters", f"{report['params']:,}")
+    for part, label in PART_LABELS.items():
+        held = format_bytes(report[f"{part}_bytes"])
+        if part == "weights":
+            label = f"weights, {report['weights']}"
+        if part == "workspace" and report["workspace_low_bytes"] != report["workspace_bytes"]:
+            label, held = "workspace, assumed", f"{format_bytes(report['workspace_low_bytes'])} to {held}"
+        table.add_row(label, held)
+    table.add_row("total", format_bytes(report["total_bytes"]), style="bold")
+    table.add_row("budget", format_bytes(report["budget_bytes"]))
+    table.add_row("headroom", format_bytes(report["headroom_bytes"]), style="bold", end_section=True)
+    for kind, block in report["blocks"].items():
+        parts = [f"weights {format_bytes(block['weights_bytes'])}"]
+        cache = block["kv_bytes"] + block["ssm_bytes"] + block["conv_bytes"]
+        parts += [f"cache {format_bytes(cache)}"] if cache else []
+        table.add_row(f"{block['count']} {BLOCK_LABELS[kind]} blocks, each", ", ".join(parts))
+    table.add_section()
+    if "block_tokens" in report:
+        table.add_row("vLLM block", f"{report['block_tokens']:,} tokens, {report['page_bytes']:,} bytes a layer")
+        table.add_row(
+            "vLLM blocks, in all / a sequence", f"{report['num_blocks']:,} / {report['blocks_per_sequence']:,}"
+        )
+    for label, limit in (("largest context, tokens", "context_tokens"), ("largest number of sequences", "sequences")):
+        largest = report[f"max_{limit}"]
+        table.add_row(label, "no limit" if largest is None else f"{largest:,}")
+    if "tokens_per_s" in report:
+        table.add_row("predicted output tokens/s, largest batch", f"{report['tokens_per_s']:.1f}")
+    return table
+
+
+def quantized_table(result: Mapping[str, Any]) -> Table:
+    """What quantization saved and what it cost."""
+    before, after = result["weights_bytes_before"], result["weights_bytes_after"]
+    table = Table(title=f"Weights as {result['format']}", title_justify="left", show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_row("parameters", f"{result['params']:,}")
+    table.add_row("weights before", format_bytes(before))
+    table.add_row("weights after, scales included", f"{format_bytes(after)} ({after / before:.1%})")
+    table.add_row("KL to the unquantized model, nats a token", f"{result['kl_to_unquantized']:.4f}")
+    return table
+
+
+def scores_table(summary: list[dict[str, Any]]) -> Table:
+    """One line a block: what it is, its depth score, and how unevenly its units matter."""
+    table = Table(title="Importance by block", title_justify="left")
+    for column in ("block", "kind", "depth score", "removed as", "units", "lowest / mean", "highest / mean"):
+        table.add_column(column, justify="right")
+    for row in summary:
+        table.add_row(
+            str(row["layer"]),
+            row["kind"],
+            f"{row['depth']:.4g}",
+            _optional(row["removed"], "{}"),
+            _optional(row["units"], "{}"),
+            _optional(row["lowest"], "{:.3f}"),
+            _optional(row["highest"], "{:.3f}"),
+        )
+    return table
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)

@@ -1,0 +1,1 @@
+"""Loaded models: loading, backbone, activation hooks, the layerwise stack, residual streams."""

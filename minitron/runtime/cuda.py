@@ -1,0 +1,21 @@
+"""A CUDA device of this machine, as torch sees it."""
+
+import torch
+
+from minitron.errors import MinitronError
+from minitron.runtime.loading import check_device
+
+
+def live_device(name: str) -> tuple[str, int]:
+    """(product name, bytes of memory in total) of a CUDA device such as `cuda:0`.
+
+    Raises:
+        MinitronError: torch sees no such device.
+    """
+    check_device(name)
+    device = torch.device(name)
+    index = 0 if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise MinitronError(f"torch must see the device, it sees {torch.cuda.device_count()} CUDA devices, got {name}")
+    _, total = torch.cuda.mem_get_info(device)
+    return torch.cuda.get_device_name(device), total

@@ -1,0 +1,232 @@
+"""Loading a checkpoint into plain transformers, with the settings that make its numbers the trained ones."""
+
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from minitron.checkpoints.checkpoint import Checkpoint, carried_files, open_checkpoint
+from minitron.checkpoints.names import model_places, read_place
+from minitron.checkpoints.weights import copy_files, open_weights, write_json, write_weights
+from minitron.errors import MinitronError
+from minitron.models.shape import HybridShape
+
+logger = logging.getLogger(__name__)
+
+TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The checkpoint's model in evaluation mode, its Mamba time steps limited as in training.
+
+    On CPU the default is fp32: bf16 products are several times slower there without AMX.
+
+    Raises:
+        MinitronError: The folder is not a whole checkpoint of a known family, or tensors were missed or made up.
+    """
+    checkpoint = open_checkpoint(folder)
+    check_device(device)
+    if checkpoint.extras:
+        logger.info(
+            "%s: %d tensors of layers that predict further tokens are not loaded", folder, len(checkpoint.extras)
+        )
+    _quiet_kernel_notes(device)
+    with _quiet_transformers():
+        config = _read_config(checkpoint)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True
+        )
+    faults = {kind: names for kind, names in info.items() if names and kind != "unexpected_keys"}
+    if faults:
+        raise MinitronError(f"transformers must load {folder} without faults, it reports {faults}")
+    loaded: PreTrainedModel = _settled(model.to(device))
+    return loaded
+
+
+def empty_model(checkpoint: Checkpoint) -> PreTrainedModel:
+    """The checkpoint's model without its weights (on torch's meta device), in evaluation mode, time steps limited."""
+    return _meta_model(_read_config(checkpoint), torch.float32)
+
+
+def assemble_model(
+    like: PreTrainedModel, config: Mapping[str, Any], shape: HybridShape, state: Mapping[str, torch.Tensor]
+) -> PreTrainedModel:
+    """A model made of given tensors, which it takes over, in evaluation mode, its Mamba time steps limited.
+
+    Args:
+        like: A model on the device where the new one shall be.
+        config: The new model's `config.json`.
+        shape: Its shape.
+        state: Every tensor by its name in memory.
+
+    Raises:
+        MinitronError: A tensor is missing, left over or of another shape.
+    """
+    built = _built_config(config, shape)
+    model = _meta_model(built, next(iter(state.values())).dtype)
+    family, whole = shape.family, dict(state)
+    if shape.head_tensor != family.head:
+        whole[family.name_in_memory(family.head)] = state[family.name_in_memory(family.embeddings)]
+    try:
+        model.load_state_dict(whole, strict=True, assign=True)
+    except RuntimeError as error:
+        raise MinitronError(f"the tensors must make a whole model: {error}") from error
+    model.tie_weights()
+    placed: PreTrainedModel = model.to(like.device)
+    return placed
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that torch cannot use here.
+
+    Raises:
+        MinitronError: The name is not a torch device, or it is a CUDA device and there is none.
+    """
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise MinitronError(f"device must be one that torch knows, such as cpu or cuda:0, got {device!r}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise MinitronError(f"device must be one that torch can use here, got {device} and torch sees no CUDA device")
+
+
+def new_model(config: Any, *, seed: int) -> PreTrainedModel:
+    """A freshly initialized model of a configuration, fp32, with the same time-step limit as a loaded one."""
+    _quiet_kernel_notes("cpu")
+    torch.manual_seed(seed)
+    with _quiet_transformers():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return _settled(model)
+
+
+def save_model(state: Mapping[str, torch.Tensor], template: Checkpoint, output: Path) -> Checkpoint:
+    """Writes a model's state as a checkpoint like another one: its names on disk, dtypes, config and other files.
+
+    Raises:
+        MinitronError: The model's tensors are not those of the other checkpoint.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    places = model_places(template.shape)
+    if template.extras:
+        logger.warning("%s: layers that predict further tokens are kept as they were, untrained", output)
+
+    with open_weights(template) as read:
+
+        def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+            for name, stored in template.tensors.items():
+                tensor = read_place(state, places[name])
+                yield name, tensor.to(device="cpu", dtype=TORCH_DTYPES[stored.dtype]).contiguous()
+            yield from ((name, read(name)) for name in template.extras)
+
+        write_weights(output, tensors())
+    copy_files([*carried_files(template.folder), template.folder / "config.json"], output)
+    return open_checkpoint(output)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, padding on the left as generation needs.
+
+    Raises:
+        MinitronError: The folder has no tokenizer, or the tokenizer has no end-of-text token.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, padding_side="left"
+        )
+    except (OSError, ValueError) as error:
+        raise MinitronError(f"a checkpoint must bring its tokenizer, {folder} has none that loads") from error
+    if tokenizer.eos_token_id is None:
+        raise MinitronError(f"the tokenizer of {folder} must name an eos_token, it names none")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def set_time_step_limit(model: nn.Module) -> None:
+    """Sets each Mamba mixer's limit on dt from the configuration's `time_step_limit`, in place.
+
+    transformers 5.23 floors dt at `time_step_min` in prefill but not in decoding; checkpoints are trained without it.
+    """
+    config: Any = model.config
+    mixers: list[Any] = [module for module in model.modules() if hasattr(module, "time_step_limit")]
+    for mixer in mixers:
+        mixer.time_step_limit = tuple(float(bound) for bound in config.time_step_limit)
+
+
+def config_of(model: PreTrainedModel) -> dict[str, Any]:
+    """A loaded model's configuration as transformers would write it into `config.json`."""
+    config: Any = model.config
+    written: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return written
+
+
+def count_params(model: nn.Module) -> int:
+    """Parameters of a loaded model as its files hold them: tied ones once, and what is stored though never trained."""
+    stored = {id(tensor): tensor.numel() for tensor in model.state_dict(keep_vars=True).values()}
+    return sum(stored.values())
+
+
+def _meta_model(config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    _quiet_kernel_notes("cpu")
+    # Tables that no file holds, such as rotary frequencies, are made for real.
+    with _quiet_transformers(), init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()
+    return _settled(model)
+
+
+def _settled(model: PreTrainedModel) -> PreTrainedModel:
+    """The model in evaluation mode, its numbers those that it was trained with, in place."""
+    set_time_step_limit(model)
+    if model.device.type != "cuda" and model._can_set_experts_implementation():
+        # The grouped product takes only widths of whole 16 bytes; a loop over experts takes any.
+        model.set_experts_implementation("eager")
+    return model.eval()
+
+
+def _read_config(checkpoint: Checkpoint) -> Any:
+    return _built_config(checkpoint.config, checkpoint.shape)
+
+
+def _built_config(config: Mapping[str, Any], shape: HybridShape) -> Any:
+    with tempfile.TemporaryDirectory() as folder:  # transformers spells infinity its own way in files
+        write_json(Path(folder) / "config.json", config)
+        return _sized(AutoConfig.from_pretrained(folder, local_files_only=True), shape)
+
+
+def _sized(config: Any, shape: HybridShape) -> Any:
+    for key, size in shape.config_sizes.items():
+        setattr(config, key, size)  # transformers takes defaults for spellings that it does not know
+    return config
+
+
+def _quiet_kernel_notes(device: str) -> None:
+    # There are no Mamba kernels for CPUs, so the advice to install them is noise there; on CUDA it is worth reading.
+    if torch.device(device).type == "cpu":
+        logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silences transformers' progress bar, its notes on missing kernels, and nothing else of the process."""
+    verbosity, progress = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if progress:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,61 @@
+"""Pruning killed by the system at more than twenty random moments ends with the same bytes."""
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minitron.checkpoints.writing.journal import CONFIG_FILE
+from tests.checkpoints.writing.test_faults import contents, opens
+from tests.importance.test_ranks import ROOT, TEACHER
+
+pytestmark = pytest.mark.slow
+KILLS = 24
+
+
+def start(source: Path, output: Path) -> subprocess.Popen[str]:
+    """The program, at the moment when it begins to prune."""
+    command = [sys.executable, "-m", "tests.checkpoints.writing.prune_program", str(source), str(output)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    return process
+
+
+def seconds_of_writing(source: Path, output: Path) -> float:
+    """From the program's start of pruning until the last file has its name; the check that follows is not counted."""
+    process = start(source, output)
+    started = time.monotonic()
+    while not (output / CONFIG_FILE).exists():
+        assert process.poll() in (None, 0)
+        time.sleep(0.001)
+    seconds = time.monotonic() - started
+    assert process.wait() == 0
+    return seconds
+
+
+def test_kills_change_no_byte_and_nothing_unfinished_opens(tmp_path: Path) -> None:
+    before = contents(TEACHER)
+    seconds = seconds_of_writing(TEACHER, tmp_path / "whole")
+    whole = contents(tmp_path / "whole")
+    rng, output = random.Random(0), tmp_path / "output"
+    kills = ends = 0
+    while kills < KILLS:
+        process = start(TEACHER, output)
+        time.sleep(rng.uniform(0, 0.7) * seconds)
+        process.kill()
+        process.wait()
+        if opens(output):  # all was written and being checked
+            assert contents(output).items() >= whole.items()
+            shutil.rmtree(output)
+            ends += 1
+        else:
+            kills += 1
+    assert ends
+    assert start(TEACHER, output).wait() == 0
+    assert contents(output) == whole
+    assert contents(TEACHER) == before

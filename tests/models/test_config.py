@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig
+
+from minitron.models.config import config_for_shape, shape_from_config
+from minitron.models.shape import HybridShape
+from tests.conftest import make_config, make_dense_shape, make_moe_shape, make_tiny_shape
+
+
+def config_of(shape: HybridShape) -> dict[str, object]:
+    return {
+        "model_type": "nemotron_h",
+        "hybrid_override_pattern": shape.hybrid_override_pattern,
+        **shape.config_sizes,
+    }
+
+
+def test_a_shape_survives_the_config_both_ways(tiny_shape: HybridShape) -> None:
+    assert shape_from_config(config_for_shape(config_of(tiny_shape), tiny_shape)) == tiny_shape
+
+
+@pytest.mark.parametrize(
+    ("canonical", "spelling"),
+    [
+        ("ssm_state_size", "mamba_state_dim"),
+        ("n_groups", "mamba_num_groups"),
+        ("n_groups", "mamba_n_groups"),
+        ("head_dim", "attention_head_dim"),
+        ("conv_kernel", "mamba_d_conv"),
+    ],
+)
+def test_every_published_spelling_is_read_and_kept(canonical: str, spelling: str) -> None:
+    shape = make_tiny_shape()
+    config = config_of(shape)
+    config[spelling] = config.pop(canonical)
+    assert shape_from_config(config) == shape
+    written = config_for_shape(config, shape)
+    assert written[spelling] == written[canonical] == shape.sizes[canonical]
+
+
+def test_spellings_that_disagree_are_refused(tiny_shape: HybridShape) -> None:
+    config = config_of(tiny_shape) | {"mamba_num_groups": 4}
+    with pytest.raises(ValueError, match="spellings of n_groups .* must agree, got n_groups=2, mamba_num_groups=4"):
+        shape_from_config(config)
+
+
+def test_both_block_spellings_are_written_for_old_and_new_readers(tiny_shape: HybridShape) -> None:
+    smaller = tiny_shape.resized(layers=[0, 1, 2])
+    written = config_for_shape(config_of(tiny_shape), smaller)
+    assert written["layers_block_type"] == ["linear_attention", "mlp", "full_attention"]
+    assert written["hybrid_override_pattern"] == "M-*"
+    assert written["num_hidden_layers"] == 3
+
+
+def test_block_spellings_that_disagree_are_refused(tiny_shape: HybridShape) -> None:
+    config = config_of(tiny_shape) | {"layers_block_type": ["mamba", "mlp"]}
+    with pytest.raises(ValueError, match="must agree, got M- and "):
+        shape_from_config(config)
+
+
+def test_another_family_is_refused() -> None:
+    with pytest.raises(ValueError, match="model_type must be one of nemotron_h, llama, qwen3, got 'mamba'"):
+        shape_from_config({"model_type": "mamba"})
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        make_moe_shape(),
+        make_moe_shape(moe_latent_size=9),
+        make_dense_shape("llama"),
+        make_dense_shape("qwen3", tie_word_embeddings=1),
+    ],
+    ids=lambda shape: f"{shape.model_type}{shape.moe_latent_size}",
+)
+def test_the_configuration_that_transformers_writes_is_read_and_its_cut_is_read_by_transformers(
+    tmp_path: Path, shape: HybridShape
+) -> None:
+    written = json.loads(make_config(shape).to_json_string(use_diff=False))
+    assert shape_from_config(written) == shape
+    cut = shape.resized(layers=[0, 2], intermediate_size=8, num_attention_heads=3)
+    (tmp_path / "config.json").write_text(json.dumps(config_for_shape(written, cut)))
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    for key, size in cut.config_sizes.items():
+        assert getattr(loaded, key) == size
+    assert loaded.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"attention_bias": True}, "attention_bias in config.json must be false for llama, got True"),
+        ({"num_hidden_layers": None}, "num_hidden_layers in config.json must be a positive whole number, got None"),
+        ({"layer_types": ["sliding_attention"] * 3}, "layer_types in config.json must be 3 times 'full_attention'"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings in config.json must be true or false, got 1"),
+    ],
+)
+def test_a_dense_configuration_that_is_not_declared_is_refused(change: dict[str, Any], fault: str) -> None:
+    shape = make_dense_shape("llama")
+    config = {"model_type": "llama", "num_hidden_layers": 3, **shape.config_sizes}
+    assert shape_from_config(config) == shape
+    with pytest.raises(ValueError, match=fault):
+        shape_from_config(config | change)
+
+
+def test_sizes_that_a_dense_configuration_leaves_out_are_those_that_transformers_takes() -> None:
+    config = {"num_hidden_layers": 3, "vocab_size": 7, "hidden_size": 24, "intermediate_size": 5}
+    config["num_attention_heads"] = 6
+    for model_type in ("llama", "qwen3"):
+        shape = shape_from_config({"model_type": model_type, "num_key_value_heads": 6, **config})
+        taken = AutoConfig.for_model(model_type, **config)
+        assert shape.head_dim == taken.head_dim
+
+
+def test_what_some_readers_cannot_read_or_misread_is_left_out(tiny_shape: HybridShape, tmp_path: Path) -> None:
+    written = json.loads(make_config(tiny_shape).to_json_string(use_diff=False))
+    assert "num_experts_per_tok" in written
+    assert "__float__" in json.dumps(written["time_step_limit"])
+    config = config_for_shape(written, tiny_shape)
+    assert "num_experts_per_tok" not in config
+    assert "time_step_limit" not in config
+    assert json.loads(json.dumps(config, allow_nan=False)) == config
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert tuple(AutoConfig.from_pretrained(tmp_path).time_step_limit) == (0.0, float("inf"))
+    limited = config_for_shape({**written, "time_step_limit": [0.0, 1.0]}, tiny_shape)
+    assert limited["time_step_limit"] == [0.0, 1.0]
+    assert "num_experts_per_tok" in config_for_shape(config_of(make_moe_shape()), make_moe_shape())

@@ -1,0 +1,70 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitron.checkpoints.checkpoint import file_hash
+from minitron.estimate.serving.workload import Workload
+from minitron.pipeline import calibration
+from minitron.pipeline.calibration import read_samples
+from minitron.pipeline.stages import evaluate
+from minitron.pipeline.text import data_hashes, text_sources
+from minitron.recipe.evaluate import EvaluateSection
+from minitron.recipe.prune import CalibrationSection
+from minitron.recipe.section import Source
+
+
+def test_a_source_without_a_split_is_read_whole_on_both_sides() -> None:
+    sources = [Source(path="a.jsonl", weight=2.0, excerpt_chars=9)]
+    assert text_sources(sources) == text_sources(sources, held_out=True)
+    assert text_sources(sources)[0].part == "all"
+    assert (text_sources(sources)[0].weight, text_sources(sources)[0].excerpt_chars) == (2.0, 9)
+
+
+def test_a_split_source_gives_training_one_side_and_evaluation_the_other() -> None:
+    sources = [Source(path="a.jsonl", held_out=0.25)]
+    (train,), (held_out,) = text_sources(sources), text_sources(sources, held_out=True)
+    assert (train.part, train.held_out) == ("train", 0.25)
+    assert (held_out.part, held_out.held_out) == ("held_out", 0.25)
+
+
+def test_only_a_split_changes_what_identifies_a_source(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("some text")
+    plain = {"weight": 1.0, "field": "text", "split": "train", "excerpt_chars": None}
+    (file,), (dataset,) = data_hashes([Source(path=str(path))]), data_hashes([Source(path="some/dataset")])
+    assert file == {**plain, "content": file_hash(path)}
+    assert dataset == {"path": "some/dataset", **plain}
+    assert data_hashes([Source(path=str(path), held_out=0.1)]) == [{**file, "held_out": 0.1}]
+
+
+def test_calibration_reads_the_side_that_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, Any] = {}
+
+    def stop(sources: Any, *_args: Any, **_options: Any) -> None:
+        found["part"] = sources[0].part
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibration, "blend_samples", stop)
+    monkeypatch.setattr(calibration, "load_tokenizer", lambda _folder: None)
+    section = CalibrationSection(data=(Source(path="a.jsonl", held_out=0.25),), seq_len=8)
+    with pytest.raises(KeyboardInterrupt):
+        read_samples(section, type("Opened", (), {"folder": tmp_path}), seed=0)  # type: ignore[arg-type]
+    assert found == {"part": "train"}
+
+
+def test_evaluation_reads_the_side_that_is_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, Any] = {}
+
+    def stop(sources: Any, *_args: Any, **_options: Any) -> None:
+        found["part"] = sources[0].part
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "blend_sources", stop)
+    for name in ("open_checkpoint", "load_tokenizer", "load_model"):
+        monkeypatch.setattr(evaluate, name, lambda _folder, **_options: None)
+    section = EvaluateSection(data=(Source(path="a.jsonl", held_out=0.25),))
+    workload = Workload(context_tokens=8)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.evaluate_folder(tmp_path, section, workload, teacher=None, seed=0, device="cpu")
+    assert found == {"part": "held_out"}

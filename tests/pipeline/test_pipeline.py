@@ -1,0 +1,143 @@
+"""The whole pipeline on a tiny checkpoint: what it writes, what it skips, what it does again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.cli.main import main
+from minitron.models.shape import HybridShape
+from minitron.pipeline.runner import STAGE_NAMES as ALL_STAGES
+from minitron.pipeline.runner import run_pipeline
+from minitron.pipeline.stages import prune as prune_stage
+from minitron.recipe.load import load_recipe
+from minitron.recipe.recipe import Recipe
+from minitron.runtime.loading import count_params
+from tests.conftest import make_dense_shape, make_moe_shape, write_tiny_recipe
+
+OPTIONAL = ("correct", "depth", "depth_distill", "cache")
+STAGE_NAMES = tuple(name for name in ALL_STAGES if name not in OPTIONAL)
+
+
+def outcomes(recipe: Recipe, folder: Path, **options: Any) -> dict[str, bool]:
+    return {outcome.name: outcome.skipped for outcome in run_pipeline(recipe, folder, **options)}
+
+
+def test_a_run_ends_with_a_student_that_fits_and_loads_in_plain_transformers(
+    tmp_path: Path, recipe_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(recipe_path), "--output", str(tmp_path / "run"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    metrics, budget = result["metrics"], result["search"]["budget_bytes"]
+    assert metrics["teacher"]["memory"]["total_bytes"] > budget >= metrics["distilled"]["memory"]["total_bytes"]
+    assert metrics["teacher"]["kl_to_teacher"] == pytest.approx(0, abs=1e-6)
+    assert set(metrics["distilled"]) >= {"loss", "kl_to_teacher", "exact_match", "params", "memory", "tokens_per_s"}
+    student = tmp_path / "run" / "distill" / "checkpoint"
+    model = AutoModelForCausalLM.from_pretrained(student)
+    assert count_params(model) == open_checkpoint(student).params == result["search"]["candidates"][0]["params"]
+    inputs = AutoTokenizer.from_pretrained(student)("line", return_tensors="pt")
+    assert model.generate(**inputs, max_new_tokens=2, min_new_tokens=2).shape == (1, 6)
+    assert (tmp_path / "run" / "report" / "summary.png").stat().st_size > 10_000
+
+
+def test_a_second_run_skips_what_is_finished_and_a_change_reruns_what_it_touches(
+    tmp_path: Path, recipe_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    assert outcomes(load_recipe(recipe_path), folder) == dict.fromkeys(STAGE_NAMES, False)
+    assert outcomes(load_recipe(recipe_path), folder) == dict.fromkeys(STAGE_NAMES, True)
+    changed = load_recipe(recipe_path, ("distill.learning_rate=0.002",))
+    expected = {name: name in ("score", "search", "prune") for name in STAGE_NAMES}
+    assert outcomes(changed, folder) == expected
+    assert outcomes(changed, folder, first="evaluate") == {
+        name: name not in ("evaluate", "report") for name in STAGE_NAMES
+    }
+
+
+def test_changed_data_under_the_same_name_is_noticed(tmp_path: Path, recipe_path: Path) -> None:
+    folder = tmp_path / "run"
+    outcomes(load_recipe(recipe_path), folder, last="search")
+    (tmp_path / "text.txt").write_text("another text, long enough to fill the blocks " * 9)
+    assert outcomes(load_recipe(recipe_path), folder, last="score") == {"score": False}
+
+
+def test_a_stage_that_fails_is_done_again_and_earlier_ones_are_kept(
+    tmp_path: Path, recipe_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, recipe = tmp_path / "run", load_recipe(recipe_path)
+
+    def fail(*_args: Any, **_kwargs: Any) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(prune_stage, "save_plan", fail)
+        outcomes(recipe, folder)
+    assert not (folder / "prune").exists()
+    assert outcomes(recipe, folder, last="prune") == {"score": True, "search": True, "prune": False}
+
+
+def test_two_runs_of_one_seed_agree(tmp_path: Path, recipe_path: Path) -> None:
+    recipe = load_recipe(recipe_path)
+    for name in ("a", "b"):
+        outcomes(recipe, tmp_path / name, last="distill")
+    weights = [(tmp_path / name / "distill" / "checkpoint" / "model.safetensors").read_bytes() for name in ("a", "b")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [
+        (
+            make_moe_shape(moe_latent_size=9),
+            {"hidden_size": [16], "n_routed_experts": [9, 6], "moe_intermediate_size": [8], "mamba_num_heads": [6, 4]},
+        ),
+        (make_dense_shape("llama"), {"hidden_size": [18, 12], "intermediate_size": [20], "num_attention_heads": [3]}),
+        (make_dense_shape("qwen3", tie_word_embeddings=1), {"num_hidden_layers": [2], "hidden_size": [17]}),
+    ],
+    ids=["experts", "llama", "qwen3 tied"],
+)
+def test_every_family_goes_through_the_whole_pipeline(
+    tmp_path: Path, shape: HybridShape, sizes: dict[str, list[int]]
+) -> None:
+    recipe = load_recipe(write_tiny_recipe(tmp_path, shape, sizes))
+    outcomes(recipe, tmp_path / "run")
+    student = tmp_path / "run" / "distill" / "checkpoint"
+    model, info = AutoModelForCausalLM.from_pretrained(student, output_loading_info=True)
+    assert not any(names for names in info.values())
+    chosen = json.loads((tmp_path / "run" / "search" / "candidates.json").read_text())["candidates"][0]
+    assert count_params(model) == open_checkpoint(student).params == chosen["params"] < shape.params
+
+
+def test_an_axis_that_the_teacher_does_not_have_is_refused(tmp_path: Path) -> None:
+    path = write_tiny_recipe(tmp_path, make_dense_shape("llama"), {"mamba_num_heads": [4]})
+    with pytest.raises(ValueError, match="search.mamba_num_heads must be an axis of the teacher, a llama without it"):
+        outcomes(load_recipe(path), tmp_path / "run")
+
+
+def test_every_checkpoint_of_a_run_says_where_it_comes_from(tmp_path: Path, recipe_path: Path) -> None:
+    outcomes(load_recipe(recipe_path), tmp_path / "run", last="distill")
+    pruned, distilled = (tmp_path / "run" / stage / "checkpoint" for stage in ("prune", "distill"))
+    steps = [
+        [step["step"] for step in json.loads((folder / "lineage.json").read_text())["steps"]]
+        for folder in (pruned, distilled)
+    ]
+    assert steps == [["prune"], ["prune", "distill"]]
+    for folder in (pruned, distilled):
+        card = (folder / "README.md").read_text()
+        assert "base_model: teacher" in card
+        assert open_checkpoint(folder).shape.hybrid_override_pattern in card
+        assert str(tmp_path) not in card + (folder / "lineage.json").read_text()
+
+
+def test_a_cut_that_extra_layers_are_in_the_way_of_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    recipe = load_recipe(write_tiny_recipe(tmp_path, make_moe_shape(), {"n_routed_experts": [9]}))
+    file = tmp_path / "teacher" / "model.safetensors"
+    save_file(load_file(file) | {"mtp.layers.0.enorm.weight": torch.ones(22)}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="search.n_routed_experts needs prune.drop_mtp: true"):
+        outcomes(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
