@@ -87,7 +87,7 @@ def time_training(args: argparse.Namespace, shapes: tuple[HybridShape, HybridSha
     """Whole steps."""
     dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
     teacher, student = (make_model(shape, args.device, dtype) for shape in shapes)
-    blocks_NT = np.random.default_rng(0).integers(
+    sequences_NT = np.random.default_rng(0).integers(
         0, shapes[0].vocab_size, (args.batch_size * (args.steps + LEFT_OUT), args.seq_len), dtype=np.int32
     )
     clock = StepClock(args.device)
@@ -102,7 +102,7 @@ def time_training(args: argparse.Namespace, shapes: tuple[HybridShape, HybridSha
     )
     teaching = OnlineTeacher(teacher)
     with tempfile.TemporaryDirectory() as folder:
-        distill(student, teaching, blocks_NT, settings, state_folder=Path(folder), seed=0, callbacks=[clock])
+        distill(student, teaching, sequences_NT, settings, state_folder=Path(folder), seed=0, callbacks=[clock])
     seconds = statistics.median(clock.seconds[LEFT_OUT:])
     tokens = args.batch_size * args.seq_len
     operations = sum(

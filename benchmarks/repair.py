@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from minitron.checkpoints.checkpoint import open_checkpoint
-from minitron.data.blocks import blend_sources
+from minitron.data.sequences import blend_sources
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.importance.scores import Scores
 from minitron.importance.selection import top_blocks
@@ -72,7 +72,7 @@ def zero_shot(recipe: Recipe, scores: Scores, shapes: list[tuple[int, ...]], fol
         text_sources(section.data, held_out=True),
         load_tokenizer(Path(recipe.teacher)),
         seq_len=section.seq_len,
-        num_blocks=section.blocks,
+        num_sequences=section.blocks,
         seed=recipe.seed,
     )
     rows = []

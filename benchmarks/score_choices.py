@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from minitron.checkpoints.checkpoint import open_checkpoint
-from minitron.data.blocks import blend_sources
 from minitron.data.samples import blend_samples
+from minitron.data.sequences import blend_sources
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.importance.calibrate import CalibrationSettings, calibrate
 from minitron.importance.depth.greedy import LogitDepth
@@ -80,7 +80,7 @@ class Bench:
             text_sources(section.data, held_out=True),
             self.tokenizer,
             seq_len=section.seq_len,
-            num_blocks=section.blocks,
+            num_sequences=section.blocks,
             seed=0,
         )
 

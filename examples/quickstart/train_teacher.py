@@ -23,8 +23,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch.nn import functional as F
 from transformers import NemotronHConfig, NemotronHForCausalLM, PreTrainedTokenizerFast
 
-from minitron.data.blocks import blend_sources
 from minitron.data.documents import read_documents
+from minitron.data.sequences import blend_sources
 from minitron.data.sources import TextSource
 from minitron.runtime.loading import set_time_step_limit
 
@@ -99,8 +99,8 @@ def train(data: Path, output: Path, seed: int) -> None:
         TextSource(path=str(data / "text-train.jsonl"), weight=TEXT_WEIGHT),
         TextSource(path=str(data / "problems-train.jsonl"), weight=PROBLEMS_WEIGHT),
     ]
-    blocks_NT = torch.from_numpy(
-        blend_sources(sources, tokenizer, seq_len=SEQ_LEN, num_blocks=STEPS * BATCH_SIZE, seed=seed)
+    sequences_NT = torch.from_numpy(
+        blend_sources(sources, tokenizer, seq_len=SEQ_LEN, num_sequences=STEPS * BATCH_SIZE, seed=seed)
     )
     model = NemotronHForCausalLM(NemotronHConfig(**CONFIG))
     set_time_step_limit(model)
@@ -110,11 +110,11 @@ def train(data: Path, output: Path, seed: int) -> None:
         [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.95)
     )
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{parameters:,} parameters, {blocks_NT.numel():,} tokens", flush=True)
+    print(f"{parameters:,} parameters, {sequences_NT.numel():,} tokens", flush=True)
     started, recent = time.monotonic(), []
     model.train()
     for step in range(STEPS):
-        ids_BT = blocks_NT[step * BATCH_SIZE : (step + 1) * BATCH_SIZE].long()
+        ids_BT = sequences_NT[step * BATCH_SIZE : (step + 1) * BATCH_SIZE].long()
         logits_BTV = model(ids_BT, use_cache=False).logits
         loss = F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten())
         loss.backward()

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 from minitron.artifacts.artifact import locked, working_folder
 from minitron.artifacts.disk_space import reporting_full_disk, require_room, sync_folder
-from minitron.data.block_file import BlockFile, BlockHeader, make_header, open_block_file
-from minitron.data.blocks import fill_blocks
+from minitron.data.sequence_file import SequenceFile, SequenceFileHeader, make_header, open_sequence_file
+from minitron.data.sequences import fill_sequences
 from minitron.data.sources import TextSource, shuffled_shares
 from minitron.distributed import Ranks
 from minitron.errors import DataError
@@ -23,19 +23,19 @@ from minitron.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
-LOCK_FILE, JOURNAL_FILE, BLOCKS_FILE, PARTIAL = "lock", "journal.json", "blocks", ".partial"
+LOCK_FILE, JOURNAL_FILE, SEQUENCES_FILE, PARTIAL = "lock", "journal.json", "blocks", ".partial"
 
 
-def write_block_file(
+def write_sequence_file(
     path: Path,
     sources: Sequence[TextSource],
     tokenizer: Any,
     *,
     seq_len: int,
-    num_blocks: int,
+    num_sequences: int,
     seed: int,
     made_from: Mapping[str, Any],
-) -> BlockFile:
+) -> SequenceFile:
     """Packs the blend that `blend_sources` gives into a file and opens it; a finished one is opened as it is.
 
     One source's blocks are written after the other's, and the blend's order is applied as they are read. A call that
@@ -46,7 +46,7 @@ def write_block_file(
         sources: Where the text is.
         tokenizer: The model's.
         seq_len: Tokens a block.
-        num_blocks: How many.
+        num_sequences: How many.
         seed: Fixes the documents and the order.
         made_from: What identifies the text and the tokenizer (hashes of their contents); another file under the name
             is told by it.
@@ -55,49 +55,51 @@ def write_block_file(
         DataError: The file there was made from something else, another process writes it, the text fills no block,
             or the disk has no room.
     """
-    header = make_header(tokenizer, seq_len=seq_len, num_blocks=num_blocks, seed=seed, made_from=dict(made_from))
+    header = make_header(tokenizer, seq_len=seq_len, num_sequences=num_sequences, seed=seed, made_from=dict(made_from))
     if path.exists():
         return _open_same(path, header)
     partial = _claim_folder(path)
     with locked(partial / LOCK_FILE, path), reporting_full_disk(partial):
         if not path.exists():  # else another process ended while this one came to the lock
             _write(partial, header, sources, tokenizer)
-            (partial / BLOCKS_FILE).replace(path)
+            (partial / SEQUENCES_FILE).replace(path)
             sync_folder(path.parent)
         shutil.rmtree(partial, ignore_errors=True)
     return _open_same(path, header)
 
 
-def shared_block_file(
+def shared_sequence_file(
     ranks: Ranks,
     path: Path,
     sources: Sequence[TextSource],
     tokenizer: Any,
     *,
     seq_len: int,
-    num_blocks: int,
+    num_sequences: int,
     seed: int,
     made_from: Mapping[str, Any],
     poll_s: float = 5.0,
-) -> BlockFile:
+) -> SequenceFile:
     """The block file in every process: the first writes it, the others wait until it is there.
 
     They look for it instead of meeting the first, since no collective waits for hours of packing without trouble. When
     the first fails, it is the launcher that ends the others. All must see the file's folder.
     """
     if ranks.is_first:
-        return write_block_file(
-            path, sources, tokenizer, seq_len=seq_len, num_blocks=num_blocks, seed=seed, made_from=made_from
+        return write_sequence_file(
+            path, sources, tokenizer, seq_len=seq_len, num_sequences=num_sequences, seed=seed, made_from=made_from
         )
-    header = make_header(tokenizer, seq_len=seq_len, num_blocks=num_blocks, seed=seed, made_from=dict(made_from))
+    header = make_header(tokenizer, seq_len=seq_len, num_sequences=num_sequences, seed=seed, made_from=dict(made_from))
     while not path.exists():
         time.sleep(poll_s)
     return _open_same(path, header)
 
 
-def _open_same(path: Path, header: BlockHeader) -> BlockFile:
-    found = open_block_file(path)
-    differing = [name for name in BlockHeader.model_fields if getattr(found.header, name) != getattr(header, name)]
+def _open_same(path: Path, header: SequenceFileHeader) -> SequenceFile:
+    found = open_sequence_file(path)
+    differing = [
+        name for name in SequenceFileHeader.model_fields if getattr(found.header, name) != getattr(header, name)
+    ]
     if differing:
         raise DataError(
             f"a block file is used with what it was made from, {path} has another {' and '.join(differing)}; "
@@ -108,22 +110,22 @@ def _open_same(path: Path, header: BlockHeader) -> BlockFile:
 
 def _claim_folder(path: Path) -> Path:
     partial = working_folder(path)
-    ours = {LOCK_FILE, JOURNAL_FILE, JOURNAL_FILE + PARTIAL, BLOCKS_FILE}
+    ours = {LOCK_FILE, JOURNAL_FILE, JOURNAL_FILE + PARTIAL, SEQUENCES_FILE}
     if partial.exists() and not (partial.is_dir() and {found.name for found in partial.iterdir()} <= ours):
         raise DataError(f"{partial} is in the way and was not written by minitron; move it or choose another output")
     partial.mkdir(parents=True, exist_ok=True)
     return partial
 
 
-def _write(partial: Path, header: BlockHeader, sources: Sequence[TextSource], tokenizer: Any) -> None:
+def _write(partial: Path, header: SequenceFileHeader, sources: Sequence[TextSource], tokenizer: Any) -> None:
     inputs = json.loads(json.dumps({"header": header.model_dump(), "sources": [asdict(one) for one in sources]}))
-    shares = list(shuffled_shares(sources, header.num_blocks, seed=header.seed))
+    shares = list(shuffled_shares(sources, header.num_sequences, seed=header.seed))
     done = _done_sources(partial, inputs)
-    done_blocks = sum(share for _, share in shares[:done])
-    with _opened(partial / BLOCKS_FILE, header, done_blocks) as file, progress_bar() as progress:
-        task = progress.add_task("packing", total=header.num_blocks, completed=done_blocks)
+    done_sequences = sum(share for _, share in shares[:done])
+    with _opened(partial / SEQUENCES_FILE, header, done_sequences) as file, progress_bar() as progress:
+        task = progress.add_task("packing", total=header.num_sequences, completed=done_sequences)
         for number, (rounds, share) in enumerate(shares[done:], start=done + 1):
-            for piece_nT in fill_blocks(rounds, tokenizer, seq_len=header.seq_len, num_blocks=share):
+            for piece_nT in fill_sequences(rounds, tokenizer, seq_len=header.seq_len, num_sequences=share):
                 file.write(piece_nT.astype(header.stored).tobytes())
                 progress.advance(task, len(piece_nT))
             _sync(file)
@@ -143,17 +145,17 @@ def _done_sources(partial: Path, inputs: dict[str, Any]) -> int:
     return int(found["done"])
 
 
-def _opened(path: Path, header: BlockHeader, done_blocks: int) -> BinaryIO:
+def _opened(path: Path, header: SequenceFileHeader, done_sequences: int) -> BinaryIO:
     begins = header.to_bytes()
-    whole = len(begins) + done_blocks * header.block_bytes
+    whole = len(begins) + done_sequences * header.block_bytes
     held = path.stat().st_size if path.exists() else 0
-    if done_blocks and held < whole:
-        raise DataError(f"{path} must hold the {done_blocks:,} blocks that were packed before; delete {path.parent}")
-    require_room(path.parent, len(begins) + header.num_blocks * header.block_bytes - held, what="the blocks")
-    file = path.open("r+b" if done_blocks else "wb")
-    file.truncate(whole if done_blocks else 0)
+    if done_sequences and held < whole:
+        raise DataError(f"{path} must hold the {done_sequences:,} blocks that were packed before; delete {path.parent}")
+    require_room(path.parent, len(begins) + header.num_sequences * header.block_bytes - held, what="the blocks")
+    file = path.open("r+b" if done_sequences else "wb")
+    file.truncate(whole if done_sequences else 0)
     file.seek(0, os.SEEK_END)
-    if not done_blocks:
+    if not done_sequences:
         file.write(begins)
     return file
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from minitron.data.blocks import TokenBlocks, blend_sources, tokenize_batch
+from minitron.data.sequences import TokenSequences, blend_sources, tokenize_batch
 from minitron.data.sources import TextSource, shuffled_shares
 from minitron.errors import DataError
 
@@ -26,7 +26,7 @@ class Samples:
             other tokens do not see it); None when all count.
     """
 
-    token_ids: TokenBlocks
+    token_ids: TokenSequences
     lengths: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -101,7 +101,9 @@ def blend_samples(
         packed: Join documents into samples without padding; else each sample is one document.
     """
     if packed:
-        return Samples(token_ids=blend_sources(sources, tokenizer, seq_len=seq_len, num_blocks=num_samples, seed=seed))
+        return Samples(
+            token_ids=blend_sources(sources, tokenizer, seq_len=seq_len, num_sequences=num_samples, seed=seed)
+        )
     parts = [
         pad_documents(chain.from_iterable(rounds), tokenizer, seq_len=seq_len, num_samples=share)
         for rounds, share in shuffled_shares(sources, num_samples, seed=seed)

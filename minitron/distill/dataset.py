@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 NOT_COUNTED = -100  # label of a token that takes no part, as Hugging Face has it
 
 
-class Blocks(Protocol):
+class PackedSequences(Protocol):
     """Token ids [N, T], in memory or in a file."""
 
     @property
@@ -25,40 +25,42 @@ class Blocks(Protocol):
         """Ids [T] of a block, or [n, T] of a slice."""
 
 
-class BlockDataset(Dataset[dict[str, torch.Tensor]]):
-    """Blocks in their order, and in further passes in new ones that the seed fixes.
+class SequenceDataset(Dataset[dict[str, torch.Tensor]]):
+    """Sequences in their order, and in further passes in new ones that the seed fixes.
 
     Args:
-        blocks_NT: Token ids.
+        sequences_NT: Token ids.
         epochs: Passes.
         seed: Fixes the order of the passes but the first.
         next_tokens: The last token of a block, whose next one is not known, does not count.
     """
 
-    def __init__(self, blocks_NT: Blocks, *, epochs: int = 1, seed: int = 0, next_tokens: bool = False) -> None:
-        self._blocks_NT = blocks_NT
+    def __init__(
+        self, sequences_NT: PackedSequences, *, epochs: int = 1, seed: int = 0, next_tokens: bool = False
+    ) -> None:
+        self._sequences_NT = sequences_NT
         self._next_tokens = next_tokens
         self._epochs = epochs
         self._seed = seed
         self._order: tuple[int, Any] = (0, None)
 
     def __len__(self) -> int:
-        return len(self._blocks_NT) * self._epochs
+        return len(self._sequences_NT) * self._epochs
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         index = self._block_at(position)
-        ids_T = torch.from_numpy(np.asarray(self._blocks_NT[index]).astype(np.int64))
+        ids_T = torch.from_numpy(np.asarray(self._sequences_NT[index]).astype(np.int64))
         labels_T = ids_T.roll(-1)
         if self._next_tokens:
             labels_T[-1] = NOT_COUNTED
         return {"input_ids": ids_T, "labels": labels_T, "index": torch.tensor(index)}
 
     def _block_at(self, position: int) -> int:
-        epoch, place = divmod(position, len(self._blocks_NT))
+        epoch, place = divmod(position, len(self._sequences_NT))
         if epoch == 0:
             return place
         if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng((self._seed, epoch)).permutation(len(self._blocks_NT)))
+            self._order = (epoch, np.random.default_rng((self._seed, epoch)).permutation(len(self._sequences_NT)))
         return int(self._order[1][place])
 
 

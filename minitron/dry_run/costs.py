@@ -62,7 +62,7 @@ def describe_writing(training: Training, devices: DevicesSection | None) -> dict
             teacher_mode="layerwise" if section.teacher.layerwise else "online",
             teacher_dtype=section.teacher.dtype,
             weights_dtype="fp32" if section.teacher.layerwise else section.teacher.dtype,
-            window_blocks=section.teacher.window_blocks,
+            window_sequences=section.teacher.window_sequences,
         )
         found["memory"] = _held_against(writing_bytes(teacher, setup), devices)
     return found | cost_of(operations, devices)

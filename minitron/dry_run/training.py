@@ -76,7 +76,7 @@ class Training:
         held: dict[str, Any] = {}
         if isinstance(section, DistillSection):
             teacher = section.teacher
-            held = {"teacher_dtype": teacher.dtype, "window_blocks": teacher.window_blocks}
+            held = {"teacher_dtype": teacher.dtype, "window_sequences": teacher.window_sequences}
         return TrainingSetup(
             seq_len=section.seq_len,
             micro_batch_size=micro,

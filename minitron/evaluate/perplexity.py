@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from minitron.data.blocks import TokenBlocks
+from minitron.data.sequences import TokenSequences
 from minitron.errors import MinitronError
 from minitron.progress import track
 from minitron.runtime.backbone import last_hidden_states, output_head
@@ -28,7 +28,7 @@ class TextEvaluation:
 
 @torch.no_grad()
 def evaluate_text(
-    model: PreTrainedModel, blocks_NT: TokenBlocks, *, teacher: PreTrainedModel | None = None, batch_size: int = 8
+    model: PreTrainedModel, sequences_NT: TokenSequences, *, teacher: PreTrainedModel | None = None, batch_size: int = 8
 ) -> TextEvaluation:
     """Loss of a model on packed held-out blocks, and its KL to the teacher on the same tokens.
 
@@ -37,16 +37,16 @@ def evaluate_text(
     Raises:
         MinitronError: A block has a single token, or the vocabularies differ.
     """
-    if blocks_NT.shape[1] < 2:
-        raise MinitronError(f"evaluation blocks must hold at least 2 tokens, got {blocks_NT.shape[1]}")
+    if sequences_NT.shape[1] < 2:
+        raise MinitronError(f"evaluation blocks must hold at least 2 tokens, got {sequences_NT.shape[1]}")
     if teacher is not None and _vocab_size(teacher) != _vocab_size(model):
         raise MinitronError(
             f"teacher and model must share a vocabulary, got {_vocab_size(teacher)}, {_vocab_size(model)}"
         )
     loss_sum, kl_sum, tokens = 0.0, 0.0, 0
-    starts = range(0, len(blocks_NT), batch_size)
+    starts = range(0, len(sequences_NT), batch_size)
     for start in track(starts, "evaluate text", total=len(starts)):
-        ids_BT = torch.from_numpy(blocks_NT[start : start + batch_size]).long().to(model.device)
+        ids_BT = torch.from_numpy(sequences_NT[start : start + batch_size]).long().to(model.device)
         targets_N = ids_BT[:, 1:].flatten()
         hidden_ND = _hidden(model, ids_BT)
         teacher_hidden_ND = None if teacher is None else _hidden(teacher, ids_BT)

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.weights import write_json
-from minitron.data.blocks import TokenBlocks
-from minitron.data.packing import write_block_file
+from minitron.data.packing import write_sequence_file
+from minitron.data.sequences import TokenSequences
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.stage import distill
 from minitron.distill.training.trainer import DivergedError
@@ -34,7 +34,7 @@ from minitron.search.tournament import Standing, TournamentResult, run_tournamen
 logger = logging.getLogger(__name__)
 
 MEASURED_FILE = "measured.json"
-BLOCKS_FILE = "text.blocks"
+SEQUENCES_FILE = "text.tokens"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,17 +97,17 @@ class _Bench:
         is_teacher = source.folder.resolve() == Path(recipe.teacher).resolve()
         self.model = self.teacher if is_teacher else load_model(source.folder, device=recipe.device)
         train = max(rounds.tokens, default=0) // section.seq_len
-        blocks_NT = write_block_file(
-            folder / BLOCKS_FILE,
+        sequences_NT = write_sequence_file(
+            folder / SEQUENCES_FILE,
             text_sources(section.data),
             load_tokenizer(source.folder),
             seq_len=section.seq_len,
-            num_blocks=train + rounds.blocks,
+            num_sequences=train + rounds.blocks,
             seed=recipe.seed,
             made_from={"text": data_hashes(section.data)},
         )
-        self.train_NT = blocks_NT.part(0, train)
-        self.held_out_NT: TokenBlocks = blocks_NT[train:]
+        self.train_NT = sequences_NT.part(0, train)
+        self.held_out_NT: TokenSequences = sequences_NT[train:]
 
     def prune(self, candidate: Candidate) -> PreTrainedModel:
         """The candidate as a model."""

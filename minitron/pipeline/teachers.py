@@ -4,16 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minitron.distill.dataset import Blocks
+from minitron.distill.dataset import PackedSequences
 from minitron.distill.teachers.teacher import Teacher
 from minitron.distributed import Ranks
 from minitron.errors import MinitronError
 from minitron.pipeline.stages.cache import cache_folder, open_cache
-from minitron.pipeline.training import layerwise_teacher, online_teacher, rank_device, stage_blocks
+from minitron.pipeline.training import layerwise_teacher, online_teacher, packed_text, rank_device
 from minitron.recipe.distill import DistillSection
 from minitron.recipe.recipe import Recipe
 
-OpenTeacher = Callable[[int, DistillSection, Path], tuple[Blocks, Teacher]]
+OpenTeacher = Callable[[int, DistillSection, Path], tuple[PackedSequences, Teacher]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,19 +42,19 @@ def open_teachers(recipe: Recipe, section: DistillSection, taught: Taught, ranks
         raise MinitronError("a layerwise teacher takes one process; in several use a cached or an online one")
     online: list[Teacher] = []
 
-    def open_teacher(position: int, stage: DistillSection, state: Path) -> tuple[Blocks, Teacher]:
+    def open_teacher(position: int, stage: DistillSection, state: Path) -> tuple[PackedSequences, Teacher]:
         if mode == "cached":
             assert taught.cache is not None
             return open_cache(cache_folder(taught.cache, position), stage, device=rank_device(ranks, recipe.device))
-        blocks_NT = stage_blocks(
-            stage, taught.folder, state / f"stage-{position + 1}.blocks", seed=recipe.seed, ranks=ranks
+        sequences_NT = packed_text(
+            stage, taught.folder, state / f"stage-{position + 1}.tokens", seed=recipe.seed, ranks=ranks
         )
         if mode == "layerwise":
-            return blocks_NT, layerwise_teacher(taught.folder, stage, blocks_NT, ranks, device=recipe.device)
+            return sequences_NT, layerwise_teacher(taught.folder, stage, sequences_NT, ranks, device=recipe.device)
         if not online:
             online.append(
                 online_teacher(taught.folder, stage, ranks, device=recipe.device, sharded=stage.sharding == "fsdp2")
             )
-        return blocks_NT, online[0]
+        return sequences_NT, online[0]
 
     return open_teacher

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint, tokenizer_hash
 from minitron.checkpoints.weights import write_json
-from minitron.data.packing import shared_block_file
-from minitron.distill.dataset import Blocks
+from minitron.data.packing import shared_sequence_file
+from minitron.distill.dataset import PackedSequences
 from minitron.distill.loss.divergences import DIVERGENCES
 from minitron.distill.loss.divergences.jsd import JSD
 from minitron.distill.loss.objective import Objective
@@ -110,7 +110,7 @@ def teacher_origin(recipe: Recipe) -> dict[str, Any]:
     return checkpoint_hashes(Path(recipe.teacher))
 
 
-def stage_blocks(section: TrainSection, teacher: Path, path: Path, *, seed: int, ranks: Ranks) -> Blocks:
+def packed_text(section: TrainSection, teacher: Path, path: Path, *, seed: int, ranks: Ranks) -> PackedSequences:
     """The packed text of one stage, in a file that the first process writes.
 
     Args:
@@ -123,13 +123,13 @@ def stage_blocks(section: TrainSection, teacher: Path, path: Path, *, seed: int,
     assert section.tokens is not None
     if ranks.is_first:
         path.parent.mkdir(parents=True, exist_ok=True)
-    return shared_block_file(
+    return shared_sequence_file(
         ranks,
         path,
         text_sources(section.data),
         load_tokenizer(teacher),
         seq_len=section.seq_len,
-        num_blocks=max(1, section.tokens // section.seq_len),
+        num_sequences=max(1, section.tokens // section.seq_len),
         seed=seed,
         made_from={"text": data_hashes(section.data), "tokenizer": tokenizer_hash(teacher)},
     )
@@ -175,11 +175,11 @@ def online_teacher(folder: Path, section: DistillSection, ranks: Ranks, *, devic
 
 
 def layerwise_teacher(
-    folder: Path, section: DistillSection, blocks_NT: Blocks, ranks: Ranks, *, device: str
+    folder: Path, section: DistillSection, sequences_NT: PackedSequences, ranks: Ranks, *, device: str
 ) -> Teacher:
     """A teacher of which one block is in memory at a time."""
     stack = LayerwiseStack(open_checkpoint(folder), device=rank_device(ranks, device))
-    return LayerwiseTeacher(stack, blocks_NT, window_blocks=section.teacher.window_blocks)
+    return LayerwiseTeacher(stack, sequences_NT, window_sequences=section.teacher.window_sequences)
 
 
 def rank_device(ranks: Ranks, device: str) -> str:

@@ -53,7 +53,7 @@ class TeacherSection(Section):
         "of the whole distribution; when null 16, and none for other divergences.",
     )
     layerwise: bool = Field(default=False, description="cached: write the cache with one block in memory at a time.")
-    window_blocks: PositiveInt = Field(
+    window_sequences: PositiveInt = Field(
         default=64, description="layerwise: blocks of text that the checkpoint is read once for."
     )
 

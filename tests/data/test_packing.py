@@ -11,16 +11,16 @@ import pytest
 
 from minitron.artifacts import disk_space as disk
 from minitron.artifacts.artifact import locked, working_folder
-from minitron.data import blocks as blocks_module
+from minitron.data import sequences as sequences_module
 from minitron.data import packing, sources
-from minitron.data.block_file import BlockFile
-from minitron.data.blocks import blend_sources
-from minitron.data.packing import shared_block_file, write_block_file
+from minitron.data.packing import shared_sequence_file, write_sequence_file
+from minitron.data.sequence_file import SequenceFile
+from minitron.data.sequences import blend_sources
 from minitron.data.sources import TextSource
 from minitron.distributed import Ranks
 from tests.conftest import make_tokenizer
 
-SIZES: dict[str, int] = {"seq_len": 12, "num_blocks": 61, "seed": 3}
+SIZES: dict[str, int] = {"seq_len": 12, "num_sequences": 61, "seed": 3}
 
 
 class CountingTokenizer:
@@ -50,9 +50,9 @@ def three_sources(tmp_path: Path) -> list[TextSource]:
     return found
 
 
-def write(path: Path, found: list[TextSource], tokenizer: Any = None, **changes: Any) -> BlockFile:
+def write(path: Path, found: list[TextSource], tokenizer: Any = None, **changes: Any) -> SequenceFile:
     settings = {**SIZES, "made_from": {"text": "a hash"}, **changes}
-    return write_block_file(path, found, tokenizer or make_tokenizer(), **settings)
+    return write_sequence_file(path, found, tokenizer or make_tokenizer(), **settings)
 
 
 def test_a_file_holds_the_blend_bit_for_bit_and_nothing_is_left_beside_it(
@@ -66,7 +66,7 @@ def test_a_file_holds_the_blend_bit_for_bit_and_nothing_is_left_beside_it(
 def test_after_a_kill_in_the_second_source_the_first_is_not_tokenized_again(
     tmp_path: Path, three_sources: list[TextSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks_module, "BATCH_DOCUMENTS", 4)
+    monkeypatch.setattr(sequences_module, "BATCH_DOCUMENTS", 4)
     whole = write(tmp_path / "whole", three_sources).path.read_bytes()
     killed = CountingTokenizer(fatal="second", after=4)
     with pytest.raises(KeyboardInterrupt):
@@ -134,7 +134,7 @@ def test_a_folder_in_the_way_is_left_alone(tmp_path: Path, three_sources: list[T
 def test_a_full_disk_is_refused_before_any_text_is_read(
     tmp_path: Path, three_sources: list[TextSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed, tokenizer = SIZES["num_blocks"] * SIZES["seq_len"] * 2, CountingTokenizer()
+    needed, tokenizer = SIZES["num_sequences"] * SIZES["seq_len"] * 2, CountingTokenizer()
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _folder: type("Usage", (), {"free": needed}))
     with pytest.raises(ValueError, match="GiB free for the blocks"):
         write(tmp_path / "blocks", three_sources, tokenizer)
@@ -154,9 +154,9 @@ def test_documents_are_held_by_the_buffer_and_one_batch_at_most(
             yield f"document {i}"
 
     monkeypatch.setattr(sources, "read_documents", read_many)
-    monkeypatch.setattr(blocks_module, "BATCH_DOCUMENTS", 16)
+    monkeypatch.setattr(sequences_module, "BATCH_DOCUMENTS", 16)
     source = TextSource(path="many", buffer_documents=50)
-    write(tmp_path / "blocks", [source], tokenizer, num_blocks=3000)
+    write(tmp_path / "blocks", [source], tokenizer, num_sequences=3000)
     assert read > 2000
     assert most <= 50 + 1 + 16
 
@@ -168,7 +168,7 @@ def test_other_processes_wait_for_the_first_ones_file(tmp_path: Path, three_sour
         ranks.index, ranks.count = index, 3
 
     def wait(ranks: Ranks) -> None:
-        found[ranks.index] = shared_block_file(
+        found[ranks.index] = shared_sequence_file(
             ranks, path, three_sources, tokenizers[ranks.index], **SIZES, made_from={}, poll_s=0.01
         )
 
@@ -178,7 +178,7 @@ def test_other_processes_wait_for_the_first_ones_file(tmp_path: Path, three_sour
         thread.start()
     threads[0].join(timeout=0.1)
     assert not found
-    first = shared_block_file(Ranks(), path, three_sources, tokenizers[0], **SIZES, made_from={})
+    first = shared_sequence_file(Ranks(), path, three_sources, tokenizers[0], **SIZES, made_from={})
     for thread in threads:
         thread.join(timeout=30)
     assert [len(tokenizer.seen) > 0 for tokenizer in tokenizers] == [True, False, False]
@@ -192,4 +192,4 @@ def test_a_waiting_process_refuses_a_file_of_something_else(tmp_path: Path, thre
     ranks = Ranks()
     ranks.index, ranks.count = 1, 2
     with pytest.raises(ValueError, match="has another made_from"):
-        shared_block_file(ranks, tmp_path / "blocks", three_sources, make_tokenizer(), **SIZES, made_from={})
+        shared_sequence_file(ranks, tmp_path / "blocks", three_sources, make_tokenizer(), **SIZES, made_from={})

@@ -51,13 +51,13 @@ def run(way: str, output: Path) -> None:
     assert ranks.count == (1 if kind == "single" else 2), f"{way} was started in {ranks.count} processes"
     assert kind == "single" or distributed.get_world_size() == 2
     settings = replace(SETTINGS, sharded=kind == "fsdp2", micro_batch_size=1 if kind == "fsdp2" else None)
-    blocks_NT = np.random.default_rng(0).integers(3, 1000, (STEPS * 4, SEQ_LEN), dtype=np.int32)
+    sequences_NT = np.random.default_rng(0).integers(3, 1000, (STEPS * 4, SEQ_LEN), dtype=np.int32)
     for stop in (STEPS // 2, None, None) if stopped else (None,):  # the last one finds all done
         student = make_student()
         record = distill(
             student,
             OnlineTeacher(load_model(TEACHER), sharded=settings.sharded),
-            blocks_NT,
+            sequences_NT,
             settings,
             state_folder=output / f"{way}-state",
             seed=0,

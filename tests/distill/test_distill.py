@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
-from minitron.distill.dataset import BlockDataset
+from minitron.distill.dataset import SequenceDataset
 from minitron.distill.loss.hidden_states import HIDDEN_LOSSES
 from minitron.distill.loss.objective import Objective
 from minitron.distill.teachers.online import OnlineTeacher
@@ -149,14 +149,14 @@ def test_a_stage_that_is_stopped_and_goes_on_ends_as_one_that_never_stopped(
 ) -> None:
     settings = replace(SETTINGS, save_steps=save_steps)
     whole = make_tiny_model(tiny_shape, seed=1)
-    teacher, blocks_NT = OnlineTeacher(make_tiny_model(tiny_shape)), make_blocks(20)
-    straight = distill(whole, teacher, blocks_NT, settings, state_folder=tmp_path / "a", seed=0)
+    teacher, sequences_NT = OnlineTeacher(make_tiny_model(tiny_shape)), make_blocks(20)
+    straight = distill(whole, teacher, sequences_NT, settings, state_folder=tmp_path / "a", seed=0)
     for tokens in (72, 168, 168, 240):  # 3, 7, 7 (already done) and 10 steps of 2 x 12 tokens
         stopped = make_tiny_model(tiny_shape, seed=1)
         record = distill(
             stopped,
             teacher,
-            blocks_NT,
+            sequences_NT,
             settings,
             state_folder=tmp_path / "b",
             seed=0,
@@ -178,7 +178,7 @@ def test_a_loss_that_is_no_number_has_its_own_error(tmp_path: Path, tiny_shape: 
 
 def test_a_tied_student_stays_tied_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     shape = make_dense_shape("qwen3", tie_word_embeddings=1)
-    teacher, blocks_NT = (
+    teacher, sequences_NT = (
         OnlineTeacher(make_tiny_model(shape, seed=0)),
         np.random.default_rng(0).integers(3, 271, (12, 8)),
     )
@@ -190,7 +190,7 @@ def test_a_tied_student_stays_tied_and_goes_on_where_it_stopped(tmp_path: Path) 
             distill(
                 student,
                 teacher,
-                blocks_NT.astype(np.int32),
+                sequences_NT.astype(np.int32),
                 settings,
                 state_folder=tmp_path / name,
                 seed=0,
@@ -233,21 +233,21 @@ def test_blocks_in_bf16_leave_the_loss_near_that_of_fp32(tmp_path: Path, tiny_sh
 
 
 def test_further_passes_see_every_block_once_in_another_order() -> None:
-    blocks_NT = make_blocks(7)
-    dataset = BlockDataset(blocks_NT, epochs=3, seed=5)
+    sequences_NT = make_blocks(7)
+    dataset = SequenceDataset(sequences_NT, epochs=3, seed=5)
     order = [int(dataset[position]["index"]) for position in range(len(dataset))]
     assert order[:7] == list(range(7))
     assert sorted(order[7:14]) == sorted(order[14:]) == list(range(7))
     assert len({tuple(order[start : start + 7]) for start in (0, 7, 14)}) == 3
     # A pass that is gone into in its middle, as after a kill, is the same.
-    assert [int(BlockDataset(blocks_NT, epochs=3, seed=5)[17]["index"])] == order[17:18]
+    assert [int(SequenceDataset(sequences_NT, epochs=3, seed=5)[17]["index"])] == order[17:18]
 
 
 def test_the_last_token_of_a_block_counts_for_the_logits_and_not_for_its_next_token() -> None:
-    blocks_NT = make_blocks(1)
-    for next_tokens, last in ((False, int(blocks_NT[0, 0])), (True, -100)):
-        labels_T = BlockDataset(blocks_NT, next_tokens=next_tokens)[0]["labels"]
-        assert labels_T[:-1].tolist() == blocks_NT[0, 1:].tolist()
+    sequences_NT = make_blocks(1)
+    for next_tokens, last in ((False, int(sequences_NT[0, 0])), (True, -100)):
+        labels_T = SequenceDataset(sequences_NT, next_tokens=next_tokens)[0]["labels"]
+        assert labels_T[:-1].tolist() == sequences_NT[0, 1:].tolist()
         assert int(labels_T[-1]) == last
 
 
@@ -312,15 +312,20 @@ def test_a_diverged_student_does_not_take_the_place_of_the_last_good_state(
             found = super().targets(input_ids_BT, index_B)
             return replace(found, hidden_ND=found.hidden_ND * torch.nan) if 7 in index_B else found
 
-    settings, blocks_NT = replace(SETTINGS, save_steps=2), make_blocks(200)
+    settings, sequences_NT = replace(SETTINGS, save_steps=2), make_blocks(200)
     teacher = make_tiny_model(tiny_shape)
     with pytest.raises(DivergedError, match="must stay finite"):
         distill(
-            make_tiny_model(tiny_shape, seed=1), Spoiled(teacher), blocks_NT, settings, state_folder=tmp_path, seed=0
+            make_tiny_model(tiny_shape, seed=1), Spoiled(teacher), sequences_NT, settings, state_folder=tmp_path, seed=0
         )
     state = last_whole_state(tmp_path, sharded=False)
     assert state is not None
     assert state.name == "checkpoint-2"
     distill(
-        make_tiny_model(tiny_shape, seed=1), OnlineTeacher(teacher), blocks_NT, settings, state_folder=tmp_path, seed=0
+        make_tiny_model(tiny_shape, seed=1),
+        OnlineTeacher(teacher),
+        sequences_NT,
+        settings,
+        state_folder=tmp_path,
+        seed=0,
     )

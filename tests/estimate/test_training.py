@@ -97,7 +97,7 @@ def test_copies_are_held_by_each_device_and_shards_are_divided() -> None:
     [("online", 2 * SHAPE.params), ("cached", 0), ("layerwise", 4 * (ATTENTION + 271 * 22 + 5 * 16 * 22))],
 )
 def test_a_teacher_takes_what_its_mode_holds(mode: str, held: int) -> None:
-    setup = replace(SETUP, teacher_mode=mode, teacher_dtype="bf16", window_blocks=5)
+    setup = replace(SETUP, teacher_mode=mode, teacher_dtype="bf16", window_sequences=5)
     assert training_bytes(SHAPE, SHAPE, setup).teacher_bytes == held
     assert writing_bytes(SHAPE, setup).teacher_bytes == held
 

@@ -17,14 +17,14 @@ from tests.conftest import make_tiny_model, make_tokenizer
 
 def test_loss_and_kl_equal_a_plain_fp64_computation(tiny_model: PreTrainedModel, tiny_shape: HybridShape) -> None:
     teacher = make_tiny_model(tiny_shape, seed=5)
-    blocks_NT = np.random.default_rng(0).integers(3, 271, (3, 11), dtype=np.int32)
-    ids_NT = torch.from_numpy(blocks_NT).long()
+    sequences_NT = np.random.default_rng(0).integers(3, 271, (3, 11), dtype=np.int32)
+    ids_NT = torch.from_numpy(sequences_NT).long()
     with torch.no_grad():
         log_q = F.log_softmax(tiny_model(ids_NT, use_cache=False).logits[:, :-1].double(), dim=-1)
         log_p = F.log_softmax(teacher(ids_NT, use_cache=False).logits[:, :-1].double(), dim=-1)
     loss = -log_q.gather(-1, ids_NT[:, 1:, None]).mean()
     kl = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
-    found = evaluate_text(tiny_model, blocks_NT, teacher=teacher, batch_size=2)
+    found = evaluate_text(tiny_model, sequences_NT, teacher=teacher, batch_size=2)
     assert found.loss == pytest.approx(float(loss), rel=1e-5)
     assert found.kl_to_teacher == pytest.approx(float(kl), rel=1e-5)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.headers import SINGLE_FILE
 from minitron.cli.main import main
-from minitron.data.blocks import blend_sources
+from minitron.data.sequences import blend_sources
 from minitron.data.sources import TextSource
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.workload import Workload
@@ -165,7 +165,7 @@ def test_the_stored_model_computes_what_modelopt_simulated(
 
     source, written = open_checkpoint(folders["source"]), open_checkpoint(folders[name], quantized=True)
     text_NT = blend_sources(
-        [TextSource(path=str(folders["text"]))], load_tokenizer(source.folder), seq_len=32, num_blocks=4, seed=0
+        [TextSource(path=str(folders["text"]))], load_tokenizer(source.folder), seq_len=32, num_sequences=4, seed=0
     )
     simulated = load_model(source.folder, dtype=torch.bfloat16)
     fake_quantize(simulated, name, calibration_loop(text_NT, 8))

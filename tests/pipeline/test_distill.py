@@ -76,8 +76,8 @@ def test_an_interrupted_curriculum_goes_on_to_the_same_student(
 
     real = distill_stage.distill
 
-    def second_stops(student: Any, teacher: Any, blocks_NT: Any, *args: Any, **kwargs: Any) -> Any:
-        return stop() if blocks_NT.shape[1] == 24 else real(student, teacher, blocks_NT, *args, **kwargs)
+    def second_stops(student: Any, teacher: Any, sequences_NT: Any, *args: Any, **kwargs: Any) -> Any:
+        return stop() if sequences_NT.shape[1] == 24 else real(student, teacher, sequences_NT, *args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         if stopped_at == "end":
@@ -87,9 +87,9 @@ def test_an_interrupted_curriculum_goes_on_to_the_same_student(
         run(recipe_path, tmp_path / "run", *CURRICULUM, last="distill")
     calls: list[int] = []
 
-    def counted(student: Any, teacher: Any, blocks_NT: Any, *args: Any, **kwargs: Any) -> Any:
-        calls.append(blocks_NT.shape[1])
-        return real(student, teacher, blocks_NT, *args, **kwargs)
+    def counted(student: Any, teacher: Any, sequences_NT: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(sequences_NT.shape[1])
+        return real(student, teacher, sequences_NT, *args, **kwargs)
 
     monkeypatch.setattr(distill_stage, "distill", counted)
     run(recipe_path, tmp_path / "run", *CURRICULUM, last="distill")
@@ -102,7 +102,7 @@ def test_an_interrupted_curriculum_goes_on_to_the_same_student(
 def test_a_layerwise_teacher_teaches_what_one_in_memory_does(tmp_path: Path, recipe_path: Path) -> None:
     run(recipe_path, tmp_path / "run", last="distill")
     expected = record(tmp_path / "run")["curve"]
-    layerwise = ("distill.teacher={mode: layerwise, window_blocks: 3}",)
+    layerwise = ("distill.teacher={mode: layerwise, window_sequences: 3}",)
     assert run(recipe_path, tmp_path / "other", *layerwise, last="distill")["distill"] is False
     for (_, loss), (_, expected_loss) in zip(record(tmp_path / "other")["curve"], expected, strict=True):
         assert loss == pytest.approx(expected_loss, rel=1e-4)

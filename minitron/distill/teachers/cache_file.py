@@ -33,8 +33,8 @@ class CacheHeader(BaseModel):
     samples: int = Field(default=0, ge=0, description="Tokens drawn from the rest of each distribution.")
     temperature: float = Field(gt=0, allow_inf_nan=False, description="Softmax temperature of the probabilities.")
     seq_len: int = Field(ge=1, description="Tokens a block.")
-    num_blocks: int = Field(ge=1, description="Blocks.")
-    blocks_per_shard: int = Field(ge=1, description="Blocks in each file but the last.")
+    num_sequences: int = Field(ge=1, description="Blocks.")
+    sequences_per_shard: int = Field(ge=1, description="Sequences in each file but the last.")
     id_bits: int = Field(description="Bits of a token id.")
     bytes_per_token: int = Field(description="Bytes a token.")
     made_from: dict[str, Any] = Field(description="What teacher and text it was made from.")
@@ -47,17 +47,17 @@ class CacheHeader(BaseModel):
     @property
     def total_bytes(self) -> int:
         """Bytes of all shards."""
-        return self.num_blocks * self.layout.record_bytes
+        return self.num_sequences * self.layout.record_bytes
 
     @property
     def num_shards(self) -> int:
         """Files that hold the blocks."""
-        return -(-self.num_blocks // self.blocks_per_shard)
+        return -(-self.num_sequences // self.sequences_per_shard)
 
     def shard_blocks(self, shard: int) -> range:
         """The blocks of a shard."""
-        first = shard * self.blocks_per_shard
-        return range(first, min(first + self.blocks_per_shard, self.num_blocks))
+        first = shard * self.sequences_per_shard
+        return range(first, min(first + self.sequences_per_shard, self.num_sequences))
 
 
 def make_header(
@@ -67,7 +67,7 @@ def make_header(
     samples: int = 0,
     temperature: float,
     seq_len: int,
-    num_blocks: int,
+    num_sequences: int,
     made_from: dict[str, Any],
     shard_bytes: int = SHARD_BYTES,
 ) -> CacheHeader:
@@ -84,8 +84,8 @@ def make_header(
         samples=samples,
         temperature=temperature,
         seq_len=seq_len,
-        num_blocks=num_blocks,
-        blocks_per_shard=min(num_blocks, max(1, shard_bytes // layout.record_bytes)),
+        num_sequences=num_sequences,
+        sequences_per_shard=min(num_sequences, max(1, shard_bytes // layout.record_bytes)),
         id_bits=id_bits(vocab_size),
         bytes_per_token=bytes_per_token(vocab_size, top_k, samples),
         made_from=json.loads(json.dumps(made_from)),  # as it will be read again
@@ -117,16 +117,16 @@ class TeacherCache:
             MinitronError: There is no such block, it is of another text or other length, or it was damaged.
         """
         header = self.header
-        if not 0 <= block < header.num_blocks:
+        if not 0 <= block < header.num_sequences:
             raise MinitronError(
-                f"the cache {self.folder} must hold every block that is asked for, it has {header.num_blocks} and "
+                f"the cache {self.folder} must hold every block that is asked for, it has {header.num_sequences} and "
                 f"block {block} was asked for; make it from the whole text"
             )
         if len(ids_T) != header.seq_len:
             raise MinitronError(
                 f"the text must be in blocks of {header.seq_len} tokens as the cache {self.folder}, got {len(ids_T)}"
             )
-        shard, position = divmod(block, header.blocks_per_shard)
+        shard, position = divmod(block, header.sequences_per_shard)
         if shard not in self._maps:
             self._maps[shard] = np.memmap(shard_file(self.folder, header, shard), np.uint8, mode="r")
         size = header.layout.record_bytes

@@ -14,7 +14,7 @@ import torch
 from minitron.artifacts.artifact import locked
 from minitron.artifacts.disk_space import reporting_full_disk, require_room, sync_folder
 from minitron.checkpoints.weights import write_json
-from minitron.distill.dataset import Blocks
+from minitron.distill.dataset import PackedSequences
 from minitron.distill.loss.objective import DenseTargets, TopTargets
 from minitron.distill.teachers.cache_file import (
     HEADER_FILE,
@@ -50,7 +50,7 @@ class WriterRanks(Protocol):
 
 def write_teacher_cache(
     teacher: Teacher,
-    blocks_NT: Blocks,
+    sequences_NT: PackedSequences,
     folder: Path,
     *,
     top_k: int,
@@ -70,12 +70,12 @@ def write_teacher_cache(
 
     Args:
         teacher: Gives whole distributions.
-        blocks_NT: Blocks of the whole stage.
+        sequences_NT: Sequences of the whole stage.
         folder: Where the cache is made.
         top_k: Tokens kept, below `vocab_size`.
         vocab_size: Rows of the head beyond it are padding and have no share of the probability.
         temperature: Softmax temperature of what is kept.
-        batch_size: Blocks that the teacher is run on at once.
+        batch_size: Sequences that the teacher is run on at once.
         samples: Tokens drawn from the rest of each distribution, at random that a block's position fixes.
         made_from: Hashes of the teacher and of the text; what decides whether an unfinished cache is the same.
         ranks: The processes that write together; alone when None.
@@ -84,14 +84,14 @@ def write_teacher_cache(
     Raises:
         MinitronError: The folder holds another cache, the disk has no room, or the teacher gives no such distributions.
     """
-    seq_len = int(blocks_NT.shape[1])
+    seq_len = int(sequences_NT.shape[1])
     header = make_header(
         vocab_size=vocab_size,
         top_k=top_k,
         samples=samples,
         temperature=temperature,
         seq_len=seq_len,
-        num_blocks=len(blocks_NT),
+        num_sequences=len(sequences_NT),
         made_from=dict(made_from),
         shard_bytes=shard_bytes,
     )
@@ -102,13 +102,13 @@ def write_teacher_cache(
             _claim(folder, header)
         wait()
         if not (folder / HEADER_FILE).is_file():
-            writer = _Writer(teacher, blocks_NT, folder, header, batch_size)
+            writer = _Writer(teacher, sequences_NT, folder, header, batch_size)
             writer.write(range(index, header.num_shards, count))
             wait()
             if index == 0:
                 (folder / PLAN_FILE).rename(folder / HEADER_FILE)
                 sync_folder(folder)
-                logger.info("%s: %d blocks, %.3f GiB", folder, header.num_blocks, header.total_bytes / GIB)
+                logger.info("%s: %d blocks, %.3f GiB", folder, header.num_sequences, header.total_bytes / GIB)
         wait()
     (folder / f"{LOCK_FILE}.{index}").unlink(missing_ok=True)
     return open_teacher_cache(folder)
@@ -133,8 +133,10 @@ def _claim(folder: Path, header: CacheHeader) -> None:
 
 
 class _Writer:
-    def __init__(self, teacher: Teacher, blocks_NT: Blocks, folder: Path, header: CacheHeader, batch_size: int) -> None:
-        self._teacher, self._blocks_NT, self._folder = teacher, blocks_NT, folder
+    def __init__(
+        self, teacher: Teacher, sequences_NT: PackedSequences, folder: Path, header: CacheHeader, batch_size: int
+    ) -> None:
+        self._teacher, self._sequences_NT, self._folder = teacher, sequences_NT, folder
         self._header, self._batch_size = header, batch_size
 
     def write(self, shards: range) -> None:
@@ -171,12 +173,12 @@ class _Writer:
         layout = self._header.layout
         file.seek(0)
         for done, block in enumerate(blocks):
-            if not layout.is_whole(memoryview(file.read(layout.record_bytes)), self._blocks_NT[block]):
+            if not layout.is_whole(memoryview(file.read(layout.record_bytes)), self._sequences_NT[block]):
                 return done
         return len(blocks)
 
     def _records(self, batch: range) -> bytes:
-        ids_BT = np.asarray(self._blocks_NT[batch.start : batch.stop])
+        ids_BT = np.asarray(self._sequences_NT[batch.start : batch.stop])
         targets = self._teacher.targets(
             torch.from_numpy(ids_BT.astype(np.int64)), torch.arange(batch.start, batch.stop)
         )

@@ -5,7 +5,7 @@
 import numpy as np
 import torch
 
-from minitron.distill.dataset import Blocks
+from minitron.distill.dataset import PackedSequences
 from minitron.distill.loss.objective import DenseTargets
 from minitron.errors import MinitronError
 from minitron.progress import track
@@ -16,25 +16,25 @@ class LayerwiseTeacher:
     """Last hidden states of a window of the text, computed with one block of the model in memory at a time.
 
     The checkpoint is read once a window, so that batches should come in the text's order and windows be as wide as
-    memory allows. Held between batches are the window's hidden states, window_blocks * T * D * 4 bytes, and the whole
-    head, V * D * 4 bytes (2.5 GiB for 131072 rows of 5120). Blocks of text are run one by one, so that what comes out
-    does not depend on where a window begins. Processes share nothing: each reads the checkpoint for itself.
+    memory allows. Held between batches are the window's hidden states, window_sequences * T * D * 4 bytes, and the
+    whole head, V * D * 4 bytes (2.5 GiB for 131072 rows of 5120). Sequences of text are run one by one, so that what
+    comes out does not depend on where a window begins. Processes share nothing: each reads the checkpoint for itself.
 
     Args:
         stack: The model.
-        blocks_NT: Blocks of the whole stage.
-        window_blocks: Blocks of text in a window.
+        sequences_NT: Sequences of the whole stage.
+        window_sequences: Sequences of text in a window.
 
     Raises:
         MinitronError: The window is empty.
     """
 
-    def __init__(self, stack: LayerwiseStack, blocks_NT: Blocks, *, window_blocks: int) -> None:
-        if window_blocks < 1:
-            raise MinitronError(f"window_blocks must be at least 1, got {window_blocks}")
+    def __init__(self, stack: LayerwiseStack, sequences_NT: PackedSequences, *, window_sequences: int) -> None:
+        if window_sequences < 1:
+            raise MinitronError(f"window_sequences must be at least 1, got {window_sequences}")
         self._stack = stack
-        self._blocks_NT = blocks_NT
-        self._window_blocks = window_blocks
+        self._sequences_NT = sequences_NT
+        self._window_blocks = window_sequences
         self._first = 0
         self._window: list[torch.Tensor] = []
         self._head_VD = _gather_head(stack)
@@ -57,10 +57,10 @@ class LayerwiseTeacher:
         return DenseTargets(hidden_ND=torch.cat(hidden), head_VD=self._head_VD)
 
     def _check(self, input_ids_BT: torch.Tensor, index: list[int]) -> None:
-        beyond = [i for i in index if not 0 <= i < len(self._blocks_NT)]
+        beyond = [i for i in index if not 0 <= i < len(self._sequences_NT)]
         if beyond:
-            raise MinitronError(f"blocks must be among the stage's {len(self._blocks_NT)}, got {beyond[0]}")
-        if not np.array_equal(input_ids_BT.cpu().numpy(), np.stack([self._blocks_NT[i] for i in index])):
+            raise MinitronError(f"blocks must be among the stage's {len(self._sequences_NT)}, got {beyond[0]}")
+        if not np.array_equal(input_ids_BT.cpu().numpy(), np.stack([self._sequences_NT[i] for i in index])):
             raise MinitronError(f"the batch must be of the stage's text, blocks {index} of it are other tokens")
 
     @torch.no_grad()
@@ -71,7 +71,7 @@ class LayerwiseTeacher:
 
     def _run_window(self, first: int) -> None:
         self._window = []  # its memory is free before the next one takes as much
-        ids_BT = torch.from_numpy(np.asarray(self._blocks_NT[first : first + self._window_blocks]).astype(np.int64))
+        ids_BT = torch.from_numpy(np.asarray(self._sequences_NT[first : first + self._window_blocks]).astype(np.int64))
         streams = [self._stack.embed(ids_1T) for ids_1T in torch.split(ids_BT, 1)]
         layers = range(self._stack.shape.num_hidden_layers)
         description = f"teacher on blocks {first} to {first + len(streams) - 1}"

@@ -14,7 +14,7 @@ from safetensors.torch import load_model
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from minitron.distill.dataset import BlockDataset, Blocks, collate
+from minitron.distill.dataset import SequenceDataset, PackedSequences, collate
 from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS
 from minitron.distill.loss.objective import Objective
 from minitron.distill.sharding import load_weights, shard_blocks
@@ -40,8 +40,8 @@ class DistillSettings:
         objective: What is minimized.
         hidden: A loss on hidden states beside it.
         epochs: Passes over the blocks.
-        batch_size: Blocks in one optimizer step, over all processes.
-        micro_batch_size: Blocks in one forward pass of a process; None: its whole share of the batch.
+        batch_size: Sequences in one optimizer step, over all processes.
+        micro_batch_size: Sequences in one forward pass of a process; None: its whole share of the batch.
         learning_rate: Peak learning rate.
         min_learning_rate: Where the cosine decay ends.
         warmup_steps: Steps of linear warm-up before it.
@@ -99,7 +99,7 @@ class DistillRecord:
 def distill(
     student: PreTrainedModel,
     teacher: Teacher | None,
-    blocks_NT: Blocks,
+    sequences_NT: PackedSequences,
     settings: DistillSettings,
     *,
     state_folder: Path,
@@ -116,7 +116,7 @@ def distill(
     Args:
         student: What is trained.
         teacher: What it learns from; None where the objective has no divergence.
-        blocks_NT: Blocks of the whole stage, which set its schedule.
+        sequences_NT: Sequences of the whole stage, which set its schedule.
         settings: How to distill.
         state_folder: Where the resumable state lies.
         seed: Seed of all that is random.
@@ -129,12 +129,12 @@ def distill(
         MinitronError: There are fewer blocks than one batch, or the batch cannot be shared out.
     """
     ranks = ranks or Ranks(student.device.type)
-    if len(blocks_NT) < settings.batch_size:
+    if len(sequences_NT) < settings.batch_size:
         raise MinitronError(
-            f"distillation needs at least one batch of {settings.batch_size} blocks, got {len(blocks_NT)}"
+            f"distillation needs at least one batch of {settings.batch_size} blocks, got {len(sequences_NT)}"
         )
-    max_steps = len(blocks_NT) * settings.epochs // settings.batch_size
-    tokens_per_step = settings.batch_size * blocks_NT.shape[1]
+    max_steps = len(sequences_NT) * settings.epochs // settings.batch_size
+    tokens_per_step = settings.batch_size * sequences_NT.shape[1]
     last_step = max_steps if stop_after_tokens is None else min(max_steps, max(1, stop_after_tokens // tokens_per_step))
     model = DistillationModel(
         student, teacher, settings.objective, hidden=settings.hidden, chunk_tokens=settings.chunk_tokens
@@ -149,8 +149,8 @@ def distill(
         args=training_arguments(
             settings, state_folder, max_steps=max_steps, ranks=ranks, seed=seed, routed=_is_routed(student)
         ),
-        train_dataset=BlockDataset(
-            blocks_NT,
+        train_dataset=SequenceDataset(
+            sequences_NT,
             epochs=settings.epochs,
             seed=seed,
             next_tokens=settings.objective.cross_entropy > 0,

@@ -120,7 +120,7 @@ def _teacher_bytes(teacher: HybridShape | None, setup: TrainingSetup) -> int:
     if teacher is None or setup.teacher_mode in (None, "cached"):
         return 0
     if setup.teacher_mode == "layerwise":  # computed in fp32
-        window = setup.window_blocks * setup.seq_len * teacher.hidden_size
+        window = setup.window_sequences * setup.seq_len * teacher.hidden_size
         return 4 * (_largest_block(teacher) + head_params(teacher) + window)
     return teacher.params * DTYPE_BYTES[setup.teacher_dtype]
 

@@ -45,7 +45,7 @@ class TrainingSetup:
         chunk_tokens: Tokens whose logits are held at once.
         teacher_mode: online, layerwise or cached; None without a teacher.
         teacher_dtype: Precision of an online teacher.
-        window_blocks: Blocks of text whose last hidden states a layerwise teacher holds.
+        window_sequences: Blocks of text whose last hidden states a layerwise teacher holds.
     """
 
     seq_len: int
@@ -60,7 +60,7 @@ class TrainingSetup:
     chunk_tokens: int = 512
     teacher_mode: str | None = "online"
     teacher_dtype: str = "fp32"
-    window_blocks: int = 64
+    window_sequences: int = 64
 
     @property
     def stream_bytes(self) -> int:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from minitron.checkpoints.checkpoint import open_checkpoint
-from minitron.data.block_file import open_block_file
-from minitron.distill.dataset import Blocks
+from minitron.data.sequence_file import open_sequence_file
+from minitron.distill.dataset import PackedSequences
 from minitron.distill.teachers.cache_file import open_teacher_cache
 from minitron.distill.teachers.cache_writer import write_teacher_cache
 from minitron.distill.teachers.cached import CachedTeacher
@@ -14,11 +14,11 @@ from minitron.distributed import Ranks
 from minitron.pipeline.run_folder import Folders
 from minitron.pipeline.stages.correct import correct_origin
 from minitron.pipeline.text import data_hashes
-from minitron.pipeline.training import layerwise_teacher, online_teacher, stage_blocks, taught_by, teacher_origin
+from minitron.pipeline.training import layerwise_teacher, online_teacher, packed_text, taught_by, teacher_origin
 from minitron.recipe.distill import DistillSection
 from minitron.recipe.recipe import Recipe
 
-BLOCKS_FILE = "text.blocks"
+SEQUENCES_FILE = "text.tokens"
 CACHE_FOLDER = "cache"
 MOST_BLOCKS_AT_ONCE = 8  # unless the recipe says how many fit
 
@@ -50,10 +50,10 @@ def run_cache(recipe: Recipe, folders: Folders, output: Path) -> None:
     vocab_size = open_checkpoint(folder).shape.vocab_size
     for position, stage in enumerate(recipe.distill.curriculum):
         own = cache_folder(output, position)
-        blocks_NT = stage_blocks(stage, folder, own / BLOCKS_FILE, seed=recipe.seed, ranks=ranks)
+        sequences_NT = packed_text(stage, folder, own / SEQUENCES_FILE, seed=recipe.seed, ranks=ranks)
         write_teacher_cache(
-            _teacher(folder, stage, blocks_NT, ranks, device=recipe.device),
-            blocks_NT,
+            _teacher(folder, stage, sequences_NT, ranks, device=recipe.device),
+            sequences_NT,
             own / CACHE_FOLDER,
             top_k=stage.teacher.top_k,
             samples=stage.samples,
@@ -70,19 +70,21 @@ def cache_folder(folder: Path, position: int) -> Path:
     return folder / f"stage-{position + 1}"
 
 
-def open_cache(folder: Path, stage: DistillSection, *, device: str) -> tuple[Blocks, Teacher]:
+def open_cache(folder: Path, stage: DistillSection, *, device: str) -> tuple[PackedSequences, Teacher]:
     """A stage's text and the teacher that was cached on it.
 
     Raises:
         MinitronError: There is no whole cache, or it is one of another temperature.
     """
     cache = open_teacher_cache(folder / CACHE_FOLDER)
-    return open_block_file(folder / BLOCKS_FILE), CachedTeacher(
+    return open_sequence_file(folder / SEQUENCES_FILE), CachedTeacher(
         cache, temperature=stage.loss.temperature, device=device
     )
 
 
-def _teacher(folder: Path, stage: DistillSection, blocks_NT: Blocks, ranks: Ranks, *, device: str) -> Teacher:
+def _teacher(
+    folder: Path, stage: DistillSection, sequences_NT: PackedSequences, ranks: Ranks, *, device: str
+) -> Teacher:
     if stage.teacher.layerwise:
-        return layerwise_teacher(folder, stage, blocks_NT, ranks, device=device)
+        return layerwise_teacher(folder, stage, sequences_NT, ranks, device=device)
     return online_teacher(folder, stage, ranks, device=device, sharded=False)

@@ -11,7 +11,7 @@ from minitron.distill.training.stage import distill
 from minitron.distributed import Ranks
 from minitron.pipeline.provenance import write_about
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, STATE_FOLDER, TRAINED_FOLDER, Folders
-from minitron.pipeline.training import load_trained, stage_blocks, train_origin, train_settings, write_trained
+from minitron.pipeline.training import load_trained, packed_text, train_origin, train_settings, write_trained
 from minitron.recipe.distill import CorrectionSection
 from minitron.recipe.recipe import Recipe
 
@@ -40,10 +40,10 @@ def run_correct(recipe: Recipe, folders: Folders, output: Path) -> None:
     state = output / STATE_FOLDER
     if not ranks.least(int((output / TRAINED_FOLDER).exists())):
         model = load_trained(teacher, section, ranks, device=recipe.device)
-        blocks_NT = stage_blocks(section, teacher.folder, state / "text.blocks", seed=recipe.seed, ranks=ranks)
+        sequences_NT = packed_text(section, teacher.folder, state / "text.tokens", seed=recipe.seed, ranks=ranks)
         settings = train_settings(section, FINE_TUNING)
         record = distill(
-            model, None, blocks_NT, settings, state_folder=state / "training", seed=recipe.seed, ranks=ranks
+            model, None, sequences_NT, settings, state_folder=state / "training", seed=recipe.seed, ranks=ranks
         )
         write_trained(model, record, teacher, output / TRAINED_FOLDER, ranks)
     if ranks.is_first:

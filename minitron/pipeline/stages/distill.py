@@ -100,11 +100,11 @@ def recover(
             if written:
                 del student  # before the next one takes as much
                 student = load_trained(written[-1], stage, ranks, device=recipe.device)
-            blocks_NT, teacher = teachers(position, stage, output / STATE_FOLDER)
+            sequences_NT, teacher = teachers(position, stage, output / STATE_FOLDER)
             record = distill(
                 student,
                 teacher,
-                blocks_NT,
+                sequences_NT,
                 train_settings(stage, objective_of(stage.loss), hidden=_hidden_match(stage.loss.hidden, kept)),
                 state_folder=output / STATE_FOLDER / name,
                 seed=recipe.seed,

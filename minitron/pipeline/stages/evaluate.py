@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.weights import write_json
-from minitron.data.blocks import blend_sources
+from minitron.data.sequences import blend_sources
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.workload import Workload
 from minitron.evaluate.perplexity import evaluate_text
@@ -33,14 +33,14 @@ def evaluate_folder(
     """Measures one checkpoint: parameters, bytes at the workload, loss, KL to the teacher, exact match, speed."""
     checkpoint, tokenizer = open_checkpoint(folder), load_tokenizer(folder)
     model = load_model(folder, device=device)
-    blocks_NT = blend_sources(
+    sequences_NT = blend_sources(
         text_sources(section.data, held_out=True),
         tokenizer,
         seq_len=section.seq_len,
-        num_blocks=section.blocks,
+        num_sequences=section.blocks,
         seed=seed,
     )
-    text = evaluate_text(model, blocks_NT, teacher=teacher)
+    text = evaluate_text(model, sequences_NT, teacher=teacher)
     metrics: dict[str, Any] = {
         "params": checkpoint.params,
         "memory": asdict(memory_bytes(checkpoint.shape, workload)),

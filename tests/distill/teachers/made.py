@@ -45,7 +45,7 @@ def make_blocks(seed: int = 3) -> Any:
     return np.random.default_rng(seed).integers(0, VOCAB, (NUM_BLOCKS, SEQ_LEN)).astype(np.int32)
 
 
-def write(folder: Path, teacher: Any = None, blocks_NT: Any = None, **changes: Any) -> TeacherCache:
+def write(folder: Path, teacher: Any = None, sequences_NT: Any = None, **changes: Any) -> TeacherCache:
     """A cache of five tokens in shards of four blocks, written in batches of three."""
     settings: dict[str, Any] = {
         "top_k": 5,
@@ -56,8 +56,8 @@ def write(folder: Path, teacher: Any = None, blocks_NT: Any = None, **changes: A
     } | changes
     layout = RecordLayout(vocab_size=settings["vocab_size"], top_k=settings["top_k"], seq_len=SEQ_LEN)
     settings.setdefault("shard_bytes", 4 * layout.record_bytes + 1)
-    blocks_NT = make_blocks() if blocks_NT is None else blocks_NT
-    return write_teacher_cache(teacher or RandomTeacher(), blocks_NT, folder, **settings)
+    sequences_NT = make_blocks() if sequences_NT is None else sequences_NT
+    return write_teacher_cache(teacher or RandomTeacher(), sequences_NT, folder, **settings)
 
 
 def files(folder: Path) -> dict[str, bytes]:

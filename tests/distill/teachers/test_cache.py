@@ -33,9 +33,9 @@ from tests.distill.teachers.made import (
 BATCHES = [[0, 1, 2], [3], [4, 5, 6], [7], [8, 9, 10]]
 
 
-def read(folder: Path, blocks_NT: Any, index: list[int], **settings: Any) -> TopTargets:
+def read(folder: Path, sequences_NT: Any, index: list[int], **settings: Any) -> TopTargets:
     teacher = CachedTeacher(open_teacher_cache(folder), **settings)
-    ids_BT = torch.from_numpy(np.stack([blocks_NT[i] for i in index]).astype(np.int64))
+    ids_BT = torch.from_numpy(np.stack([sequences_NT[i] for i in index]).astype(np.int64))
     return teacher.targets(ids_BT, torch.tensor(index))
 
 
@@ -45,11 +45,11 @@ def read(folder: Path, blocks_NT: Any, index: list[int], **settings: Any) -> Top
 def test_what_is_read_is_the_top_k_of_the_teacher(
     tmp_path: Path, top_k: int, temperature: float, dtype: torch.dtype
 ) -> None:
-    blocks_NT, teacher = make_blocks(), RandomTeacher(dtype=dtype)
+    sequences_NT, teacher = make_blocks(), RandomTeacher(dtype=dtype)
     write(tmp_path, teacher, top_k=top_k, temperature=temperature)
     index = [9, 0, 4]
-    found = read(tmp_path, blocks_NT, index, temperature=temperature)
-    whole = teacher.targets(torch.from_numpy(blocks_NT[index].astype(np.int64)), torch.tensor(index))
+    found = read(tmp_path, sequences_NT, index, temperature=temperature)
+    whole = teacher.targets(torch.from_numpy(sequences_NT[index].astype(np.int64)), torch.tensor(index))
     exact = keep_top_k(whole, top_k=top_k, vocab_size=VOCAB, temperature=temperature)
     assert torch.equal(found.ids_NK, exact.ids_NK)
     assert found.ids_NK.dtype == torch.int64
@@ -58,7 +58,7 @@ def test_what_is_read_is_the_top_k_of_the_teacher(
 
 
 def test_the_bytes_are_as_documented(tmp_path: Path) -> None:
-    blocks_NT = make_blocks()
+    sequences_NT = make_blocks()
     write(tmp_path)
     assert sorted(files(tmp_path)) == [
         "blocks-000000000000.bin",
@@ -71,11 +71,11 @@ def test_the_bytes_are_as_documented(tmp_path: Path) -> None:
     assert len(shard) == 4 * size
     record = shard[2 * size : 3 * size]
     text, payload = struct.unpack("<II", record[:8])
-    assert text == zlib.crc32(b"".join(struct.pack("<i", one) for one in blocks_NT[6]))
+    assert text == zlib.crc32(b"".join(struct.pack("<i", one) for one in sequences_NT[6]))
     assert payload == zlib.crc32(record[8:])
     log_probs = struct.unpack("<42e", record[8 : 8 + 84])
     number = int.from_bytes(record[8 + 84 + 4 * 6 : 8 + 84 + 5 * 6], "little")  # the fifth token's ids
-    found = read(tmp_path, blocks_NT, [6])
+    found = read(tmp_path, sequences_NT, [6])
     assert found.ids_NK[4].tolist() == [number >> (9 * k) & 511 for k in range(5)]
     assert found.log_rest_N[4] == log_probs[4 * 6 + 5]
     assert list(log_probs[24:29]) == sorted(log_probs[24:29], reverse=True)
@@ -87,8 +87,8 @@ def test_the_bytes_are_as_documented(tmp_path: Path) -> None:
         "samples": 0,
         "temperature": 1.0,
         "seq_len": SEQ_LEN,
-        "num_blocks": NUM_BLOCKS,
-        "blocks_per_shard": 4,
+        "num_sequences": NUM_BLOCKS,
+        "sequences_per_shard": 4,
         "id_bits": 9,
         "bytes_per_token": 18,
         "made_from": {"teacher": "t", "text": "x"},
@@ -171,11 +171,11 @@ def test_several_processes_write_what_one_does(tmp_path: Path, count: int) -> No
 
 def test_another_text_is_refused(tmp_path: Path) -> None:
     write(tmp_path)
-    blocks_NT = make_blocks()
-    blocks_NT[5, 3] ^= 1
-    read(tmp_path, blocks_NT, [4, 6])
+    sequences_NT = make_blocks()
+    sequences_NT[5, 3] ^= 1
+    read(tmp_path, sequences_NT, [4, 6])
     with pytest.raises(ValueError, match="block 5: the cache was made from other text"):
-        read(tmp_path, blocks_NT, [4, 5])
+        read(tmp_path, sequences_NT, [4, 5])
 
 
 def test_another_temperature_is_refused(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def _empty(folder: Path) -> None:
         (_change_header(color="red"), "header of a cache of version 1, color: "),
         (_change_header(id_bits=8), r"must say \(9, 18\) for id_bits and bytes_per_token"),
         (_change_header(top_k=VOCAB), "top_k must be at least 1 and below the vocabulary's 271"),
-        (_change_header(num_blocks=13), "must be of .* bytes, it has"),
+        (_change_header(num_sequences=13), "must be of .* bytes, it has"),
         (_spoil_header, "header of a cache of version 1, JSON: "),
         (_empty, "it has no teacher-cache.json"),
     ],
@@ -284,15 +284,15 @@ def test_a_full_disk_is_refused_before_the_teacher_is_run(tmp_path: Path, monkey
 
 
 def test_drawn_tokens_are_of_the_rest_and_the_same_whatever_the_batches(tmp_path: Path) -> None:
-    blocks_NT = make_blocks()
+    sequences_NT = make_blocks()
     one, other = (
         write(tmp_path / name, batch_size=batch, samples=9, top_k=5) for name, batch in (("one", 1), ("other", 4))
     )
     assert one.header.bytes_per_token == bytes_per_token(VOCAB, 5, 9) == 16 + 2 * 7
     plain = write(tmp_path / "plain", top_k=5)
-    for block in range(len(blocks_NT)):
+    for block in range(len(sequences_NT)):
         found, again, without = (
-            cache.read(block, blocks_NT[block], device=torch.device("cpu")) for cache in (one, other, plain)
+            cache.read(block, sequences_NT[block], device=torch.device("cpu")) for cache in (one, other, plain)
         )
         assert found.sample is not None
         assert again.sample is not None

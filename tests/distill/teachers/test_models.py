@@ -31,22 +31,22 @@ def batch(*index: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(BLOCKS_NT[list(index)].astype(np.int64)), torch.tensor(index)
 
 
-def layerwise(folder: Path, *, window_blocks: int) -> tuple[LayerwiseTeacher, CountingStack]:
+def layerwise(folder: Path, *, window_sequences: int) -> tuple[LayerwiseTeacher, CountingStack]:
     stack = CountingStack(open_checkpoint(folder))
-    return LayerwiseTeacher(stack, BLOCKS_NT, window_blocks=window_blocks), stack
+    return LayerwiseTeacher(stack, BLOCKS_NT, window_sequences=window_sequences), stack
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_layer_by_layer_gives_what_the_whole_model_does(tmp_path: Path, name: str) -> None:
     folder = write_tiny_checkpoint(tmp_path / "teacher", shape=SHAPES[name])
     expected = OnlineTeacher(load_model(folder)).targets(*batch(0, 1, 2))
-    found = layerwise(folder, window_blocks=3)[0].targets(*batch(0, 1, 2))
+    found = layerwise(folder, window_sequences=3)[0].targets(*batch(0, 1, 2))
     torch.testing.assert_close(found.hidden_ND, expected.hidden_ND, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.head_VD, expected.head_VD, atol=0, rtol=0)
 
 
 def test_windows_are_computed_where_they_are_asked_for(tiny_checkpoint: Path) -> None:
-    teacher, stack = layerwise(tiny_checkpoint, window_blocks=3)
+    teacher, stack = layerwise(tiny_checkpoint, window_sequences=3)
     online = OnlineTeacher(load_model(tiny_checkpoint))
     # Batches; how often the checkpoint was read by then: a batch over a window's end, a last window that is short,
     # and a step back.
@@ -57,26 +57,26 @@ def test_windows_are_computed_where_they_are_asked_for(tiny_checkpoint: Path) ->
 
 
 def test_a_block_does_not_depend_on_where_its_window_begins(tiny_checkpoint: Path) -> None:
-    wide, narrow = (layerwise(tiny_checkpoint, window_blocks=width)[0] for width in (5, 2))
+    wide, narrow = (layerwise(tiny_checkpoint, window_sequences=width)[0] for width in (5, 2))
     assert torch.equal(wide.targets(*batch(0, 1, 2)).hidden_ND, narrow.targets(*batch(0, 1, 2)).hidden_ND)
 
 
 def test_a_batch_of_other_text_is_refused(tiny_checkpoint: Path) -> None:
-    teacher, _ = layerwise(tiny_checkpoint, window_blocks=3)
+    teacher, _ = layerwise(tiny_checkpoint, window_sequences=3)
     with pytest.raises(ValueError, match="must be of the stage's text"):
         teacher.targets(batch(0, 1)[0], torch.tensor([0, 2]))
 
 
 @pytest.mark.parametrize("block", [-1, 7])
 def test_a_block_beyond_the_text_is_refused(tiny_checkpoint: Path, block: int) -> None:
-    teacher, _ = layerwise(tiny_checkpoint, window_blocks=3)
+    teacher, _ = layerwise(tiny_checkpoint, window_sequences=3)
     with pytest.raises(ValueError, match=f"among the stage's 7, got {block}"):
         teacher.targets(batch(0)[0], torch.tensor([block]))
 
 
 def test_an_empty_window_is_refused(tiny_checkpoint: Path) -> None:
-    with pytest.raises(ValueError, match="window_blocks must be at least 1"):
-        layerwise(tiny_checkpoint, window_blocks=0)
+    with pytest.raises(ValueError, match="window_sequences must be at least 1"):
+        layerwise(tiny_checkpoint, window_sequences=0)
 
 
 def test_a_teacher_is_frozen_and_gives_no_gradient(tiny_checkpoint: Path) -> None:

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from minitron.artifacts.artifact import write_artifact
 from minitron.checkpoints.checkpoint import Checkpoint, carried_files, checkpoint_hashes, file_hash, open_checkpoint
 from minitron.checkpoints.weights import copy_files, write_json
-from minitron.data.blocks import TokenBlocks, blend_sources
 from minitron.data.documents import is_text_file
+from minitron.data.sequences import TokenSequences, blend_sources
 from minitron.data.sources import TextSource
 from minitron.errors import MinitronError
 from minitron.evaluate.perplexity import evaluate_text
@@ -83,13 +83,13 @@ def quantize_checkpoint(folder: Path, settings: QuantizeSettings, output: Path) 
     _check_format(source, settings.format)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise MinitronError(f"the output folder must be new or empty, {output} is not")
-    blocks_NT = _calibration(source, settings)
+    sequences_NT = _calibration(source, settings)
     inputs = asdict(settings) | checkpoint_hashes(folder)
     inputs["data"] = file_hash(Path(settings.data)) if is_text_file(settings.data) else settings.data
     with write_artifact(output, stage="quantize", inputs=inputs, seed=settings.seed) as partial:
         export = partial / "export"
         shutil.rmtree(export, ignore_errors=True)
-        kl = _export(source, settings, blocks_NT, export)
+        kl = _export(source, settings, sequences_NT, export)
         written = _assemble(source, export, partial)
         shutil.rmtree(export)
         check_ignored(written)
@@ -101,7 +101,7 @@ def quantize_checkpoint(folder: Path, settings: QuantizeSettings, output: Path) 
             "weights_bytes_after": written.weights_bytes,
             "kl_to_unquantized": kl,
             "largest_half_steps": largest,
-            "num_tokens": int(blocks_NT.size),
+            "num_tokens": int(sequences_NT.size),
         }
         write_json(partial / "quantization.json", measured)
     logger.info("quantized to %s: %d to %d bytes", settings.format, source.weights_bytes, written.weights_bytes)
@@ -117,13 +117,13 @@ def fake_quantize(model: PreTrainedModel, name: str, forward_loop: Callable[[nn.
     return quantized
 
 
-def calibration_loop(blocks_NT: TokenBlocks, batch_size: int) -> Callable[[nn.Module], None]:
+def calibration_loop(sequences_NT: TokenSequences, batch_size: int) -> Callable[[nn.Module], None]:
     """What runs the calibration text through a model."""
 
     def run(model: nn.Module) -> None:
         device = next(model.parameters()).device
-        for start in range(0, len(blocks_NT), batch_size):
-            ids_BT = torch.from_numpy(blocks_NT[start : start + batch_size]).long().to(device)
+        for start in range(0, len(sequences_NT), batch_size):
+            ids_BT = torch.from_numpy(sequences_NT[start : start + batch_size]).long().to(device)
             model(ids_BT, use_cache=False)
 
     return run
@@ -149,23 +149,23 @@ def _check_format(source: Checkpoint, name: str) -> None:
                 )
 
 
-def _calibration(source: Checkpoint, settings: QuantizeSettings) -> TokenBlocks:
-    blocks_NT = blend_sources(
+def _calibration(source: Checkpoint, settings: QuantizeSettings) -> TokenSequences:
+    sequences_NT = blend_sources(
         [TextSource(path=settings.data)],
         load_tokenizer(source.folder),
         seq_len=settings.seq_len,
-        num_blocks=settings.samples,
+        num_sequences=settings.samples,
         seed=settings.seed,
     )
-    if int(blocks_NT.max()) >= source.shape.vocab_size:
+    if int(sequences_NT.max()) >= source.shape.vocab_size:
         raise MinitronError(
             f"token ids must be below the model's vocab_size {source.shape.vocab_size}, the tokenizer gives "
-            f"{int(blocks_NT.max())}"
+            f"{int(sequences_NT.max())}"
         )
-    return blocks_NT
+    return sequences_NT
 
 
-def _export(source: Checkpoint, settings: QuantizeSettings, blocks_NT: TokenBlocks, export: Path) -> float:
+def _export(source: Checkpoint, settings: QuantizeSettings, sequences_NT: TokenSequences, export: Path) -> float:
     from modelopt.torch.export import export_hf_checkpoint  # seven seconds to import
 
     dtype = export_dtype(source)
@@ -173,8 +173,8 @@ def _export(source: Checkpoint, settings: QuantizeSettings, blocks_NT: TokenBloc
     model = load_model(source.folder, device=settings.device, dtype=dtype)
     model.config.architectures = model.config.architectures or [type(model).__name__]
     with _quiet_modelopt():
-        model = fake_quantize(model, settings.format, calibration_loop(blocks_NT, settings.batch_size))
-        kl = evaluate_text(model, blocks_NT, teacher=reference, batch_size=settings.batch_size).kl_to_teacher
+        model = fake_quantize(model, settings.format, calibration_loop(sequences_NT, settings.batch_size))
+        kl = evaluate_text(model, sequences_NT, teacher=reference, batch_size=settings.batch_size).kl_to_teacher
         export_hf_checkpoint(model, export_dir=export)
     assert kl is not None
     return kl

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from minitron.data.blocks import TokenBlocks, blend_order
+from minitron.data.sequences import TokenSequences, blend_order
 from minitron.errors import DataError
 
 MAGIC = b"minitron blocks\n"
@@ -19,14 +19,14 @@ LENGTH_BYTES = 8  # of the header, little-endian, right after the magic
 ALIGNMENT = 64
 
 
-class BlockHeader(BaseModel):
+class SequenceFileHeader(BaseModel):
     """What a block file says of itself."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = Field(default=1, description="Version of the file's form.")
     seq_len: int = Field(ge=1, description="Tokens a block.")
-    num_blocks: int = Field(ge=1, description="Blocks.")
+    num_sequences: int = Field(ge=1, description="Blocks.")
     dtype: Literal["uint16", "int32"] = Field(description="Type of a stored id, little-endian.")
     seed: int = Field(description="Seed of the blend, which also orders the blocks as they are read.")
     made_from: dict[str, Any] = Field(description="What the blocks were made from, as their maker identifies it.")
@@ -48,12 +48,14 @@ class BlockHeader(BaseModel):
         return MAGIC + len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
-def make_header(tokenizer: Any, *, seq_len: int, num_blocks: int, seed: int, made_from: dict[str, Any]) -> BlockHeader:
+def make_header(
+    tokenizer: Any, *, seq_len: int, num_sequences: int, seed: int, made_from: dict[str, Any]
+) -> SequenceFileHeader:
     """The header of a blend in a tokenizer's ids, which take two bytes each where the highest allows it."""
     highest = max(*tokenizer.get_vocab().values(), tokenizer.eos_token_id)
-    return BlockHeader(
+    return SequenceFileHeader(
         seq_len=seq_len,
-        num_blocks=num_blocks,
+        num_sequences=num_sequences,
         dtype="uint16" if highest <= np.iinfo(np.uint16).max else "int32",
         seed=seed,
         made_from=json.loads(json.dumps(made_from, default=str)),  # as it will be read back
@@ -61,8 +63,8 @@ def make_header(tokenizer: Any, *, seq_len: int, num_blocks: int, seed: int, mad
 
 
 @final
-class BlockFile:
-    """Blocks of a file, in the blend's order; what is asked for is read, and nothing else.
+class SequenceFile:
+    """Sequences of a file, in the blend's order; what is asked for is read, and nothing else.
 
     `blocks[i]` is an array [T], `blocks[a:b]` and `blocks[[i, j]]` are arrays [n, T], all int32 and the caller's own.
     It is pickled by its path, so that worker processes map the file themselves.
@@ -74,33 +76,33 @@ class BlockFile:
     """
 
     def __init__(
-        self, path: Path, header: BlockHeader, offset: int, *, start: int = 0, stop: int | None = None
+        self, path: Path, header: SequenceFileHeader, offset: int, *, start: int = 0, stop: int | None = None
     ) -> None:
         self.path = path
         self.header = header
-        self._span = range(header.num_blocks)[start:stop]
+        self._span = range(header.num_sequences)[start:stop]
         self.shape = (len(self._span), header.seq_len)
         self._offset = offset
-        self._order_N = blend_order(header.num_blocks, seed=header.seed)[start:stop]
-        size = (header.num_blocks, header.seq_len)
+        self._order_N = blend_order(header.num_sequences, seed=header.seed)[start:stop]
+        size = (header.num_sequences, header.seq_len)
         self._stored_NT: npt.NDArray[Any] = np.memmap(path, header.stored, mode="r", offset=offset, shape=size)
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index: int | slice | Sequence[int] | npt.NDArray[np.integer[Any]]) -> TokenBlocks:
+    def __getitem__(self, index: int | slice | Sequence[int] | npt.NDArray[np.integer[Any]]) -> TokenSequences:
         return np.array(self._stored_NT[self._order_N[index]], dtype=np.int32)
 
     def __reduce__(self) -> Any:
         return _reopen, (self.path, self._span.start, self._span.stop)
 
-    def part(self, start: int, stop: int | None = None) -> "BlockFile":
+    def part(self, start: int, stop: int | None = None) -> "SequenceFile":
         """The blocks from one place of the order to before another, still in the file."""
         span = self._span[start:stop]
-        return BlockFile(self.path, self.header, self._offset, start=span.start, stop=span.stop)
+        return SequenceFile(self.path, self.header, self._offset, start=span.start, stop=span.stop)
 
 
-def open_block_file(path: Path) -> BlockFile:
+def open_sequence_file(path: Path) -> SequenceFile:
     """The blocks of a finished file.
 
     Raises:
@@ -113,18 +115,20 @@ def open_block_file(path: Path) -> BlockFile:
         length = int.from_bytes(begins[len(MAGIC) :], "little")
         size = path.stat().st_size
         try:
-            header = BlockHeader.model_validate_json(file.read(min(length, size) if begins.startswith(MAGIC) else 0))
+            header = SequenceFileHeader.model_validate_json(
+                file.read(min(length, size) if begins.startswith(MAGIC) else 0)
+            )
         except ValidationError as error:
             raise DataError(f"a block file must begin with its header, {path} does not; pack the text anew") from error
     offset = len(begins) + length
-    expected = offset + header.num_blocks * header.block_bytes
+    expected = offset + header.num_sequences * header.block_bytes
     if size != expected:
         raise DataError(
-            f"{path} must have {expected:,} bytes for {header.num_blocks:,} blocks of {header.seq_len:,} "
+            f"{path} must have {expected:,} bytes for {header.num_sequences:,} blocks of {header.seq_len:,} "
             f"{header.dtype} ids, it has {size:,}; delete it and pack the text anew"
         )
-    return BlockFile(path, header, offset)
+    return SequenceFile(path, header, offset)
 
 
-def _reopen(path: Path, start: int, stop: int) -> BlockFile:
-    return open_block_file(path).part(start, stop)
+def _reopen(path: Path, start: int, stop: int) -> SequenceFile:
+    return open_sequence_file(path).part(start, stop)
