@@ -11,8 +11,8 @@ import pytest
 
 from minitron.artifacts import disk_space as disk
 from minitron.artifacts.artifact import locked, working_folder
-from minitron.data import sequences as sequences_module
 from minitron.data import packing, sources
+from minitron.data import sequences as sequences_module
 from minitron.data.packing import shared_sequence_file, write_sequence_file
 from minitron.data.sequence_file import SequenceFile
 from minitron.data.sequences import blend_sources

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minitron.data import blocks
+from minitron.data import sequences
 from minitron.data.sequences import blend_sources, pack_documents
 from minitron.data.sources import TextSource, source_seed
 from tests.conftest import make_tokenizer
@@ -72,8 +72,8 @@ def plain_blend(texts: list[list[str]], seeds: list[int], tokenizer: Any, *, sha
 def test_a_blend_is_what_whole_permutations_of_single_documents_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(blocks, "BATCH_DOCUMENTS", batch[0])
-    monkeypatch.setattr(blocks, "BATCH_CHARS", batch[1])
+    monkeypatch.setattr(sequences, "BATCH_DOCUMENTS", batch[0])
+    monkeypatch.setattr(sequences, "BATCH_CHARS", batch[1])
     rng, seq_len, seed = np.random.default_rng(3), 13, 8
     texts = [["".join(rng.choice(list("abcäö "), size)) for size in rng.integers(1, 40, count)] for count in (37, 23)]
     sources = []

@@ -14,7 +14,7 @@ from safetensors.torch import load_model
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from minitron.distill.dataset import SequenceDataset, PackedSequences, collate
+from minitron.distill.dataset import PackedSequences, SequenceDataset, collate
 from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS
 from minitron.distill.loss.objective import Objective
 from minitron.distill.sharding import load_weights, shard_blocks
