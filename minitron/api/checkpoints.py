@@ -30,7 +30,7 @@ from minitron.prune.plan_summary import describe_plan, diff_plans
 from minitron.recipe.evaluate import EvaluateSection, Task
 from minitron.recipe.prune import PruneSection
 from minitron.recipe.score import ScoreSection
-from minitron.recipe.section import Source
+from minitron.recipe.source import Source
 from minitron.runtime.loading import check_device, load_model
 
 logger = logging.getLogger(__name__)

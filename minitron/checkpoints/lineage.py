@@ -7,8 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import LINEAGE_FILE, Checkpoint
-from minitron.checkpoints.weights import write_json
 from minitron.errors import CheckpointError
 
 VERSIONED_PACKAGES = ("minitron", "torch", "transformers")

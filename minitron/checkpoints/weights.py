@@ -1,6 +1,5 @@
 """Tensors in and out of checkpoint files, one at a time."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.headers import INDEX_FILE, SINGLE_FILE
 
@@ -60,17 +60,6 @@ def write_weights(
         weight_map |= dict.fromkeys(shard, file)
     total = sum(size for shard in shards for size in shard.values())
     write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON object under a temporary name, syncs it and renames it into place."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def copy_files(files: list[Path], folder: Path) -> None:

@@ -13,7 +13,7 @@ from minitron.estimate.training.setup import DTYPE_BYTES, OPTIMIZER_BYTES
 from minitron.recipe.devices import DevicesSection
 from minitron.recipe.distill import DistillSection
 from minitron.recipe.recipe import Recipe
-from minitron.recipe.section import Source
+from minitron.recipe.source import Source
 
 LIBRARIES = {"adamw_torch_8bit": "torchao", "adamw_torch_4bit": "torchao"}
 

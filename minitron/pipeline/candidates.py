@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import Checkpoint
-from minitron.checkpoints.weights import write_json
 from minitron.data.packing import write_sequence_file
 from minitron.data.sequences import TokenSequences
 from minitron.distill.teachers.online import OnlineTeacher

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from minitron.checkpoints.checkpoint import file_hash
 from minitron.data.documents import is_text_file
 from minitron.data.sources import TextSource
-from minitron.recipe.section import Source
+from minitron.recipe.source import Source
 
 
 def text_sources(sources: Sequence[Source], *, held_out: bool = False) -> list[TextSource]:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint, tokenizer_hash
-from minitron.checkpoints.weights import write_json
 from minitron.data.packing import shared_sequence_file
 from minitron.distill.dataset import PackedSequences
 from minitron.distill.loss.divergences import DIVERGENCES

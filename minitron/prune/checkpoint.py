@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from minitron.artifacts.disk_space import reporting_full_disk
+from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import Checkpoint, carried_files, open_checkpoint
 from minitron.checkpoints.extras import extra_cuts
 from minitron.checkpoints.headers import INDEX_FILE
 from minitron.checkpoints.reading import VIEWS
-from minitron.checkpoints.weights import DEFAULT_SHARD_BYTES, copy_files, write_json
+from minitron.checkpoints.weights import DEFAULT_SHARD_BYTES, copy_files
 from minitron.checkpoints.writing.journal import CONFIG_FILE, resumable
 from minitron.checkpoints.writing.layout import Layout, plan_layout
 from minitron.checkpoints.writing.writer import write_layout

@@ -8,23 +8,23 @@ from minitron.errors import RecipeError
 from minitron.estimate.devices import Device, find_device, usable_bytes
 from minitron.estimate.serving.throughput import Lengths
 from minitron.estimate.serving.workload import GIB, Engine, Workload
-from minitron.recipe.section import Fraction, NotNegative, PositiveInt, Section
 from minitron.search.limits import Limits
+from minitron.settings import Fraction, NonNegativeFloat, PositiveInt, Settings
 
 WeightsDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
 CacheDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8"]
 
 
-class EngineSection(Section):
+class EngineSection(Settings):
     """vLLM's settings, used by its accounting."""
 
     max_num_seqs: PositiveInt = Field(default=256, description="Sequences that may run at once.")
     max_num_batched_tokens: PositiveInt = Field(default=2048, description="Tokens of one step.")
     prefix_caching: bool = Field(default=False, description="Share prefixes; doubles a sequence's Mamba blocks.")
-    context_gib: tuple[NotNegative, NotNegative] = Field(
+    context_gib: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
         default=(0.3, 0.6), description="Assumed CUDA context and fragmentation, low and high."
     )
-    graph_gib: tuple[NotNegative, NotNegative] = Field(
+    graph_gib: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
         default=(0.1, 1.0), description="Assumed CUDA graphs, low and high."
     )
 
@@ -40,7 +40,7 @@ class EngineSection(Section):
         )
 
 
-class ThroughputSection(Section):
+class ThroughputSection(Settings):
     """What throughput is predicted for; the rates of a GPU without a profile are given."""
 
     gpu: str | None = Field(default=None, description="A device profile; the budget's when null.")
@@ -65,7 +65,7 @@ class ThroughputSection(Section):
         return Lengths(input_tokens=self.input_tokens, output_tokens=self.output_tokens)
 
 
-class BudgetSection(Section):
+class BudgetSection(Settings):
     """What the student must keep to: exactly one of gpu, memory_gib and memory_bytes, the workload, other limits."""
 
     gpu: str | None = Field(default=None, description="A device profile, whose visible memory is the budget.")
@@ -74,13 +74,15 @@ class BudgetSection(Section):
     utilization: Fraction | None = Field(
         default=None, description="Share of the memory that may be used; 0.95 (plain) or 0.92 (vllm) when null."
     )
-    reserved_gib: NotNegative = Field(default=0.0, description="GiB set aside for others (1.3 for a vision encoder).")
+    reserved_gib: NonNegativeFloat = Field(
+        default=0.0, description="GiB set aside for others, as 1.3 for a vision encoder."
+    )
     context_tokens: PositiveInt = Field(description="Tokens that each sequence must hold.")
     sequences: PositiveInt = Field(default=1, description="Sequences at once.")
     weights_dtype: WeightsDtype = Field(default="bf16", description="Precision of the weights.")
     kv_dtype: CacheDtype = Field(default="bf16", description="Precision of the attention cache.")
     ssm_dtype: CacheDtype = Field(default="fp32", description="Precision of the Mamba state, fp32 in HF and vLLM.")
-    workspace_gib: NotNegative | None = Field(
+    workspace_gib: NonNegativeFloat | None = Field(
         default=None, description="GiB for activations and logits; when null 0 (plain) or an estimate (vllm)."
     )
     accounting: Literal["plain", "vllm"] = Field(default="plain", description="As stored, or in vLLM's blocks.")

@@ -3,10 +3,10 @@
 from pydantic import Field, field_validator
 
 from minitron.estimate.devices import find_device
-from minitron.recipe.section import Fraction, PositiveInt, Section
+from minitron.settings import Fraction, PositiveInt, Settings
 
 
-class DevicesSection(Section):
+class DevicesSection(Settings):
     """The GPUs that training runs on. Nothing but the printed plan depends on it."""
 
     gpu: str = Field(default="h100", description="A device profile.")

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from minitron.errors import RecipeError
-from minitron.recipe.section import NotNegative, PositiveInt, Section, Source
+from minitron.recipe.source import Source
+from minitron.settings import NonNegativeFloat, PositiveInt, Settings
 
 # With 64 tokens kept, as many drawn ones as bring a cached teacher to an online one: docs/decisions/0014-teachers.md.
 DRAWN_TOKENS = 16
@@ -13,7 +14,7 @@ DRAWN_TOKENS = 16
 TrainedDtype = Literal["fp32", "bf16"]
 
 
-class HiddenSection(Section):
+class HiddenSection(Settings):
     """A loss on hidden states behind mapped blocks, for cuts so deep that logits alone guide badly (2407.14679)."""
 
     kind: Literal["cosine", "mse"] = Field(default="cosine", description="Distance between the states.")
@@ -23,7 +24,7 @@ class HiddenSection(Section):
     )
 
 
-class LossSection(Section):
+class LossSection(Settings):
     """What is minimized."""
 
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = Field(
@@ -31,13 +32,13 @@ class LossSection(Section):
     )
     beta: float = Field(default=0.5, gt=0, lt=1, description="jsd: share of the teacher in the mixture (2306.13649).")
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="Softmax temperature (2407.14679).")
-    cross_entropy: NotNegative = Field(
+    cross_entropy: NonNegativeFloat = Field(
         default=0.0, description="Factor on the cross-entropy with the text; 0 as published (2408.11796)."
     )
     hidden: HiddenSection | None = Field(default=None, description="A loss on hidden states; null: none, as published.")
 
 
-class TeacherSection(Section):
+class TeacherSection(Settings):
     """Where the teacher's distributions come from."""
 
     mode: Literal["online", "layerwise", "cached"] = Field(
@@ -58,7 +59,7 @@ class TeacherSection(Section):
     )
 
 
-class TrainSection(Section):
+class TrainSection(Settings):
     """A stage of training."""
 
     data: tuple[Source, ...] = Field(default=(), description="Training text and its blend.")
@@ -70,7 +71,7 @@ class TrainSection(Section):
         default=None, description="Blocks in one forward pass of a device; its whole share of the batch when null."
     )
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate (2408.11796).")
-    min_learning_rate: NotNegative = Field(default=0.0, description="Where the cosine decay ends.")
+    min_learning_rate: NonNegativeFloat = Field(default=0.0, description="Where the cosine decay ends.")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(default=60, description="Linear warm-up (2408.11796).")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
     max_grad_norm: float = Field(default=1.0, gt=0, description="Norm that the gradient is clipped to.")
@@ -115,7 +116,7 @@ SPEED_SETTINGS = frozenset(
 WATCHING_SETTINGS = frozenset({"save_steps", "report_to"})
 
 
-class StageSection(Section):
+class StageSection(Settings):
     """A stage of a curriculum; what is left out is the distill section's."""
 
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]*$", description="Names its folder.")
@@ -126,7 +127,7 @@ class StageSection(Section):
     batch_size: PositiveInt | None = Field(default=None, description="Blocks in one step.")
     micro_batch_size: PositiveInt | None = Field(default=None, description="Blocks in one forward pass of a device.")
     learning_rate: float | None = Field(default=None, gt=0, description="Peak learning rate.")
-    min_learning_rate: NotNegative | None = Field(default=None, description="Where the cosine decay ends.")
+    min_learning_rate: NonNegativeFloat | None = Field(default=None, description="Where the cosine decay ends.")
     warmup_steps: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Linear warm-up.")
     offload_activations: bool | None = Field(
         default=None, description="Keep what recomputation starts from on the host."
@@ -218,7 +219,7 @@ class CorrectionSection(TrainSection):
     data: tuple[Source, ...] = Field(default=(), description="Text; the distill section's when left out.")
 
 
-class DepthFirstSection(Section):
+class DepthFirstSection(Settings):
     """The published two steps: blocks go first and are distilled away, then the widths (arXiv 2508.14444)."""
 
     num_hidden_layers: PositiveInt = Field(description="Blocks that are left for the second step.")

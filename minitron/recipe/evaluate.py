@@ -2,10 +2,11 @@
 
 from pydantic import Field
 
-from minitron.recipe.section import PositiveInt, Section, Source
+from minitron.recipe.source import Source
+from minitron.settings import PositiveInt, Settings
 
 
-class Task(Section):
+class Task(Settings):
     """An exact-match task."""
 
     name: str = Field(description="What the tables call it.")
@@ -14,7 +15,7 @@ class Task(Section):
     max_new_tokens: PositiveInt = Field(default=256, description="Tokens an answer may take, its trace included.")
 
 
-class EvaluateSection(Section):
+class EvaluateSection(Settings):
     """Evaluation of teacher, pruned and distilled."""
 
     data: tuple[Source, ...] = Field(min_length=1, description="Held-out text.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from minitron.data.documents import is_text_file
 from minitron.recipe.distill import DistillSection
 from minitron.recipe.recipe import Recipe
-from minitron.recipe.section import Source
+from minitron.recipe.source import Source
 
 
 def find_leaks(recipe: Recipe) -> list[str]:

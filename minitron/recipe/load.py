@@ -14,9 +14,10 @@ from minitron.recipe.distill import DistillSection
 from minitron.recipe.leaks import find_leaks
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.search import UNION_TAGS
-from minitron.recipe.section import Section, Source
+from minitron.recipe.source import Source
+from minitron.settings import Settings
 
-SectionT = TypeVar("SectionT", bound=Section)
+SectionT = TypeVar("SectionT", bound=Settings)
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -81,7 +82,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"an override's value must be YAML, {override!r} is not") from error
 
 
-def _fault(path: Path | None, fault: Any, root: type[Section]) -> str:
+def _fault(path: Path | None, fault: Any, root: type[Settings]) -> str:
     loc = tuple(part for part in fault["loc"] if part not in UNION_TAGS)
     where = ".".join(str(part) for part in loc)
     file = "" if path is None else f"{path}: "
@@ -95,7 +96,7 @@ def _fault(path: Path | None, fault: Any, root: type[Section]) -> str:
     return f"{file}{where}: {message[0].lower()}{message[1:]}{given}"
 
 
-def _known_keys(where: tuple[int | str, ...], root: type[Section]) -> list[str]:
+def _known_keys(where: tuple[int | str, ...], root: type[Settings]) -> list[str]:
     section: Any = root
     for part in where:
         if isinstance(part, str):

@@ -4,12 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from minitron.recipe.section import PositiveInt, Section, Source
+from minitron.recipe.source import Source
+from minitron.settings import PositiveInt, Settings
 
 PrunedDtype = Literal["fp32", "bf16", "fp16"]
 
 
-class CalibrationSection(Section):
+class CalibrationSection(Settings):
     """Text that is run through a teacher, or through teacher and student."""
 
     data: tuple[Source, ...] = Field(default=(), description="Calibration text; the score section's when left out.")
@@ -34,7 +35,7 @@ class RepairSection(CalibrationSection):
     )
 
 
-class PruneSection(Section):
+class PruneSection(Settings):
     """Pruning."""
 
     weights_dtype: PrunedDtype | None = Field(

@@ -12,10 +12,10 @@ from minitron.recipe.evaluate import EvaluateSection
 from minitron.recipe.prune import PruneSection
 from minitron.recipe.score import ScoreSection
 from minitron.recipe.search import SearchSection
-from minitron.recipe.section import Section
+from minitron.settings import Settings
 
 
-class Recipe(Section):
+class Recipe(Settings):
     """A whole run."""
 
     version: Literal[1] = Field(description="Version of the recipe's form.")

@@ -6,13 +6,14 @@ from pydantic import Field, model_validator
 
 from minitron.errors import RecipeError
 from minitron.models.quotas import BlockQuotas
-from minitron.recipe.section import PositiveInt, Section, Source
+from minitron.recipe.source import Source
+from minitron.settings import PositiveInt, Settings
 
 Aggregation = Literal["mean_abs", "l2", "variance", "max"]
 DepthScorer = Literal["block_influence", "logit_mse", "logit_nmse", "logit_kld"]
 
 
-class WidthSection(Section):
+class WidthSection(Settings):
     """Which scorer ranks the units of each axis: activation (as published), flap or output_energy.
 
     The defaults are what won on the quickstart's teacher: docs/decisions/0006-default-scores.md.
@@ -28,7 +29,7 @@ class WidthSection(Section):
     ffn_preactivation: bool = Field(default=False, description="activation: hear the FFN before its nonlinearity.")
 
 
-class DepthSection(Section):
+class DepthSection(Settings):
     """How blocks are ranked."""
 
     scorer: DepthScorer = Field(
@@ -66,7 +67,7 @@ class DepthSection(Section):
         return BlockQuotas(exactly=exactly, protected=frozenset(self.protected))
 
 
-class ScoreSection(Section):
+class ScoreSection(Settings):
     """Calibration."""
 
     data: tuple[Source, ...] = Field(min_length=1, description="Calibration text.")

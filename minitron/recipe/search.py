@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from minitron.errors import RecipeError
-from minitron.recipe.section import PositiveInt, Section
+from minitron.settings import PositiveInt, Settings
 
 Choice = Literal["largest", "importance", "throughput", "zero_shot", "tournament"]
 
 
-class SizeRange(Section):
+class SizeRange(Settings):
     """Sizes of an axis from max down to min."""
 
     min: PositiveInt = Field(description="Smallest size.")
@@ -40,7 +40,7 @@ NOT_AXES = {
 }
 
 
-class TournamentSection(Section):
+class TournamentSection(Settings):
     """Successive halving by short distillation (arXiv 1603.06560); ranks settle within some hundred steps."""
 
     tokens: tuple[PositiveInt, ...] = Field(
@@ -58,7 +58,7 @@ class TournamentSection(Section):
         return self
 
 
-class SearchSection(Section):
+class SearchSection(Settings):
     """The sizes to try, and how one is chosen; an axis that is left out keeps the teacher's size."""
 
     num_hidden_layers: Sizes | None = Field(default=None, description="Number of blocks.")

@@ -11,7 +11,7 @@ from minitron.pipeline.stages import evaluate
 from minitron.pipeline.text import data_hashes, text_sources
 from minitron.recipe.evaluate import EvaluateSection
 from minitron.recipe.prune import CalibrationSection
-from minitron.recipe.section import Source
+from minitron.recipe.source import Source
 
 
 def test_a_source_without_a_split_is_read_whole_on_both_sides() -> None:

@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from minitron.artifacts.disk_space import require_room, sync_folder
+from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import Checkpoint, carried_files, open_checkpoint
 from minitron.checkpoints.headers import DTYPE_BYTES, INDEX_FILE, StoredTensor
 from minitron.checkpoints.merging.mergeable import INTEGER_VIEWS, check_mergeable, interpolation_weights
 from minitron.checkpoints.reading import VIEWS, fill
 from minitron.checkpoints.rounding import Raw, narrow_fp64, widen
 from minitron.checkpoints.shards import PlannedShard, plan_shards, shard_index
-from minitron.checkpoints.weights import DEFAULT_SHARD_BYTES, copy_files, write_json
+from minitron.checkpoints.weights import DEFAULT_SHARD_BYTES, copy_files
 from minitron.errors import CheckpointError
 from minitron.progress import progress_bar
 

@@ -15,10 +15,10 @@ import numpy as np
 from rich.progress import Progress, TaskID
 
 from minitron.artifacts.disk_space import require_room, sync_folder
+from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.headers import DTYPE_BYTES, INDEX_FILE
 from minitron.checkpoints.reading import VIEWS
 from minitron.checkpoints.rounding import Raw, convert
-from minitron.checkpoints.weights import write_json
 from minitron.checkpoints.writing.chunks import Piece, pieces
 from minitron.checkpoints.writing.journal import PARTIAL, Journal
 from minitron.checkpoints.writing.layout import Layout, Placed, Shard, SourceFile

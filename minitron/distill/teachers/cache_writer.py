@@ -13,7 +13,7 @@ import torch
 
 from minitron.artifacts.artifact import locked
 from minitron.artifacts.disk_space import reporting_full_disk, require_room, sync_folder
-from minitron.checkpoints.weights import write_json
+from minitron.artifacts.json_files import write_json
 from minitron.distill.dataset import PackedSequences
 from minitron.distill.loss.objective import DenseTargets, TopTargets
 from minitron.distill.teachers.cache_file import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from minitron.checkpoints.weights import write_json
+from minitron.artifacts.json_files import write_json
 from minitron.errors import MinitronError
 
 MARKER_FILE = "whole.json"

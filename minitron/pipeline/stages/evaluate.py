@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import open_checkpoint
-from minitron.checkpoints.weights import write_json
 from minitron.data.sequences import blend_sources
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.workload import Workload

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import open_checkpoint
-from minitron.checkpoints.weights import write_json
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.throughput import predict_tokens_per_second
 from minitron.importance.retained import retained_shares

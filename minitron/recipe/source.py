@@ -1,21 +1,13 @@
-"""What all sections of a recipe are made of."""
+"""Sources of text, shared by the recipe's sections."""
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
+from minitron.settings import PositiveInt, Settings
 
 
-class Section(BaseModel):
-    """Base of the recipe's sections: unknown keys are refused, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Source(Section):
+class Source(Settings):
     """One source of text."""
 
     path: str = Field(description="A .txt, .jsonl or .parquet file beside the recipe, or the name of a dataset.")
