@@ -18,13 +18,13 @@ def shared_artifact(folder: Path, ranks: Ranks, **described: Any) -> Iterator[Pa
         ranks: The processes.
         described: What `write_artifact` takes.
     """
-    if ranks.is_first:
+    if ranks.is_main:
         with write_artifact(folder, **described) as partial:
-            ranks.wait()
+            ranks.barrier()
             yield partial
-            ranks.wait()
+            ranks.barrier()
     else:
-        ranks.wait()
+        ranks.barrier()
         yield working_folder(folder)
-        ranks.wait()
-    ranks.wait()  # behind this the folder is in its place
+        ranks.barrier()
+    ranks.barrier()  # behind this the folder is in its place

@@ -85,7 +85,7 @@ def shared_sequence_file(
     They look for it instead of meeting the first, since no collective waits for hours of packing without trouble. When
     the first fails, it is the launcher that ends the others. All must see the file's folder.
     """
-    if ranks.is_first:
+    if ranks.is_main:
         return write_sequence_file(
             path, sources, tokenizer, seq_len=seq_len, num_sequences=num_sequences, seed=seed, made_from=made_from
         )

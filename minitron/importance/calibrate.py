@@ -85,13 +85,13 @@ def calibrate(
     """
     settings = settings or CalibrationSettings()
     ranks = ranks or Ranks()
-    if len(samples) < ranks.count:
-        raise MinitronError(f"there must be a sample for each of {ranks.count} processes, got {len(samples)}")
+    if len(samples) < ranks.world_size:
+        raise MinitronError(f"there must be a sample for each of {ranks.world_size} processes, got {len(samples)}")
     if settings.depth is not None:
         pattern = stack.shape.hybrid_override_pattern
         settings.depth.quotas.check(pattern, len(pattern) - settings.depth.remove)
     started = time.monotonic()
-    run = _Calibration(stack, samples.share(ranks.index, ranks.count), settings, ranks, state_folder)
+    run = _Calibration(stack, samples.share(ranks.rank, ranks.world_size), settings, ranks, state_folder)
     depth_L, removed = run.run()
     logger.info(
         "calibrated on %d samples, %d tokens in %.1f s", len(samples), samples.num_tokens, time.monotonic() - started
@@ -116,12 +116,12 @@ class _Calibration:
             "samples": _fingerprint(samples),
             "shape": repr(stack.shape),
             "settings": repr(replace(settings, save_every=1)),
-            "processes": ranks.count,
+            "processes": ranks.world_size,
             "layerwise": not stack.whole,
             "device": stack.device.type,
         }
-        self._file = StateFile(state_folder, rank=ranks.index, way=way)
-        self._streams_folder = None if state_folder is None else state_folder / f"streams-{ranks.index}"
+        self._file = StateFile(state_folder, rank=ranks.rank, way=way)
+        self._streams_folder = None if state_folder is None else state_folder / f"streams-{ranks.rank}"
         self._batches = samples.batches(settings.batch_size)
         self._layers = range(stack.shape.num_hidden_layers)
         self._next = 0  # batch of a model in memory, block of a layerwise one
@@ -181,7 +181,7 @@ class _Calibration:
             self.experts.forget(layer)
             self._next = layer + 1
             self._save()
-            self._ranks.wait()  # a process that was stopped before it saved may send the others back to this block
+            self._ranks.barrier()  # a process that was stopped before it saved may send the others back to this block
             streams.settle(self._next)
 
     def _finish(self, blocks: Sequence[Block]) -> None:
@@ -202,7 +202,7 @@ class _Calibration:
     def _depth_by_logits(self, settings: LogitDepth) -> tuple[torch.Tensor, tuple[int, ...]]:
         samples = self._samples
         if self._settings.depth_samples is not None:
-            taken = range(self._ranks.index, self._settings.depth_samples, self._ranks.count)
+            taken = range(self._ranks.rank, self._settings.depth_samples, self._ranks.world_size)
             samples = samples.first(len(taken))
         batches = samples.batches(self._settings.batch_size)
         size = 1 if self._stack.whole else self._settings.depth_chunk
@@ -227,7 +227,7 @@ class _Calibration:
         self._next = int(state.get("next", 0))
         before = len(self._layers)
         if not self._stack.whole:  # blocks are finished by all processes together
-            self._next = before = self._ranks.least(self._next)
+            self._next = before = self._ranks.min(self._next)
         if state:
             self.width.restore(state, before=before, device=self._stack.device)
             self.experts.restore(state, before=before, device=self._stack.device)

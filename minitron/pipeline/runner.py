@@ -207,8 +207,8 @@ def run_pipeline(
 
 
 def _require_one_process(stage: Stage, ranks: Ranks) -> None:
-    if ranks.count > 1 and not stage.shared:
+    if ranks.world_size > 1 and not stage.shared:
         raise MinitronError(
-            f"stage {stage.name} takes one process, {ranks.count} were started; run it first by `minitron run RECIPE "
-            f"--to {stage.name}`"
+            f"stage {stage.name} takes one process, {ranks.world_size} were started; run it first by "
+            f"`minitron run RECIPE --to {stage.name}`"
         )

@@ -38,7 +38,7 @@ def open_teachers(recipe: Recipe, section: DistillSection, taught: Taught, ranks
         MinitronError: A teacher that is read layer by layer is asked for in several processes.
     """
     mode = section.teacher.mode
-    if mode == "layerwise" and ranks.count > 1:
+    if mode == "layerwise" and ranks.world_size > 1:
         raise MinitronError("a layerwise teacher takes one process; in several use a cached or an online one")
     online: list[Teacher] = []
 

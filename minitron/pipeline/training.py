@@ -121,7 +121,7 @@ def packed_text(section: TrainSection, teacher: Path, path: Path, *, seed: int, 
         ranks: The processes, which all read it.
     """
     assert section.tokens is not None
-    if ranks.is_first:
+    if ranks.is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
     return shared_sequence_file(
         ranks,
@@ -146,13 +146,13 @@ def write_trained(
 ) -> None:
     """Writes a trained model and its record, whole or not at all; a sharded one is gathered. All processes call it."""
     state = full_state(model)
-    if ranks.is_first:
+    if ranks.is_main:
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         save_model(state, template, partial / CHECKPOINT_FOLDER)
         write_record(record, partial / RECORD_FILE)
         partial.rename(folder)
-    ranks.wait()
+    ranks.barrier()
 
 
 def write_record(record: DistillRecord, path: Path, **said: Any) -> None:
@@ -184,7 +184,7 @@ def layerwise_teacher(
 
 def rank_device(ranks: Ranks, device: str) -> str:
     """Where a process computes: on the device that was asked for, or on its own of several."""
-    return device if ranks.count == 1 else str(ranks.device)
+    return device if ranks.world_size == 1 else str(ranks.device)
 
 
 def _loading_device(ranks: Ranks, device: str, *, sharded: bool) -> str:

@@ -165,11 +165,11 @@ def test_other_processes_wait_for_the_first_ones_file(tmp_path: Path, three_sour
     path, found = tmp_path / "blocks", {}
     others = [Ranks(), Ranks()]
     for index, ranks in enumerate(others, start=1):
-        ranks.index, ranks.count = index, 3
+        ranks.rank, ranks.world_size = index, 3
 
     def wait(ranks: Ranks) -> None:
-        found[ranks.index] = shared_sequence_file(
-            ranks, path, three_sources, tokenizers[ranks.index], **SIZES, made_from={}, poll_s=0.01
+        found[ranks.rank] = shared_sequence_file(
+            ranks, path, three_sources, tokenizers[ranks.rank], **SIZES, made_from={}, poll_s=0.01
         )
 
     tokenizers = [CountingTokenizer() for _ in range(3)]
@@ -190,6 +190,6 @@ def test_other_processes_wait_for_the_first_ones_file(tmp_path: Path, three_sour
 def test_a_waiting_process_refuses_a_file_of_something_else(tmp_path: Path, three_sources: list[TextSource]) -> None:
     write(tmp_path / "blocks", three_sources)
     ranks = Ranks()
-    ranks.index, ranks.count = 1, 2
+    ranks.rank, ranks.world_size = 1, 2
     with pytest.raises(ValueError, match="has another made_from"):
         shared_sequence_file(ranks, tmp_path / "blocks", three_sources, make_tokenizer(), **SIZES, made_from={})

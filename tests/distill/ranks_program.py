@@ -48,7 +48,7 @@ def run(way: str, output: Path) -> None:
     """Distills in one way and writes curve and weights from the first process."""
     ranks = Ranks("cpu")
     kind, _, stopped = way.partition("-")
-    assert ranks.count == (1 if kind == "single" else 2), f"{way} was started in {ranks.count} processes"
+    assert ranks.world_size == (1 if kind == "single" else 2), f"{way} was started in {ranks.world_size} processes"
     assert kind == "single" or distributed.get_world_size() == 2
     settings = replace(SETTINGS, sharded=kind == "fsdp2", micro_batch_size=1 if kind == "fsdp2" else None)
     sequences_NT = np.random.default_rng(0).integers(3, 1000, (STEPS * 4, SEQ_LEN), dtype=np.int32)
@@ -67,10 +67,10 @@ def run(way: str, output: Path) -> None:
         if settings.sharded:
             assert all(isinstance(parameter, DTensor) for parameter in student.parameters())
     weights = full_state(student)
-    if ranks.is_first:
+    if ranks.is_main:
         torch.save(weights, output / f"{way}.pt")
-        (output / f"{way}.json").write_text(json.dumps({"curve": record.curve, "processes": ranks.count}))
-    ranks.wait()
+        (output / f"{way}.json").write_text(json.dumps({"curve": record.curve, "processes": ranks.world_size}))
+    ranks.barrier()
 
 
 def run_masked(way: str, output: Path) -> None:
@@ -86,15 +86,15 @@ def run_masked(way: str, output: Path) -> None:
         samples.append({"input_ids": ids_NT[index], "labels": labels_T, "index": torch.tensor(index)})
     trainer = DistillationTrainer(
         model=DistillationModel(make_student(), OnlineTeacher(load_model(TEACHER)), Objective()),
-        args=training_arguments(settings, output / f"{way}-{ranks.count}-state", max_steps=1, ranks=ranks, seed=0),
+        args=training_arguments(settings, output / f"{way}-{ranks.world_size}-state", max_steps=1, ranks=ranks, seed=0),
         train_dataset=samples,
         data_collator=collate,
     )
     trainer.train()
-    if ranks.is_first:
+    if ranks.is_main:
         found = {key: trainer.state.log_history[0][key] for key in ("loss", "divergence", "grad_norm")}
-        (output / f"{way}-{ranks.count}.json").write_text(json.dumps(found))
-    ranks.wait()
+        (output / f"{way}-{ranks.world_size}.json").write_text(json.dumps(found))
+    ranks.barrier()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tests.importance.test_ranks import ALL_SETTINGS, samples_of
 def main(checkpoint: Path, output: Path) -> None:
     torch.set_num_threads(1)
     ranks = Ranks()
-    assert ranks.count == int(os.environ["WORLD_SIZE"]) == 2
+    assert ranks.world_size == int(os.environ["WORLD_SIZE"]) == 2
     for way in ("memory", "layerwise"):
         for name, settings in ALL_SETTINGS.items():
             for padded in (False, True):
@@ -27,7 +27,7 @@ def main(checkpoint: Path, output: Path) -> None:
                     LayerwiseStack(opened) if way == "layerwise" else MemoryStack(load_model(checkpoint), opened.shape)
                 )
                 scores = calibrate(stack, samples_of(checkpoint, padded=padded), settings, ranks=ranks)
-                save_scores(scores, output / f"{way}-{name}-{padded}-{ranks.index}.safetensors")
+                save_scores(scores, output / f"{way}-{name}-{padded}-{ranks.rank}.safetensors")
 
 
 if __name__ == "__main__":

@@ -28,10 +28,10 @@ def main(checkpoint: Path, output: Path, way: str, victim: int, saves: int, when
     def stop_around(self: StateFile, state: dict[str, torch.Tensor]) -> None:
         nonlocal done
         done += 1
-        if ranks.index == victim and done == saves and when == "before":
+        if ranks.rank == victim and done == saves and when == "before":
             os._exit(9)
         save(self, state)
-        if ranks.index == victim and done == saves:
+        if ranks.rank == victim and done == saves:
             os._exit(9)
 
     StateFile.save = stop_around  # type: ignore[method-assign]
@@ -46,7 +46,7 @@ def main(checkpoint: Path, output: Path, way: str, victim: int, saves: int, when
         save_every=1,
     )
     scores = calibrate(stack, make_samples(padded=True), settings, ranks=ranks, state_folder=output / "state")
-    save_scores(scores, output / f"scores-{ranks.index}.safetensors")
+    save_scores(scores, output / f"scores-{ranks.rank}.safetensors")
 
 
 if __name__ == "__main__":

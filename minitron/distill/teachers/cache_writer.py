@@ -41,10 +41,10 @@ LOCK_FILE = "teacher-cache.lock"
 class WriterRanks(Protocol):
     """What the writer asks of `minitron.distributed.Ranks`."""
 
-    index: int
-    count: int
+    rank: int
+    world_size: int
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Returns when every process has come here."""
 
 
@@ -95,7 +95,7 @@ def write_teacher_cache(
         made_from=dict(made_from),
         shard_bytes=shard_bytes,
     )
-    index, count, wait = (0, 1, _go_on) if ranks is None else (ranks.index, ranks.count, ranks.wait)
+    index, count, wait = (0, 1, _go_on) if ranks is None else (ranks.rank, ranks.world_size, ranks.barrier)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / f"{LOCK_FILE}.{index}", folder):
         if index == 0:

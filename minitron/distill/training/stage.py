@@ -186,7 +186,7 @@ def training_arguments(
         seed: Seed of all that is random.
         routed: The student has experts, some of which a batch may leave without gradient.
     """
-    micro, accumulation = _shares(settings, ranks.count)
+    micro, accumulation = _shares(settings, ranks.world_size)
     on_cpu = ranks.device.type == "cpu"
     decay: dict[str, Any] = {"lr_scheduler_type": "cosine"}
     if settings.min_learning_rate:
@@ -244,7 +244,7 @@ def _shares(settings: DistillSettings, processes: int) -> tuple[int, int]:
 def _train(
     trainer: DistillationTrainer, state_folder: Path, *, last_step: int, sharded: bool, ranks: Ranks
 ) -> list[dict[str, float]]:
-    ranks.wait()  # so that all find the same states
+    ranks.barrier()  # so that all find the same states
     state = last_whole_state(state_folder, sharded=sharded)
     if state is not None and step_of(state) >= last_step:
         if sharded:
@@ -253,7 +253,7 @@ def _train(
             load_model(trainer.model, state / "model.safetensors")
         return read_history(state)
     with progress_bar() as progress:
-        if ranks.is_first:
+        if ranks.is_main:
             trainer.add_callback(_ProgressCallback(progress, progress.add_task("distill", total=last_step)))
         if last_step < trainer.args.max_steps:
             trainer.add_callback(_StopCallback(last_step))

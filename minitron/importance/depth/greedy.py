@@ -78,7 +78,7 @@ def logit_depth(
     everything = torch.arange(len(pattern))
     scores_L = state.get("depth/scores", torch.zeros(len(pattern), dtype=torch.float64))
     removed = [int(layer) for layer in state.get("depth/removed", everything[:0])]
-    removed = removed[: ranks.least(len(removed))]  # a process may have been stopped before it saved the last step
+    removed = removed[: ranks.min(len(removed))]  # a process may have been stopped before it saved the last step
     partial: State = {}
     if int(state.get("depth/step", -1)) == len(removed):
         partial = {name: state[name] for name in SWEEP_STATE}
@@ -105,7 +105,7 @@ def logit_depth(
             removed.append(min(removable, key=lambda layer: float(scores_L[layer])))
             finished = {"depth/scores": scores_L, "depth/removed": torch.tensor(removed, dtype=torch.int64)}
             save(so_far | partial | finished)
-            ranks.wait()  # the sums of this step must last until every process has come to its end
+            ranks.barrier()  # the sums of this step must last until every process has come to its end
         partial = {}
     for step, layer in enumerate(removed):
         scores_L[layer] = float(step - len(removed))

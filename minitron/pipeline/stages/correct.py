@@ -38,7 +38,7 @@ def run_correct(recipe: Recipe, folders: Folders, output: Path) -> None:
     assert section is not None
     teacher = open_checkpoint(Path(recipe.teacher))
     state = output / STATE_FOLDER
-    if not ranks.least(int((output / TRAINED_FOLDER).exists())):
+    if not ranks.min(int((output / TRAINED_FOLDER).exists())):
         model = load_trained(teacher, section, ranks, device=recipe.device)
         sequences_NT = packed_text(section, teacher.folder, state / "text.tokens", seed=recipe.seed, ranks=ranks)
         settings = train_settings(section, FINE_TUNING)
@@ -46,9 +46,9 @@ def run_correct(recipe: Recipe, folders: Folders, output: Path) -> None:
             model, None, sequences_NT, settings, state_folder=state / "training", seed=recipe.seed, ranks=ranks
         )
         write_trained(model, record, teacher, output / TRAINED_FOLDER, ranks)
-    if ranks.is_first:
+    if ranks.is_main:
         corrected = open_checkpoint(output / TRAINED_FOLDER / CHECKPOINT_FOLDER)
         lineage = lineage_of(teacher, hashes=checkpoint_hashes(teacher.folder))
         write_about(corrected, lineage, "correct", recipe=recipe.name, seed=recipe.seed, **train_origin(section))
         shutil.rmtree(state, ignore_errors=True)
-    ranks.wait()
+    ranks.barrier()

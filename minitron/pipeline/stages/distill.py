@@ -96,7 +96,7 @@ def recover(
     for position, (name, stage) in enumerate(zip(section.stage_names, section.curriculum, strict=True)):
         folder = output / STAGES_FOLDER / name
         # All look before the first one goes on, which may move what was found.
-        if not ranks.least(int((folder / RECORD_FILE).is_file())):
+        if not ranks.min(int((folder / RECORD_FILE).is_file())):
             if written:
                 del student  # before the next one takes as much
                 student = load_trained(written[-1], stage, ranks, device=recipe.device)
@@ -112,15 +112,15 @@ def recover(
             )
             del teacher
             write_trained(student, record, template, folder, ranks)
-            if ranks.is_first:
+            if ranks.is_main:
                 shutil.rmtree(output / STATE_FOLDER / name, ignore_errors=True)
         records.append(read_record(folder / RECORD_FILE))
         written.append(_written(folder, output))
     whole = _joined(records)
-    ranks.wait()
-    if ranks.is_first:
+    ranks.barrier()
+    if ranks.is_main:
         _finish(recipe, section, template, written, records, whole, output)
-    ranks.wait()
+    ranks.barrier()
     return whole
 
 

@@ -72,7 +72,7 @@ def score_folder(
 ) -> Scores:
     """Calibrates a checkpoint and writes its scores and pictures of them; goes on where it was interrupted."""
     ranks = ranks or Ranks(device)
-    if ranks.count > 1:
+    if ranks.world_size > 1:
         device = str(ranks.device)
     settings = calibration_settings(section)
     checkpoint = open_checkpoint(teacher)
@@ -80,8 +80,8 @@ def score_folder(
     stack = open_stack(checkpoint, layerwise=section.layerwise, device=device)
     scores = calibrate(stack, samples, settings, ranks=ranks, state_folder=output / STATE_FOLDER)
     scores = replace(scores, origin=score_origin(teacher, section, seed=seed))
-    ranks.wait()
-    if ranks.is_first:
+    ranks.barrier()
+    if ranks.is_main:
         save_scores(scores, output / SCORES_FILE)
         draw_scores(score_rows(scores), scores.depth, checkpoint.shape.hybrid_override_pattern, output)
         shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)

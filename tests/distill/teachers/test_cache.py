@@ -145,7 +145,7 @@ def test_a_folder_of_another_cache_is_refused(tmp_path: Path, finished: bool) ->
     assert {name: data for name, data in files(tmp_path).items() if "lock" not in name} == before
 
 
-Ranks = namedtuple("Ranks", ["index", "count", "wait"])
+Ranks = namedtuple("Ranks", ["rank", "world_size", "barrier"])
 
 
 @pytest.mark.parametrize("count", [2, 5])
