@@ -28,10 +28,11 @@ from rich.table import Table
 
 from minitron.estimate.devices import find_device, usable_bytes
 from minitron.estimate.serving.memory import memory_bytes
-from minitron.estimate.serving.workload import GIB, Workload
+from minitron.estimate.serving.workload import Workload
 from minitron.search.limits import Limits, count_grid
 from minitron.search.solver import solve_budget
 from minitron.search.space import SearchSpace, size_range
+from minitron.units import GIB
 
 
 def the_space() -> SearchSpace:

@@ -42,8 +42,8 @@ from rich.console import Console
 from rich.table import Table
 
 from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS
+from minitron.units import GIB, MIB
 
-MIB, GIB = 2**20, 2**30
 PARTS = ("errors", "memory", "time")
 CONSOLE = Console(width=120)
 

@@ -35,8 +35,7 @@ from minitron.models.axes import tensor_shape
 from minitron.models.config import config_for_shape
 from minitron.models.shape import HybridShape
 from minitron.runtime.stack import LayerwiseStack
-
-GIB = 2**30
+from minitron.units import GIB
 
 
 def shape_of(blocks: int) -> HybridShape:

@@ -38,8 +38,8 @@ from minitron.models.slicing import Keep
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.plan import PrunePlan
 from minitron.prune.verification import check_logits
+from minitron.units import GIB
 
-GIB = 2**30
 # The blocks that the published 9B lacks: 7, 8, 48, 52, and one neighboring pair of M and -.
 REMOVED = (7, 8, 17, 18, 48, 52)
 NANO_9B_PATTERN = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"

@@ -12,9 +12,10 @@ from minitron.estimate.devices import DEVICES, Device, find_device, usable_bytes
 from minitron.estimate.serving.fit import FitReport, fit, serve_command
 from minitron.estimate.serving.memory import block_bytes
 from minitron.estimate.serving.throughput import Lengths, predict_tokens_per_second
-from minitron.estimate.serving.workload import GIB, Workload
+from minitron.estimate.serving.workload import Workload
 from minitron.models.config import read_config, shape_from_config
 from minitron.models.shape import HybridShape
+from minitron.units import GIB
 
 logger = logging.getLogger(__name__)
 

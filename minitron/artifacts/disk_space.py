@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from minitron.errors import ArtifactError
+from minitron.units import GIB
 
-GIB = 2**30
 # No space, over the quota, over the process's limit of file size.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minitron.dtypes import STORED_BYTES
 from minitron.errors import CheckpointError
 
 SINGLE_FILE = "model.safetensors"
@@ -20,18 +21,6 @@ INDEX_FILE = "model.safetensors.index.json"
 SUFFIX = ".safetensors"
 MAX_HEADER_BYTES = 100_000_000
 MAX_NAME_BYTES = 255
-DTYPE_BYTES = {
-    "F64": 8,
-    "I64": 8,
-    "F32": 4,
-    "I32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "I8": 1,
-    "U8": 1,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +40,7 @@ class StoredTensor:
     @property
     def nbytes(self) -> int:
         """Bytes in the file."""
-        return self.numel * DTYPE_BYTES[self.dtype]
+        return self.numel * STORED_BYTES[self.dtype]
 
 
 def read_headers(folder: Path) -> dict[str, StoredTensor]:
@@ -131,14 +120,14 @@ def _read_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...]
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise CheckpointError(f"{where} must have dtype, shape and data_offsets, it is {_short(entry)}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise CheckpointError(f"dtype of {where} must be one of {', '.join(DTYPE_BYTES)}, got {_short(dtype)}")
+    if not isinstance(dtype, str) or dtype not in STORED_BYTES:
+        raise CheckpointError(f"dtype of {where} must be one of {', '.join(STORED_BYTES)}, got {_short(dtype)}")
     if not _are_counts(shape):
         raise CheckpointError(f"shape of {where} must be a list of whole numbers from 0 on, got {_short(shape)}")
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise CheckpointError(f"data_offsets of {where} must be two ascending whole numbers, got {_short(offsets)}")
     start, stop = offsets
-    if stop - start != math.prod(shape) * DTYPE_BYTES[dtype]:
+    if stop - start != math.prod(shape) * STORED_BYTES[dtype]:
         raise CheckpointError(
             f"the header of {path} must give {name!r} the bytes of its shape, it gives {stop - start:,}"
         )

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minitron.checkpoints.headers import DTYPE_BYTES, StoredTensor
+from minitron.checkpoints.headers import StoredTensor
+from minitron.checkpoints.rounding import widen
+from minitron.dtypes import FLOAT_VIEWS, STORED_BYTES
 from minitron.errors import CheckpointError
+from minitron.units import MIB
 
-BUFFER_BYTES = 8 * 2**20
+BUFFER_BYTES = 8 * MIB
 Fp32 = npt.NDArray[np.float32]
-
-# safetensors dtype -> how its bytes are viewed. BF16 has no numpy dtype: it is the upper half of an fp32.
-VIEWS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 def read_fp32(stored: StoredTensor, *, first: int = 0, count: int | None = None) -> Fp32:
@@ -29,23 +29,25 @@ def read_fp32(stored: StoredTensor, *, first: int = 0, count: int | None = None)
     Raises:
         CheckpointError: The tensor is not of floating point, or the file ends before the tensor does.
     """
-    if stored.dtype not in VIEWS:
-        raise CheckpointError(f"a tensor must be one of {', '.join(VIEWS)} to be computed with, got {stored.dtype}")
+    if stored.dtype not in FLOAT_VIEWS:
+        raise CheckpointError(
+            f"a tensor must be one of {', '.join(FLOAT_VIEWS)} to be computed with, got {stored.dtype}"
+        )
     row = math.prod(stored.shape[1:])
     rows = stored.shape[0] - first if count is None else count
     if not 0 <= first <= first + rows <= stored.shape[0]:
         raise CheckpointError(f"rows must be among the tensor's {stored.shape[0]}, got {first} to {first + rows - 1}")
     result: Fp32 = np.empty((rows, *stored.shape[1:]), dtype=np.float32)
     flat = result.reshape(-1)
-    width = DTYPE_BYTES[stored.dtype]
-    buffer = np.empty(BUFFER_BYTES // width, dtype=VIEWS[stored.dtype])
+    width = STORED_BYTES[stored.dtype]
+    buffer = np.empty(BUFFER_BYTES // width, dtype=FLOAT_VIEWS[stored.dtype])
     with stored.file.open("rb", buffering=0) as file:
         file.seek(stored.start + first * row * width)
         for begin in range(0, len(flat), len(buffer)):
             part = flat[begin : begin + len(buffer)]
             source = buffer[: len(part)]
             fill(file, source)
-            _convert(source, part, is_bf16=stored.dtype == "BF16")
+            widen(source, stored.dtype, out=part)
     return result
 
 
@@ -62,12 +64,3 @@ def fill(file: Any, source: npt.NDArray[Any]) -> None:
         if not read:
             raise CheckpointError(f"{file.name} ends before its tensors do; it changed while it was read")
         filled += read
-
-
-def _convert(source: npt.NDArray[Any], target: Fp32, *, is_bf16: bool) -> None:
-    if is_bf16:
-        bits = target.view(np.uint32)
-        bits[:] = source
-        np.left_shift(bits, 16, out=bits)
-    else:
-        target[:] = source

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minitron.checkpoints.reading import VIEWS
+from minitron.dtypes import FLOAT_VIEWS
 
 Raw = npt.NDArray[Any]
 BF16_NAN = 0x7FC0
@@ -20,7 +20,7 @@ def convert(raw: Raw, *, before: str, after: str, scale: float = 1.0) -> Raw:
     """The numbers times a factor, rounded to the dtype they come in, then to the one that is asked for.
 
     Args:
-        raw: Numbers of dtype `before`, viewed as in `VIEWS` (bf16 as uint16).
+        raw: Numbers of dtype `before`, viewed as in `FLOAT_VIEWS` (bf16 as uint16).
         before: safetensors name of a dtype of floating point.
         after: The same, of the result.
         scale: Factor in fp32.
@@ -35,19 +35,23 @@ def convert(raw: Raw, *, before: str, after: str, scale: float = 1.0) -> Raw:
         return raw if before == after else narrow(widen(raw, before), after)
 
 
-def widen(raw: Raw, dtype: str) -> npt.NDArray[np.float32]:
-    """Raw numbers of a dtype in fp32, a copy; wider ones are rounded."""
+def widen(raw: Raw, dtype: str, *, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+    """Raw numbers of a dtype in fp32, written into `out` when given, else a copy; wider ones are rounded."""
+    if out is None:
+        out = np.empty(raw.shape, dtype=np.float32)
     if dtype == "BF16":
-        bits = raw.astype(np.uint32)
+        bits = out.view(np.uint32)
+        bits[...] = raw
         np.left_shift(bits, 16, out=bits)
-        return bits.view(np.float32)
-    return raw.astype(np.float32)
+    else:
+        out[...] = raw
+    return out
 
 
 def narrow(numbers: npt.NDArray[np.float32], dtype: str) -> Raw:
     """Fp32 numbers as raw ones of a dtype, rounded once."""
     if dtype != "BF16":
-        return numbers.astype(VIEWS[dtype])
+        return numbers.astype(FLOAT_VIEWS[dtype])
     bits = numbers.view(np.uint32)
     odd = np.right_shift(bits, 16)
     np.bitwise_and(odd, 1, out=odd)
@@ -67,7 +71,7 @@ def narrow_fp64(numbers: npt.NDArray[np.float64], dtype: str) -> Raw:
     ('0x3f81', '0x3f80')
     """
     if dtype != "BF16":
-        return numbers.astype(VIEWS[dtype])
+        return numbers.astype(FLOAT_VIEWS[dtype])
     halfway = numbers.astype(np.float32)
     bits = halfway.view(np.int32)
     # A second rounding errs only where the first has met a tie; an fp32's neighbor on the right side undoes that.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minitron.checkpoints.headers import DTYPE_BYTES, SINGLE_FILE, StoredTensor
+from minitron.checkpoints.headers import SINGLE_FILE, StoredTensor
+from minitron.dtypes import STORED_BYTES
 
 # What a tensor is to be: its safetensors dtype and its shape.
 Described = tuple[str, tuple[int, ...]]
@@ -77,7 +78,7 @@ def _grouped(tensors: Mapping[str, Described], shard_bytes: int) -> Iterator[lis
 
 def _place(file: str, group: Mapping[str, Described]) -> PlannedShard:
     # Wide dtypes first, so that every tensor is aligned to its own width.
-    ordered = sorted(group.items(), key=lambda item: -DTYPE_BYTES[item[1][0]])
+    ordered = sorted(group.items(), key=lambda item: -STORED_BYTES[item[1][0]])
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, (dtype, shape) in ordered:
@@ -96,4 +97,4 @@ def _place(file: str, group: Mapping[str, Described]) -> PlannedShard:
 
 def _nbytes(described: Described) -> int:
     dtype, shape = described
-    return math.prod(shape) * DTYPE_BYTES[dtype]
+    return math.prod(shape) * STORED_BYTES[dtype]

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.headers import INDEX_FILE, SINGLE_FILE
+from minitron.units import GIB
 
-DEFAULT_SHARD_BYTES = 4 * 2**30
+DEFAULT_SHARD_BYTES = 4 * GIB
 READABLE = 0o644  # safetensors makes files that their owner alone can read
 
 

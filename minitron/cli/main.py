@@ -9,21 +9,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
 from minitron import __version__
+from minitron.dtypes import CacheDtype, StoredDtype
 from minitron.errors import MinitronError
 from minitron.estimate.devices import DEVICES
-from minitron.estimate.precision import CACHE_BITS, WEIGHT_FORMATS
-from minitron.estimate.serving.workload import ACCOUNTINGS, GIB
+from minitron.estimate.precision import WEIGHT_FORMATS
+from minitron.estimate.serving.workload import ACCOUNTINGS
+from minitron.units import gib_to_bytes
 
 EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
-PRUNED_DTYPES = ("fp32", "bf16", "fp16")
 PLAIN_WIDTH = 120  # columns of a table that goes into a file or a pipe
 
 logger = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--sequences", type=_positive_int, default=1, help="sequences at once (1)")
     fit.add_argument("--weights", choices=list(WEIGHT_FORMATS), help="precision (a folder's as stored, else bf16)")
     for what, default in (("kv", "bf16"), ("ssm", "fp32")):
-        fit.add_argument(f"--{what}", choices=list(CACHE_BITS), default=default, help=f"precision ({default})")
+        fit.add_argument(f"--{what}", choices=get_args(CacheDtype), default=default, help=f"precision ({default})")
     fit.add_argument(
         "--accounting", choices=ACCOUNTINGS, default="plain", help="as stored, or in vLLM's blocks (plain)"
     )
@@ -161,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--scores", type=Path, required=True, metavar="DIR", help="folder written by score")
     prune.add_argument("--shape", required=True, metavar="JSON_OR_FILE", help='as in {"hidden_size": 4480}')
     prune.add_argument("--output", type=Path, required=True, metavar="DIR")
-    prune.add_argument("--dtype", choices=PRUNED_DTYPES, help="precision to write (each tensor's own)")
+    prune.add_argument("--dtype", choices=get_args(StoredDtype), help="precision to write (each tensor's own)")
     prune.add_argument("--shard-gib", type=_positive_float, default=4.0, help="largest file of weights (4)")
     prune.add_argument("--drop-mtp", action="store_true", help="leave out layers that predict further tokens")
     prune.add_argument("--compensate", metavar="DATA", help="scale norms for removed channels, measured on this text")
@@ -289,7 +290,7 @@ def _fit(args: argparse.Namespace) -> None:
         sequences=args.sequences,
         kv_dtype=args.kv,
         ssm_dtype=args.ssm,
-        workspace_bytes=None if args.workspace_gib is None else int(args.workspace_gib * GIB),
+        workspace_bytes=None if args.workspace_gib is None else gib_to_bytes(args.workspace_gib),
         accounting=args.accounting,
         engine=Engine(
             max_num_seqs=args.max_num_seqs,

@@ -6,12 +6,11 @@ from typing import Any
 
 from minitron.dry_run.shapes import Shapes
 from minitron.dry_run.training import Training
-from minitron.estimate.training.setup import DTYPE_BYTES, OPTIMIZER_BYTES
+from minitron.dtypes import dtype_bytes, find_dtype
+from minitron.estimate.training.setup import OPTIMIZER_BYTES
 from minitron.recipe.distill import DistillSection
 from minitron.recipe.recipe import Recipe
 
-# What configurations call a checkpoint's precision -> bytes of a weight.
-STORED_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp32": 4, "bf16": 2, "fp16": 2}
 CACHED_BLOCK_BYTES = 8  # of a block in a teacher's cache, beside its tokens
 SHORT_IDS = 2**16  # ids below it take two bytes in a file of packed text, others four
 
@@ -63,8 +62,8 @@ def cache_token_bytes(vocab_size: int, top_k: int, samples: int = 0) -> int:
 
 
 def _checkpoints(recipe: Recipe, config: Mapping[str, Any], shapes: Shapes) -> Iterator[DiskItem]:
-    stored = STORED_BYTES.get(str(config.get("dtype") or config.get("torch_dtype") or "bfloat16"), 2)
-    cut = stored if recipe.prune.weights_dtype is None else STORED_BYTES[recipe.prune.weights_dtype]
+    stored = dtype_bytes(find_dtype(str(config.get("dtype") or config.get("torch_dtype"))) or "bf16")
+    cut = stored if recipe.prune.weights_dtype is None else dtype_bytes(recipe.prune.weights_dtype)
     if recipe.correct_teacher is not None:
         yield DiskItem(stage="correct", what="corrected teacher", bytes=shapes.teacher.params * stored)
     if recipe.depth_first is not None:
@@ -87,7 +86,7 @@ def _while_training(shapes: Shapes, trainings: Sequence[Training]) -> Iterator[D
         if training.mode != "cached":  # a cache keeps its text beside it
             yield DiskItem(**where, what="packed text", bytes=_packed(training, shapes), stays=False)
         if section.save_steps:
-            weight = DTYPE_BYTES[section.weights_dtype]
+            weight = dtype_bytes(section.weights_dtype)
             state = OPTIMIZER_BYTES.get(section.optim, OPTIMIZER_BYTES["adamw_torch"])(weight)
             # The state before is deleted once the next one is whole.
             both = int(2 * training.student.params * (weight + state))

@@ -8,12 +8,13 @@ from minitron.data.documents import is_text_file
 from minitron.dry_run.launch import FIRST_MACHINE, THIS_MACHINE
 from minitron.dry_run.shapes import Shapes
 from minitron.dry_run.training import Training
-from minitron.estimate.serving.workload import GIB
-from minitron.estimate.training.setup import DTYPE_BYTES, OPTIMIZER_BYTES
+from minitron.dtypes import dtype_bytes
+from minitron.estimate.training.setup import OPTIMIZER_BYTES
 from minitron.recipe.devices import DevicesSection
 from minitron.recipe.distill import DistillSection
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.source import Source
+from minitron.units import GIB
 
 LIBRARIES = {"adamw_torch_8bit": "torchao", "adamw_torch_4bit": "torchao"}
 
@@ -109,10 +110,10 @@ def _of_hosts(devices: DevicesSection, trained: Sequence[Training]) -> Iterator[
 
 
 def _loaded_bytes(training: Training) -> int:
-    weights = training.student.params * DTYPE_BYTES[training.section.weights_dtype]
+    weights = training.student.params * dtype_bytes(training.section.weights_dtype)
     if training.mode == "online" and training.teacher is not None:
         assert isinstance(training.section, DistillSection)
-        weights += training.teacher.params * DTYPE_BYTES[training.section.teacher.dtype]
+        weights += training.teacher.params * dtype_bytes(training.section.teacher.dtype)
     return weights
 
 

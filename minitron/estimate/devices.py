@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from minitron.errors import BudgetError
-from minitron.estimate.serving.workload import GIB
+from minitron.units import GIB, gib_to_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Device:
     @property
     def visible_bytes(self) -> int:
         """Bytes that a process sees."""
-        return int(self.visible_gib * GIB)
+        return gib_to_bytes(self.visible_gib)
 
 
 # Visible memory is the "total capacity" of torch's out-of-memory reports for that card; reports differ by up to 0.1 GiB

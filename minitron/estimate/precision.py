@@ -7,8 +7,6 @@ from typing import Literal
 from minitron.models.axes import SizeT, TensorSpec, dim_size, stack_size, tensor_numel
 from minitron.models.families.family import Family
 
-CACHE_BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFormat:

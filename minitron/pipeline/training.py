@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from minitron.artifacts.json_files import write_json
@@ -26,10 +25,9 @@ from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RECORD_FILE, TRAINED
 from minitron.pipeline.text import data_hashes, text_sources
 from minitron.recipe.distill import SPEED_SETTINGS, WATCHING_SETTINGS, DistillSection, LossSection, TrainSection
 from minitron.recipe.recipe import Recipe
+from minitron.runtime.dtypes import torch_dtype
 from minitron.runtime.loading import load_model, load_tokenizer, save_model
 from minitron.runtime.stack import LayerwiseStack
-
-TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def objective_of(section: LossSection) -> Objective:
@@ -138,7 +136,7 @@ def packed_text(section: TrainSection, teacher: Path, path: Path, *, seed: int, 
 def load_trained(checkpoint: Checkpoint, section: TrainSection, ranks: Ranks, *, device: str) -> PreTrainedModel:
     """A model that is going to be trained; one that will be sharded is loaded on CPU."""
     place = _loading_device(ranks, device, sharded=section.sharding == "fsdp2")
-    return load_model(checkpoint.folder, device=place, dtype=TORCH_DTYPES[section.weights_dtype])
+    return load_model(checkpoint.folder, device=place, dtype=torch_dtype(section.weights_dtype))
 
 
 def write_trained(
@@ -170,7 +168,7 @@ def read_record(path: Path) -> DistillRecord:
 def online_teacher(folder: Path, section: DistillSection, ranks: Ranks, *, device: str, sharded: bool) -> Teacher:
     """A teacher in memory, in shards or whole in each process."""
     place = _loading_device(ranks, device, sharded=sharded)
-    model = load_model(folder, device=place, dtype=TORCH_DTYPES[section.teacher.dtype])
+    model = load_model(folder, device=place, dtype=torch_dtype(section.teacher.dtype))
     return OnlineTeacher(model, sharded=sharded, device=ranks.device)
 
 

@@ -11,17 +11,17 @@ from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import Checkpoint, carried_files, open_checkpoint
 from minitron.checkpoints.extras import extra_cuts
 from minitron.checkpoints.headers import INDEX_FILE
-from minitron.checkpoints.reading import VIEWS
 from minitron.checkpoints.weights import DEFAULT_SHARD_BYTES, copy_files
 from minitron.checkpoints.writing.journal import CONFIG_FILE, resumable
 from minitron.checkpoints.writing.layout import Layout, plan_layout
 from minitron.checkpoints.writing.writer import write_layout
+from minitron.dtypes import FLOAT_VIEWS
 from minitron.errors import MinitronError
 from minitron.models.config import config_for_shape
 from minitron.models.slicing import tensor_cuts
 from minitron.prune.plan import PrunePlan
 from minitron.prune.verification import check_logits, check_params, check_range
-from minitron.runtime.loading import TORCH_DTYPES
+from minitron.runtime.dtypes import torch_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -98,11 +98,11 @@ def layout_of(
         raise MinitronError(
             f"the plan must start from the checkpoint's shape {source.shape}, it starts from {plan.source}"
         )
-    other = next(((name, stored) for name, stored in source.tensors.items() if stored.dtype not in VIEWS), None)
+    other = next(((name, stored) for name, stored in source.tensors.items() if stored.dtype not in FLOAT_VIEWS), None)
     if other is not None:
         name, stored = other
         raise MinitronError(
-            f"weights must be one of {', '.join(VIEWS)} to be pruned, {name} in {stored.file} is {stored.dtype}; "
+            f"weights must be one of {', '.join(FLOAT_VIEWS)} to be pruned, {name} in {stored.file} is {stored.dtype}; "
             "prune the checkpoint that this one was quantized from"
         )
     cuts = [*tensor_cuts(plan.source, plan.keep, scales=plan.scales)]
@@ -114,6 +114,6 @@ def layout_of(
 def _with_dtype(config: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
     if dtype is None:
         return dict(config)
-    name = str(TORCH_DTYPES[dtype]).removeprefix("torch.")
+    name = str(torch_dtype(dtype)).removeprefix("torch.")
     spellings = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
     return {**config, **dict.fromkeys(spellings, name)}

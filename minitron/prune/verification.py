@@ -13,11 +13,13 @@ from minitron.errors import MinitronError
 from minitron.models.axes import tensor_shape
 from minitron.models.slicing import TensorCut, tensor_cuts
 from minitron.prune.plan import PrunePlan
-from minitron.runtime.loading import TORCH_DTYPES, count_params, empty_model
+from minitron.runtime.dtypes import torch_dtype
+from minitron.runtime.loading import count_params, empty_model
 from minitron.runtime.stack import LayerwiseStack, ReadRows
+from minitron.units import MIB
 
 CHECKED_TOKENS = 16
-ROWS_BYTES = 64 * 2**20
+ROWS_BYTES = 64 * MIB
 
 
 def check_params(written: Checkpoint, plan: PrunePlan) -> None:
@@ -124,12 +126,12 @@ def _read_cut(source: Checkpoint, cut: TensorCut, dtype: str | None, first: int,
             for dim, kept in enumerate(cut.kept[1:], start=1):
                 block = block if kept is None else np.take(block, kept, axis=dim)
             result[inside] = block
-    stored_dtype = TORCH_DTYPES[stored.dtype]
+    stored_dtype = torch_dtype(stored.dtype)
     tensor = torch.from_numpy(result)
     if cut.scale != 1.0:
         tensor = (tensor * cut.scale).to(stored_dtype).float()
     if dtype is not None:
-        tensor = tensor.to(TORCH_DTYPES[dtype]).float()
+        tensor = tensor.to(torch_dtype(dtype)).float()
     return tensor.numpy()
 
 

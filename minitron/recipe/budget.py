@@ -4,15 +4,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from minitron.dtypes import CacheDtype, WeightsDtype
 from minitron.errors import RecipeError
 from minitron.estimate.devices import Device, find_device, usable_bytes
 from minitron.estimate.serving.throughput import Lengths
-from minitron.estimate.serving.workload import GIB, Engine, Workload
+from minitron.estimate.serving.workload import Engine, Workload
 from minitron.search.limits import Limits
 from minitron.settings import Fraction, NonNegativeFloat, PositiveInt, Settings
-
-WeightsDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
-CacheDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8"]
+from minitron.units import GIB, gib_to_bytes
 
 
 class EngineSection(Settings):
@@ -35,8 +34,8 @@ class EngineSection(Settings):
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
             prefix_caching=self.prefix_caching,
-            context_bytes=(int(self.context_gib[0] * GIB), int(self.context_gib[1] * GIB)),
-            graph_bytes=(int(self.graph_gib[0] * GIB), int(self.graph_gib[1] * GIB)),
+            context_bytes=(gib_to_bytes(self.context_gib[0]), gib_to_bytes(self.context_gib[1])),
+            graph_bytes=(gib_to_bytes(self.graph_gib[0]), gib_to_bytes(self.graph_gib[1])),
         )
 
 
@@ -110,7 +109,7 @@ class BudgetSection(Settings):
         if self.gpu is not None:
             memory = find_device(self.gpu).visible_bytes
         elif self.memory_gib is not None:
-            memory = int(self.memory_gib * GIB)
+            memory = gib_to_bytes(self.memory_gib)
         else:
             memory = self.memory_bytes or 0
         return usable_bytes(
@@ -153,7 +152,7 @@ class BudgetSection(Settings):
             weights_dtype=self.weights_dtype,
             kv_dtype=self.kv_dtype,
             ssm_dtype=self.ssm_dtype,
-            workspace_bytes=None if self.workspace_gib is None else int(self.workspace_gib * GIB),
+            workspace_bytes=None if self.workspace_gib is None else gib_to_bytes(self.workspace_gib),
             accounting=self.accounting,
             engine=self.engine.engine,
         )

@@ -4,14 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from minitron.dtypes import TrainedDtype
 from minitron.errors import RecipeError
 from minitron.recipe.source import Source
 from minitron.settings import NonNegativeFloat, PositiveInt, Settings
 
 # With 64 tokens kept, as many drawn ones as bring a cached teacher to an online one: docs/decisions/0014-teachers.md.
 DRAWN_TOKENS = 16
-
-TrainedDtype = Literal["fp32", "bf16"]
 
 
 class HiddenSection(Settings):

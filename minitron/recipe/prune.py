@@ -4,10 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from minitron.dtypes import StoredDtype
 from minitron.recipe.source import Source
 from minitron.settings import PositiveInt, Settings
-
-PrunedDtype = Literal["fp32", "bf16", "fp16"]
 
 
 class CalibrationSection(Settings):
@@ -38,7 +37,7 @@ class RepairSection(CalibrationSection):
 class PruneSection(Settings):
     """Pruning."""
 
-    weights_dtype: PrunedDtype | None = Field(
+    weights_dtype: StoredDtype | None = Field(
         default=None, description="Precision of what is written; each tensor's own when null."
     )
     shard_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(

@@ -11,7 +11,7 @@ matplotlib.use("agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minitron.report.tables import GIB, MIB
+from minitron.units import GIB, MIB
 
 
 def draw_candidates(search: Mapping[str, Any], path: Path) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
-from minitron.report.tables import BLOCK_LABELS, format_bytes, format_count
+from minitron.report.tables import BLOCK_LABELS, format_count
+from minitron.units import GIB, format_bytes
 
 # What of the memory has a column, and what it is made of.
 MEMORY_COLUMNS = {
@@ -157,4 +158,4 @@ def _lengths(training: Mapping[str, Any]) -> list[str]:
 
 
 def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f}"
+    return f"{count / GIB:.1f}"

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from minitron.report.tables import PART_LABELS
+from minitron.units import MIB
 
 # Okabe-Ito colors, told apart by color-blind readers.
 PART_COLORS = {
@@ -57,7 +58,7 @@ def _draw_memory(axes: Axes, metrics: Mapping[str, Mapping[str, Any]], budget_by
     models = ["teacher", "distilled"]
     bottom = [0.0, 0.0]
     for part, color in PART_COLORS.items():
-        heights = [metrics[model]["memory"][f"{part}_bytes"] / 2**20 for model in models]
+        heights = [metrics[model]["memory"][f"{part}_bytes"] / MIB for model in models]
         if any(heights):
             axes.bar(["teacher", "student"], heights, bottom=bottom, color=color, label=PART_LABELS[part], width=0.55)
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
@@ -65,8 +66,8 @@ def _draw_memory(axes: Axes, metrics: Mapping[str, Mapping[str, Any]], budget_by
         axes.annotate(
             f"{total:.2f}", (position, total), ha="center", va="bottom", xytext=(0, 2), textcoords="offset points"
         )
-    axes.axhline(budget_bytes / 2**20, color="#D55E00", linestyle="--", label="budget")
-    axes.set_ylim(0, 1.35 * max(*bottom, budget_bytes / 2**20))
+    axes.axhline(budget_bytes / MIB, color="#D55E00", linestyle="--", label="budget")
+    axes.set_ylim(0, 1.35 * max(*bottom, budget_bytes / MIB))
     axes.set_ylabel("MiB")
     axes.set_title(f"Memory at {context_tokens:,} tokens")
     axes.legend(loc="upper right", ncols=2, fontsize=8)

@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
-MIB, GIB = 2**20, 2**30
+from minitron.units import format_bytes
+
 PART_LABELS = {
     "weights": "weights",
     "kv": "KV cache",
@@ -14,15 +15,6 @@ PART_LABELS = {
     "workspace": "workspace",
 }
 BLOCK_LABELS = {"M": "Mamba", "-": "MLP", "*": "attention", "E": "experts", "T": "transformer"}
-
-
-def format_bytes(count: int) -> str:
-    """Bytes in MiB below one GiB, else in GiB.
-
-    >>> format_bytes(3 * 2**29), format_bytes(5 * 2**19)
-    ('1.500 GiB', '2.500 MiB')
-    """
-    return f"{count / GIB:.3f} GiB" if abs(count) >= GIB else f"{count / MIB:.3f} MiB"
 
 
 def format_count(count: int) -> str:

@@ -21,10 +21,9 @@ from minitron.checkpoints.names import model_places, read_place
 from minitron.checkpoints.weights import copy_files, open_weights, write_weights
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
+from minitron.runtime.dtypes import torch_dtype
 
 logger = logging.getLogger(__name__)
-
-TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -126,7 +125,7 @@ def save_model(state: Mapping[str, torch.Tensor], template: Checkpoint, output: 
         def tensors() -> Iterator[tuple[str, torch.Tensor]]:
             for name, stored in template.tensors.items():
                 tensor = read_place(state, places[name])
-                yield name, tensor.to(device="cpu", dtype=TORCH_DTYPES[stored.dtype]).contiguous()
+                yield name, tensor.to(device="cpu", dtype=torch_dtype(stored.dtype)).contiguous()
             yield from ((name, read(name)) for name in template.extras)
 
         write_weights(output, tensors())

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from minitron.estimate.devices import find_device
 from minitron.estimate.serving.fit import fit
 from minitron.estimate.serving.memory import memory_bytes
-from minitron.estimate.serving.workload import GIB, Workload
+from minitron.estimate.serving.workload import Workload
+from minitron.units import GIB
 from tests.conftest import make_tiny_model, make_tiny_shape
 from tests.models.test_shape import NANO_9B, NANO_12B, PATTERN_9B, published
 

@@ -11,8 +11,9 @@ from minitron.estimate.devices import find_device, usable_bytes
 from minitron.estimate.serving.fit import fit, serve_command
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.pages import cache_pages
-from minitron.estimate.serving.workload import GIB, Engine, Workload
+from minitron.estimate.serving.workload import Engine, Workload
 from minitron.models.shape import HybridShape
+from minitron.units import GIB
 from tests.conftest import make_tiny_shape
 from tests.models.test_shape import NANO_9B, NANO_12B, PATTERN_8B, published
 

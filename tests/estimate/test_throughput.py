@@ -15,9 +15,10 @@ from minitron.estimate.serving.throughput import (
     serving_cost,
     tokens_per_second,
 )
-from minitron.estimate.serving.workload import GIB, Engine, Workload
+from minitron.estimate.serving.workload import Engine, Workload
 from minitron.models.families.nemotron_h import NEMOTRON_H
 from minitron.models.shape import HybridShape
+from minitron.units import GIB
 from tests.models.test_shape import NANO_9B, PATTERN_9B, published
 
 A10G = find_device("a10g")

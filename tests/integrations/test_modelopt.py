@@ -19,7 +19,7 @@ import minitron.integrations.modelopt.mode  # noqa: F401 (registers the mode)
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.data.samples import Samples
 from minitron.estimate.serving.memory import memory_bytes
-from minitron.estimate.serving.workload import GIB, Workload
+from minitron.estimate.serving.workload import Workload
 from minitron.importance.calibrate import calibrate
 from minitron.importance.forward_loop import listen
 from minitron.importance.selection import select_units
@@ -28,6 +28,7 @@ from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.plan import PrunePlan
 from minitron.runtime.stack import MemoryStack
 from minitron.search.solver import NothingFitsError
+from minitron.units import GIB
 
 EXPORT = {
     "hidden_size": 14,

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from minitron.estimate.devices import find_device
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.throughput import Lengths, predict_tokens_per_second
-from minitron.estimate.serving.workload import GIB, Workload
+from minitron.estimate.serving.workload import Workload
 from minitron.models.shape import HybridShape
 from minitron.search import space as space_module
 from minitron.search.limits import Limits
 from minitron.search.solver import RANKINGS, NothingFitsError, SearchResult, solve_budget
 from minitron.search.space import SearchSpace, size_range
+from minitron.units import GIB
 from tests.conftest import make_tiny_shape
 from tests.models.test_shape import NANO_9B, NANO_12B
 

@@ -18,19 +18,19 @@ import numpy.typing as npt
 from minitron.artifacts.disk_space import require_room, sync_folder
 from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import Checkpoint, carried_files, open_checkpoint
-from minitron.checkpoints.headers import DTYPE_BYTES, INDEX_FILE, StoredTensor
-from minitron.checkpoints.merging.mergeable import INTEGER_VIEWS, check_mergeable, interpolation_weights
-from minitron.checkpoints.reading import VIEWS, fill
+from minitron.checkpoints.headers import INDEX_FILE, StoredTensor
+from minitron.checkpoints.merging.mergeable import check_mergeable, interpolation_weights
+from minitron.checkpoints.reading import fill
 from minitron.checkpoints.rounding import Raw, narrow_fp64, widen
 from minitron.checkpoints.shards import PlannedShard, plan_shards, shard_index
 from minitron.checkpoints.weights import DEFAULT_SHARD_BYTES, copy_files
+from minitron.dtypes import FLOAT_VIEWS, INTEGER_VIEWS, STORED_BYTES, WORD_VIEWS
 from minitron.errors import CheckpointError
 from minitron.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
 PIECE_NUMBERS = 2**17  # 1 MiB of fp64, which a core's cache holds
-WORDS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 Fp64 = npt.NDArray[np.float64]
 
 
@@ -104,7 +104,7 @@ def merged_pieces(parts: Sequence[StoredTensor], shares: Sequence[float], *, num
         for part, share in used:
             file = stack.enter_context(part.file.open("rb", buffering=0))
             file.seek(part.start)
-            opened.append((file, np.empty(most, dtype=WORDS[DTYPE_BYTES[part.dtype]]), part.dtype, share))
+            opened.append((file, np.empty(most, dtype=WORD_VIEWS[STORED_BYTES[part.dtype]]), part.dtype, share))
         for begin in range(0, numel, numbers):
             count = min(numbers, numel - begin)
             runs = []
@@ -122,7 +122,7 @@ def _merge(runs: Sequence[tuple[Raw, str, float]], dtype: str) -> Raw:
             wide *= share
             summed = wide if summed is None else np.add(summed, wide, out=summed)
         assert summed is not None
-        merged = _rounded(summed, dtype).view(WORDS[DTYPE_BYTES[dtype]])
+        merged = _rounded(summed, dtype).view(WORD_VIEWS[STORED_BYTES[dtype]])
     if all(stored_as == dtype for _, stored_as, _ in runs):
         # The shares sum to 1, but for the last bit: what is the same in all of them is the sum.
         alike = np.ones(len(merged), dtype=bool)
@@ -135,7 +135,7 @@ def _merge(runs: Sequence[tuple[Raw, str, float]], dtype: str) -> Raw:
 def _wide(raw: Raw, dtype: str) -> Fp64:
     if dtype == "BF16":
         return widen(raw, dtype).astype(np.float64)
-    return raw.view((VIEWS | INTEGER_VIEWS)[dtype]).astype(np.float64)
+    return raw.view((FLOAT_VIEWS | INTEGER_VIEWS)[dtype]).astype(np.float64)
 
 
 def _rounded(numbers: Fp64, dtype: str) -> Raw:

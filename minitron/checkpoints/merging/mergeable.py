@@ -8,13 +8,12 @@ from pathlib import Path
 
 from minitron.checkpoints.checkpoint import Checkpoint, file_hash
 from minitron.checkpoints.headers import StoredTensor
-from minitron.checkpoints.reading import VIEWS
+from minitron.dtypes import FLOAT_VIEWS, INTEGER_VIEWS
 from minitron.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
 # safetensors dtype -> how its bytes are viewed, of integers.
-INTEGER_VIEWS = {"I64": "<i8", "I32": "<i4", "I8": "|i1", "U8": "|u1"}
 WEIGHT_TOLERANCE = 1e-6
 # What says which token an id is: one file, or where it is lacking the older ones.
 TOKENIZER_FILE = "tokenizer.json"
@@ -106,13 +105,13 @@ def _check_tensors(first: Checkpoint, other: Checkpoint) -> None:
 
 
 def _check_dtypes(name: str, stored: StoredTensor, found: StoredTensor) -> None:
-    known = [*VIEWS, *INTEGER_VIEWS]
+    known = [*FLOAT_VIEWS, *INTEGER_VIEWS]
     for each in (stored, found):
         if each.dtype not in known:
             raise CheckpointError(
                 f"a tensor must be one of {', '.join(known)} to be merged, {name} in {each.file} is {each.dtype}"
             )
-    if stored.dtype != found.dtype and not {stored.dtype, found.dtype} <= VIEWS.keys():
+    if stored.dtype != found.dtype and not {stored.dtype, found.dtype} <= FLOAT_VIEWS.keys():
         raise CheckpointError(
             f"integers must be stored alike in checkpoints to merge, {name} is {stored.dtype} in {stored.file}, "
             f"got {found.dtype} in {found.file}"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minitron.checkpoints.headers import DTYPE_BYTES
 from minitron.checkpoints.writing.layout import Placed
+from minitron.dtypes import STORED_BYTES
 from minitron.models.axes import Indices
 
 # Dropped rows between kept ones are read through up to this many bytes: a disk gives them faster than a new request.
@@ -43,7 +43,7 @@ def pieces(tensor: Placed, *, buffer_bytes: int) -> Iterator[Piece]:
 
     A row of more bytes than that is itself walked over, dim by dim, down to single elements.
     """
-    cut, width = tensor.cut, max(DTYPE_BYTES[tensor.stored.dtype], DTYPE_BYTES[tensor.dtype])
+    cut, width = tensor.cut, max(STORED_BYTES[tensor.stored.dtype], STORED_BYTES[tensor.dtype])
     if not math.prod(cut.after):
         return
     before, kept = (cut.before, cut.kept) if cut.before else ((1,), (None,))
@@ -54,11 +54,11 @@ def pieces(tensor: Placed, *, buffer_bytes: int) -> Iterator[Piece]:
     columns = _columns(before[walked + 1 :], kept[walked + 1 :])
     outer = [range(size) if indices is None else indices.tolist() for size, indices in zip(before, kept, strict=True)]
     runs_rows = list(_walk(before[walked], kept[walked], row, tensor, max(1, buffer_bytes // (row * width))))
-    out_width = DTYPE_BYTES[tensor.dtype] * (row if columns is None else len(columns))
+    out_width = STORED_BYTES[tensor.dtype] * (row if columns is None else len(columns))
     start = tensor.start
     for position in itertools.product(*outer[:walked]):
         first = int(np.ravel_multi_index(position, before[:walked])) if position else 0
-        base = tensor.stored.start + first * before[walked] * row * DTYPE_BYTES[tensor.stored.dtype]
+        base = tensor.stored.start + first * before[walked] * row * STORED_BYTES[tensor.stored.dtype]
         for runs, rows, count in runs_rows:
             yield Piece(
                 tensor=tensor,
@@ -76,7 +76,7 @@ def _walk(
     size: int, kept: Indices | None, row: int, tensor: Placed, most: int
 ) -> Iterator[tuple[list[tuple[int, int]], Indices | None, int]]:
     """Runs relative to the first row, the rows picked of what they read, and how many: `most` rows read at a time."""
-    row_bytes = row * DTYPE_BYTES[tensor.stored.dtype]
+    row_bytes = row * STORED_BYTES[tensor.stored.dtype]
     if kept is None:
         for first in range(0, size, most):
             count = min(most, size - first)

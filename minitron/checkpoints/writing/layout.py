@@ -9,9 +9,9 @@ from typing import Any, Self
 
 from minitron.artifacts.artifact import hash_inputs
 from minitron.checkpoints.checkpoint import Checkpoint
-from minitron.checkpoints.headers import DTYPE_BYTES, StoredTensor
-from minitron.checkpoints.reading import VIEWS
+from minitron.checkpoints.headers import StoredTensor
 from minitron.checkpoints.shards import plan_shards, shard_index
+from minitron.dtypes import FLOAT_VIEWS, STORED_BYTES
 from minitron.errors import CheckpointError
 from minitron.models.slicing import TensorCut
 
@@ -47,7 +47,7 @@ class Placed:
     @property
     def nbytes(self) -> int:
         """Bytes in the shard."""
-        return math.prod(self.cut.after) * DTYPE_BYTES[self.dtype]
+        return math.prod(self.cut.after) * STORED_BYTES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +101,8 @@ def plan_layout(source: Checkpoint, cuts: Iterable[TensorCut], *, shard_bytes: i
     """
     if shard_bytes < 1:
         raise CheckpointError(f"shard_bytes must be positive, got {shard_bytes}")
-    if dtype is not None and dtype not in VIEWS:
-        raise CheckpointError(f"dtype must be one of {', '.join(VIEWS)}, got {dtype!r}")
+    if dtype is not None and dtype not in FLOAT_VIEWS:
+        raise CheckpointError(f"dtype must be one of {', '.join(FLOAT_VIEWS)}, got {dtype!r}")
     cuts = list(cuts)
     known = {**source.tensors, **source.extras}
     used = {cut.source: known[cut.source] for cut in cuts if cut.source in known}
@@ -145,9 +145,9 @@ def _check_cut(source: Checkpoint, cut: TensorCut, stored: StoredTensor | None, 
         raise CheckpointError(f"a cut must start from a tensor of {source.folder}, it holds no {cut.source}")
     if stored.shape != cut.before:
         raise CheckpointError(f"{cut.source} must have the shape {cut.before}, {stored.file} stores {stored.shape}")
-    if stored.dtype not in VIEWS and (cut.scale != 1.0 or dtype not in (None, stored.dtype)):
+    if stored.dtype not in FLOAT_VIEWS and (cut.scale != 1.0 or dtype not in (None, stored.dtype)):
         raise CheckpointError(
-            f"a tensor must be one of {', '.join(VIEWS)} to be scaled or converted, "
+            f"a tensor must be one of {', '.join(FLOAT_VIEWS)} to be scaled or converted, "
             f"{cut.source} in {stored.file} is {stored.dtype}"
         )
 

@@ -16,19 +16,19 @@ from rich.progress import Progress, TaskID
 
 from minitron.artifacts.disk_space import require_room, sync_folder
 from minitron.artifacts.json_files import write_json
-from minitron.checkpoints.headers import DTYPE_BYTES, INDEX_FILE
-from minitron.checkpoints.reading import VIEWS
+from minitron.checkpoints.headers import INDEX_FILE
 from minitron.checkpoints.rounding import Raw, convert
 from minitron.checkpoints.writing.chunks import Piece, pieces
 from minitron.checkpoints.writing.journal import PARTIAL, Journal
 from minitron.checkpoints.writing.layout import Layout, Placed, Shard, SourceFile
+from minitron.dtypes import FLOAT_VIEWS, STORED_BYTES, WORD_VIEWS
 from minitron.errors import CheckpointError
 from minitron.progress import progress_bar
+from minitron.units import MIB
 
 # What a core's cache holds; larger buffers were no faster, and two threads keep reading and writing at it at a time.
-BUFFER_BYTES = 2**20
+BUFFER_BYTES = MIB
 THREADS = 2
-WORDS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 
 
 def write_layout(
@@ -150,7 +150,7 @@ def copy_piece(piece: Piece, target: Path, buffers: Buffers) -> None:
         CheckpointError: The source is no longer the file that was planned with.
     """
     placed = piece.tensor
-    raw = _read(placed.file, piece.runs, buffers.read).view(WORDS[DTYPE_BYTES[placed.stored.dtype]])
+    raw = _read(placed.file, piece.runs, buffers.read).view(WORD_VIEWS[STORED_BYTES[placed.stored.dtype]])
     result = _pick(raw.reshape(-1, piece.row), piece, buffers)
     result = _converted(result, placed)
     _write(target, result, piece.start)
@@ -196,7 +196,7 @@ def _converted(raw: Raw, placed: Placed) -> Raw:
     before, after, scale = placed.stored.dtype, placed.dtype, placed.cut.scale
     if before == after and scale == 1.0:
         return raw
-    return convert(raw.view(VIEWS[before]), before=before, after=after, scale=scale)
+    return convert(raw.view(FLOAT_VIEWS[before]), before=before, after=after, scale=scale)
 
 
 def _write(target: Path, result: Raw, start: int) -> None:

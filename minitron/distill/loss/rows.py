@@ -14,9 +14,10 @@ import torch
 from minitron.distill.loss.divergences.divergence import sum_rows
 from minitron.distill.loss.objective import Objective, RestSample, TopTargets
 from minitron.distill.loss.vocabulary import WHOLE, Vocabulary
+from minitron.units import MIB
 
 # What a tile of one tensor takes; the fastest of 0.5 to 32 MiB where a core's second-level cache has 1 MiB.
-TILE_BYTES = 2**20
+TILE_BYTES = MIB
 
 
 def row_losses_(

@@ -16,10 +16,11 @@ from minitron.distill.loss.objective import TopTargets
 from minitron.distill.teachers.packing import id_bits
 from minitron.distill.teachers.records import RecordLayout, bytes_per_token
 from minitron.errors import MinitronError
+from minitron.units import GIB
 
 HEADER_FILE = "teacher-cache.json"
 PLAN_FILE = "teacher-cache.partial.json"
-SHARD_BYTES = 2**30
+SHARD_BYTES = GIB
 
 
 class CacheHeader(BaseModel):
@@ -150,7 +151,7 @@ def open_teacher_cache(folder: Path) -> TeacherCache:
             f"{folder} must hold a teacher's cache, "
             + ("its cache is unfinished; call its writer again to go on" if unfinished else f"it has no {HEADER_FILE}")
         )
-    header = read_header(path)
+    header = read_cache_header(path)
     for shard in range(header.num_shards):
         path, expected = shard_file(folder, header, shard), len(header.shard_blocks(shard)) * header.layout.record_bytes
         found = path.stat().st_size if path.is_file() else None
@@ -162,7 +163,7 @@ def open_teacher_cache(folder: Path) -> TeacherCache:
     return TeacherCache(folder=folder, header=header)
 
 
-def read_header(path: Path) -> CacheHeader:
+def read_cache_header(path: Path) -> CacheHeader:
     """The header in a file.
 
     Raises:

@@ -24,17 +24,17 @@ from minitron.distill.teachers.cache_file import (
     TeacherCache,
     make_header,
     open_teacher_cache,
-    read_header,
+    read_cache_header,
     shard_file,
 )
 from minitron.distill.teachers.teacher import Teacher
 from minitron.distill.teachers.top_k import keep_top_k
 from minitron.errors import MinitronError
 from minitron.progress import progress_bar
+from minitron.units import format_bytes
 
 logger = logging.getLogger(__name__)
 
-GIB = 2**30
 LOCK_FILE = "teacher-cache.lock"
 
 
@@ -108,7 +108,7 @@ def write_teacher_cache(
             if index == 0:
                 (folder / PLAN_FILE).rename(folder / HEADER_FILE)
                 sync_folder(folder)
-                logger.info("%s: %d blocks, %.3f GiB", folder, header.num_sequences, header.total_bytes / GIB)
+                logger.info("%s: %d sequences, %s", folder, header.num_sequences, format_bytes(header.total_bytes))
         wait()
     (folder / f"{LOCK_FILE}.{index}").unlink(missing_ok=True)
     return open_teacher_cache(folder)
@@ -123,7 +123,7 @@ def _claim(folder: Path, header: CacheHeader) -> None:
     found = next((path for name in (HEADER_FILE, PLAN_FILE) if (path := folder / name).is_file()), None)
     if found is None:
         write_json(folder / PLAN_FILE, header.model_dump(mode="json"))
-    elif read_header(found) != header:
+    elif read_cache_header(found) != header:
         raise MinitronError(
             f"{folder} must hold this cache or none, {found.name} tells of another one; remove it or choose another "
             "folder"

@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping
 
-from minitron.estimate.precision import CACHE_BITS
+from minitron.dtypes import DTYPES
 from minitron.estimate.serving.workload import Workload
 from minitron.models.axes import SizeT
 from minitron.models.families.family import Family
@@ -26,7 +26,7 @@ def cache_bytes(
 
 def kv_token_bits(sizes: Mapping[str, SizeT], workload: Workload) -> SizeT:
     """Bits of keys and values of one token in one attention block."""
-    return 2 * sizes["num_key_value_heads"] * sizes["head_dim"] * CACHE_BITS[workload.kv_dtype]
+    return 2 * sizes["num_key_value_heads"] * sizes["head_dim"] * DTYPES[workload.kv_dtype].bits
 
 
 def ssm_state_bits(sizes: Mapping[str, SizeT], workload: Workload) -> SizeT:
@@ -34,7 +34,7 @@ def ssm_state_bits(sizes: Mapping[str, SizeT], workload: Workload) -> SizeT:
     if "ssm_state_size" not in sizes:
         return 0 * sizes["hidden_size"]
     state_HPN = sizes["mamba_num_heads"] * sizes["mamba_head_dim"] * sizes["ssm_state_size"]
-    return state_HPN * CACHE_BITS[workload.ssm_dtype]
+    return state_HPN * DTYPES[workload.ssm_dtype].bits
 
 
 def conv_state_bits(sizes: Mapping[str, SizeT], workload: Workload) -> SizeT:
@@ -42,4 +42,4 @@ def conv_state_bits(sizes: Mapping[str, SizeT], workload: Workload) -> SizeT:
     if "conv_kernel" not in sizes:
         return 0 * sizes["hidden_size"]
     inputs = sizes["mamba_num_heads"] * sizes["mamba_head_dim"] + 2 * sizes["n_groups"] * sizes["ssm_state_size"]
-    return inputs * (sizes["conv_kernel"] - 1) * CACHE_BITS[workload.conv_dtype]
+    return inputs * (sizes["conv_kernel"] - 1) * DTYPES[workload.conv_dtype].bits

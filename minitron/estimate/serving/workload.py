@@ -2,11 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import get_args
 
+from minitron.dtypes import CacheDtype
 from minitron.errors import BudgetError
-from minitron.estimate.precision import CACHE_BITS, WEIGHT_FORMATS
+from minitron.estimate.precision import WEIGHT_FORMATS
+from minitron.units import GIB
 
-GIB = 2**30
 MAX_TOKENS = 2**40  # beyond it, bits of a large model's cache no longer fit 64-bit integers
 ACCOUNTINGS = ("plain", "vllm")
 # What vLLM can keep its caches in, among the precisions here (0.33, config/cache.py).
@@ -78,7 +80,7 @@ class Workload:
         if self.workspace_bytes is not None and self.workspace_bytes < 0:
             raise BudgetError(f"workspace_bytes must not be negative, got {self.workspace_bytes}")
         choices: dict[str, Collection[str]] = {"weights_dtype": WEIGHT_FORMATS, "accounting": ACCOUNTINGS}
-        choices |= dict.fromkeys(("kv_dtype", "ssm_dtype", "conv_dtype"), CACHE_BITS)
+        choices |= dict.fromkeys(("kv_dtype", "ssm_dtype", "conv_dtype"), get_args(CacheDtype))
         if self.accounting == "vllm":
             choices |= ENGINE_CACHES
         for name, allowed in choices.items():

@@ -7,13 +7,14 @@ Nothing here was measured on a GPU.
 
 from dataclasses import dataclass, field, fields, replace
 
+from minitron.dtypes import dtype_bytes
 from minitron.estimate.serving.fit import FITS, TIGHT, TIGHT_SHARE, TOO_LARGE
-from minitron.estimate.serving.workload import GIB
 from minitron.estimate.training.activations import activation_bytes, block_activation_bytes
 from minitron.estimate.training.operations import head_params
-from minitron.estimate.training.setup import DTYPE_BYTES, OPTIMIZER_BYTES, TrainingSetup
+from minitron.estimate.training.setup import OPTIMIZER_BYTES, TrainingSetup
 from minitron.models.axes import tensor_numel
 from minitron.models.shape import HybridShape
+from minitron.units import GIB
 
 # CUDA's context, NCCL's buffers and what the allocator cannot use: assumed.
 OVERHEAD_BYTES = 3 * GIB // 2
@@ -61,7 +62,7 @@ def training_bytes(student: HybridShape, teacher: HybridShape | None, setup: Tra
         setup: How it is trained.
     """
     shards = setup.devices if setup.sharded else 1
-    weight = DTYPE_BYTES[setup.weights_dtype]
+    weight = dtype_bytes(setup.weights_dtype)
     gradients = student.params * weight
     buckets = gradients if setup.devices > 1 and not setup.sharded else 0
     copied = _largest_block(student) if setup.checkpointing else student.params
@@ -122,13 +123,13 @@ def _teacher_bytes(teacher: HybridShape | None, setup: TrainingSetup) -> int:
     if setup.teacher_mode == "layerwise":  # computed in fp32
         window = setup.window_sequences * setup.seq_len * teacher.hidden_size
         return 4 * (_largest_block(teacher) + head_params(teacher) + window)
-    return teacher.params * DTYPE_BYTES[setup.teacher_dtype]
+    return teacher.params * dtype_bytes(setup.teacher_dtype)
 
 
 def _gathered_bytes(student: HybridShape, teacher: HybridShape | None, setup: TrainingSetup) -> int:
-    gathered = DTYPE_BYTES[setup.weights_dtype] * _gathered_params(student)
+    gathered = dtype_bytes(setup.weights_dtype) * _gathered_params(student)
     if teacher is not None and setup.teacher_mode == "online":
-        gathered += DTYPE_BYTES[setup.teacher_dtype] * _gathered_params(teacher)
+        gathered += dtype_bytes(setup.teacher_dtype) * _gathered_params(teacher)
     return gathered
 
 
@@ -144,7 +145,7 @@ def _loss_bytes(student: HybridShape, teacher: HybridShape | None, setup: Traini
     head_gradient = 4 * head_params(student)
     hidden = setup.tokens * (student.hidden_size * (setup.stream_bytes + 4))
     if taught and teacher is not None:
-        hidden += setup.tokens * teacher.hidden_size * DTYPE_BYTES[setup.teacher_dtype]
+        hidden += setup.tokens * teacher.hidden_size * dtype_bytes(setup.teacher_dtype)
     return logits + head_gradient + hidden
 
 

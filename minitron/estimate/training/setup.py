@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-DTYPE_BYTES = {"fp32": 4, "bf16": 2}
+from minitron.dtypes import dtype_bytes
 
 # Name in Hugging Face Trainer -> bytes of optimizer state a parameter, from the bytes of a weight. torch's own keep
 # states in the weights' dtype; 8-bit ones carry an fp32 scale for 256 entries (torchao, bitsandbytes; Trainer asks the
@@ -65,12 +65,12 @@ class TrainingSetup:
     @property
     def stream_bytes(self) -> int:
         """Bytes of a number in the residual stream: autocast leaves it in the weights' precision."""
-        return DTYPE_BYTES[self.weights_dtype]
+        return dtype_bytes(self.weights_dtype)
 
     @property
     def product_bytes(self) -> int:
         """Bytes of a number that a matrix product reads or writes."""
-        return min(DTYPE_BYTES[self.weights_dtype], DTYPE_BYTES[self.precision])
+        return min(dtype_bytes(self.weights_dtype), dtype_bytes(self.precision))
 
     @property
     def tokens(self) -> int:

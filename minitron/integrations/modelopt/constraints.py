@@ -9,7 +9,7 @@ from typing import Any
 from minitron.errors import MinitronError
 from minitron.estimate.devices import usable_bytes
 from minitron.estimate.serving.memory import memory_bytes
-from minitron.estimate.serving.workload import GIB, Workload
+from minitron.estimate.serving.workload import Workload
 from minitron.importance.retained import retained_shares
 from minitron.importance.scores import Scores
 from minitron.importance.selection import top_blocks
@@ -18,6 +18,7 @@ from minitron.models.shape import HybridShape
 from minitron.search.limits import Limits
 from minitron.search.solver import Candidate, solve_budget
 from minitron.search.space import SearchSpace, size_range
+from minitron.units import gib_to_bytes
 
 LAYERS = "num_hidden_layers"
 # ModelOpt's names of dims where they differ and mean one dim alone.
@@ -76,7 +77,7 @@ class BudgetSettings:
             kv_dtype=self.kv_dtype,
             ssm_dtype=self.ssm_dtype,
             conv_dtype=self.conv_dtype,
-            workspace_bytes=None if self.workspace_gib is None else int(self.workspace_gib * GIB),
+            workspace_bytes=None if self.workspace_gib is None else gib_to_bytes(self.workspace_gib),
             accounting=self.accounting,
         )
 
@@ -204,7 +205,7 @@ def _budget_bytes(constraints: Mapping[str, Any], source: HybridShape, settings:
     if "memory_gib" not in constraints:
         return memory_bytes(source, settings.workload).total_bytes
     return usable_bytes(
-        int(constraints["memory_gib"] * GIB),
+        gib_to_bytes(constraints["memory_gib"]),
         utilization=settings.utilization,
         reserved_gib=settings.reserved_gib,
         accounting=settings.accounting,

@@ -8,7 +8,7 @@ from typing import Any
 from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.lineage import lineage_of
 from minitron.checkpoints.writing.journal import is_unfinished
-from minitron.estimate.serving.workload import GIB
+from minitron.dtypes import DTYPES
 from minitron.importance.scores import Scores, load_scores
 from minitron.importance.selection import select_units
 from minitron.models.shape import HybridShape
@@ -30,9 +30,9 @@ from minitron.prune.norm_compensation import norm_scales
 from minitron.prune.plan import PrunePlan, save_plan
 from minitron.recipe.prune import CalibrationSection, PruneSection
 from minitron.recipe.recipe import Recipe
+from minitron.units import gib_to_bytes
 
 HASHED = ("model", "tokenizer")  # parts of a checkpoint that scores say they were made from
-STORED_DTYPES = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
 
 
 def prune_section(recipe: Recipe) -> PruneSection:
@@ -90,8 +90,8 @@ def prune_to(
         source,
         plan,
         output,
-        shard_bytes=int(section.shard_gib * GIB),
-        dtype=None if section.weights_dtype is None else STORED_DTYPES[section.weights_dtype],
+        shard_bytes=gib_to_bytes(section.shard_gib),
+        dtype=None if section.weights_dtype is None else DTYPES[section.weights_dtype].safetensors,
         drop_extras=section.drop_mtp,
     )
     save_plan(plan, output.with_name(PLAN_FILE))

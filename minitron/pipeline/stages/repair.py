@@ -10,7 +10,7 @@ from minitron.prune.plan import PrunePlan
 from minitron.prune.reconstruction.blockwise import RepairSettings, repair
 from minitron.prune.reconstruction.write import write_repaired
 from minitron.recipe.prune import RepairSection
-from minitron.runtime.loading import TORCH_DTYPES
+from minitron.runtime.dtypes import torch_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def repair_folder(
         plan,
         samples,
         repair_settings(section),
-        dtypes={name: TORCH_DTYPES[stored.dtype] for name, stored in pruned.tensors.items()},
+        dtypes={name: torch_dtype(stored.dtype) for name, stored in pruned.tensors.items()},
         state_folder=state_folder,
         origin=checkpoint_hashes(source.folder),
     )

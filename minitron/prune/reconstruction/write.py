@@ -8,7 +8,7 @@ import torch
 
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.errors import MinitronError
-from minitron.runtime.loading import TORCH_DTYPES
+from minitron.runtime.dtypes import torch_dtype
 
 
 def write_repaired(checkpoint: Checkpoint, weights: Iterable[tuple[str, torch.Tensor]]) -> int:
@@ -29,7 +29,7 @@ def write_repaired(checkpoint: Checkpoint, weights: Iterable[tuple[str, torch.Te
             raise MinitronError(
                 f"{name} must keep its shape {stored.shape}, the repaired one has {tuple(weight.shape)}"
             )
-        rounded = weight.to(device="cpu", dtype=TORCH_DTYPES[stored.dtype]).contiguous()
+        rounded = weight.to(device="cpu", dtype=torch_dtype(stored.dtype)).contiguous()
         if not torch.isfinite(rounded).all():
             raise MinitronError(f"a repaired weight must be finite in its stored dtype {stored.dtype}, {name} is not")
         with stored.file.open("r+b") as file:

@@ -22,7 +22,8 @@ from minitron.prune.plan import PrunePlan
 from minitron.prune.reconstruction.blockwise import RepairSettings, apply_repaired, repair
 from minitron.prune.reconstruction.ridge import refit
 from minitron.prune.reconstruction.write import write_repaired
-from minitron.runtime.loading import TORCH_DTYPES, load_model
+from minitron.runtime.dtypes import torch_dtype
+from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
 from tests.conftest import write_tiny_checkpoint
 from tests.prune.test_checkpoint import LAYERS, make_plan
@@ -195,7 +196,7 @@ def test_padding_is_not_counted(tiny_checkpoint: Path) -> None:
 
 def pruned_on_disk(checkpoint: Path, plan: PrunePlan, output: Path) -> tuple[Checkpoint, dict[str, torch.dtype]]:
     written = prune_checkpoint(open_checkpoint(checkpoint), plan, output)
-    return written, {name: TORCH_DTYPES[stored.dtype] for name, stored in written.tensors.items()}
+    return written, {name: torch_dtype(stored.dtype) for name, stored in written.tensors.items()}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
