@@ -9,9 +9,10 @@ from typing import Any
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.errors import MinitronError
 from minitron.estimate.devices import DEVICES, Device, find_device, usable_bytes
-from minitron.estimate.serving.fit import FitReport, fit, serve_command
+from minitron.estimate.serving.fit import FitReport, fit
 from minitron.estimate.serving.memory import block_bytes
 from minitron.estimate.serving.throughput import Lengths, predict_tokens_per_second
+from minitron.estimate.serving.vllm_command import serve_command
 from minitron.estimate.serving.workload import Workload
 from minitron.models.config import read_config, shape_from_config
 from minitron.models.shape import HybridShape
@@ -142,12 +143,12 @@ def _contract(report: FitReport) -> dict[str, Any]:
         "max_context_tokens": report.max_context_tokens,
         "max_sequences": report.max_sequences,
     }
-    if report.pages is not None:
+    if report.cache_blocks is not None:
         result |= {
-            "block_tokens": report.pages.block_tokens,
-            "page_bytes": report.pages.page_bytes,
-            "num_blocks": report.num_blocks,
-            "blocks_per_sequence": report.pages.blocks_per_sequence,
+            "block_tokens": report.cache_blocks.block_tokens,
+            "page_bytes": report.cache_blocks.page_bytes,
+            "num_blocks": report.num_cache_blocks,
+            "blocks_per_sequence": report.cache_blocks.blocks_per_sequence,
         }
     return result
 

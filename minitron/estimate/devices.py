@@ -1,4 +1,4 @@
-"""Device profiles: what a GPU shows a process, and its peak rates."""
+"""Device profiles: the memory that a process sees on a GPU, and the GPU's peak rates. A GPU is added in `_PROFILES`."""
 
 import math
 from dataclasses import dataclass
@@ -38,70 +38,36 @@ class Device:
 # Visible memory is the "total capacity" of torch's out-of-memory reports for that card; reports differ by up to 0.1 GiB
 # with the driver, so read the device itself (`--gpu cuda:0`) where the last tenth matters. Rates are dense, half
 # of what NVIDIA's data sheets print with sparsity.
+_PROFILES: dict[str, tuple[tuple[str, ...], float, float, float, float | None]] = {
+    # name: (products, visible GiB, GB/s, bf16 TFLOP/s, fp8 TFLOP/s)
+    "a10g": (("A10G",), 22.06, 600, 125, None),
+    "l4": (("L4",), 21.96, 300, 121, 242.5),
+    "rtx4090": (("GeForce RTX 4090",), 23.64, 1008, 165.2, 330.3),
+    "a100-40g": (("A100-SXM4-40GB", "A100-PCIE-40GB"), 39.50, 1555, 312, None),
+    "a100-80g": (("A100-SXM4-80GB",), 79.14, 2039, 312, None),
+    "h100": (("H100 80GB HBM3",), 79.11, 3350, 989, 1979),
+    "h200": (("H200",), 139.8, 4800, 989, 1979),
+}
+_SOURCES = {
+    "a10g": "torch on EC2 g5 (nvidia-smi: 22.49 GiB); rates: NVIDIA A10 data sheet",
+    "l4": "torch in github.com/rhymes-ai/Aria/issues/24 (nvidia-smi: 22.49 GiB); rates: NVIDIA L4 data sheet",
+    "rtx4090": "torch in github.com/ali-vilab/VGen/issues/104; rates: NVIDIA Ada architecture paper, appendix A",
+    "a100-40g": "torch in github.com/TianheWu/CoSeR/issues/10; rates: NVIDIA A100 data sheet",
+    "a100-80g": "torch in github.com/lianqi1008/Control-GIC/issues/6; rates: NVIDIA A100 data sheet, SXM",
+    "h100": "torch in github.com/vllm-project/vllm/issues/27508; rates: NVIDIA H100 data sheet, SXM",
+    "h200": "nvidia-smi (140.4 GiB) less what torch misses on an H100; rates: NVIDIA H200 data sheet",
+}
 DEVICES = {
-    device.name: device
-    for device in (
-        Device(
-            name="a10g",
-            product=("A10G",),
-            visible_gib=22.06,
-            bandwidth_gb_s=600,
-            bf16_tflops=125,
-            source="torch on EC2 g5 (nvidia-smi: 22.49 GiB); rates: NVIDIA A10 data sheet",
-        ),
-        Device(
-            name="l4",
-            product=("L4",),
-            visible_gib=21.96,
-            bandwidth_gb_s=300,
-            bf16_tflops=121,
-            fp8_tflops=242.5,
-            source="torch in github.com/rhymes-ai/Aria/issues/24 (nvidia-smi: 22.49 GiB); rates: NVIDIA L4 data sheet",
-        ),
-        Device(
-            name="rtx4090",
-            product=("GeForce RTX 4090",),
-            visible_gib=23.64,
-            bandwidth_gb_s=1008,
-            bf16_tflops=165.2,
-            fp8_tflops=330.3,
-            source="torch in github.com/ali-vilab/VGen/issues/104; rates: NVIDIA Ada architecture paper, appendix A",
-        ),
-        Device(
-            name="a100-40g",
-            product=("A100-SXM4-40GB", "A100-PCIE-40GB"),
-            visible_gib=39.50,
-            bandwidth_gb_s=1555,
-            bf16_tflops=312,
-            source="torch in github.com/TianheWu/CoSeR/issues/10; rates: NVIDIA A100 data sheet",
-        ),
-        Device(
-            name="a100-80g",
-            product=("A100-SXM4-80GB",),
-            visible_gib=79.14,
-            bandwidth_gb_s=2039,
-            bf16_tflops=312,
-            source="torch in github.com/lianqi1008/Control-GIC/issues/6; rates: NVIDIA A100 data sheet, SXM",
-        ),
-        Device(
-            name="h100",
-            product=("H100 80GB HBM3",),
-            visible_gib=79.11,
-            bandwidth_gb_s=3350,
-            bf16_tflops=989,
-            fp8_tflops=1979,
-            source="torch in github.com/vllm-project/vllm/issues/27508; rates: NVIDIA H100 data sheet, SXM",
-        ),
-        Device(
-            name="h200",
-            product=("H200",),
-            visible_gib=139.8,
-            bandwidth_gb_s=4800,
-            bf16_tflops=989,
-            fp8_tflops=1979,
-            source="nvidia-smi (140.4 GiB) less what torch misses on an H100; rates: NVIDIA H200 data sheet",
-        ),
+    name: Device(
+        name=name,
+        product=product,
+        visible_gib=gib,
+        bandwidth_gb_s=bandwidth,
+        bf16_tflops=bf16,
+        fp8_tflops=fp8,
+        source=_SOURCES[name],
     )
+    for name, (product, gib, bandwidth, bf16, fp8) in _PROFILES.items()
 }
 
 # Share of the memory that may be used, by accounting: 5% engine buffer as published (2508.14444); vLLM's own default.

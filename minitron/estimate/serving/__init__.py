@@ -1,1 +1,1 @@
-"""Bytes and speed of serving a model: weights, caches, vLLM's pages, throughput, fit."""
+"""Bytes and speed of serving a model: weights, caches, vLLM's cache blocks, throughput, fit."""

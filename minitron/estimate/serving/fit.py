@@ -1,11 +1,9 @@
-"""Does it fit: one shape against one budget, with the largest context and number of sequences that would."""
+"""Whether a shape fits a budget, with the largest context and the largest number of sequences that fit."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from minitron.estimate.serving.memory import MemoryBytes, memory_bytes
-from minitron.estimate.serving.pages import CachePages, cache_pages, workspace_range
+from minitron.estimate.serving.vllm_cache import CacheBlocks, cache_blocks, workspace_range
 from minitron.estimate.serving.workload import Workload
 from minitron.models.shape import HybridShape
 
@@ -28,8 +26,8 @@ class FitReport:
             all else fits and the context costs nothing (no attention blocks).
         max_sequences: Largest number of sequences at this context; 0 when not even one fits, None when all
             else fits and a sequence costs nothing (no attention and no Mamba blocks).
-        pages: How vLLM cuts up the cache; None by plain accounting, or without a cache.
-        num_blocks: Blocks of vLLM's pool in what weights and workspace leave; None where `pages` is.
+        cache_blocks: vLLM's cache blocks; None by plain accounting, or without a cache.
+        num_cache_blocks: Blocks of vLLM's pool in what weights and workspace leave; None where `cache_blocks` is.
     """
 
     params: int
@@ -38,8 +36,8 @@ class FitReport:
     budget_bytes: int
     max_context_tokens: int | None
     max_sequences: int | None
-    pages: CachePages[int] | None = None
-    num_blocks: int | None = None
+    cache_blocks: CacheBlocks[int] | None = None
+    num_cache_blocks: int | None = None
 
     @property
     def headroom_bytes(self) -> int:
@@ -59,7 +57,7 @@ class FitReport:
         budget for all that plain accounting leaves out.
         """
         spare = self.memory.workspace_bytes - self.workspace_low_bytes
-        if self.fits and (self.pages is not None or self.headroom_bytes >= TIGHT_SHARE * self.budget_bytes):
+        if self.fits and (self.cache_blocks is not None or self.headroom_bytes >= TIGHT_SHARE * self.budget_bytes):
             return FITS
         return TIGHT if self.headroom_bytes + spare >= 0 else TOO_LARGE
 
@@ -76,13 +74,13 @@ def fit(shape: HybridShape, workload: Workload, budget_bytes: int, *, weights_by
     memory = memory_bytes(shape, workload, weights_bytes=weights_bytes)
     low, _ = workspace_range(shape.family, shape.counts, shape.sizes, workload)
     cache_budget = budget_bytes - memory.weights_bytes - memory.workspace_bytes
-    pages = cache_pages(shape.family, shape.counts, shape.sizes, workload) if workload.accounting == "vllm" else None
+    blocks = cache_blocks(shape.family, shape.counts, shape.sizes, workload) if workload.accounting == "vllm" else None
     num_blocks = None
-    if pages is None:
+    if blocks is None:
         largest = _largest_plain(shape, workload, cache_budget)
     else:
-        num_blocks = max(0, cache_budget // pages.pool_block_bytes)
-        largest = _largest_paged(pages, shape.family.num_keeping("kv", shape.counts), workload, num_blocks)
+        num_blocks = max(0, cache_budget // blocks.pool_block_bytes)
+        largest = _largest_in_pool(blocks, shape.family.num_keeping("kv", shape.counts), workload, num_blocks)
     return FitReport(
         params=shape.params,
         memory=memory,
@@ -90,42 +88,9 @@ def fit(shape: HybridShape, workload: Workload, budget_bytes: int, *, weights_by
         budget_bytes=budget_bytes,
         max_context_tokens=largest[0],
         max_sequences=largest[1],
-        pages=pages,
-        num_blocks=num_blocks,
+        cache_blocks=blocks,
+        num_cache_blocks=num_blocks,
     )
-
-
-def serve_command(model: str, workload: Workload, report: FitReport, *, utilization: float) -> Sequence[str] | None:
-    """The `vllm serve` line, in words, that surely starts by what was accounted for; None where none does.
-
-    vLLM refuses to start when a sequence of `--max-model-len` does not fit its pool, so the context is cut to the
-    largest that fits with the high end of the workspace; and when `--max-num-seqs` exceeds the blocks of the pool, as
-    its default of 256 often does.
-
-    Args:
-        model: What to serve.
-        workload: What was accounted for, by vLLM's accounting.
-        report: What came of it.
-        utilization: Share of the GPU's whole memory that the budget is.
-    """
-    context = workload.context_tokens
-    if report.max_context_tokens is not None:
-        context = min(context, report.max_context_tokens)
-    if report.num_blocks == 0 or context == 0:
-        return None
-    sequences = min(workload.engine.max_num_seqs, report.num_blocks or workload.engine.max_num_seqs)
-    words = ["vllm", "serve", model, "--max-model-len", str(context)]
-    # Rounded down, so that vLLM never takes more than the budget.
-    words += ["--max-num-seqs", str(sequences), "--gpu-memory-utilization", f"{math.floor(utilization * 1e4) / 1e4:g}"]
-    if workload.weights_dtype == "fp8":
-        words += ["--quantization", "fp8"]
-    if workload.engine.max_num_batched_tokens != type(workload.engine)().max_num_batched_tokens:
-        words += ["--max-num-batched-tokens", str(workload.engine.max_num_batched_tokens)]
-    words += ["--kv-cache-dtype", "fp8" if workload.kv_dtype == "fp8" else "auto"]
-    words += ["--mamba-ssm-cache-dtype", {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[workload.ssm_dtype]]
-    if workload.engine.prefix_caching:
-        return [*words, "--enable-prefix-caching", "--mamba-cache-mode", "align"]
-    return [*words, "--no-enable-prefix-caching"]
 
 
 def _largest_plain(shape: HybridShape, workload: Workload, cache_budget: int) -> tuple[int | None, int | None]:
@@ -142,11 +107,11 @@ def _largest(left: int, one: int) -> int | None:
     return None if left >= 0 else 0
 
 
-def _largest_paged(
-    pages: CachePages[int], attention: int, workload: Workload, num_blocks: int
+def _largest_in_pool(
+    blocks: CacheBlocks[int], attention: int, workload: Workload, num_blocks: int
 ) -> tuple[int | None, int | None]:
-    left = num_blocks // workload.sequences - pages.mamba_blocks
-    context = _largest(left, -(-attention // pages.group))
+    left = num_blocks // workload.sequences - blocks.mamba_blocks
+    context = _largest(left, -(-attention // blocks.group))
     if context is not None:
-        context *= pages.block_tokens
-    return context, min(workload.engine.max_num_seqs, num_blocks // pages.blocks_per_sequence)
+        context *= blocks.block_tokens
+    return context, min(workload.engine.max_num_seqs, num_blocks // blocks.blocks_per_sequence)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 
 from minitron.estimate.precision import WEIGHT_FORMATS, block_tensor_bits, input_sharing, model_tensor_bits
 from minitron.estimate.serving.cache import cache_bytes
-from minitron.estimate.serving.pages import paged_cache_bytes, workspace_range
+from minitron.estimate.serving.vllm_cache import paged_cache_bytes, workspace_range
 from minitron.estimate.serving.workload import Workload
 from minitron.models.axes import SizeT
 from minitron.models.families.family import Family

@@ -9,9 +9,9 @@ against the published measurements.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from minitron.errors import BudgetError
 from minitron.estimate.devices import Device
@@ -27,6 +27,9 @@ from minitron.models.shape import HybridShape
 BANDWIDTH_EFFICIENCY = 0.883
 # Share of the peak rate, not fitted: 70 of an A10G's 125 TFLOP/s are typical of large matrix products.
 COMPUTE_EFFICIENCY = 0.56
+
+# One model's number, or an array of them over many shapes.
+Counts = int | npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingCost:
-    """What serving a model costs, whatever its architecture; each is a number or an array over many shapes.
+    """What serving a model costs, whatever its architecture; for one shape or for many at once.
 
     Attributes:
         step_bytes: Weights read in every decode step.
@@ -55,12 +58,12 @@ class ServingCost:
         max_sequences: Sequences of the full length that the memory holds.
     """
 
-    step_bytes: Any
-    token_bytes: Any
-    state_bytes: Any
-    token_operations: Any
-    context_operations: Any
-    max_sequences: Any
+    step_bytes: Counts
+    token_bytes: Counts
+    state_bytes: Counts
+    token_operations: Counts
+    context_operations: Counts
+    max_sequences: Counts
 
 
 def serving_cost(
@@ -103,8 +106,10 @@ def serving_cost(
     )
 
 
-def tokens_per_second(cost: ServingCost, device: Device, lengths: Lengths, *, weights_dtype: str = "bf16") -> Any:
-    """Output tokens a second over a whole batch, prefill included; 0 where not one sequence fits.
+def tokens_per_second(
+    cost: ServingCost, device: Device, lengths: Lengths, *, weights_dtype: str = "bf16"
+) -> npt.NDArray[np.float64]:
+    """Output tokens a second over a whole batch, prefill included, in an array; 0 where not one sequence fits.
 
     Raises:
         BudgetError: The device's rates are unknown.
@@ -123,7 +128,7 @@ def tokens_per_second(cost: ServingCost, device: Device, lengths: Lengths, *, we
         cost.token_operations + cost.context_operations * lengths.input_tokens / 2
     )
     prefill_s = np.maximum(batch * prompt_operations / rate, cost.step_bytes / bandwidth)
-    return batch * lengths.output_tokens / (prefill_s + decode_s)
+    return np.asarray(batch * lengths.output_tokens / (prefill_s + decode_s), dtype=np.float64)
 
 
 def predict_tokens_per_second(

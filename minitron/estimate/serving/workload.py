@@ -54,7 +54,7 @@ class Workload:
         conv_dtype: Precision of the convolution state.
         workspace_bytes: Bytes for activations, logits and all else; None leaves it to the accounting: none in plain,
             an estimate in vllm.
-        accounting: plain counts what is stored; vllm counts pages and blocks as the engine allocates them.
+        accounting: plain counts what is stored; vllm counts cache blocks as the engine allocates them.
         engine: vLLM's settings, used by its accounting.
     """
 

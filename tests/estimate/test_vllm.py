@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitron.estimate.devices import find_device, usable_bytes
-from minitron.estimate.serving.fit import fit, serve_command
+from minitron.estimate.serving.fit import fit
 from minitron.estimate.serving.memory import memory_bytes
-from minitron.estimate.serving.pages import cache_pages
+from minitron.estimate.serving.vllm_cache import cache_blocks
+from minitron.estimate.serving.vllm_command import serve_command
 from minitron.estimate.serving.workload import Engine, Workload
 from minitron.models.shape import HybridShape
 from minitron.units import GIB
@@ -40,15 +41,15 @@ def test_one_long_sequence_takes_the_published_blocks_and_bytes(
         memory = memory_bytes(shape, workload)
         cache = memory.kv_bytes + memory.ssm_bytes + memory.conv_bytes
         assert cache / GIB == pytest.approx(gib, abs=5e-4)
-    pages = cache_pages(shape.family, shape.counts, shape.sizes, PAGED)
-    assert pages is not None
-    assert pages.block_tokens == block
+    blocks = cache_blocks(shape.family, shape.counts, shape.sizes, PAGED)
+    assert blocks is not None
+    assert blocks.block_tokens == block
 
 
 def test_a_narrower_state_makes_smaller_blocks() -> None:
-    pages = cache_pages(NANO_9B.family, NANO_9B.counts, NANO_9B.sizes, replace(PAGED, ssm_dtype="bf16"))
-    assert pages is not None
-    assert pages.block_tokens == 672
+    blocks = cache_blocks(NANO_9B.family, NANO_9B.counts, NANO_9B.sizes, replace(PAGED, ssm_dtype="bf16"))
+    assert blocks is not None
+    assert blocks.block_tokens == 672
 
 
 def oracle(shape: HybridShape, workload: Workload) -> int:
@@ -127,10 +128,10 @@ def test_the_published_9b_is_tight_on_an_a10g_and_its_serve_line_asks_for_what_s
     report = fit(NANO_9B, PAGED, budget)
     assert report.verdict == "tight"
     assert not report.fits
-    assert report.num_blocks is not None
-    assert report.num_blocks < 256  # vLLM's default number of sequences, with which it would not start
+    assert report.num_cache_blocks is not None
+    assert report.num_cache_blocks < 256  # vLLM's default number of sequences, with which it would not start
     words = serve_command("nano", PAGED, report, utilization=0.92)
-    assert words_after("--max-num-seqs", words) == str(report.num_blocks)
+    assert words_after("--max-num-seqs", words) == str(report.num_cache_blocks)
     served = int(words_after("--max-model-len", words))
     assert served == report.max_context_tokens
     assert served < 131072
@@ -181,7 +182,7 @@ def test_a_given_workspace_replaces_the_estimate() -> None:
     assert report.memory.workspace_bytes == report.workspace_low_bytes == GIB
 
 
-def test_a_model_without_a_cache_has_no_pages() -> None:
+def test_a_model_without_a_cache_has_no_cache_blocks() -> None:
     report = fit(make_tiny_shape(hybrid_override_pattern="--"), PAGED, 10**10)
-    assert report.pages is None
+    assert report.cache_blocks is None
     assert report.verdict == "fits"

@@ -1,4 +1,4 @@
-"""The cache as vLLM allocates it for a hybrid: blocks of one size that attention and Mamba groups share.
+"""The cache as vLLM allocates it for a hybrid: cache blocks of one size that attention and Mamba layers share.
 
 Source: vLLM 0.33, v1/worker/gpu_worker.py (determine_available_memory), platforms/interface.py (block size of hybrid
 models) and v1/core/kv_cache_planning.py (groups); Apache-2.0. One block of the pool, which vLLM keeps as its null block
@@ -20,13 +20,13 @@ BLOCK_MULTIPLE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CachePages(Generic[SizeT]):
-    """How the cache is cut up.
+class CacheBlocks(Generic[SizeT]):
+    """vLLM's cache blocks for one model and workload.
 
     Attributes:
-        block_tokens: Tokens of one attention block; 0 without attention.
-        page_bytes: Bytes of one block in one layer; Mamba states are padded to it.
-        group: Layers that share one pool block.
+        block_tokens: Tokens of one cache block of attention; 0 without attention.
+        page_bytes: Bytes of one cache block in one layer; Mamba states are padded to it.
+        group: Layers that share one block of the pool.
         attention_blocks: Pool blocks of one sequence for its attention cache.
         mamba_blocks: Pool blocks of one sequence for its Mamba states.
     """
@@ -48,10 +48,10 @@ class CachePages(Generic[SizeT]):
         return self.attention_blocks + self.mamba_blocks
 
 
-def cache_pages(
+def cache_blocks(
     family: Family, counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload: Workload
-) -> CachePages[SizeT] | None:
-    """Pages, groups and blocks; None for a model without attention and Mamba blocks, which keeps nothing."""
+) -> CacheBlocks[SizeT] | None:
+    """Cache blocks of a model; None for one without attention and Mamba blocks, which keeps nothing."""
     attention, mamba = family.num_keeping("kv", counts), family.num_keeping("state", counts)
     if not attention and not mamba:
         return None
@@ -63,7 +63,7 @@ def cache_pages(
     group = _group(attention, mamba)
     per_layer = -(-workload.context_tokens // block) if attention else 0 * token
     states = 2 if workload.engine.prefix_caching else 1
-    return CachePages(
+    return CacheBlocks(
         block_tokens=block,
         page_bytes=page,
         group=group,
@@ -76,15 +76,15 @@ def paged_cache_bytes(
     family: Family, counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload: Workload
 ) -> dict[str, SizeT]:
     """Bytes that the pool needs for all sequences; what pads a Mamba state to a page is counted with the state."""
-    pages = cache_pages(family, counts, sizes, workload)
-    if pages is None:
+    blocks = cache_blocks(family, counts, sizes, workload)
+    if blocks is None:
         nothing = 0 * sizes["hidden_size"]
         return {"kv_bytes": nothing, "ssm_bytes": nothing, "conv_bytes": nothing}
-    block = pages.pool_block_bytes * workload.sequences
+    pool_block = blocks.pool_block_bytes * workload.sequences
     conv = family.num_keeping("state", counts) * workload.sequences * conv_state_bits(sizes, workload) // 8
     return {
-        "kv_bytes": pages.attention_blocks * block,
-        "ssm_bytes": pages.mamba_blocks * block - conv,
+        "kv_bytes": blocks.attention_blocks * pool_block,
+        "ssm_bytes": blocks.mamba_blocks * pool_block - conv,
         "conv_bytes": conv,
     }
 
