@@ -80,7 +80,7 @@ def block_tensor_bits(
 
 def input_sharing(family: Family, kind: str) -> frozenset[str]:
     """Names inside a block of the matrices that read the same activations as another one."""
-    readers = [tap.readers for taps in family.taps.values() for tap in taps.get(kind, ())]
+    readers = [point.readers for points in family.hook_points.values() for point in points.get(kind, ())]
     return frozenset(name for names in readers if len(names) > 1 for name in names)
 
 

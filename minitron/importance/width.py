@@ -13,7 +13,7 @@ from minitron.distributed import Ranks
 from minitron.importance.accumulators import Accumulator, State
 from minitron.importance.scorers.scorer import Scorer
 from minitron.models.axes import part_range
-from minitron.models.families.family import Tap
+from minitron.models.families.family import HookPoint
 from minitron.models.shape import HybridShape
 from minitron.runtime.stack import Block
 
@@ -28,7 +28,7 @@ class WidthStatistics:
     def __init__(self, shape: HybridShape, scorers: Mapping[str, Scorer]) -> None:
         self._shape = shape
         self._scorers = scorers
-        self._accumulators: dict[tuple[Key, int], Accumulator] = {}  # (axis, layer), number of the tap
+        self._accumulators: dict[tuple[Key, int], Accumulator] = {}  # (axis, layer), number of the point
         self.scores: dict[Key, torch.Tensor] = {}
 
     @contextmanager
@@ -36,10 +36,10 @@ class WidthStatistics:
         """Hears one batch go through some blocks, which must be in evaluation mode: fused kernels skip submodules."""
         handles = []
         for layer, block in blocks:
-            for axis, taps in self._taps(layer):
-                for number, tap in enumerate(taps):
-                    module = block.get_submodule(tap.module)
-                    handles.append(self._attach(module, tap, ((axis, layer), number), mask_BT))
+            for axis, points in self._points(layer):
+                for number, point in enumerate(points):
+                    module = block.get_submodule(point.module)
+                    handles.append(self._attach(module, point, ((axis, layer), number), mask_BT))
         try:
             yield
         finally:
@@ -49,8 +49,8 @@ class WidthStatistics:
     def finish(self, blocks: Iterable[Block], ranks: Ranks) -> None:
         """Turns the statistics of some blocks, taken together over all ranks, into their scores."""
         for layer, block in blocks:
-            for axis, taps in self._taps(layer):
-                heard = [self._score(axis, layer, number, tap, block, ranks) for number, tap in enumerate(taps)]
+            for axis, points in self._points(layer):
+                heard = [self._score(axis, layer, number, point, block, ranks) for number, point in enumerate(points)]
                 self.scores[axis, layer] = torch.stack(heard).sum(dim=0)
 
     def forget(self, layer: int) -> None:
@@ -76,31 +76,35 @@ class WidthStatistics:
                 case ["heard", axis, layer, number, part]:
                     self._accumulator(((axis, int(layer)), int(number))).state[part] = value.to(device)
 
-    def _score(self, axis: str, layer: int, number: int, tap: Tap, block: nn.Module, ranks: Ranks) -> torch.Tensor:
+    def _score(
+        self, axis: str, layer: int, number: int, point: HookPoint, block: nn.Module, ranks: Ranks
+    ) -> torch.Tensor:
         scorer = self._scorers[axis]
         together = scorer.accumulator(axis, self._shape)
         for state in ranks.gather(self._accumulator(((axis, layer), number)).state):
             together.merge(state)
         kind, run_over = self._shape.hybrid_override_pattern[layer], UNITS.get(axis, axis)
-        names = self._shape.family.readers(kind, tap, run_over, self._shape.sizes)
+        names = self._shape.family.readers(kind, point, run_over, self._shape.sizes)
         readers = [block.get_parameter(name).detach().flatten(0, -2) for name in names]
         return scorer.score(axis, self._shape, together, readers).cpu()
 
-    def _taps(self, layer: int) -> Iterator[tuple[str, tuple[Tap, ...]]]:
+    def _points(self, layer: int) -> Iterator[tuple[str, tuple[HookPoint, ...]]]:
         kind = self._shape.hybrid_override_pattern[layer]
         for axis, scorer in self._scorers.items():
-            taps = self._shape.family.taps.get(scorer.place(axis), {})
-            if kind in taps:
-                yield axis, taps[kind]
+            points = self._shape.family.hook_points.get(scorer.place(axis), {})
+            if kind in points:
+                yield axis, points[kind]
 
-    def _attach(self, module: nn.Module, tap: Tap, key: tuple[Key, int], mask_BT: torch.Tensor | None) -> Any:
-        if tap.side == "input":
-            return module.register_forward_pre_hook(lambda _module, args: self._add(key, tap, args[0], mask_BT))
-        return module.register_forward_hook(lambda _module, _args, output: self._add(key, tap, output, mask_BT))
+    def _attach(self, module: nn.Module, point: HookPoint, key: tuple[Key, int], mask_BT: torch.Tensor | None) -> Any:
+        if point.side == "input":
+            return module.register_forward_pre_hook(lambda _module, args: self._add(key, point, args[0], mask_BT))
+        return module.register_forward_hook(lambda _module, _args, output: self._add(key, point, output, mask_BT))
 
-    def _add(self, key: tuple[Key, int], tap: Tap, heard_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> None:
-        if tap.part is not None:
-            name, dim, part = tap.part
+    def _add(
+        self, key: tuple[Key, int], point: HookPoint, heard_BTC: torch.Tensor, mask_BT: torch.Tensor | None
+    ) -> None:
+        if point.part is not None:
+            name, dim, part = point.part
             spec = self._shape.family.block_tensor(self._shape.hybrid_override_pattern[key[0][1]], name)
             start, stop = part_range(spec.dims[dim], part, self._shape.sizes)
             heard_BTC = heard_BTC[..., start:stop]

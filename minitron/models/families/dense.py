@@ -6,25 +6,23 @@ Source of names: transformers 5.23, models/llama/modeling_llama.py and models/qw
 from dataclasses import replace
 
 from minitron.models.axes import Axis, TensorSpec
-from minitron.models.families.family import Branch, Family, Tap, entering
-
-HIDDEN = (("hidden_size",),)
-FFN = (("intermediate_size",),)
-VOCAB = (("vocab_size",),)
-QUERY = (("num_attention_heads", "head_dim"),)
-KEY_VALUE = (("num_key_value_heads", "head_dim"),)
-HEAD_DIM = (("head_dim",),)
+from minitron.models.families.family import Branch, Family, HookPoint
+from minitron.models.families.mixers import (
+    HEAD_DIM,
+    HIDDEN,
+    TRANSFORMER_KEYS,
+    VOCAB,
+    attention,
+    attention_readers,
+    gated_feed_forward,
+    input_of,
+)
 
 LAYER = (
     TensorSpec("input_layernorm.weight", (HIDDEN,)),
-    TensorSpec("self_attn.q_proj.weight", (QUERY, HIDDEN)),
-    TensorSpec("self_attn.k_proj.weight", (KEY_VALUE, HIDDEN)),
-    TensorSpec("self_attn.v_proj.weight", (KEY_VALUE, HIDDEN)),
-    TensorSpec("self_attn.o_proj.weight", (HIDDEN, QUERY)),
+    *attention("self_attn"),
     TensorSpec("post_attention_layernorm.weight", (HIDDEN,)),
-    TensorSpec("mlp.gate_proj.weight", (FFN, HIDDEN)),
-    TensorSpec("mlp.up_proj.weight", (FFN, HIDDEN)),
-    TensorSpec("mlp.down_proj.weight", (HIDDEN, FFN)),
+    *gated_feed_forward("mlp"),
 )
 QUERY_KEY_NORMS = (
     TensorSpec("self_attn.q_norm.weight", (HEAD_DIM,)),
@@ -44,15 +42,7 @@ LLAMA = Family(
             Axis(name="num_attention_heads", block="T", grouped_by="num_key_value_heads"),
         )
     },
-    config_keys={
-        "vocab_size": ("vocab_size",),
-        "hidden_size": ("hidden_size",),
-        "intermediate_size": ("intermediate_size",),
-        "num_attention_heads": ("num_attention_heads",),
-        "num_key_value_heads": ("num_key_value_heads",),
-        "head_dim": ("head_dim",),
-        "tie_word_embeddings": ("tie_word_embeddings",),
-    },
+    config_keys={**TRANSFORMER_KEYS, "tie_word_embeddings": ("tie_word_embeddings",)},
     switches=("tie_word_embeddings",),
     defaults={
         "num_key_value_heads": lambda sizes: sizes["num_attention_heads"],
@@ -75,24 +65,24 @@ LLAMA = Family(
     computed=("rotary_emb.inv_freq",),
     only_values={"attention_bias": (False,), "mlp_bias": (False,), "use_sliding_window": (False,)},
     keeps={"T": "kv"},
-    taps={
+    hook_points={
         "hidden": {
             "T": (
-                Tap(
+                HookPoint(
                     module="input_layernorm",
                     side="output",
-                    readers=("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
+                    readers=attention_readers("self_attn"),
                 ),
-                Tap(
+                HookPoint(
                     module="post_attention_layernorm",
                     side="output",
                     readers=("mlp.gate_proj.weight", "mlp.up_proj.weight"),
                 ),
             )
         },
-        "ffn": {"T": entering("mlp.down_proj")},
-        "ffn_preactivation": {"T": (Tap(module="mlp.gate_proj", side="output"),)},
-        "attention_output": {"T": entering("self_attn.o_proj")},
+        "ffn": {"T": input_of("mlp.down_proj")},
+        "ffn_preactivation": {"T": (HookPoint(module="mlp.gate_proj", side="output"),)},
+        "attention_output": {"T": input_of("self_attn.o_proj")},
     },
     branches={
         "T": (

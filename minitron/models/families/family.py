@@ -1,4 +1,4 @@
-"""What a model family declares: its block kinds, prunable axes, tensors by axis, and where to listen."""
+"""What a model family declares: block kinds, prunable axes, tensors by axis, and hook points for activations."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,15 +8,15 @@ from minitron.models.axes import Axis, SizeT, TensorSpec, stack_size, tensor_num
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tap:
-    """A place in a block where a statistic listens.
+class HookPoint:
+    """A place in a block where an activation hook collects statistics.
 
     Attributes:
         module: Path of the submodule inside the block.
-        side: Whether its input or its output is heard.
-        part: (tensor name, dim, part) when only one part of a concatenated activation is heard: the part of that
+        side: Whether the submodule's input or output is collected.
+        part: (tensor name, dim, part) when only one part of a concatenated activation is collected: the part of that
             tensor's dim which produces it.
-        readers: Parameters of the loaded block whose last dim is multiplied with what is heard; empty where the next
+        readers: Parameters of the loaded block whose last dim is multiplied with the activation; empty where the next
             operation is no matrix product.
     """
 
@@ -37,11 +37,6 @@ class Branch:
 
     projection: str
     entered: str | None = None
-
-
-def entering(module: str) -> tuple[Tap, ...]:
-    """The input of an output projection, read by it."""
-    return (Tap(module=module, side="input", readers=(f"{module}.weight",)),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +70,7 @@ class Family:
         extra_count: The configuration key that holds the number of such layers.
         only_values: Configuration key -> the values of it that are declared here; others change what tensors there are.
         keeps: Letter -> what such a block keeps of the tokens it has seen: keys and values, or a Mamba state.
-        taps: Name of a place -> letter of the block kind that has it -> where to listen, one tap or several.
+        hook_points: Name of an activation -> letter of the block kind that has it -> where it is, one place or several.
         branches: Letter -> the branches of such a block, in the order in which they add to the residual stream.
         experts: Letter -> the submodule of such a block that holds routed experts as stacks.
     """
@@ -104,7 +99,7 @@ class Family:
     extra_count: str | None = None
     only_values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     keeps: Mapping[str, Literal["kv", "state"]]
-    taps: Mapping[str, Mapping[str, tuple[Tap, ...]]]
+    hook_points: Mapping[str, Mapping[str, tuple[HookPoint, ...]]]
     branches: Mapping[str, tuple[Branch, ...]]
     experts: Mapping[str, str] = field(default_factory=dict)
 
@@ -120,14 +115,14 @@ class Family:
         """The declaration of one tensor of a block kind."""
         return next(spec for spec in self.block_tensors[kind] if spec.name == name)
 
-    def readers(self, kind: str, tap: Tap, axis: str, sizes: Mapping[str, SizeT]) -> tuple[str, ...]:
-        """Of a tap's readers, those that a block of these sizes has and whose last dim runs over the axis."""
+    def readers(self, kind: str, point: HookPoint, axis: str, sizes: Mapping[str, SizeT]) -> tuple[str, ...]:
+        """Of a hook point's readers, those that a block of these sizes has and whose last dim runs over the axis."""
         found = {
             spec.in_memory or spec.name
             for spec in self.tensors_of(kind, sizes)
             if any(axis in part for part in spec.dims[-1])
         }
-        return tuple(name for name in tap.readers if name in found)
+        return tuple(name for name in point.readers if name in found)
 
     def head_tensor(self, sizes: Mapping[str, SizeT]) -> str:
         """The tensor on disk that turns hidden states into logits: the embeddings where they are tied."""

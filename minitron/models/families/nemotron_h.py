@@ -6,47 +6,27 @@ Source of names and orders: transformers 5.23, models/nemotron_h/modeling_nemotr
 from collections.abc import Mapping
 
 from minitron.models.axes import Axis, TensorSpec
-from minitron.models.families.family import Branch, Family, Tap, entering
+from minitron.models.families.family import Branch, Family, HookPoint
+from minitron.models.families.mixers import (
+    HIDDEN,
+    TRANSFORMER_KEYS,
+    VOCAB,
+    attention,
+    attention_readers,
+    feed_forward,
+    input_of,
+    mamba2,
+)
 
-HIDDEN = (("hidden_size",),)
-FFN = (("intermediate_size",),)
-VOCAB = (("vocab_size",),)
-HEADS = (("mamba_num_heads",),)
-CHANNELS = ("mamba_num_heads", "mamba_head_dim")
-STATE = ("n_groups", "ssm_state_size")
-QUERY = (("num_attention_heads", "head_dim"),)
-KEY_VALUE = (("num_key_value_heads", "head_dim"),)
 EXPERTS = (("n_routed_experts",),)
 EXPERT_FFN = (("moe_intermediate_size",),)
 SHARED_FFN = (("moe_shared_expert_intermediate_size",),)
 LATENT = (("moe_latent_size",),)
-ONE = ((),)
 
 NORM = TensorSpec("norm.weight", (HIDDEN,))
-
-MAMBA = (
-    NORM,
-    TensorSpec("mixer.in_proj.weight", ((CHANNELS, CHANNELS, STATE, STATE, *HEADS), HIDDEN)),  # rows [z, x, B, C, dt]
-    TensorSpec("mixer.conv1d.weight", ((CHANNELS, STATE, STATE), ONE, (("conv_kernel",),))),
-    TensorSpec("mixer.conv1d.bias", ((CHANNELS, STATE, STATE),)),
-    TensorSpec("mixer.A_log", (HEADS,)),
-    TensorSpec("mixer.D", (HEADS,)),
-    TensorSpec("mixer.dt_bias", (HEADS,)),
-    TensorSpec("mixer.norm.weight", ((CHANNELS,),)),
-    TensorSpec("mixer.out_proj.weight", (HIDDEN, (CHANNELS,))),
-)
-MLP = (
-    NORM,
-    TensorSpec("mixer.up_proj.weight", (FFN, HIDDEN)),
-    TensorSpec("mixer.down_proj.weight", (HIDDEN, FFN)),
-)
-ATTENTION = (
-    NORM,
-    TensorSpec("mixer.q_proj.weight", (QUERY, HIDDEN)),
-    TensorSpec("mixer.k_proj.weight", (KEY_VALUE, HIDDEN)),
-    TensorSpec("mixer.v_proj.weight", (KEY_VALUE, HIDDEN)),
-    TensorSpec("mixer.o_proj.weight", (HIDDEN, QUERY)),
-)
+MAMBA = (NORM, *mamba2("mixer"))
+MLP = (NORM, *feed_forward("mixer"))
+ATTENTION = (NORM, *attention("mixer"))
 
 
 def expert(projection: str, *, latent: bool) -> TensorSpec:
@@ -63,7 +43,7 @@ def expert(projection: str, *, latent: bool) -> TensorSpec:
 
 
 def least_experts(sizes: Mapping[str, int]) -> int:
-    """Experts that routing needs: those that rank a group, and those that a token goes to within its groups."""
+    """The fewest experts that routing works with: a group needs two to be ranked, a token its top k in its groups."""
     # A group is ranked by its two best experts; a token finds its experts in topk_group of the groups.
     a_group = max(2, -(-sizes["num_experts_per_tok"] // max(1, sizes["topk_group"])))
     return sizes["n_group"] * a_group
@@ -81,9 +61,9 @@ MOE = (
 )
 
 
-def normed(*readers: str) -> tuple[Tap, ...]:
-    """The output of a block's pre-norm, read by the block's input projections."""
-    return (Tap(module="norm", side="output", readers=readers),)
+def normed(*readers: str) -> tuple[HookPoint, ...]:
+    """The output of a block's pre-norm, which the block's input projections multiply."""
+    return (HookPoint(module="norm", side="output", readers=readers),)
 
 
 NEMOTRON_H = Family(
@@ -109,11 +89,7 @@ NEMOTRON_H = Family(
         )
     },
     config_keys={
-        "vocab_size": ("vocab_size",),
-        "hidden_size": ("hidden_size",),
-        "intermediate_size": ("intermediate_size",),
-        "num_attention_heads": ("num_attention_heads",),
-        "num_key_value_heads": ("num_key_value_heads",),
+        **TRANSFORMER_KEYS,
         "head_dim": ("head_dim", "attention_head_dim"),
         "mamba_num_heads": ("mamba_num_heads", "mamba_n_heads"),
         "mamba_head_dim": ("mamba_head_dim", "mamba_d_head"),
@@ -174,11 +150,11 @@ NEMOTRON_H = Family(
         "n_shared_experts": (0, 1),  # 0 in models without experts; transformers always makes one
     },
     keeps={"*": "kv", "M": "state"},
-    taps={
+    hook_points={
         "hidden": {
             "M": normed("mixer.in_proj.weight"),
             "-": normed("mixer.up_proj.weight"),
-            "*": normed("mixer.q_proj.weight", "mixer.k_proj.weight", "mixer.v_proj.weight"),
+            "*": normed(*attention_readers("mixer")),
             "E": normed(
                 "mixer.gate.weight",
                 "mixer.experts.up_proj",
@@ -186,12 +162,12 @@ NEMOTRON_H = Family(
                 "mixer.shared_experts.up_proj.weight",
             ),
         },
-        "ffn": {"-": entering("mixer.down_proj")},
-        "ffn_preactivation": {"-": (Tap(module="mixer.up_proj", side="output"),)},
-        "shared_ffn": {"E": entering("mixer.shared_experts.down_proj")},
-        "mamba_x": {"M": (Tap(module="mixer.in_proj", side="output", part=("mixer.in_proj.weight", 0, 1)),)},
-        "mamba_output": {"M": entering("mixer.out_proj")},
-        "attention_output": {"*": entering("mixer.o_proj")},
+        "ffn": {"-": input_of("mixer.down_proj")},
+        "ffn_preactivation": {"-": (HookPoint(module="mixer.up_proj", side="output"),)},
+        "shared_ffn": {"E": input_of("mixer.shared_experts.down_proj")},
+        "mamba_x": {"M": (HookPoint(module="mixer.in_proj", side="output", part=("mixer.in_proj.weight", 0, 1)),)},
+        "mamba_output": {"M": input_of("mixer.out_proj")},
+        "attention_output": {"*": input_of("mixer.o_proj")},
     },
     branches={
         "M": (Branch(projection="mixer.out_proj"),),

@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 
 from minitron.data.samples import Samples
 from minitron.errors import MinitronError
-from minitron.models.families.family import Branch, Family, Tap
+from minitron.models.families.family import Branch, Family, HookPoint
 from minitron.models.slicing import tensor_cuts
 from minitron.progress import track
 from minitron.prune.plan import PrunePlan
@@ -187,7 +187,7 @@ class _Repair:
 
     def _repair_block(self, position: int, start: int, taught: Iterator[Block], own: Block) -> dict[str, torch.Tensor]:
         layer, kind = self._plan.keep.layers[position], self._plan.target.hybrid_override_pattern[position]
-        taps = self._family.taps[READ_PLACE].get(kind, ()) if self._settings.projections == "all" else ()
+        points = self._family.hook_points[READ_PLACE].get(kind, ()) if self._settings.projections == "all" else ()
         branches = self._family.branches[kind]
         repaired: dict[str, torch.Tensor] = {}
         for at in range(start, self._ends[position]):
@@ -195,10 +195,10 @@ class _Repair:
             if at != layer:
                 self._advance(0, block, at)
                 continue
-            inner = self._run_teacher(block, taps, branches)
-            for tap, branch in zip_longest(taps, branches):
-                if tap is not None:
-                    repaired |= self._refit_readers(tap, inner["read", tap.module], block, own, position)
+            inner = self._run_teacher(block, points, branches)
+            for point, branch in zip_longest(points, branches):
+                if point is not None:
+                    repaired |= self._refit_readers(point, inner["read", point.module], block, own, position)
                 if branch is not None and branch.entered is not None:
                     repaired |= self._refit_written(branch, inner["entered", branch.entered], layer, own, position)
             for streams in inner.values():
@@ -210,11 +210,11 @@ class _Repair:
         return repaired
 
     def _run_teacher(
-        self, block: Block, taps: tuple[Tap, ...], branches: tuple[Branch, ...]
+        self, block: Block, points: tuple[HookPoint, ...], branches: tuple[Branch, ...]
     ) -> dict[tuple[str, str], Streams]:
         """Takes the teacher's stream through a block and keeps what its norms gave and what entered submodules."""
         layer = block[0]
-        places = {("read", tap.module): (tap.module, tap.side) for tap in taps}
+        places = {("read", point.module): (point.module, point.side) for point in points}
         for branch in branches:
             if branch.entered is not None:
                 places["entered", branch.entered] = (branch.entered, "input")
@@ -228,15 +228,15 @@ class _Repair:
         return kept
 
     def _refit_readers(
-        self, tap: Tap, taught: Streams, block: Block, own: Block, position: int
+        self, point: HookPoint, taught: Streams, block: Block, own: Block, position: int
     ) -> dict[str, torch.Tensor]:
         kind, layer = self._plan.target.hybrid_override_pattern[position], block[0]
         moments = Moments()
-        with heard(own[1], {"read": (tap.module, tap.side)}) as found:
+        with heard(own[1], {"read": (point.module, point.side)}) as found:
             for number, mask_BT in self._masks(self._student):
                 self._student.run([own], self._streams[1].read(number, position), mask_BT)
                 moments.add(taught.read(number, layer).to(self._student.device), found["read"], mask_BT)
-        names = self._family.readers(kind, tap, "hidden_size", self._plan.target.sizes)
+        names = self._family.readers(kind, point, "hidden_size", self._plan.target.sizes)
         repaired: dict[str, torch.Tensor] = {}
         for name in names:
             weight_DC = own[1].get_parameter(name)

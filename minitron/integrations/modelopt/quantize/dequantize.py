@@ -139,10 +139,10 @@ def _folded_norms(written: Checkpoint, read_source: Read, read: Read) -> dict[st
     folded: dict[str, str] = {}
     for layer, kind in enumerate(written.shape.hybrid_override_pattern):
         prefix = family.block_prefix.format(layer=layer)
-        for tap in (tap for taps in family.taps.values() for tap in taps.get(kind, ())):
-            if tap.side != "output" or len(tap.readers) < 2:
+        for point in (point for points in family.hook_points.values() for point in points.get(kind, ())):
+            if point.side != "output" or len(point.readers) < 2:
                 continue
-            norm = f"{prefix}{tap.module}.weight"
+            norm = f"{prefix}{point.module}.weight"
             if not torch.equal(read_source(norm), read(norm)):
-                folded |= {prefix + reader: norm for reader in tap.readers}
+                folded |= {prefix + reader: norm for reader in point.readers}
     return folded
