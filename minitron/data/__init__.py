@@ -1,1 +1,1 @@
-"""Text to token blocks: documents, sources, shuffling, packing, calibration samples."""
+"""Text to packed sequences of tokens: documents, sources, shuffling, packing, calibration samples."""

@@ -1,10 +1,10 @@
-"""Documents of text from files or a named dataset, one string each."""
+"""Documents of text from a file or a dataset of the Hugging Face hub, one string each."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
+from minitron.artifacts.json_files import JsonObject
 from minitron.errors import DataError
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -54,7 +54,7 @@ def _read(source: str, field: str, split: str) -> Iterator[str]:
         yield from _read_dataset(source, field, split)
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: Path) -> Iterator[tuple[int, JsonObject]]:
     """Yields (line number from 1, object) for each non-blank line of a JSON-lines file.
 
     Raises:
@@ -118,7 +118,7 @@ def _read_dataset(name: str, field: str, split: str) -> Iterator[str]:
         yield _text_of(row, field, f"{name} row {number}")
 
 
-def _text_of(record: dict[str, Any], field: str, where: str) -> str:
+def _text_of(record: Mapping[str, object], field: str, where: str) -> str:
     text = record.get(field)
     if not isinstance(text, str):
         raise DataError(f"field {field!r} must hold text, {where} has the fields {', '.join(record) or 'none'}")

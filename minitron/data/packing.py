@@ -1,22 +1,24 @@
-"""Packing a blend of text into a block file: bounded memory, whole or not at all, gone on with after a kill."""
+"""Packs a blend of text into a sequence file: bounded memory, atomic, resumed after an interruption."""
 
-# N blocks, T tokens a block, n blocks of a piece
+# n sequences of a chunk, T tokens a sequence
 
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from minitron.artifacts.artifact import locked, working_folder
 from minitron.artifacts.disk_space import reporting_full_disk, require_room, sync_folder
+from minitron.artifacts.json_files import JsonObject
 from minitron.data.sequence_file import SequenceFile, SequenceFileHeader, make_header, open_sequence_file
 from minitron.data.sequences import fill_sequences
-from minitron.data.sources import TextSource, shuffled_shares
+from minitron.data.sources import Blend, shuffled_shares
+from minitron.data.tokenizer import Tokenizer
 from minitron.distributed import Ranks
 from minitron.errors import DataError
 from minitron.progress import progress_bar
@@ -27,41 +29,31 @@ LOCK_FILE, JOURNAL_FILE, SEQUENCES_FILE, PARTIAL = "lock", "journal.json", "bloc
 
 
 def write_sequence_file(
-    path: Path,
-    sources: Sequence[TextSource],
-    tokenizer: Any,
-    *,
-    seq_len: int,
-    num_sequences: int,
-    seed: int,
-    made_from: Mapping[str, Any],
+    path: Path, blend: Blend, tokenizer: Tokenizer, *, made_from: Mapping[str, object]
 ) -> SequenceFile:
-    """Packs the blend that `blend_sources` gives into a file and opens it; a finished one is opened as it is.
+    """Packs a blend into a file and opens it; a finished file of the same inputs is opened as it is.
 
-    One source's blocks are written after the other's, and the blend's order is applied as they are read. A call that
-    was interrupted left its work in a folder beside the file; its sources that were finished are not read again.
+    The sequences are those of `blend_sources`. They are written source by source; the blend's order is applied when
+    they are read. An interrupted call leaves its work in a folder beside the file, and sources that were finished are
+    not read again.
 
     Args:
-        path: The file, which appears when it is whole.
-        sources: Where the text is.
+        path: The file, which appears when it is complete.
+        blend: The text.
         tokenizer: The model's.
-        seq_len: Tokens a block.
-        num_sequences: How many.
-        seed: Fixes the documents and the order.
-        made_from: What identifies the text and the tokenizer (hashes of their contents); another file under the name
-            is told by it.
+        made_from: Hashes of the text and the tokenizer; a file there with other hashes is rejected.
 
     Raises:
-        DataError: The file there was made from something else, another process writes it, the text fills no block,
+        DataError: The file there was made from something else, another process writes it, the text fills no sequence,
             or the disk has no room.
     """
-    header = make_header(tokenizer, seq_len=seq_len, num_sequences=num_sequences, seed=seed, made_from=dict(made_from))
+    header = make_header(blend, tokenizer, made_from)
     if path.exists():
         return _open_same(path, header)
     partial = _claim_folder(path)
     with locked(partial / LOCK_FILE, path), reporting_full_disk(partial):
-        if not path.exists():  # else another process ended while this one came to the lock
-            _write(partial, header, sources, tokenizer)
+        if not path.exists():  # else another process finished while this one waited for the lock
+            _write(partial, header, blend, tokenizer)
             (partial / SEQUENCES_FILE).replace(path)
             sync_folder(path.parent)
         shutil.rmtree(partial, ignore_errors=True)
@@ -71,25 +63,20 @@ def write_sequence_file(
 def shared_sequence_file(
     ranks: Ranks,
     path: Path,
-    sources: Sequence[TextSource],
-    tokenizer: Any,
+    blend: Blend,
+    tokenizer: Tokenizer,
     *,
-    seq_len: int,
-    num_sequences: int,
-    seed: int,
-    made_from: Mapping[str, Any],
+    made_from: Mapping[str, object],
     poll_s: float = 5.0,
 ) -> SequenceFile:
-    """The block file in every process: the first writes it, the others wait until it is there.
+    """The sequence file in every process: rank 0 writes it, the others wait until it is there.
 
-    They look for it instead of meeting the first, since no collective waits for hours of packing without trouble. When
-    the first fails, it is the launcher that ends the others. All must see the file's folder.
+    They poll for it instead of waiting in a barrier, since no collective waits reliably for hours of packing. When
+    rank 0 fails, the launcher ends the others. All must see the file's folder.
     """
     if ranks.is_main:
-        return write_sequence_file(
-            path, sources, tokenizer, seq_len=seq_len, num_sequences=num_sequences, seed=seed, made_from=made_from
-        )
-    header = make_header(tokenizer, seq_len=seq_len, num_sequences=num_sequences, seed=seed, made_from=dict(made_from))
+        return write_sequence_file(path, blend, tokenizer, made_from=made_from)
+    header = make_header(blend, tokenizer, made_from)
     while not path.exists():
         time.sleep(poll_s)
     return _open_same(path, header)
@@ -102,7 +89,7 @@ def _open_same(path: Path, header: SequenceFileHeader) -> SequenceFile:
     ]
     if differing:
         raise DataError(
-            f"a block file is used with what it was made from, {path} has another {' and '.join(differing)}; "
+            f"a sequence file must be of the same inputs, {path} has another {' and '.join(differing)}; "
             "delete it or choose another output"
         )
     return found
@@ -117,22 +104,24 @@ def _claim_folder(path: Path) -> Path:
     return partial
 
 
-def _write(partial: Path, header: SequenceFileHeader, sources: Sequence[TextSource], tokenizer: Any) -> None:
-    inputs = json.loads(json.dumps({"header": header.model_dump(), "sources": [asdict(one) for one in sources]}))
-    shares = list(shuffled_shares(sources, header.num_sequences, seed=header.seed))
+def _write(partial: Path, header: SequenceFileHeader, blend: Blend, tokenizer: Tokenizer) -> None:
+    inputs: JsonObject = json.loads(
+        json.dumps({"header": header.model_dump(), "sources": [asdict(one) for one in blend.sources]})
+    )
+    shares = list(shuffled_shares(blend.sources, blend.num_sequences, seed=blend.seed))
     done = _done_sources(partial, inputs)
     done_sequences = sum(share for _, share in shares[:done])
     with _opened(partial / SEQUENCES_FILE, header, done_sequences) as file, progress_bar() as progress:
         task = progress.add_task("packing", total=header.num_sequences, completed=done_sequences)
         for number, (rounds, share) in enumerate(shares[done:], start=done + 1):
-            for piece_nT in fill_sequences(rounds, tokenizer, seq_len=header.seq_len, num_sequences=share):
-                file.write(piece_nT.astype(header.stored).tobytes())
-                progress.advance(task, len(piece_nT))
+            for chunk_nT in fill_sequences(rounds, tokenizer, seq_len=header.seq_len, num_sequences=share):
+                file.write(chunk_nT.astype(header.stored).tobytes())
+                progress.advance(task, len(chunk_nT))
             _sync(file)
             _record(partial, inputs, number)
 
 
-def _done_sources(partial: Path, inputs: dict[str, Any]) -> int:
+def _done_sources(partial: Path, inputs: JsonObject) -> int:
     journal = partial / JOURNAL_FILE
     if not journal.is_file():
         return 0
@@ -147,11 +136,13 @@ def _done_sources(partial: Path, inputs: dict[str, Any]) -> int:
 
 def _opened(path: Path, header: SequenceFileHeader, done_sequences: int) -> BinaryIO:
     begins = header.to_bytes()
-    whole = len(begins) + done_sequences * header.block_bytes
+    whole = len(begins) + done_sequences * header.sequence_bytes
     held = path.stat().st_size if path.exists() else 0
     if done_sequences and held < whole:
-        raise DataError(f"{path} must hold the {done_sequences:,} blocks that were packed before; delete {path.parent}")
-    require_room(path.parent, len(begins) + header.num_sequences * header.block_bytes - held, what="the blocks")
+        raise DataError(
+            f"{path} must hold the {done_sequences:,} sequences that were packed before; delete {path.parent}"
+        )
+    require_room(path.parent, len(begins) + header.num_sequences * header.sequence_bytes - held, what="the packed text")
     file = path.open("r+b" if done_sequences else "wb")
     file.truncate(whole if done_sequences else 0)
     file.seek(0, os.SEEK_END)
@@ -160,7 +151,7 @@ def _opened(path: Path, header: SequenceFileHeader, done_sequences: int) -> Bina
     return file
 
 
-def _record(partial: Path, inputs: dict[str, Any], done: int) -> None:
+def _record(partial: Path, inputs: JsonObject, done: int) -> None:
     written = partial / (JOURNAL_FILE + PARTIAL)
     with written.open("w", encoding="utf-8") as file:
         json.dump({"inputs": inputs, "done": done}, file)

@@ -1,11 +1,10 @@
-"""Calibration samples: packed blocks, or single documents padded to one length."""
+"""Calibration samples: packed sequences, or single documents padded to one length."""
 
 # N samples, T tokens, B samples of a batch
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,17 +12,18 @@ import torch
 
 from minitron.data.sequences import TokenSequences, blend_sources, tokenize_batch
 from minitron.data.sources import TextSource, shuffled_shares
+from minitron.data.tokenizer import Tokenizer
 from minitron.errors import DataError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """Token ids of samples.
+    """A batch of calibration samples, with their padding.
 
     Attributes:
         token_ids: [N, T].
-        lengths: [N] tokens of each sample that count, from its start (padding is on the right, where a causal model's
-            other tokens do not see it); None when all count.
+        lengths: [N] tokens of each sample before its padding, which is on the right, where no token of a causal model
+            sees it; None without padding.
     """
 
     token_ids: TokenSequences
@@ -34,11 +34,11 @@ class Samples:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that count."""
+        """Tokens without padding."""
         return int(self.token_ids.size if self.lengths is None else self.lengths.sum())
 
     def share(self, index: int, count: int) -> "Samples":
-        """Every `count`-th sample from `index` on."""
+        """The share of one rank: every `count`-th sample from `index` on."""
         lengths = None if self.lengths is None else self.lengths[index::count]
         return Samples(token_ids=self.token_ids[index::count], lengths=lengths)
 
@@ -62,14 +62,14 @@ class Samples:
         return torch.from_numpy(self.token_ids).long().to(device)
 
     def mask(self, device: torch.device) -> torch.Tensor | None:
-        """[N, T] which tokens count; None when all do."""
+        """[N, T] mask of tokens that are not padding; None without padding."""
         if self.lengths is None:
             return None
         mask_NT = np.arange(self.token_ids.shape[1])[None, :] < self.lengths[:, None]
         return torch.from_numpy(mask_NT).to(device)
 
 
-def pad_documents(documents: Iterable[str], tokenizer: Any, *, seq_len: int, num_samples: int) -> Samples:
+def pad_documents(documents: Iterable[str], tokenizer: Tokenizer, *, seq_len: int, num_samples: int) -> Samples:
     """One document a sample, closed by the end-of-text token, cut or padded on the right to `seq_len` tokens.
 
     Raises:
@@ -88,7 +88,7 @@ def pad_documents(documents: Iterable[str], tokenizer: Any, *, seq_len: int, num
 
 
 def blend_samples(
-    sources: Sequence[TextSource], tokenizer: Any, *, seq_len: int, num_samples: int, seed: int, packed: bool
+    sources: Sequence[TextSource], tokenizer: Tokenizer, *, seq_len: int, num_samples: int, seed: int, packed: bool
 ) -> Samples:
     """Samples drawn from several sources in proportion to their weights, in an order fixed by the seed.
 

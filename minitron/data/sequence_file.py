@@ -1,17 +1,19 @@
-"""Packed token blocks in a file that is read through a memory map, as if it were an array in memory."""
+"""Packed sequences in a memory-mapped file, indexed like an array."""
 
-# N blocks, T tokens a block, n blocks of a slice
+# N sequences, T tokens a sequence, n sequences of a slice
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from minitron.data.sequences import TokenSequences, blend_order
+from minitron.data.sources import Blend
+from minitron.data.tokenizer import Tokenizer
 from minitron.errors import DataError
 
 MAGIC = b"minitron blocks\n"
@@ -20,58 +22,56 @@ ALIGNMENT = 64
 
 
 class SequenceFileHeader(BaseModel):
-    """What a block file says of itself."""
+    """Header of a sequence file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = Field(default=1, description="Version of the file's form.")
-    seq_len: int = Field(ge=1, description="Tokens a block.")
-    num_sequences: int = Field(ge=1, description="Blocks.")
+    seq_len: int = Field(ge=1, description="Tokens a sequence.")
+    num_sequences: int = Field(ge=1, description="Sequences.")
     dtype: Literal["uint16", "int32"] = Field(description="Type of a stored id, little-endian.")
-    seed: int = Field(description="Seed of the blend, which also orders the blocks as they are read.")
-    made_from: dict[str, Any] = Field(description="What the blocks were made from, as their maker identifies it.")
+    seed: int = Field(description="Seed of the blend, which also orders the sequences as they are read.")
+    made_from: dict[str, object] = Field(description="Hashes of the text and the tokenizer.")
 
     @property
-    def stored(self) -> np.dtype[Any]:
-        """Type of an id as it lies in the file."""
+    def stored(self) -> np.dtype[np.integer]:
+        """Type of an id in the file."""
         return np.dtype(self.dtype).newbyteorder("<")
 
     @property
-    def block_bytes(self) -> int:
-        """Size of a block."""
+    def sequence_bytes(self) -> int:
+        """Bytes of a sequence."""
         return self.seq_len * self.stored.itemsize
 
     def to_bytes(self) -> bytes:
-        """The beginning of the file, padded so that the ids are aligned."""
+        """Magic, length and header, padded so that the ids are aligned."""
         text = self.model_dump_json().encode()
         text += b" " * (-(len(MAGIC) + LENGTH_BYTES + len(text)) % ALIGNMENT)
         return MAGIC + len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
-def make_header(
-    tokenizer: Any, *, seq_len: int, num_sequences: int, seed: int, made_from: dict[str, Any]
-) -> SequenceFileHeader:
-    """The header of a blend in a tokenizer's ids, which take two bytes each where the highest allows it."""
+def make_header(blend: Blend, tokenizer: Tokenizer, made_from: Mapping[str, object]) -> SequenceFileHeader:
+    """The header of a blend's file; an id takes two bytes where the tokenizer's highest one fits, else four."""
     highest = max(*tokenizer.get_vocab().values(), tokenizer.eos_token_id)
     return SequenceFileHeader(
-        seq_len=seq_len,
-        num_sequences=num_sequences,
+        seq_len=blend.seq_len,
+        num_sequences=blend.num_sequences,
         dtype="uint16" if highest <= np.iinfo(np.uint16).max else "int32",
-        seed=seed,
+        seed=blend.seed,
         made_from=json.loads(json.dumps(made_from, default=str)),  # as it will be read back
     )
 
 
 @final
 class SequenceFile:
-    """Sequences of a file, in the blend's order; what is asked for is read, and nothing else.
+    """Sequences of a file, in the blend's order; only the sequences that are indexed are read.
 
-    `blocks[i]` is an array [T], `blocks[a:b]` and `blocks[[i, j]]` are arrays [n, T], all int32 and the caller's own.
+    `sequences[i]` is an array [T], `sequences[a:b]` and `sequences[[i, j]]` are arrays [n, T], all int32 and copies.
     It is pickled by its path, so that worker processes map the file themselves.
 
     Attributes:
         path: The file.
-        header: What it says of itself.
+        header: Its header.
         shape: (N, T).
     """
 
@@ -85,31 +85,31 @@ class SequenceFile:
         self._offset = offset
         self._order_N = blend_order(header.num_sequences, seed=header.seed)[start:stop]
         size = (header.num_sequences, header.seq_len)
-        self._stored_NT: npt.NDArray[Any] = np.memmap(path, header.stored, mode="r", offset=offset, shape=size)
+        self._stored_NT: npt.NDArray[np.integer] = np.memmap(path, header.stored, mode="r", offset=offset, shape=size)
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index: int | slice | Sequence[int] | npt.NDArray[np.integer[Any]]) -> TokenSequences:
+    def __getitem__(self, index: int | slice | Sequence[int] | npt.NDArray[np.integer]) -> TokenSequences:
         return np.array(self._stored_NT[self._order_N[index]], dtype=np.int32)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return _reopen, (self.path, self._span.start, self._span.stop)
 
     def part(self, start: int, stop: int | None = None) -> "SequenceFile":
-        """The blocks from one place of the order to before another, still in the file."""
+        """The sequences from position `start` to before `stop`, still in the file."""
         span = self._span[start:stop]
         return SequenceFile(self.path, self.header, self._offset, start=span.start, stop=span.stop)
 
 
 def open_sequence_file(path: Path) -> SequenceFile:
-    """The blocks of a finished file.
+    """Opens a finished file.
 
     Raises:
-        DataError: There is no such file, or it does not hold what its header says.
+        DataError: There is no such file, or it is not what its header says.
     """
     if not path.is_file():
-        raise DataError(f"block file not found: {path}")
+        raise DataError(f"sequence file not found: {path}")
     with path.open("rb") as file:
         begins = file.read(len(MAGIC) + LENGTH_BYTES)
         length = int.from_bytes(begins[len(MAGIC) :], "little")
@@ -119,12 +119,14 @@ def open_sequence_file(path: Path) -> SequenceFile:
                 file.read(min(length, size) if begins.startswith(MAGIC) else 0)
             )
         except ValidationError as error:
-            raise DataError(f"a block file must begin with its header, {path} does not; pack the text anew") from error
+            raise DataError(
+                f"a sequence file must begin with its header, {path} does not; pack the text anew"
+            ) from error
     offset = len(begins) + length
-    expected = offset + header.num_sequences * header.block_bytes
+    expected = offset + header.num_sequences * header.sequence_bytes
     if size != expected:
         raise DataError(
-            f"{path} must have {expected:,} bytes for {header.num_sequences:,} blocks of {header.seq_len:,} "
+            f"{path} must have {expected:,} bytes for {header.num_sequences:,} sequences of {header.seq_len:,} "
             f"{header.dtype} ids, it has {size:,}; delete it and pack the text anew"
         )
     return SequenceFile(path, header, offset)

@@ -1,4 +1,4 @@
-"""Documents in a random order fixed by a seed, with a bounded number of them held at a time."""
+"""Shuffles documents through a bounded buffer, in an order fixed by a seed."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,7 +8,7 @@ import numpy as np
 def shuffled_rounds(
     read: Callable[[], Iterator[str]], rng: np.random.Generator, *, max_documents: int, max_chars: int
 ) -> Iterator[Iterator[str]]:
-    """Yields one iterator after another, each over all documents in a new order, without end.
+    """Yields epochs without end: iterators over all documents, each in a new order.
 
     Documents that fit into the buffer together are read once and permuted whole. More are shuffled through it: each
     document that comes in sends one out that is drawn among those held, and every round reads them anew; one that is

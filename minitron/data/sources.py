@@ -1,4 +1,4 @@
-"""Sources of text: which of their documents are read, how they are cut, and each source's share of a blend."""
+"""Sources of text: which documents are read, how they are cut, and the share of each source in a blend."""
 
 import hashlib
 import logging
@@ -27,11 +27,10 @@ class TextSource:
         split: Split of a named dataset.
         excerpt_chars: Cut documents into excerpts of so many characters, so that a small sample sees many of them;
             None takes documents whole.
-        held_out: Share of the documents that make up the held-out part.
-        part: Which documents are read.
-        buffer_documents: Documents or excerpts that are held for shuffling; a source of no more has a wholly random
-            order.
-        buffer_chars: Characters that they may have in all.
+        held_out: Fraction of the documents that is held out for evaluation.
+        part: Which side of that split is read.
+        buffer_documents: Size of the shuffle buffer in documents or excerpts; a source that fits it is shuffled fully.
+        buffer_chars: Size of the shuffle buffer in characters.
     """
 
     path: str
@@ -51,8 +50,25 @@ class TextSource:
             raise DataError(f"a held-out part needs held_out above 0, {self.path} has none")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blend:
+    """A blend of sources, packed into sequences.
+
+    Attributes:
+        sources: Where the text is, with each source's share.
+        seq_len: Tokens a sequence.
+        num_sequences: How many.
+        seed: Fixes the documents and the order of the sequences.
+    """
+
+    sources: Sequence[TextSource]
+    seq_len: int
+    num_sequences: int
+    seed: int
+
+
 def is_held_out(document: str, share: float) -> bool:
-    """Whether a document is among the share that is held out: its text alone decides, wherever it is stored.
+    """Whether a document is held out: a hash of its text alone decides, wherever it is stored.
 
     >>> [is_held_out(text, 0.25) for text in ("two", "one", "two")]
     [True, False, True]
@@ -64,9 +80,9 @@ def is_held_out(document: str, share: float) -> bool:
 def shuffled_shares(
     sources: Sequence[TextSource], total: int, *, seed: int
 ) -> Iterator[tuple[Iterator[Iterator[str]], int]]:
-    """For each source with a share of the total: its documents, round after round in a new order, and the share.
+    """For each source with a share of the total: its documents, epoch after epoch in a new order, and the share.
 
-    Nothing is read before a round is asked for. A source that has to be gone through more than once is warned of.
+    Nothing is read before an epoch is asked for. A source that is read more than once is warned about.
     """
     shares = apportion([source.weight for source in sources], total)
     for source, share in zip(sources, shares, strict=True):
@@ -75,7 +91,7 @@ def shuffled_shares(
 
 
 def apportion(weights: Sequence[float], total: int) -> list[int]:
-    """Whole shares of a total in proportion to weights, by largest remainders.
+    """Whole numbers that sum to a total, in proportion to weights (largest remainder method).
 
     >>> apportion([0.5, 0.3, 0.2], 4)
     [2, 1, 1]
@@ -89,7 +105,7 @@ def apportion(weights: Sequence[float], total: int) -> list[int]:
 
 
 def source_seed(source: TextSource, seed: int) -> int:
-    """Seed of the orders in which a source's documents come."""
+    """Seed of the shuffles of one source."""
     digest = hashlib.sha256(f"{seed}:{source.field}:{source.split}".encode()).digest()
     return int.from_bytes(digest[:8], "little")
 
@@ -102,7 +118,7 @@ def _rounds(source: TextSource, *, seed: int) -> Iterator[Iterator[str]]:
         max_chars=source.buffer_chars,
     )
     yield next(rounds)
-    logger.warning("%s has too little text for its share and is read again from its start", source.path)
+    logger.warning("%s has too little text for its share of the blend and is read again from its start", source.path)
     yield from rounds
 
 

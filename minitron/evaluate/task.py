@@ -42,13 +42,14 @@ def read_problems(path: Path, *, limit: int | None = None) -> list[Problem]:
     for line, record in read_jsonl(path):
         if limit is not None and len(problems) == limit:
             break
-        if not isinstance(record.get("prompt"), str) or not isinstance(record.get("answer"), str):
+        prompt, answer = record.get("prompt"), record.get("answer")
+        if not isinstance(prompt, str) or not isinstance(answer, str):
             raise MinitronError(
                 f"a problem needs the text fields prompt and answer, {path}:{line} has {', '.join(record)}"
             )
-        if not record["answer"].strip():
+        if not answer.strip():
             raise MinitronError(f"a problem needs an answer that is not blank, {path}:{line} has none")
-        problems.append(Problem(prompt=record["prompt"], answer=record["answer"].strip()))
+        problems.append(Problem(prompt=prompt, answer=answer.strip()))
     if not problems:
         raise MinitronError(f"a task needs at least one problem, {path} has none")
     return problems

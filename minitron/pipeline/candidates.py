@@ -15,6 +15,7 @@ from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.data.packing import write_sequence_file
 from minitron.data.sequences import TokenSequences
+from minitron.data.sources import Blend
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.stage import distill
 from minitron.distill.training.trainer import DivergedError
@@ -99,11 +100,13 @@ class _Bench:
         train = max(rounds.tokens, default=0) // section.seq_len
         sequences_NT = write_sequence_file(
             folder / SEQUENCES_FILE,
-            text_sources(section.data),
+            Blend(
+                sources=text_sources(section.data),
+                seq_len=section.seq_len,
+                num_sequences=train + rounds.blocks,
+                seed=recipe.seed,
+            ),
             load_tokenizer(source.folder),
-            seq_len=section.seq_len,
-            num_sequences=train + rounds.blocks,
-            seed=recipe.seed,
             made_from={"text": data_hashes(section.data)},
         )
         self.train_NT = sequences_NT.part(0, train)

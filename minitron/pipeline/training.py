@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint, tokenizer_hash
 from minitron.data.packing import shared_sequence_file
+from minitron.data.sources import Blend
 from minitron.distill.dataset import PackedSequences
 from minitron.distill.loss.divergences import DIVERGENCES
 from minitron.distill.loss.divergences.jsd import JSD
@@ -124,11 +125,13 @@ def packed_text(section: TrainSection, teacher: Path, path: Path, *, seed: int, 
     return shared_sequence_file(
         ranks,
         path,
-        text_sources(section.data),
+        Blend(
+            sources=text_sources(section.data),
+            seq_len=section.seq_len,
+            num_sequences=max(1, section.tokens // section.seq_len),
+            seed=seed,
+        ),
         load_tokenizer(teacher),
-        seq_len=section.seq_len,
-        num_sequences=max(1, section.tokens // section.seq_len),
-        seed=seed,
         made_from={"text": data_hashes(section.data), "tokenizer": tokenizer_hash(teacher)},
     )
 

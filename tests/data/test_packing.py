@@ -1,4 +1,4 @@
-"""Packing: bit for bit the blend, in bounded memory, gone on with after a kill, shared between processes."""
+"""Packing: bit for bit the blend, in bounded memory, resumed after a kill, shared between processes."""
 
 import json
 import threading
@@ -16,7 +16,7 @@ from minitron.data import sequences as sequences_module
 from minitron.data.packing import shared_sequence_file, write_sequence_file
 from minitron.data.sequence_file import SequenceFile
 from minitron.data.sequences import blend_sources
-from minitron.data.sources import TextSource
+from minitron.data.sources import Blend, TextSource
 from minitron.distributed import Ranks
 from tests.conftest import make_tokenizer
 
@@ -51,8 +51,9 @@ def three_sources(tmp_path: Path) -> list[TextSource]:
 
 
 def write(path: Path, found: list[TextSource], tokenizer: Any = None, **changes: Any) -> SequenceFile:
-    settings = {**SIZES, "made_from": {"text": "a hash"}, **changes}
-    return write_sequence_file(path, found, tokenizer or make_tokenizer(), **settings)
+    made_from = changes.pop("made_from", {"text": "a hash"})
+    blend = Blend(sources=found, **{**SIZES, **changes})
+    return write_sequence_file(path, blend, tokenizer or make_tokenizer(), made_from=made_from)
 
 
 def test_a_file_holds_the_blend_bit_for_bit_and_nothing_is_left_beside_it(
@@ -136,7 +137,7 @@ def test_a_full_disk_is_refused_before_any_text_is_read(
 ) -> None:
     needed, tokenizer = SIZES["num_sequences"] * SIZES["seq_len"] * 2, CountingTokenizer()
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _folder: type("Usage", (), {"free": needed}))
-    with pytest.raises(ValueError, match="GiB free for the blocks"):
+    with pytest.raises(ValueError, match="GiB free for the packed text"):
         write(tmp_path / "blocks", three_sources, tokenizer)
     assert not tokenizer.seen
 
@@ -162,15 +163,13 @@ def test_documents_are_held_by_the_buffer_and_one_batch_at_most(
 
 
 def test_other_processes_wait_for_the_first_ones_file(tmp_path: Path, three_sources: list[TextSource]) -> None:
-    path, found = tmp_path / "blocks", {}
+    path, found, blend = tmp_path / "blocks", {}, Blend(sources=three_sources, **SIZES)
     others = [Ranks(), Ranks()]
     for index, ranks in enumerate(others, start=1):
         ranks.rank, ranks.world_size = index, 3
 
     def wait(ranks: Ranks) -> None:
-        found[ranks.rank] = shared_sequence_file(
-            ranks, path, three_sources, tokenizers[ranks.rank], **SIZES, made_from={}, poll_s=0.01
-        )
+        found[ranks.rank] = shared_sequence_file(ranks, path, blend, tokenizers[ranks.rank], made_from={}, poll_s=0.01)
 
     tokenizers = [CountingTokenizer() for _ in range(3)]
     threads = [threading.Thread(target=wait, args=(ranks,), daemon=True) for ranks in others]
@@ -178,7 +177,7 @@ def test_other_processes_wait_for_the_first_ones_file(tmp_path: Path, three_sour
         thread.start()
     threads[0].join(timeout=0.1)
     assert not found
-    first = shared_sequence_file(Ranks(), path, three_sources, tokenizers[0], **SIZES, made_from={})
+    first = shared_sequence_file(Ranks(), path, blend, tokenizers[0], made_from={})
     for thread in threads:
         thread.join(timeout=30)
     assert [len(tokenizer.seen) > 0 for tokenizer in tokenizers] == [True, False, False]
@@ -189,7 +188,7 @@ def test_other_processes_wait_for_the_first_ones_file(tmp_path: Path, three_sour
 
 def test_a_waiting_process_refuses_a_file_of_something_else(tmp_path: Path, three_sources: list[TextSource]) -> None:
     write(tmp_path / "blocks", three_sources)
-    ranks = Ranks()
+    blend, ranks = Blend(sources=three_sources, **SIZES), Ranks()
     ranks.rank, ranks.world_size = 1, 2
     with pytest.raises(ValueError, match="has another made_from"):
-        shared_sequence_file(ranks, tmp_path / "blocks", three_sources, make_tokenizer(), **SIZES, made_from={})
+        shared_sequence_file(ranks, tmp_path / "blocks", blend, make_tokenizer(), made_from={})

@@ -7,7 +7,7 @@ import pytest
 from minitron.data.packing import write_sequence_file
 from minitron.data.sequence_file import SequenceFile, open_sequence_file
 from minitron.data.sequences import TokenSequences, blend_sources
-from minitron.data.sources import TextSource
+from minitron.data.sources import Blend, TextSource
 from tests.conftest import make_tokenizer
 
 SEQ_LEN, NUM_BLOCKS, SEED = 9, 23, 5
@@ -23,11 +23,8 @@ def write(folder: Path, *, added_tokens: int = 0) -> SequenceFile:
     tokenizer.add_tokens([f"<{i}>" for i in range(added_tokens)])
     return write_sequence_file(
         folder / "blocks",
-        [source(folder)],
+        Blend(sources=[source(folder)], seq_len=SEQ_LEN, num_sequences=NUM_BLOCKS, seed=SEED),
         tokenizer,
-        seq_len=SEQ_LEN,
-        num_sequences=NUM_BLOCKS,
-        seed=SEED,
         made_from={"text": "a hash"},
     )
 
@@ -116,10 +113,10 @@ def test_a_file_that_does_not_begin_with_a_header_is_refused(tmp_path: Path, beg
 def test_a_header_that_claims_other_sizes_is_refused(blocks: SequenceFile) -> None:
     content = blocks.path.read_bytes()
     blocks.path.write_bytes(content.replace(b'"num_sequences":23', b'"num_sequences":24'))
-    with pytest.raises(ValueError, match="for 24 blocks of 9 uint16 ids, it has"):
+    with pytest.raises(ValueError, match="for 24 sequences of 9 uint16 ids, it has"):
         open_sequence_file(blocks.path)
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="block file not found"):
+    with pytest.raises(ValueError, match="sequence file not found"):
         open_sequence_file(tmp_path / "blocks")

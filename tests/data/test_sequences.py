@@ -27,7 +27,7 @@ def test_packing_joins_documents_with_end_of_text_and_pads_nothing() -> None:
 
 
 def test_text_too_short_for_one_block_is_refused() -> None:
-    with pytest.raises(ValueError, match="must fill one block of 8 tokens, it has 3"):
+    with pytest.raises(ValueError, match="must fill one sequence of 8 tokens, it has 3"):
         pack_documents(["ab"], make_tokenizer(), seq_len=8, num_sequences=1)
 
 

@@ -1,0 +1,22 @@
+"""What packing asks of a tokenizer; those of transformers have it."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Tokenizer(Protocol):
+    """A tokenizer of transformers, as far as text is packed by it."""
+
+    @property
+    def eos_token_id(self) -> int:
+        """The end-of-text token, which closes each document."""
+
+    @property
+    def pad_token_id(self) -> int:
+        """The token that fills a sample up."""
+
+    def get_vocab(self) -> Mapping[str, int]:
+        """Every token and its id."""
+
+    def __call__(self, text: list[str], **options: bool) -> Mapping[str, list[list[int]]]:
+        """The ids of each text under `input_ids`."""
