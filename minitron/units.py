@@ -1,7 +1,6 @@
 """Units of memory, and numbers of bytes as a person reads them."""
 
 MIB, GIB = 2**20, 2**30
-GB = 10**9
 
 
 def gib_to_bytes(gib: float) -> int:

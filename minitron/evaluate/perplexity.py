@@ -1,16 +1,15 @@
-"""Held-out text: a model's loss, and its distance from the teacher."""
+"""Loss of a model on held-out text, and its KL divergence from the teacher."""
 
-# N blocks, T tokens, B blocks in one pass, V vocabulary
+# N sequences, T tokens, B sequences of a batch, D hidden, V vocabulary
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from minitron.data.sequences import TokenSequences
-from minitron.errors import MinitronError
+from minitron.errors import DataError, ShapeError
 from minitron.progress import track
 from minitron.runtime.backbone import last_hidden_states, output_head
 
@@ -30,19 +29,18 @@ class TextEvaluation:
 def evaluate_text(
     model: PreTrainedModel, sequences_NT: TokenSequences, *, teacher: PreTrainedModel | None = None, batch_size: int = 8
 ) -> TextEvaluation:
-    """Loss of a model on packed held-out blocks, and its KL to the teacher on the same tokens.
+    """Loss of a model on held-out sequences, and KL(teacher || model) on the same tokens.
 
-    Log-softmax and sums are in fp32. Each block predicts its own tokens 1..T-1 (the KL covers the same positions).
+    Log-softmax and sums are in fp32. Tokens 1..T-1 of each sequence are predicted; the KL covers the same positions.
 
     Raises:
-        MinitronError: A block has a single token, or the vocabularies differ.
+        DataError: A sequence has a single token.
+        ShapeError: The vocabularies differ.
     """
     if sequences_NT.shape[1] < 2:
-        raise MinitronError(f"evaluation blocks must hold at least 2 tokens, got {sequences_NT.shape[1]}")
+        raise DataError(f"a sequence must have at least 2 tokens to be evaluated, got {sequences_NT.shape[1]}")
     if teacher is not None and _vocab_size(teacher) != _vocab_size(model):
-        raise MinitronError(
-            f"teacher and model must share a vocabulary, got {_vocab_size(teacher)}, {_vocab_size(model)}"
-        )
+        raise ShapeError(f"teacher and model must share a vocabulary, got {_vocab_size(teacher)}, {_vocab_size(model)}")
     loss_sum, kl_sum, tokens = 0.0, 0.0, 0
     starts = range(0, len(sequences_NT), batch_size)
     for start in track(starts, "evaluate text", total=len(starts)):
@@ -66,8 +64,7 @@ def _hidden(model: PreTrainedModel, ids_BT: torch.Tensor) -> torch.Tensor:
 
 
 def _log_probs(model: PreTrainedModel, hidden_ND: torch.Tensor) -> torch.Tensor:
-    head: Any = model.get_output_embeddings()
-    return torch.log_softmax(head(hidden_ND).float(), dim=-1)
+    return torch.log_softmax(model.get_output_embeddings()(hidden_ND).float(), dim=-1)
 
 
 def _vocab_size(model: PreTrainedModel) -> int:

@@ -2,7 +2,6 @@
 
 import statistics
 import time
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -16,14 +15,12 @@ def tokens_per_second(
 
     The prompt is arbitrary token ids and generation never stops early: speed does not depend on the text.
     """
-    generate: Any = model.generate
-    config: Any = model.config
     ids_BT = torch.arange(batch_size * prompt_tokens, device=model.device).reshape(batch_size, prompt_tokens)
-    ids_BT = ids_BT % config.vocab_size
+    ids_BT = ids_BT % model.config.vocab_size
     rates = []
     for _ in range(repetitions + 1):
         started = time.perf_counter()
-        generate(
+        model.generate(
             ids_BT,
             attention_mask=torch.ones_like(ids_BT),
             min_new_tokens=new_tokens,

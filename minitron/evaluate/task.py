@@ -4,13 +4,12 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minitron.data.documents import read_jsonl
-from minitron.errors import MinitronError
+from minitron.errors import DataError
 from minitron.progress import track
 
 END_OF_THINKING = "</think>"
@@ -36,7 +35,7 @@ def read_problems(path: Path, *, limit: int | None = None) -> list[Problem]:
     """Problems from a JSON-lines file with the fields `prompt` and `answer`, at most `limit` of them.
 
     Raises:
-        MinitronError: The file is missing or empty, or a line lacks a field.
+        DataError: The file is missing or empty, or a line lacks a field.
     """
     problems: list[Problem] = []
     for line, record in read_jsonl(path):
@@ -44,14 +43,14 @@ def read_problems(path: Path, *, limit: int | None = None) -> list[Problem]:
             break
         prompt, answer = record.get("prompt"), record.get("answer")
         if not isinstance(prompt, str) or not isinstance(answer, str):
-            raise MinitronError(
+            raise DataError(
                 f"a problem needs the text fields prompt and answer, {path}:{line} has {', '.join(record)}"
             )
         if not answer.strip():
-            raise MinitronError(f"a problem needs an answer that is not blank, {path}:{line} has none")
+            raise DataError(f"a problem needs an answer that is not blank, {path}:{line} has none")
         problems.append(Problem(prompt=prompt, answer=answer.strip()))
     if not problems:
-        raise MinitronError(f"a task needs at least one problem, {path} has none")
+        raise DataError(f"a task needs at least one problem, {path} has none")
     return problems
 
 
@@ -84,14 +83,13 @@ def evaluate_task(
     ordered = sorted(problems, key=lambda problem: len(problem.prompt))
     starts = range(0, len(ordered), batch_size)
     right = 0
-    generate: Any = model.generate
     stops = _stop_tokens(model, tokenizer)
     for start in track(starts, "evaluate task", total=len(starts)):
         batch = ordered[start : start + batch_size]
         inputs = tokenizer(
             [problem.prompt for problem in batch], return_tensors="pt", padding=True, padding_side="left"
         ).to(model.device)
-        output_BT = generate(
+        output_BT = model.generate(
             **inputs,
             max_new_tokens=max_new_tokens,
             do_sample=False,
@@ -105,7 +103,7 @@ def evaluate_task(
 
 
 def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    configured: Any = getattr(model.generation_config, "eos_token_id", None)
+    configured: int | list[int] | None = getattr(model.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [] if configured is None else [configured]
     return {tokenizer.eos_token_id, *listed}
 

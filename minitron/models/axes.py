@@ -8,7 +8,7 @@ C over (groups, state) and dt over heads. Sizes, parameter counts and pruning al
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,7 @@ class TensorSpec:
     needs: str | None = None
     lacks: str | None = None
 
-    def exists(self, sizes: Mapping[str, Any]) -> bool:
+    def exists(self, sizes: Mapping[str, SizeT]) -> bool:
         """Whether a model of these sizes, numbers or arrays, has the tensor."""
         needed = self.needs is None or bool(np.min(sizes[self.needs]) > 0)
         return needed and (self.lacks is None or bool(np.max(sizes[self.lacks]) == 0))

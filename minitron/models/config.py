@@ -1,10 +1,10 @@
-"""Reading and writing the shape in a Hugging Face `config.json`, in every spelling that has been published."""
+"""Reads and writes a model's shape in a Hugging Face `config.json`, in every spelling that has been published."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from minitron.artifacts.json_files import JsonObject, JsonValue
 from minitron.errors import ShapeError
 from minitron.models.families import FAMILIES
 from minitron.models.families.family import Family
@@ -21,7 +21,7 @@ KIND_LETTERS = {
 }
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> JsonObject:
     """The `config.json` of a checkpoint folder, as it stands.
 
     Raises:
@@ -39,14 +39,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def shape_from_config(config: Mapping[str, Any]) -> HybridShape:
+def shape_from_config(config: Mapping[str, object]) -> HybridShape:
     """The shape that a configuration describes.
 
     Raises:
         ShapeError: The family is unknown, a dim is missing, or two spellings of one dim disagree.
     """
     model_type = config.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ShapeError(f"model_type must be one of {', '.join(FAMILIES)}, got {model_type!r}")
     family = FAMILIES[model_type]
     for key, allowed in family.only_values.items():
@@ -61,14 +61,14 @@ def shape_from_config(config: Mapping[str, Any]) -> HybridShape:
     return HybridShape(model_type=model_type, hybrid_override_pattern=pattern, **sizes)
 
 
-def config_for_shape(source: Mapping[str, Any], shape: HybridShape) -> dict[str, Any]:
+def config_for_shape(source: Mapping[str, JsonValue], shape: HybridShape) -> JsonObject:
     """The source's configuration with the shape put in: each dim in its canonical and every other spelling used.
 
     Of a family whose blocks are of several kinds both spellings of them are written, since transformers reads
     `layers_block_type` and vLLM, llama.cpp and TensorRT-LLM read `hybrid_override_pattern` with `num_hidden_layers`.
     """
     family: Family = shape.family
-    config = dict(source)
+    config: JsonObject = dict(source)
     for key, spellings in family.config_keys.items():
         if key in family.switches or not shape.sizes[key]:
             continue
@@ -82,7 +82,7 @@ def config_for_shape(source: Mapping[str, Any], shape: HybridShape) -> dict[str,
         if config.get(key) in assumed:
             del config[key]
     config["num_hidden_layers"] = shape.num_hidden_layers
-    kinds = [family.block_kinds[letter] for letter in shape.hybrid_override_pattern]
+    kinds: list[JsonValue] = [family.block_kinds[letter] for letter in shape.hybrid_override_pattern]
     if family.only_kind is None:
         config["layers_block_type"] = kinds
         config["hybrid_override_pattern"] = shape.hybrid_override_pattern
@@ -92,7 +92,7 @@ def config_for_shape(source: Mapping[str, Any], shape: HybridShape) -> dict[str,
     return config
 
 
-def _read_size(config: Mapping[str, Any], family: Family, key: str, before: Mapping[str, int]) -> int:
+def _read_size(config: Mapping[str, object], family: Family, key: str, before: Mapping[str, int]) -> int:
     spellings = family.config_keys[key]
     found = {spelling: config[spelling] for spelling in spellings if config.get(spelling) is not None}
     if not found and key in family.defaults:
@@ -100,17 +100,19 @@ def _read_size(config: Mapping[str, Any], family: Family, key: str, before: Mapp
     if not found:
         raise ShapeError(f"config.json must give {' or '.join(spellings)}, it has none of them")
     is_switch = key in family.switches
+    sizes: set[int] = set()
     for size in found.values():
         if not isinstance(size, int) or isinstance(size, bool) is not is_switch:
             expected = "true or false" if is_switch else "a whole number"
             raise ShapeError(f"{key} in config.json must be {expected}, got {size!r}")
-    if len(set(found.values())) > 1:
+        sizes.add(int(size))
+    if len(sizes) > 1:
         listed = ", ".join(f"{spelling}={size}" for spelling, size in found.items())
         raise ShapeError(f"spellings of {key} in config.json must agree, got {listed}")
-    return int(next(iter(found.values())))
+    return sizes.pop()
 
 
-def _read_pattern(config: Mapping[str, Any], family: Family) -> str:
+def _read_pattern(config: Mapping[str, object], family: Family) -> str:
     blocks = config.get("num_hidden_layers")
     if family.only_kind is not None:
         return _uniform_pattern(config, family, blocks)
@@ -120,7 +122,7 @@ def _read_pattern(config: Mapping[str, Any], family: Family) -> str:
     return pattern
 
 
-def _uniform_pattern(config: Mapping[str, Any], family: Family, blocks: Any) -> str:
+def _uniform_pattern(config: Mapping[str, object], family: Family, blocks: object) -> str:
     if not isinstance(blocks, int) or isinstance(blocks, bool) or blocks < 1:
         raise ShapeError(f"num_hidden_layers in config.json must be a positive whole number, got {blocks!r}")
     kind = family.block_kinds[family.only_kind or ""]
@@ -130,12 +132,14 @@ def _uniform_pattern(config: Mapping[str, Any], family: Family, blocks: Any) -> 
     return (family.only_kind or "") * blocks
 
 
-def _spelt_pattern(config: Mapping[str, Any]) -> str:
+def _spelt_pattern(config: Mapping[str, object]) -> str:
     pattern = config.get("hybrid_override_pattern")
     kinds = config.get("layers_block_type") or config.get("layer_types")
     if pattern is None and kinds is None:
         raise ShapeError("config.json must give layers_block_type or hybrid_override_pattern, it has neither")
     if kinds is not None:
+        if not isinstance(kinds, list):
+            raise ShapeError(f"layers_block_type must be a list, got {kinds!r}")
         unknown = sorted({str(kind) for kind in kinds} - set(KIND_LETTERS))
         if unknown:
             raise ShapeError(f"layers_block_type must hold {', '.join(KIND_LETTERS)}, got {', '.join(unknown)}")

@@ -3,7 +3,6 @@
 import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ from minitron.errors import BudgetError
 from minitron.estimate.serving.memory import MemoryBytes, memory_bytes
 from minitron.estimate.serving.throughput import predict_tokens_per_second
 from minitron.estimate.serving.workload import Workload
+from minitron.models.axes import SizeT
 from minitron.models.shape import HybridShape
 from minitron.search.limits import CountedGrid, Limits, Nearest, count_grid
 from minitron.search.space import SearchSpace, ShapeGrid
@@ -106,12 +106,14 @@ def solve_budget(
     return SearchResult(candidates=tuple(candidates), num_shapes=space.num_shapes, num_feasible=num_feasible)
 
 
-def retained_share(shares: Mapping[str, npt.NDArray[np.float64]], sizes: Mapping[str, Any]) -> Any:
+def retained_share(
+    shares: Mapping[str, npt.NDArray[np.float64]], sizes: Mapping[str, SizeT]
+) -> npt.NDArray[np.float64]:
     """Product over the axes of the share of importance that is kept; sizes are numbers or arrays."""
-    kept: Any = shares["layers"][0]
+    kept = np.asarray(shares["layers"][0])
     for axis, share in shares.items():
         if axis != "layers":
-            kept = kept * share[sizes[axis]]
+            kept = np.asarray(kept * share[sizes[axis]])
     return kept
 
 
