@@ -19,20 +19,6 @@ BATCH_CHARS = 2**22
 CHARS_PER_TOKEN = 4  # of English text; where there are fewer, one more batch is read
 
 
-def pack_documents(
-    documents: Iterable[str], tokenizer: Tokenizer, *, seq_len: int, num_sequences: int
-) -> TokenSequences:
-    """Token ids [N, T] of documents joined end to end, each closed by the end-of-text token.
-
-    Documents are read until `num_sequences` sequences are full; fewer come back when the documents run out. Tokens that
-    do not fill a sequence are dropped, so there is no padding, which distorts calibration statistics.
-
-    Raises:
-        DataError: The documents do not fill a single sequence.
-    """
-    return np.concatenate(list(_pack(documents, tokenizer, seq_len=seq_len, num_sequences=num_sequences)))
-
-
 def blend_sources(
     sources: Sequence[TextSource], tokenizer: Tokenizer, *, seq_len: int, num_sequences: int, seed: int
 ) -> TokenSequences:
@@ -64,7 +50,7 @@ def fill_sequences(
     """
     missing = num_sequences
     while missing > 0:
-        for chunk_nT in _pack(next(rounds), tokenizer, seq_len=seq_len, num_sequences=missing):
+        for chunk_nT in pack_documents(next(rounds), tokenizer, seq_len=seq_len, num_sequences=missing):
             missing -= len(chunk_nT)
             yield chunk_nT
 
@@ -86,9 +72,17 @@ def tokenize_batch(documents: Iterator[str], tokenizer: Tokenizer, *, max_chars:
     return [[*ids, tokenizer.eos_token_id] for ids in encoded["input_ids"]]
 
 
-def _pack(
+def pack_documents(
     documents: Iterable[str], tokenizer: Tokenizer, *, seq_len: int, num_sequences: int
 ) -> Iterator[TokenSequences]:
+    """Joins documents end to end, each closed by the end-of-text token, and yields chunks [n, T] of full sequences.
+
+    Documents are read until `num_sequences` sequences are full; fewer come when the documents run out. Tokens that do
+    not fill a sequence are dropped, so there is no padding, which distorts calibration statistics.
+
+    Raises:
+        DataError: The documents do not fill a single sequence.
+    """
     stream, missing = iter(documents), num_sequences
     tail = np.empty(0, dtype=np.int32)
     while missing > 0:

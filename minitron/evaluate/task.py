@@ -43,9 +43,7 @@ def read_problems(path: Path, *, limit: int | None = None) -> list[Problem]:
             break
         prompt, answer = record.get("prompt"), record.get("answer")
         if not isinstance(prompt, str) or not isinstance(answer, str):
-            raise DataError(
-                f"a problem needs the text fields prompt and answer, {path}:{line} has {', '.join(record)}"
-            )
+            raise DataError(f"a problem needs the text fields prompt and answer, {path}:{line} has {', '.join(record)}")
         if not answer.strip():
             raise DataError(f"a problem needs an answer that is not blank, {path}:{line} has none")
         problems.append(Problem(prompt=prompt, answer=answer.strip()))

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,20 @@ def write_documents(path: Path, letter: str, count: int) -> TextSource:
     return TextSource(path=str(path))
 
 
+def pack(documents: Iterable[str], tokenizer: Any, **sizes: int) -> np.ndarray:
+    return np.concatenate(list(pack_documents(documents, tokenizer, **sizes)))
+
+
 def test_packing_joins_documents_with_end_of_text_and_pads_nothing() -> None:
     tokenizer = make_tokenizer()
-    sequences_NT = pack_documents(["ab", "cde", "fghij"], tokenizer, seq_len=4, num_sequences=9)
+    sequences_NT = pack(["ab", "cde", "fghij"], tokenizer, seq_len=4, num_sequences=9)
     joined = [i for document in ("ab", "cde", "fghij") for i in [*tokenizer(document)["input_ids"], EOS]]
     assert sequences_NT.tolist() == [joined[:4], joined[4:8], joined[8:12]]
 
 
 def test_text_too_short_for_one_block_is_refused() -> None:
     with pytest.raises(ValueError, match="must fill one sequence of 8 tokens, it has 3"):
-        pack_documents(["ab"], make_tokenizer(), seq_len=8, num_sequences=1)
+        pack(["ab"], make_tokenizer(), seq_len=8, num_sequences=1)
 
 
 def test_a_blend_keeps_the_weights_and_is_fixed_by_its_seed(tmp_path: Path) -> None:
@@ -100,5 +104,5 @@ def test_little_more_is_tokenized_than_the_blocks_take() -> None:
             taken += 1
             yield "ten chars."
 
-    assert pack_documents(documents(), make_tokenizer(), seq_len=11, num_sequences=8).shape == (8, 11)
+    assert pack(documents(), make_tokenizer(), seq_len=11, num_sequences=8).shape == (8, 11)
     assert taken <= 4 * 11 * 8 / 10 + 1

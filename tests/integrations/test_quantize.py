@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.checkpoints.headers import SINGLE_FILE
 from minitron.cli.main import main
 from minitron.data.sequences import blend_sources
@@ -18,9 +19,11 @@ from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.workload import Workload
 from minitron.integrations.modelopt.quantize.dequantize import (
     check_weights,
+    column_scales,
     dequantized,
-    dequantized_tensors,
+    folded_norms,
     half_step,
+    open_both,
 )
 from minitron.integrations.modelopt.quantize.export import (
     QUANTIZED_FORMATS,
@@ -41,6 +44,22 @@ FORMATS = tuple(QUANTIZED_FORMATS)
 # apart. ModelOpt rounds fp8's quotients to bf16 first, so that one weight in about thirty falls to its other neighbor,
 # and averages AWQ's scales of matrices that share a norm.
 SIMULATED_SHARE = {"fp8": 0.75, "int8": 0.1, "int8-smoothquant": 0.1, "int4-awq": 0.3}
+
+
+def dequantized_tensors(source: Checkpoint, written: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields (name on disk, fp32 tensor) of an unquantized model that computes what the stored weights mean."""
+    assert written.weights_format is not None
+    with open_both(source, written) as (read_source, read):
+        folded = folded_norms(written, read_source, read)
+        for name in written.tensors:
+            module = name.removesuffix(".weight")
+            if name in folded.values():
+                yield name, read_source(name).float()
+            elif f"{module}.weight_scale" in written.scales:
+                numbers_RC = dequantized(written.weights_format, read(name), read(f"{module}.weight_scale"))
+                yield name, numbers_RC * column_scales(module, written, read, read_source, folded)
+            else:
+                yield name, read(name).float()
 
 
 def make_even_shape() -> HybridShape:

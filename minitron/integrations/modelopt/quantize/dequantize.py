@@ -1,4 +1,4 @@
-"""Stored quantized weights back to numbers, and the gate that holds them against the weights they came from."""
+"""Dequantizes stored weights, and checks them against the weights that they were quantized from."""
 
 # R rows, C columns of a weight; its columns meet the activations
 
@@ -40,7 +40,7 @@ def dequantized(weights_format: str, stored_RC: torch.Tensor, scale: torch.Tenso
 
 
 def half_step(weights_format: str, weight_RC: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """[R, C] or broadcastable to it: how far the nearest stored number may be from a weight that is in range.
+    """Half a quantization step of each weight, [R, C] or broadcastable to it: the rounding error within range.
 
     fp8 is e4m3: 3 bits of mantissa, subnormal below 2^-6.
     """
@@ -52,7 +52,7 @@ def half_step(weights_format: str, weight_RC: torch.Tensor, scale: torch.Tensor)
 
 
 def check_weights(source: Checkpoint, written: Checkpoint) -> float:
-    """The gate: every stored weight within half a step of the one it came from, every other tensor equal to it.
+    """Checks that stored weights are within half a quantization step of the source's and all other tensors are equal.
 
     The source's tensors are taken in the 16-bit type of the unquantized ones.
 
@@ -64,8 +64,8 @@ def check_weights(source: Checkpoint, written: Checkpoint) -> float:
     """
     assert written.weights_format is not None
     largest = 0.0
-    with _both(source, written) as (read_source, read):
-        folded = _folded_norms(written, read_source, read)
+    with open_both(source, written) as (read_source, read):
+        folded = folded_norms(written, read_source, read)
         for name in written.tensors:
             module = name.removesuffix(".weight")
             before = read_source(name)
@@ -75,7 +75,7 @@ def check_weights(source: Checkpoint, written: Checkpoint) -> float:
                     raise MinitronError(f"{name} is not quantized and must be what it was, it differs")
                 continue
             scale = read(f"{module}.weight_scale")
-            columns_C = _column_scales(module, written, read, read_source, folded)
+            columns_C = column_scales(module, written, read, read_source, folded)
             # The stored weight is the source's divided by what its activations are multiplied with.
             expected_RC = before.float() / columns_C
             error_RC = (dequantized(written.weights_format, read(name), scale) - expected_RC).abs()
@@ -92,25 +92,9 @@ def check_weights(source: Checkpoint, written: Checkpoint) -> float:
     return largest
 
 
-def dequantized_tensors(source: Checkpoint, written: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields (name on disk, fp32 tensor) of an unquantized model that computes what the stored weights mean."""
-    assert written.weights_format is not None
-    with _both(source, written) as (read_source, read):
-        folded = _folded_norms(written, read_source, read)
-        for name in written.tensors:
-            module = name.removesuffix(".weight")
-            if name in folded.values():
-                yield name, read_source(name).float()
-            elif f"{module}.weight_scale" in written.scales:
-                numbers_RC = dequantized(written.weights_format, read(name), read(f"{module}.weight_scale"))
-                yield name, numbers_RC * _column_scales(module, written, read, read_source, folded)
-            else:
-                yield name, read(name).float()
-
-
 @contextmanager
-def _both(source: Checkpoint, written: Checkpoint) -> Iterator[tuple[Read, Read]]:
-    # The source's numbers in the 16 bits that they were quantized from.
+def open_both(source: Checkpoint, written: Checkpoint) -> Iterator[tuple[Read, Read]]:
+    """Readers of the source's tensors, in the 16-bit type that they were quantized from, and of the stored ones."""
     with open_weights(source) as read_source, open_weights(written) as read:
         dtype = read(written.shape.head_tensor).dtype
 
@@ -121,9 +105,10 @@ def _both(source: Checkpoint, written: Checkpoint) -> Iterator[tuple[Read, Read]
         yield before, read
 
 
-def _column_scales(
+def column_scales(
     module: str, written: Checkpoint, read: Read, read_source: Read, folded: Mapping[str, str]
 ) -> torch.Tensor:
+    """[C] what the activations of a weight are multiplied with, a single 1 where they are not."""
     if f"{module}.pre_quant_scale" in written.scales:
         return read(f"{module}.pre_quant_scale").float()
     if f"{module}.weight" in folded:
@@ -133,8 +118,8 @@ def _column_scales(
     return torch.ones(())
 
 
-def _folded_norms(written: Checkpoint, read_source: Read, read: Read) -> dict[str, str]:
-    """Name of a weight -> the norm that took its column scales over, where one did."""
+def folded_norms(written: Checkpoint, read_source: Read, read: Read) -> dict[str, str]:
+    """Name of a weight -> the norm that its column scales are folded into, where they are."""
     family: Family = written.shape.family
     folded: dict[str, str] = {}
     for layer, kind in enumerate(written.shape.hybrid_override_pattern):

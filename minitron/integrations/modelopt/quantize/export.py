@@ -1,4 +1,4 @@
-"""Post-training quantization by ModelOpt, written as a checkpoint folder that is whole or not there."""
+"""Post-training quantization by ModelOpt, written atomically as a checkpoint folder."""
 
 import contextlib
 import copy
@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,12 +21,14 @@ from minitron.checkpoints.weights import copy_files
 from minitron.data.documents import is_text_file
 from minitron.data.sequences import TokenSequences, blend_sources
 from minitron.data.sources import TextSource
+from minitron.dtypes import DTYPES
 from minitron.errors import MinitronError
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.integrations.modelopt.quantize.dequantize import check_weights
 from minitron.integrations.modelopt.quantize.ignore_lists import HF_QUANT_CONFIG, check_ignored, repaired_quantization
 from minitron.models.axes import tensor_shape
 from minitron.models.config import config_for_shape
+from minitron.runtime.dtypes import torch_dtype
 from minitron.runtime.loading import check_device, load_model, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,6 @@ QUANTIZED_FORMATS = {
     "int4-awq": ("INT4_AWQ_CFG", "int4"),
 }
 INT4_GROUP = 128
-DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +70,8 @@ class QuantizeSettings:
             raise MinitronError(f"a format must be one of {', '.join(QUANTIZED_FORMATS)}, got {self.format!r}")
 
 
-def quantize_checkpoint(folder: Path, settings: QuantizeSettings, output: Path) -> dict[str, Any]:
-    """Writes a quantized checkpoint and says what it costs: bytes before and after, and KL to the unquantized model.
+def quantize_checkpoint(folder: Path, settings: QuantizeSettings, output: Path) -> dict[str, int | float | str]:
+    """Quantizes a checkpoint and measures the cost: bytes before and after, and KL to the unquantized model.
 
     The KL is that of ModelOpt's simulation, in nats a token, on the calibration text, before its export gives matrices
     that read the same activations one scale. What is not quantized is stored in 16 bits.
@@ -95,7 +95,7 @@ def quantize_checkpoint(folder: Path, settings: QuantizeSettings, output: Path) 
         shutil.rmtree(export)
         check_ignored(written)
         largest = check_weights(source, written)
-        measured = {
+        measured: dict[str, int | float | str] = {
             "format": settings.format,
             "params": written.params,
             "weights_bytes_before": source.weights_bytes,
@@ -110,7 +110,7 @@ def quantize_checkpoint(folder: Path, settings: QuantizeSettings, output: Path) 
 
 
 def fake_quantize(model: PreTrainedModel, name: str, forward_loop: Callable[[nn.Module], None]) -> PreTrainedModel:
-    """The model with ModelOpt's simulation of a format in it, in place, calibrated by a loop over it."""
+    """Puts ModelOpt's simulated quantization into a model, in place, calibrated by a forward loop."""
     import modelopt.torch.quantization as mtq  # seven seconds to import
 
     config = copy.deepcopy(getattr(mtq, QUANTIZED_FORMATS[name][0]))
@@ -119,7 +119,7 @@ def fake_quantize(model: PreTrainedModel, name: str, forward_loop: Callable[[nn.
 
 
 def calibration_loop(sequences_NT: TokenSequences, batch_size: int) -> Callable[[nn.Module], None]:
-    """What runs the calibration text through a model."""
+    """A forward loop that runs calibration sequences through a model."""
 
     def run(model: nn.Module) -> None:
         device = next(model.parameters()).device
@@ -130,10 +130,9 @@ def calibration_loop(sequences_NT: TokenSequences, batch_size: int) -> Callable[
     return run
 
 
-def export_dtype(source: Checkpoint) -> torch.dtype:
-    """The 16-bit type of what is not quantized: fp16 where the source's tensors are, else bf16."""
-    stored = {tensor.dtype for tensor in source.tensors.values()}
-    return torch.float16 if stored == {"F16"} else torch.bfloat16
+def export_dtype(source: Checkpoint) -> str:
+    """Number format of what is not quantized: fp16 where all of the source's tensors are, else bf16."""
+    return "fp16" if {tensor.dtype for tensor in source.tensors.values()} == {"F16"} else "bf16"
 
 
 def _check_format(source: Checkpoint, name: str) -> None:
@@ -169,7 +168,7 @@ def _calibration(source: Checkpoint, settings: QuantizeSettings) -> TokenSequenc
 def _export(source: Checkpoint, settings: QuantizeSettings, sequences_NT: TokenSequences, export: Path) -> float:
     from modelopt.torch.export import export_hf_checkpoint  # seven seconds to import
 
-    dtype = export_dtype(source)
+    dtype = torch_dtype(export_dtype(source))
     reference = load_model(source.folder, device=settings.device, dtype=dtype)
     model = load_model(source.folder, device=settings.device, dtype=dtype)
     model.config.architectures = model.config.architectures or [type(model).__name__]
@@ -193,7 +192,7 @@ def _assemble(source: Checkpoint, export: Path, folder: Path) -> Checkpoint:
     if source.extras and count is not None:
         logger.warning("%s: layers that predict further tokens are left out", folder)
         config[count] = 0
-    config |= {"dtype": DTYPES[export_dtype(source)], "quantization_config": embedded}
+    config |= {"dtype": DTYPES[export_dtype(source)].torch, "quantization_config": embedded}
     write_json(folder / "config.json", config)
     write_json(folder / HF_QUANT_CONFIG, beside)
     return open_checkpoint(folder, quantized=True)
@@ -204,7 +203,7 @@ _NOT_CARRIED = ("artifact.json", "artifact.inputs", HF_QUANT_CONFIG, "quantizati
 
 @contextlib.contextmanager
 def _quiet_modelopt() -> Iterator[None]:
-    # ModelOpt prints what it does on stdout, which is for results.
+    # ModelOpt prints its progress on stdout, which is for results.
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""The lists of modules that a ModelOpt export leaves unquantized: mended, and held against the stored tensors.
+"""Repairs and checks the lists of modules that a ModelOpt export leaves unquantized.
 
 ModelOpt 0.47 (modelopt/torch/export/quant_aware_conversion.py, build_reverse_name_mapper) closes each name with a mark
 that holds a NUL, and for nemotron_h its own renaming garbles the mark, which then stays in the names.
@@ -8,8 +8,8 @@ import json
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
+from minitron.artifacts.json_files import JsonObject
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.errors import MinitronError
 
@@ -17,7 +17,7 @@ HF_QUANT_CONFIG = "hf_quant_config.json"
 
 
 def repaired_name(name: str) -> str:
-    r"""A module's name without what was left behind it.
+    r"""A module's name without the mark that ModelOpt leaves behind it.
 
     >>> repaired_name("backbone.layers.0.mixer.conv1d.\0backbone.pt_name_sentinel")
     'backbone.layers.0.mixer.conv1d'
@@ -25,8 +25,8 @@ def repaired_name(name: str) -> str:
     return name.partition("\0")[0].removesuffix(".")
 
 
-def repaired_quantization(export: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(`quantization_config` of config.json, hf_quant_config.json) of an export, names mended.
+def repaired_quantization(export: Path) -> tuple[JsonObject, JsonObject]:
+    """(`quantization_config` of config.json, hf_quant_config.json) of an export, with repaired names.
 
     Raises:
         MinitronError: The export does not say how it was quantized.
@@ -45,7 +45,7 @@ def repaired_quantization(export: Path) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def check_ignored(written: Checkpoint) -> None:
-    """The gate on both lists: real modules, all matrices that are not quantized, and none that is.
+    """Checks that both lists name real modules, every matrix that is not quantized, and none that is.
 
     Raises:
         MinitronError: A list breaks the rule.
