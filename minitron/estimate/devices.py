@@ -7,27 +7,27 @@ from minitron.errors import BudgetError
 from minitron.units import GIB, gib_to_bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Device:
     """A GPU as data.
 
     Attributes:
         name: What the command line calls it.
         visible_gib: Memory that a process sees, in GiB; below the nominal size.
+        source: Where the numbers are from.
+        product: What CUDA calls the card whose rates these are, without the maker's name.
         bandwidth_gb_s: Peak memory bandwidth, 10^9 bytes a second; None when unknown.
         bf16_tflops: Peak dense bf16 rate of the tensor cores, 10^12 operations a second; None when unknown.
         fp8_tflops: The same in fp8; None where there are no fp8 tensor cores.
-        product: What CUDA calls the card whose rates these are, without the maker's name.
-        source: Where the numbers are from.
     """
 
     name: str
-    product: tuple[str, ...] = ()
     visible_gib: float
+    source: str
+    product: tuple[str, ...] = ()
     bandwidth_gb_s: float | None = None
     bf16_tflops: float | None = None
     fp8_tflops: float | None = None
-    source: str
 
     @property
     def visible_bytes(self) -> int:
@@ -38,15 +38,15 @@ class Device:
 # Visible memory is the "total capacity" of torch's out-of-memory reports for that card; reports differ by up to 0.1 GiB
 # with the driver, so read the device itself (`--gpu cuda:0`) where the last tenth matters. Rates are dense, half
 # of what NVIDIA's data sheets print with sparsity.
-_PROFILES: dict[str, tuple[tuple[str, ...], float, float, float, float | None]] = {
-    # name: (products, visible GiB, GB/s, bf16 TFLOP/s, fp8 TFLOP/s)
-    "a10g": (("A10G",), 22.06, 600, 125, None),
-    "l4": (("L4",), 21.96, 300, 121, 242.5),
-    "rtx4090": (("GeForce RTX 4090",), 23.64, 1008, 165.2, 330.3),
-    "a100-40g": (("A100-SXM4-40GB", "A100-PCIE-40GB"), 39.50, 1555, 312, None),
-    "a100-80g": (("A100-SXM4-80GB",), 79.14, 2039, 312, None),
-    "h100": (("H100 80GB HBM3",), 79.11, 3350, 989, 1979),
-    "h200": (("H200",), 139.8, 4800, 989, 1979),
+_PROFILES: dict[str, tuple[float, tuple[str, ...], float, float, float | None]] = {
+    # name: (visible GiB, products, GB/s, bf16 TFLOP/s, fp8 TFLOP/s)
+    "a10g": (22.06, ("A10G",), 600, 125, None),
+    "l4": (21.96, ("L4",), 300, 121, 242.5),
+    "rtx4090": (23.64, ("GeForce RTX 4090",), 1008, 165.2, 330.3),
+    "a100-40g": (39.50, ("A100-SXM4-40GB", "A100-PCIE-40GB"), 1555, 312, None),
+    "a100-80g": (79.14, ("A100-SXM4-80GB",), 2039, 312, None),
+    "h100": (79.11, ("H100 80GB HBM3",), 3350, 989, 1979),
+    "h200": (139.8, ("H200",), 4800, 989, 1979),
 }
 _SOURCES = {
     "a10g": "torch on EC2 g5 (nvidia-smi: 22.49 GiB); rates: NVIDIA A10 data sheet",
@@ -57,18 +57,7 @@ _SOURCES = {
     "h100": "torch in github.com/vllm-project/vllm/issues/27508; rates: NVIDIA H100 data sheet, SXM",
     "h200": "nvidia-smi (140.4 GiB) less what torch misses on an H100; rates: NVIDIA H200 data sheet",
 }
-DEVICES = {
-    name: Device(
-        name=name,
-        product=product,
-        visible_gib=gib,
-        bandwidth_gb_s=bandwidth,
-        bf16_tflops=bf16,
-        fp8_tflops=fp8,
-        source=_SOURCES[name],
-    )
-    for name, (product, gib, bandwidth, bf16, fp8) in _PROFILES.items()
-}
+DEVICES = {name: Device(name, row[0], _SOURCES[name], *row[1:]) for name, row in _PROFILES.items()}
 
 # Share of the memory that may be used, by accounting: 5% engine buffer as published (2508.14444); vLLM's own default.
 DEFAULT_UTILIZATION = {"plain": 0.95, "vllm": 0.92}
@@ -91,12 +80,12 @@ def find_device(name: str) -> Device:
 def usable_bytes(
     memory_bytes: int, *, utilization: float | None = None, reserved_gib: float, accounting: str = "plain"
 ) -> int:
-    """The budget that is left of a memory after the engine's buffer and what is set aside for others.
+    """The part of a memory that a model may use: less the engine's buffer and what is reserved for others.
 
     Args:
         memory_bytes: What a process sees.
         utilization: Share that may be used; the accounting's default when None.
-        reserved_gib: GiB set aside for others.
+        reserved_gib: GiB reserved for others.
         accounting: plain or vllm.
 
     Source: arXiv 2508.14444 (5% buffer, 1.3 GiB for a vision encoder on an A10G).

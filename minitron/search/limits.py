@@ -1,4 +1,4 @@
-"""Limits on candidates: which shapes of a grid keep to them, and what is nearest when none does."""
+"""Limits on candidates: which shapes of a grid are within them, and the nearest shape when none is."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from minitron.search.space import ShapeGrid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a candidate must keep to.
+    """Limits that a candidate must be within.
 
     Attributes:
         budget_bytes: Largest total of the memory model.
@@ -41,7 +41,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountedGrid:
-    """What was counted of a grid, one entry a shape.
+    """Bytes, parameters and throughput of the shapes of a grid.
 
     Attributes:
         total_bytes: [shapes] total of the memory model, exact.
@@ -65,7 +65,7 @@ class CountedGrid:
 
 
 def count_grid(grid: ShapeGrid, workload: Workload, limits: Limits, *, with_throughput: bool = False) -> CountedGrid:
-    """Counts a grid and holds it against the limits."""
+    """Counts the shapes of a grid and compares them with the limits."""
     family = grid.source.family
     parts = memory_parts(family, grid.counts, grid.sizes, workload)
     total_bytes = grid.spread(sum(parts.values()))  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def count_grid(grid: ShapeGrid, workload: Workload, limits: Limits, *, with_thro
 
 
 class Nearest:
-    """Looks at grids without a feasible shape and remembers what came nearest."""
+    """Finds the shape nearest to the limits, to explain why no shape is within them."""
 
     def __init__(self, workload: Workload, limits: Limits) -> None:
         self._workload, self._limits = workload, limits

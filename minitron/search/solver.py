@@ -1,4 +1,4 @@
-"""The budget solver: every shape of a space counted, those within all limits, the best of them first."""
+"""The budget solver: counts every shape of a space and gives the best of those within all limits."""
 
 import heapq
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from minitron.models.shape import HybridShape
 from minitron.search.limits import CountedGrid, Limits, Nearest, count_grid
 from minitron.search.space import SearchSpace, ShapeGrid
 
-# (kept blocks) -> axis -> [size + 1] share of the importance that the best units of that number keep; `layers` -> [1].
+# (kept blocks) -> axis -> [size + 1] fraction of importance kept by the best units of each number; `layers` -> [1].
 Shares = Callable[[tuple[int, ...]], Mapping[str, npt.NDArray[np.float64]]]
 RANKINGS = ("memory", "importance", "throughput")
 
@@ -30,7 +30,7 @@ class Candidate:
         shape: The shape that is left.
         memory: Its bytes.
         tokens_per_s: Predicted output tokens a second; None without a device.
-        retained: Share of the teacher's importance that it keeps, the product over its axes; None without scores.
+        retained: Fraction of the teacher's importance that it keeps, the product over its axes; None without scores.
     """
 
     layers: tuple[int, ...]
@@ -42,7 +42,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """What the solver found: the best candidates first, and how many shapes were counted and are within the limits."""
+    """The best candidates first, with the number of shapes that were counted and that are within the limits."""
 
     candidates: tuple[Candidate, ...]
     num_shapes: int
@@ -109,7 +109,7 @@ def solve_budget(
 def retained_share(
     shares: Mapping[str, npt.NDArray[np.float64]], sizes: Mapping[str, SizeT]
 ) -> npt.NDArray[np.float64]:
-    """Product over the axes of the share of importance that is kept; sizes are numbers or arrays."""
+    """Fraction of importance kept, the product over the axes; for one shape or for arrays of sizes."""
     kept = np.asarray(shares["layers"][0])
     for axis, share in shares.items():
         if axis != "layers":

@@ -1,4 +1,4 @@
-"""The search space: which sizes each axis may take, as grids of shapes that numpy counts at once."""
+"""The search space: the sizes that each axis may take, as grids of shapes that numpy counts at once."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from minitron.models.axes import Indices
 from minitron.models.shape import HybridShape
 
 NumberT = TypeVar("NumberT", bound=np.generic)
-# Sizes that matrix kernels like; grouped axes go by the number of their groups instead.
+# Multiples that matrix kernels are fast at; grouped axes go by the number of their groups instead.
 KERNEL_MULTIPLES = {
     "hidden_size": 64,
     "intermediate_size": 64,
@@ -31,7 +31,7 @@ class ShapeGrid:
     """All combinations of some sizes, at one choice of blocks.
 
     Attributes:
-        source: The shape that is cut.
+        source: The shape that is pruned.
         layers: Kept blocks, as ascending indices of the source's.
         sizes: Axis -> size as an array; the arrays broadcast against each other.
     """
@@ -51,7 +51,7 @@ class ShapeGrid:
         return np.broadcast_shapes(*(size.shape for size in self.sizes.values()))
 
     def spread(self, counted: npt.NDArray[NumberT]) -> npt.NDArray[NumberT]:
-        """[shapes] what was counted on the broadcast sizes, one entry a shape."""
+        """[shapes] a broadcastable array, flattened to one entry a shape."""
         return np.broadcast_to(counted, self.dims).reshape(-1)
 
     def shape_at(self, index: int) -> HybridShape:
@@ -66,10 +66,10 @@ class ShapeGrid:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """Which shapes are looked at.
+    """The shapes that are searched.
 
     Attributes:
-        source: The shape that is cut.
+        source: The shape that is pruned.
         layers: For each choice of depth the kept blocks, as ascending indices of the source's.
         sizes: Axis -> sizes to try; an axis that is not named keeps the source's.
         intermediate_ratios: FFN widths as multiples of `hidden_size`, in place of sizes of `intermediate_size`.
@@ -100,7 +100,7 @@ class SearchSpace:
         return len(self.layers) * options * max(1, len(self.intermediate_ratios))
 
     def grids(self) -> Iterator[ShapeGrid]:
-        """The space in pieces of about `GRID_SHAPES` shapes."""
+        """The space in grids of about `GRID_SHAPES` shapes."""
         for layers in self.layers:
             for leading in self._leading():
                 yield ShapeGrid(source=self.source, layers=layers, sizes=self._mesh(leading))
@@ -147,7 +147,7 @@ class SearchSpace:
 
 
 def check_sizes(source: HybridShape, axis: str, sizes: tuple[int, ...]) -> None:
-    """Refuses sizes that a source cannot be cut to.
+    """Checks that a source can be pruned to sizes of an axis.
 
     Raises:
         BudgetError: A size exceeds the source's or breaks a group, or there are none.
@@ -171,10 +171,10 @@ def check_sizes(source: HybridShape, axis: str, sizes: tuple[int, ...]) -> None:
 def size_range(
     source: HybridShape, axis: str, *, low: int, high: int | None = None, step: int | None = None
 ) -> tuple[int, ...]:
-    """Sizes from high to low, in steps that kernels like.
+    """Sizes from high to low, in steps that matrix kernels are fast at.
 
     Args:
-        source: The shape that is cut.
+        source: The shape that is pruned.
         axis: The axis.
         low: Smallest size.
         high: Largest size; the source's when None.

@@ -1,4 +1,4 @@
-"""Tournament: successive halving over candidates that somebody else trains and measures.
+"""Tournament: successive halving over candidates, which the caller trains and measures.
 
 Source: successive halving as in arXiv 1603.06560; ranking candidates after a short distillation as in arXiv 2408.11796.
 """
@@ -12,11 +12,11 @@ from minitron.errors import BudgetError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """How one candidate stands after a round.
+    """A candidate after a round.
 
     Attributes:
         tokens: Tokens it has been trained on in all rounds.
-        loss: What it is judged by; lower is better, infinite when its training failed.
+        loss: What candidates are ranked by; lower is better, infinite when training diverged.
         curve: (tokens, training loss) of all rounds.
     """
 
@@ -27,12 +27,12 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TournamentResult:
-    """How a tournament ended.
+    """Result of a tournament.
 
     Attributes:
-        order: Candidates, best first: those of the last round by their loss, then those that left before, the latest
+        order: Candidates, best first: those of the last round by their loss, then those eliminated before, the latest
             first.
-        standings: For each candidate its standing after each round that it was in.
+        standings: For each candidate its standing after each round that it took part in.
     """
 
     order: tuple[int, ...]
@@ -48,15 +48,15 @@ def run_tournament(
     known: Mapping[tuple[int, int], Standing] | None = None,
     left: Callable[[int], None] = lambda candidate: None,
 ) -> TournamentResult:
-    """Trains all candidates a little, sends the better share on, trains those further, and so on.
+    """Trains all candidates briefly, keeps the better fraction, trains those further, and so on.
 
     Args:
-        num_candidates: How many there are; they are known by their number.
-        play: (candidate, tokens in all) -> its standing after training on so many, going on from the round before.
+        num_candidates: How many there are; a candidate is its number.
+        play: (candidate, tokens in all) -> its standing after training on so many, resumed from the round before.
         tokens: Tokens in all after each round, ascending.
-        keep: Share that goes on after a round, at least one candidate.
-        known: (candidate, tokens) -> a standing from an interrupted tournament, which is not played again.
-        left: Told of each candidate that goes no further.
+        keep: Fraction of the candidates kept after a round, at least one.
+        known: (candidate, tokens) -> a standing from an interrupted tournament, which is not trained again.
+        left: Called with each candidate that is eliminated.
 
     Raises:
         BudgetError: There are no candidates or no rounds, a loss is not a number, or all are infinite.

@@ -14,6 +14,7 @@ from minitron.models.families.mixers import (
     VOCAB,
     attention,
     attention_readers,
+    by_name,
     gated_feed_forward,
     input_of,
 )
@@ -34,14 +35,11 @@ LLAMA = Family(
     model_type="llama",
     block_kinds={"T": "full_attention"},
     only_kind="T",
-    axes={
-        axis.name: axis
-        for axis in (
-            Axis(name="hidden_size"),
-            Axis(name="intermediate_size", block="T"),
-            Axis(name="num_attention_heads", block="T", grouped_by="num_key_value_heads"),
-        )
-    },
+    axes=by_name(
+        Axis(name="hidden_size"),
+        Axis(name="intermediate_size", block="T"),
+        Axis(name="num_attention_heads", block="T", grouped_by="num_key_value_heads"),
+    ),
     config_keys={**TRANSFORMER_KEYS, "tie_word_embeddings": ("tie_word_embeddings",)},
     switches=("tie_word_embeddings",),
     defaults={
@@ -50,6 +48,9 @@ LLAMA = Family(
         "tie_word_embeddings": lambda _: 0,
     },
     multiples={"hidden_size": "num_attention_heads"},  # transformers refuses others, whatever the head_dim
+    embeddings="model.embed_tokens.weight",
+    final_norm="model.norm.weight",
+    head="lm_head.weight",
     model_tensors=(
         TensorSpec("model.embed_tokens.weight", (VOCAB, HIDDEN)),
         TensorSpec("model.norm.weight", (HIDDEN,)),
@@ -59,9 +60,6 @@ LLAMA = Family(
     block_prefix="model.layers.{layer}.",
     prefix_on_disk="model.",
     prefix_in_memory="model.",
-    embeddings="model.embed_tokens.weight",
-    final_norm="model.norm.weight",
-    head="lm_head.weight",
     computed=("rotary_emb.inv_freq",),
     only_values={"attention_bias": (False,), "mlp_bias": (False,), "use_sliding_window": (False,)},
     keeps={"T": "kv"},

@@ -1,6 +1,8 @@
-"""What families share: dims, and the tensors of attention, feed-forward and Mamba-2 mixers under a submodule's name."""
+"""Declarations that families share: dims, and the tensors of attention, feed-forward and Mamba-2 mixers."""
 
-from minitron.models.axes import TensorSpec
+from collections.abc import Mapping
+
+from minitron.models.axes import Axis, TensorSpec
 from minitron.models.families.family import HookPoint
 
 HIDDEN = (("hidden_size",),)
@@ -26,6 +28,11 @@ TRANSFORMER_KEYS = {
         "head_dim",
     )
 }
+
+
+def by_name(*axes: Axis) -> Mapping[str, Axis]:
+    """Axes by their names."""
+    return {axis.name: axis for axis in axes}
 
 
 def attention(module: str) -> tuple[TensorSpec, ...]:

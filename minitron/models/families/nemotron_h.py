@@ -13,6 +13,7 @@ from minitron.models.families.mixers import (
     VOCAB,
     attention,
     attention_readers,
+    by_name,
     feed_forward,
     input_of,
     mamba2,
@@ -69,25 +70,22 @@ def normed(*readers: str) -> tuple[HookPoint, ...]:
 NEMOTRON_H = Family(
     model_type="nemotron_h",
     block_kinds={"M": "linear_attention", "-": "mlp", "*": "full_attention", "E": "moe"},
-    axes={
-        axis.name: axis
-        for axis in (
-            Axis(name="hidden_size"),
-            Axis(name="intermediate_size", block="-"),
-            Axis(name="mamba_num_heads", block="M", grouped_by="n_groups"),
-            Axis(name="mamba_head_dim", block="M"),
-            Axis(name="num_attention_heads", block="*", grouped_by="num_key_value_heads"),
-            Axis(
-                name="n_routed_experts",
-                block="E",
-                grouped_by="n_group",
-                used="num_experts_per_tok",
-                at_least=least_experts,
-            ),
-            Axis(name="moe_intermediate_size", block="E", per="n_routed_experts"),
-            Axis(name="moe_shared_expert_intermediate_size", block="E"),
-        )
-    },
+    axes=by_name(
+        Axis(name="hidden_size"),
+        Axis(name="intermediate_size", block="-"),
+        Axis(name="mamba_num_heads", block="M", grouped_by="n_groups"),
+        Axis(name="mamba_head_dim", block="M"),
+        Axis(name="num_attention_heads", block="*", grouped_by="num_key_value_heads"),
+        Axis(
+            name="n_routed_experts",
+            block="E",
+            grouped_by="n_group",
+            used="num_experts_per_tok",
+            at_least=least_experts,
+        ),
+        Axis(name="moe_intermediate_size", block="E", per="n_routed_experts"),
+        Axis(name="moe_shared_expert_intermediate_size", block="E"),
+    ),
     config_keys={
         **TRANSFORMER_KEYS,
         "head_dim": ("head_dim", "attention_head_dim"),
@@ -118,6 +116,9 @@ NEMOTRON_H = Family(
     },
     # Infinity has no spelling in JSON; transformers and mlx-lm take (0, infinity) where there is none.
     left_out={"time_step_limit": ([0.0, {"__float__": "Infinity"}], [0.0, float("inf")])},
+    embeddings="backbone.embeddings.weight",
+    final_norm="backbone.norm_f.weight",
+    head="lm_head.weight",
     model_tensors=(
         TensorSpec("backbone.embeddings.weight", (VOCAB, HIDDEN)),
         TensorSpec("backbone.norm_f.weight", (HIDDEN,)),
@@ -127,9 +128,6 @@ NEMOTRON_H = Family(
     block_prefix="backbone.layers.{layer}.",
     prefix_on_disk="backbone.",
     prefix_in_memory="model.",
-    embeddings="backbone.embeddings.weight",
-    final_norm="backbone.norm_f.weight",
-    head="lm_head.weight",
     # Names and shapes: vLLM, models/nemotron_h_mtp.py. The input of eh_proj is [embedding, hidden state].
     extra_prefix="mtp.layers.",
     extra_tensors=(
