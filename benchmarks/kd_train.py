@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, NemotronHConfig, PreTrainedModel,
 from minitron.distill.loss.chunked import distillation_loss
 from minitron.distill.loss.objective import DenseTargets, Objective
 from minitron.distill.teachers.online import OnlineTeacher
-from minitron.distill.training.stage import DistillSettings, distill
+from minitron.distill.training.stage import DistillSettings, TrainingRun, distill
 from minitron.models.shape import HybridShape
 from minitron.runtime.loading import count_params, set_time_step_limit
 
@@ -96,13 +96,19 @@ def time_training(args: argparse.Namespace, shapes: tuple[HybridShape, HybridSha
         micro_batch_size=args.micro_batch_size,
         learning_rate=1e-5,
         optim=args.optim,
-        bf16=args.device == "cuda",
+        precision="bf16" if args.device == "cuda" else "fp32",
         gradient_checkpointing=True,
         chunk_tokens=args.chunk_tokens,
     )
     teaching = OnlineTeacher(teacher)
     with tempfile.TemporaryDirectory() as folder:
-        distill(student, teaching, sequences_NT, settings, state_folder=Path(folder), seed=0, callbacks=[clock])
+        distill(
+            student,
+            teaching,
+            sequences_NT,
+            settings,
+            run=TrainingRun(state_folder=Path(folder), seed=0, callbacks=[clock]),
+        )
     seconds = statistics.median(clock.seconds[LEFT_OUT:])
     tokens = args.batch_size * args.seq_len
     operations = sum(

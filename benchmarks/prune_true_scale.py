@@ -33,8 +33,8 @@ from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.weights import write_weights
 from minitron.models.axes import tensor_shape
 from minitron.models.config import config_for_shape
+from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
-from minitron.models.slicing import Keep
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.plan import PrunePlan
 from minitron.prune.verification import check_logits

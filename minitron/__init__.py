@@ -1,6 +1,117 @@
-"""Minitron: prunes hybrid Mamba-2/attention/MLP language models to a memory budget and distills them back."""
+"""Minitron: prunes hybrid Mamba-2/attention/MLP language models to a memory budget and distills them back.
 
-from importlib.metadata import version
+The names below are the public Python API. They are imported when they are first used, so that `import minitron` itself
+is instant and loads no torch:
 
-__version__ = version("minitron")
-__all__ = ["__version__"]
+    import minitron
+
+    minitron.fit("nvidia-12b/", gpu="a10g", context=131072)["verdict"]
+    scores = minitron.calibrate("teacher/", "text.jsonl", output="scores/")
+    pruned = minitron.prune("teacher/", scores="scores/", shape={"hidden_size": 4480}, output="pruned/")
+    metrics = minitron.evaluate("pruned/", "heldout.jsonl", teacher="teacher/")
+    result = minitron.run("recipe.yaml")
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minitron.api.evaluate import evaluate
+    from minitron.api.fit import fit
+    from minitron.api.merge import merge
+    from minitron.api.prune import prune
+    from minitron.api.run import RunResult, distill, run, search
+    from minitron.api.score import calibrate
+    from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
+    from minitron.errors import MinitronError
+    from minitron.evaluate.metrics import Metrics
+    from minitron.importance.scores import Scores, load_scores
+    from minitron.models.shape import HybridShape
+    from minitron.recipe.load import load_recipe
+    from minitron.recipe.recipe import Recipe
+    from minitron.search.record import SearchRecord
+
+    __version__: str
+
+# Public name -> the module that holds it.
+_HOMES = {
+    "Checkpoint": "minitron.checkpoints.checkpoint",
+    "HybridShape": "minitron.models.shape",
+    "Metrics": "minitron.evaluate.metrics",
+    "MinitronError": "minitron.errors",
+    "Recipe": "minitron.recipe.recipe",
+    "RunResult": "minitron.api.run",
+    "Scores": "minitron.importance.scores",
+    "SearchRecord": "minitron.search.record",
+    "calibrate": "minitron.api.score",
+    "distill": "minitron.api.run",
+    "evaluate": "minitron.api.evaluate",
+    "fit": "minitron.api.fit",
+    "load_recipe": "minitron.recipe.load",
+    "load_scores": "minitron.importance.scores",
+    "merge": "minitron.api.merge",
+    "open_checkpoint": "minitron.checkpoints.checkpoint",
+    "prune": "minitron.api.prune",
+    "run": "minitron.api.run",
+    "search": "minitron.api.run",
+}
+
+__all__ = [
+    "Checkpoint",
+    "HybridShape",
+    "Metrics",
+    "MinitronError",
+    "Recipe",
+    "RunResult",
+    "Scores",
+    "SearchRecord",
+    "__version__",
+    "calibrate",
+    "distill",
+    "evaluate",
+    "fit",
+    "load_recipe",
+    "load_scores",
+    "merge",
+    "open_checkpoint",
+    "prune",
+    "run",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used (PEP 562)."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("minitron")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'minitron' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _function(name: str) -> property:
+    # The import system would put a package of this name in the place of the function; its modules are found all the same.
+    return property(lambda module: __getattr__(name), lambda module, package: None)
+
+
+class _Minitron(ModuleType):
+    """This package, whose functions go before its packages of the same names: `minitron.prune(...)` prunes.
+
+    What lies in those packages is imported by `from minitron.prune.plan import PrunePlan`.
+    """
+
+    distill = _function("distill")
+    evaluate = _function("evaluate")
+    prune = _function("prune")
+    search = _function("search")
+
+
+sys.modules[__name__].__class__ = _Minitron

@@ -1,15 +1,16 @@
-"""What `minitron fit` does with its arguments: a model and a memory in, the verdict out. Loads no torch."""
+"""Whether a model fits a memory budget, from its configuration or headers alone. Loads no torch."""
 
 import logging
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from minitron.artifacts.json_files import JsonObject
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.errors import MinitronError
 from minitron.estimate.devices import DEVICES, Device, find_device, usable_bytes
-from minitron.estimate.serving.fit import FitReport, fit
+from minitron.estimate.serving.fit import FitReport
+from minitron.estimate.serving.fit import fit as fit_shape
 from minitron.estimate.serving.memory import block_bytes
 from minitron.estimate.serving.throughput import Lengths, predict_tokens_per_second
 from minitron.estimate.serving.vllm_command import serve_command
@@ -34,6 +35,35 @@ class Memory:
     device: Device
     utilization: float | None = None
     reserved_gib: float = 0.0
+
+
+def fit(
+    model: str | Path,
+    *,
+    gpu: str = "a10g",
+    context: int = 131072,
+    sequences: int = 1,
+    weights: str | None = None,
+    accounting: str = "plain",
+) -> JsonObject:
+    """Holds a model against a GPU's memory.
+
+    Args:
+        model: Checkpoint folder or `config.json`.
+        gpu: Device profile (a10g, l4, rtx4090, a100-40g, a100-80g, h100, h200), or a CUDA device as `cuda:0`.
+        context: Tokens that each sequence holds.
+        sequences: Sequences held at once.
+        weights: Precision of the weights (bf16, fp8, int8, int4, ...); as stored in a folder, else bf16, when None.
+        accounting: plain counts what is stored, vllm counts cache blocks as the engine allocates them.
+
+    Returns:
+        What `minitron fit --json` prints: `fits`, `verdict`, `total_bytes`, `budget_bytes`, `max_context_tokens`, ...
+
+    Raises:
+        MinitronError: The model cannot be read, or there is no such GPU or precision.
+    """
+    workload = Workload(context_tokens=context, sequences=sequences, accounting=accounting)
+    return fit_model(Path(model), workload, Memory(device=choose_device(gpu, None)), weights=weights)
 
 
 def choose_device(
@@ -74,7 +104,7 @@ def choose_device(
 
 def fit_model(
     model: Path, workload: Workload, memory: Memory, *, weights: str | None = None, lengths: Lengths | None = None
-) -> dict[str, Any]:
+) -> JsonObject:
     """The verdict on a model as `minitron fit --json` prints it.
 
     Args:
@@ -106,8 +136,8 @@ def fit_model(
         reserved_gib=memory.reserved_gib,
         accounting=workload.accounting,
     )
-    report = fit(shape, workload, budget_bytes, weights_bytes=weights_bytes)
-    result = {"weights": workload.weights_dtype} | _contract(report) | _per_block(shape, workload)
+    report = fit_shape(shape, workload, budget_bytes, weights_bytes=weights_bytes)
+    result: JsonObject = {"weights": workload.weights_dtype} | _contract(report) | _per_block(shape, workload)
     if workload.accounting == "vllm":
         folder = str(model if model.is_dir() else model.parent)
         words = serve_command(folder, workload, report, utilization=budget_bytes / memory.device.visible_bytes)
@@ -131,8 +161,8 @@ def _stored_dtype(checkpoint: Checkpoint) -> str:
     return {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}.get(stored.pop(), "bf16") if len(stored) == 1 else "bf16"
 
 
-def _contract(report: FitReport) -> dict[str, Any]:
-    result = {
+def _contract(report: FitReport) -> JsonObject:
+    result: JsonObject = {
         "params": report.params,
         **asdict(report.memory),
         "workspace_low_bytes": report.workspace_low_bytes,
@@ -153,6 +183,6 @@ def _contract(report: FitReport) -> dict[str, Any]:
     return result
 
 
-def _per_block(shape: HybridShape, workload: Workload) -> dict[str, Any]:
+def _per_block(shape: HybridShape, workload: Workload) -> JsonObject:
     found = block_bytes(shape, workload)
     return {"blocks": {kind: {"count": shape.count(kind), **asdict(memory)} for kind, memory in found.items()}}

@@ -1,6 +1,5 @@
 """Artifacts: folders that are written whole or not at all, each with a header that says what it was made from."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -10,16 +9,19 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from minitron.artifacts.atomic import sync_folder, sync_tree, write_text
+from minitron.artifacts.locks import locked
 from minitron.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
 
 HEADER_FILE = "artifact.json"
 MARKER_FILE = "artifact.inputs"
+OLD_FILES = ("artefact.json", "artefact.inputs")  # what older versions called these two
 VERSIONED_PACKAGES = ("minitron", "torch", "transformers", "numpy")
 
 
@@ -78,34 +80,68 @@ def write_artifact(folder: Path, *, stage: str, inputs: Mapping[str, Any], seed:
     _require_ours(folder, HEADER_FILE)
     _require_ours(partial, MARKER_FILE)
     partial.mkdir(parents=True, exist_ok=True)
-    with locked(partial / MARKER_FILE, folder) as marker:
-        _claim(partial, marker, hash_inputs(inputs))
+    with locked(partial / MARKER_FILE, folder):
+        _claim(partial, hash_inputs(inputs))
         yield partial
         _finish(folder, partial, stage=stage, inputs=inputs, seed=seed)
 
 
-@contextmanager
-def locked(path: Path, folder: Path) -> Iterator[TextIO]:
-    """Holds a lock file, open for reading and writing, against other processes that would write a folder.
-
-    The system takes the lock away when the process ends, in whatever way.
+def require_free(output: Path) -> None:
+    """Refuses an output folder that holds something.
 
     Raises:
-        ArtifactError: Another process holds it.
+        ArtifactError: It does.
     """
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ArtifactError(
-                f"another process is writing {folder}; wait for it, stop it, or choose another output"
-            ) from error
-        yield file
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ArtifactError(f"the output folder must be new or empty, {output} is not")
 
 
-def _claim(partial: Path, marker: TextIO, inputs_hash: str) -> None:
-    marker.seek(0)
-    before = marker.read()
+def finished_with(output: Path, inputs: Mapping[str, object], *, what: str) -> bool:
+    """Whether an output is finished and was made from the same inputs, so that it is taken as it is.
+
+    This is the one rule of all commands: a finished result of other inputs is refused, never overwritten.
+
+    Args:
+        output: The output folder.
+        inputs: What it would be made from now.
+        what: What the message calls it.
+
+    Raises:
+        ArtifactError: It is finished and was made from something else; a line for each difference.
+    """
+    header = read_header(output)
+    if header is None:
+        return False
+    if header.inputs_hash == hash_inputs(inputs):
+        logger.info("%s: finished before with the same inputs", output)
+        return True
+    lines = (f"{what} in {output} are stale: {line}" for line in differences(header.inputs, inputs))
+    raise ArtifactError("\n".join(lines))
+
+
+def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """A line for each input that differs, by its path.
+
+    >>> differences({"seed": 0, "settings": {"a": 1}}, {"seed": 0, "settings": {"a": 2}})
+    ['settings.a was 1, is 2']
+    """
+    found = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += [f"{key}.{line}" for line in differences(old, new)]
+        elif _plain(old) != _plain(new):
+            found.append(f"{key} was {old}, is {new}")
+    return found
+
+
+def _plain(value: object) -> object:
+    return json.loads(json.dumps(value, default=str))
+
+
+def _claim(partial: Path, inputs_hash: str) -> None:
+    marker = partial / MARKER_FILE
+    before = marker.read_text(encoding="utf-8")
     if before and before != inputs_hash:
         logger.warning("%s is left from an interrupted attempt with other inputs and is cleared", partial)
         for path in partial.iterdir():
@@ -113,9 +149,9 @@ def _claim(partial: Path, marker: TextIO, inputs_hash: str) -> None:
                 shutil.rmtree(path)
             elif path.name != MARKER_FILE:
                 path.unlink()
-    marker.truncate(0)
-    marker.write(inputs_hash)
-    marker.flush()
+    with marker.open("r+", encoding="utf-8") as file:  # in place, since the file is locked
+        file.truncate(0)
+        file.write(inputs_hash)
 
 
 def _finish(folder: Path, partial: Path, *, stage: str, inputs: Mapping[str, Any], seed: int) -> None:
@@ -128,12 +164,14 @@ def _finish(folder: Path, partial: Path, *, stage: str, inputs: Mapping[str, Any
         written_at=datetime.now(UTC).isoformat(timespec="seconds"),
         files=_list_files(partial),
     )
-    (partial / HEADER_FILE).write_text(header.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_text(partial / HEADER_FILE, header.model_dump_json(indent=2) + "\n")
+    sync_tree(partial)
     replaced = folder.with_name(folder.name + ".replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
         folder.rename(replaced)
     partial.rename(folder)
+    sync_folder(folder.parent)
     (folder / MARKER_FILE).unlink()
     shutil.rmtree(replaced, ignore_errors=True)
 
@@ -147,5 +185,7 @@ def _list_files(folder: Path) -> dict[str, int]:
 
 
 def _require_ours(folder: Path, sign: str) -> None:
+    if any((folder / name).is_file() for name in OLD_FILES):
+        raise ArtifactError(f"{folder} was written by an older version of minitron; choose another output folder")
     if folder.exists() and not (folder / sign).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArtifactError(f"{folder} is in the way and was not written by minitron; move it or choose another output")

@@ -1,7 +1,6 @@
 """Room on the disk: asked for before anything is written, and reported in a sentence when it runs out all the same."""
 
 import errno
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,12 +48,3 @@ def reporting_full_disk(folder: Path) -> Iterator[None]:
             f"writing {folder} must not fill the filesystem, it did ({error.strerror}); make room and call again to "
             "go on from the last whole file"
         ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.errors import CheckpointError
 from minitron.models.axes import TensorSpec, kept_positions, tensor_shape
+from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
-from minitron.models.slicing import Keep, TensorCut
+from minitron.models.slicing import TensorCut
 
 
 def extra_specs(shape: HybridShape, names: Iterable[str]) -> dict[str, TensorSpec]:

@@ -12,9 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
-from minitron.artifacts.artifact import locked, working_folder
-from minitron.artifacts.disk_space import reporting_full_disk, require_room, sync_folder
+from minitron.artifacts.artifact import working_folder
+from minitron.artifacts.atomic import sync_folder
+from minitron.artifacts.disk_space import reporting_full_disk, require_room
 from minitron.artifacts.json_files import JsonObject
+from minitron.artifacts.locks import locked
 from minitron.data.sequence_file import SequenceFile, SequenceFileHeader, make_header, open_sequence_file
 from minitron.data.sequences import fill_sequences
 from minitron.data.sources import Blend, shuffled_shares

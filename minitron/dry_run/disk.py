@@ -76,7 +76,7 @@ def _checkpoints(recipe: Recipe, config: Mapping[str, Any], shapes: Shapes) -> I
 
 
 def _students(stage: str, section: DistillSection, one: int) -> DiskItem:
-    number = max(1, len(section.stages)) + (len(section.merge) > 1)
+    number = max(1, len(section.phases)) + (len(section.merge) > 1)
     return DiskItem(stage=stage, what="checkpoint" if number == 1 else f"{number} checkpoints", bytes=number * one)
 
 
@@ -97,7 +97,7 @@ def _caches(shapes: Shapes, trainings: Sequence[Training]) -> Iterator[DiskItem]
     for training in trainings:
         if training.mode == "cached" and isinstance(training.section, DistillSection):
             token = cache_token_bytes(
-                shapes.teacher.vocab_size, training.section.teacher.top_k, training.section.samples
+                shapes.teacher.vocab_size, training.section.teacher.top_k, training.section.drawn_tokens
             )
             size = training.length.packed_tokens * token + training.length.blocks * CACHED_BLOCK_BYTES
             what = f"teacher's cache, {token} bytes a token"

@@ -142,10 +142,10 @@ def _of_settings(trained: Sequence[Training]) -> Iterator[str]:
 
 
 def _sources(recipe: Recipe) -> Iterator[Source]:
-    sections: list[Any] = [recipe.score, recipe.distill, *recipe.distill.stages, recipe.evaluate]
+    sections: list[Any] = [recipe.score, recipe.distill, *recipe.distill.phases, recipe.evaluate]
     sections += [recipe.prune.repair, recipe.prune.compensate, recipe.correct_teacher]
     if recipe.depth_first is not None:
-        sections += [recipe.depth_first.distill, *recipe.depth_first.distill.stages]
+        sections += [recipe.depth_first.distill, *recipe.depth_first.distill.phases]
     for section in sections:
         if section is not None:
             yield from section.data or ()

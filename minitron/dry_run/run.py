@@ -18,7 +18,7 @@ from minitron.recipe.lengths import check_lengths
 from minitron.recipe.recipe import Recipe
 
 
-def forecast_run(recipe: Recipe, arguments: Sequence[str]) -> dict[str, Any]:
+def plan_run(recipe: Recipe, arguments: Sequence[str]) -> dict[str, Any]:
     """What a run would do, take and need.
 
     Args:

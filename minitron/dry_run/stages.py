@@ -142,7 +142,7 @@ def _search(recipe: Recipe, shapes: Shapes) -> PlannedStage:
     first, rounds = recipe.distill.curriculum[0], section.tournament
     candidates = min(section.shortlist, shapes.found.num_feasible)
     both = forward_operations(shapes.student, first.seq_len) + forward_operations(shapes.teacher, first.seq_len)
-    operations = candidates * rounds.blocks * first.seq_len * both
+    operations = candidates * rounds.sequences * first.seq_len * both
     if section.choose == "tournament":
         operations += rounds_tokens(recipe, candidates) * training_operations(
             shapes.student, first.seq_len, teacher=shapes.teacher, checkpointing=first.gradient_checkpointing
@@ -177,7 +177,7 @@ def _cache(recipe: Recipe) -> PlannedStage | None:
 def _distillation(section: DistillSection) -> str:
     loss = section.loss.divergence + (" and cross-entropy" if section.loss.cross_entropy else "")
     teacher = {"online": "an online", "layerwise": "a layerwise", "cached": "a cached"}[section.teacher.mode]
-    stages = f", {len(section.stages)} stages" if section.stages else ""
+    stages = f", {len(section.phases)} stages" if section.phases else ""
     merged = f", the last {len(section.merge)} merged" if len(section.merge) > 1 else ""
     return f"{loss} from {teacher} teacher{stages}{merged}"
 
@@ -185,11 +185,11 @@ def _distillation(section: DistillSection) -> str:
 def _evaluate(recipe: Recipe, shapes: Shapes) -> PlannedStage:
     section = recipe.evaluate
     teacher, student = (forward_operations(shape, section.seq_len) for shape in (shapes.teacher, shapes.student))
-    operations = section.blocks * section.seq_len * (4 * teacher + 2 * student)
+    operations = section.sequences * section.seq_len * (4 * teacher + 2 * student)
     task = "" if section.task is None else f", {section.task.name}"
     return PlannedStage(
         name="evaluate",
-        does=f"loss and KL on {section.blocks:,} held-out blocks{task}",
+        does=f"loss and KL on {section.sequences:,} held-out blocks{task}",
         operations=operations,
         **_whole(False, "the teacher, and it again as what is measured,", shapes.teacher, shapes.teacher),
     )

@@ -96,7 +96,7 @@ class Training:
     def where(self) -> str:
         """The section's name in the recipe."""
         section = {"correct": "correct_teacher", "depth_distill": "depth_first.distill"}.get(self.stage, self.stage)
-        return f"{section}.stages.{self.name}" if self.name else section
+        return f"{section}.phases.{self.name}" if self.name else section
 
 
 def trainings(recipe: Recipe, shapes: Shapes) -> Iterator[Training]:
@@ -119,6 +119,6 @@ def rounds_tokens(recipe: Recipe, candidates: int) -> int:
 
 
 def _curriculum(stage: str, section: DistillSection, student: HybridShape, teacher: HybridShape) -> Iterator[Training]:
-    names = section.stage_names if section.stages else ("",)
+    names = section.phase_names if section.phases else ("",)
     for name, found in zip(names, section.curriculum, strict=True):
         yield Training(stage=stage, name=name, section=found, student=student, teacher=teacher)

@@ -10,9 +10,9 @@ import numpy as np
 from minitron.errors import MinitronError
 from minitron.importance.scores import ScoreArray, Scores
 from minitron.models.axes import Axis, Indices
+from minitron.models.keep import Keep
 from minitron.models.quotas import BlockQuotas
 from minitron.models.shape import HybridShape
-from minitron.models.slicing import Keep
 
 MAMBA_AXES = ("mamba_num_heads", "mamba_head_dim")
 

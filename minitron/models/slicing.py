@@ -8,49 +8,8 @@ import torch
 
 from minitron.errors import ShapeError
 from minitron.models.axes import Indices, TensorSpec, kept_positions, tensor_shape
+from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keep:
-    """What of a model survives.
-
-    Attributes:
-        layers: Source indices of the kept blocks, ascending.
-        indices: (axis, source layer, or None for a model-wide axis) -> kept indices of that axis, in their new order;
-            a row of them for each entry of the axis that owns it, as for the neurons of every expert. An axis that is
-            not named is kept whole.
-    """
-
-    layers: tuple[int, ...]
-    indices: Mapping[tuple[str, int | None], Indices]
-
-    def at(self, layer: int | None) -> dict[str, Indices]:
-        """Kept indices by axis as seen from one block, or from outside the blocks."""
-        return {axis: kept for (axis, where), kept in self.indices.items() if where in (None, layer)}
-
-    def shape(self, source: HybridShape) -> HybridShape:
-        """The shape that is left of the source.
-
-        Raises:
-            ShapeError: Blocks of one kind keep different numbers of an axis, or some of them all.
-        """
-        counts: dict[str, set[int]] = {}
-        for axis in source.family.axes.values():
-            layers = (
-                [None]
-                if axis.block is None
-                else [n for n in self.layers if source.hybrid_override_pattern[n] == axis.block]
-            )
-            kept = {
-                self.indices[axis.name, n].shape[-1] if (axis.name, n) in self.indices else source.sizes[axis.name]
-                for n in layers
-            }
-            if len(kept) > 1:
-                raise ShapeError(f"every block must keep the same number of {axis.name}, got {sorted(kept)}")
-            if kept:
-                counts[axis.name] = kept
-        return source.resized(layers=self.layers, **{name: min(kept) for name, kept in counts.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,34 +1,34 @@
-"""Measuring candidates: pruned in memory and compared with the teacher at once, or after a short distillation."""
+"""Measures candidates: pruned in memory and compared with the teacher at once, or after a short distillation."""
 
-import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel
 
-from minitron.artifacts.json_files import write_json
+from minitron.artifacts.json_files import read_record, write_json
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.data.packing import write_sequence_file
 from minitron.data.sequences import TokenSequences
 from minitron.data.sources import Blend
 from minitron.distill.teachers.online import OnlineTeacher
-from minitron.distill.training.stage import distill
+from minitron.distill.training.stage import TrainingRun, distill
 from minitron.distill.training.trainer import DivergedError
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.importance.scores import Scores
 from minitron.importance.selection import select_units
-from minitron.pipeline.text import data_hashes, text_sources
+from minitron.pipeline.fingerprints import data_hashes
+from minitron.pipeline.text import text_sources
 from minitron.pipeline.training import objective_of, train_settings
 from minitron.progress import track
 from minitron.prune.in_memory import prune_model
 from minitron.prune.plan import PrunePlan
 from minitron.recipe.recipe import Recipe
 from minitron.runtime.loading import load_model, load_tokenizer
+from minitron.search.record import ZeroShot
 from minitron.search.solver import Candidate
 from minitron.search.tournament import Standing, TournamentResult, run_tournament
 
@@ -44,13 +44,21 @@ class Measured:
 
     Attributes:
         candidate: The candidate.
-        zero_shot: `loss` and `kl` right after pruning; None when not measured.
+        zero_shot: Loss and KL right after pruning; None when not measured.
         standings: After each round of a tournament that it was in.
     """
 
     candidate: Candidate
-    zero_shot: Mapping[str, float] | None = None
+    zero_shot: ZeroShot | None = None
     standings: tuple[Standing, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _MeasuredFile:
+    """What an interrupted search has measured: entries of (candidate, result) and ((candidate, tokens), result)."""
+
+    zero_shot: tuple[tuple[int, ZeroShot], ...] = ()
+    standings: tuple[tuple[tuple[int, int], Standing], ...] = ()
 
 
 def measure_candidates(
@@ -63,22 +71,22 @@ def measure_candidates(
         source: The checkpoint that is cut.
         scores: Its scores.
         candidates: What to measure.
-        folder: Where every result and the trainer's states are saved; an interrupted call is gone on with.
+        folder: Where every result and the trainer's states are saved; an interrupted call is resumed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    bench, notes = _Bench(recipe, source, scores, folder), _Notes(folder / MEASURED_FILE)
+    bench, progress = _Bench(recipe, source, scores, folder), _Progress(folder / MEASURED_FILE)
     for index in track(range(len(candidates)), "zero-shot", total=len(candidates)):
-        if index not in notes.zero_shot:
-            notes.zero_shot[index] = bench.measure(bench.prune(candidates[index]))
-            notes.save()
+        if index not in progress.zero_shot:
+            progress.zero_shot[index] = bench.measure(bench.prune(candidates[index]))
+            progress.save()
     if recipe.search.choose == "zero_shot":
-        order: Sequence[int] = sorted(range(len(candidates)), key=lambda index: notes.zero_shot[index]["kl"])
+        order: Sequence[int] = sorted(range(len(candidates)), key=lambda index: progress.zero_shot[index].kl)
         standings: Sequence[tuple[Standing, ...]] = [()] * len(candidates)
     else:
-        result = _tournament(recipe, bench, candidates, notes, folder)
+        result = _tournament(recipe, bench, candidates, progress, folder)
         order, standings = result.order, result.standings
     return [
-        Measured(candidate=candidates[index], zero_shot=notes.zero_shot[index], standings=standings[index])
+        Measured(candidate=candidates[index], zero_shot=progress.zero_shot[index], standings=standings[index])
         for index in order
     ]
 
@@ -90,7 +98,7 @@ class _Bench:
     """
 
     def __init__(self, recipe: Recipe, source: Checkpoint, scores: Scores, folder: Path) -> None:
-        # A tournament is over within the first stage of a curriculum; hidden states and merging are left to it.
+        # A tournament is over within the first phase of a curriculum; hidden states and merging are left to it.
         section, rounds = recipe.distill.curriculum[0], recipe.search.tournament
         self.section = section
         self.source, self.scores = source, scores
@@ -103,7 +111,7 @@ class _Bench:
             Blend(
                 sources=text_sources(section.data),
                 seq_len=section.seq_len,
-                num_sequences=train + rounds.blocks,
+                num_sequences=train + rounds.sequences,
                 seed=recipe.seed,
             ),
             load_tokenizer(source.folder),
@@ -118,63 +126,48 @@ class _Bench:
         keep = select_units(self.scores, shape, candidate.shape, candidate.layers)
         return prune_model(self.model, PrunePlan(source=shape, target=candidate.shape, keep=keep))
 
-    def measure(self, student: PreTrainedModel) -> dict[str, float]:
+    def measure(self, student: PreTrainedModel) -> ZeroShot:
         """Loss, and KL to the teacher, on the text that is judged by."""
         found = evaluate_text(student, self.held_out_NT, teacher=self.teacher)
         assert found.kl_to_teacher is not None
-        return {"loss": found.loss, "kl": found.kl_to_teacher}
+        return ZeroShot(loss=found.loss, kl=found.kl_to_teacher)
 
 
-class _Notes:
-    """What has been measured so far, kept in a file that is replaced whole."""
+class _Progress:
+    """What has been measured so far, kept in a file that is replaced atomically."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"zero_shot": [], "standings": []}
-        self.zero_shot: dict[int, Mapping[str, float]] = dict(found["zero_shot"])
-        self.standings = {
-            (index, tokens): Standing(
-                tokens=entry["tokens"],
-                loss=entry["loss"],
-                curve=tuple((int(at), float(loss)) for at, loss in entry["curve"]),
-            )
-            for (index, tokens), entry in found["standings"]
-        }
+        found = read_record(path, _MeasuredFile) if path.is_file() else _MeasuredFile()
+        self.zero_shot: dict[int, ZeroShot] = dict(found.zero_shot)
+        self.standings: dict[tuple[int, int], Standing] = dict(found.standings)
 
     def save(self) -> None:
-        partial = self._path.with_name(self._path.name + ".partial")
-        standings = [(key, asdict(standing)) for key, standing in self.standings.items()]
-        write_json(partial, {"zero_shot": list(self.zero_shot.items()), "standings": standings})
-        partial.replace(self._path)
+        kept = _MeasuredFile(zero_shot=tuple(self.zero_shot.items()), standings=tuple(self.standings.items()))
+        write_json(self._path, asdict(kept))
 
 
 def _tournament(
-    recipe: Recipe, bench: _Bench, candidates: Sequence[Candidate], notes: _Notes, folder: Path
+    recipe: Recipe, bench: _Bench, candidates: Sequence[Candidate], progress: _Progress, folder: Path
 ) -> TournamentResult:
     def play(index: int, tokens: int) -> Standing:
         student = bench.prune(candidates[index])
         try:
+            # One process, one pass, and nothing for the trackers of the distillation itself.
+            alone = {"sharding": "ddp", "epochs": 1, "report_to": ()}
             record = distill(
                 student,
                 OnlineTeacher(bench.teacher),
                 bench.train_NT,
-                # One process, one pass, and nothing for the trackers of the distillation itself.
-                replace(
-                    train_settings(bench.section, objective_of(bench.section.loss)),
-                    sharded=False,
-                    epochs=1,
-                    report_to=(),
-                ),
-                state_folder=_candidate_folder(folder, index),
-                seed=recipe.seed,
-                stop_after_tokens=tokens,
+                train_settings(bench.section, objective_of(bench.section.loss)).model_copy(update=alone),
+                TrainingRun(state_folder=_candidate_folder(folder, index), seed=recipe.seed, stop_after_tokens=tokens),
             )
-            standing = Standing(tokens=record.tokens, loss=bench.measure(student)["kl"], curve=record.curve)
+            standing = Standing(tokens=record.tokens, loss=bench.measure(student).kl, curve=record.curve)
         except DivergedError as error:
             logger.warning("candidate %d leaves the tournament: %s", index, error)
             standing = Standing(tokens=tokens, loss=math.inf, curve=())
-        notes.standings[index, tokens] = standing
-        notes.save()
+        progress.standings[index, tokens] = standing
+        progress.save()
         logger.info("candidate %d after %d tokens: KL %.4f", index, standing.tokens, standing.loss)
         return standing
 
@@ -183,7 +176,7 @@ def _tournament(
         play,
         tokens=recipe.search.tournament.tokens,
         keep=recipe.search.tournament.keep,
-        known=notes.standings,
+        known=progress.standings,
         left=lambda index: shutil.rmtree(_candidate_folder(folder, index), ignore_errors=True),
     )
 

@@ -1,52 +1,68 @@
-"""Refusing, before the first stage runs, what a later one would refuse."""
+"""Preflight validation of a recipe against its teacher, before the first stage runs. Loads no torch."""
+
+from pathlib import Path
 
 import numpy as np
-from transformers.training_args import OptimizerNames
 
-from minitron.checkpoints.checkpoint import Checkpoint
+from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from minitron.distill.optimizers import OPTIMIZER_NAMES
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
-from minitron.pipeline.stages.depth import kept_blocks
-from minitron.pipeline.stages.score import calibration_settings
+from minitron.pipeline.blocks import check_depth_target, kept_blocks
 from minitron.recipe.lengths import check_lengths
 from minitron.recipe.recipe import Recipe
+from minitron.recipe.source import missing_files
 from minitron.recipe.space import search_space
 from minitron.search.solver import solve_budget
 
 
-def check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
+def check_recipe(recipe: Recipe) -> None:
     """Refuses a recipe that the stages cannot follow.
 
     Raises:
-        MinitronError: The search asks for more than the teacher has or finds nothing within the limits, block quotas or
-            rounds cannot be kept to, a distillation has less than one batch, or layers that predict further tokens are
-            in the way of a cut.
+        CheckpointError: The teacher is not a whole checkpoint of a known family.
+        MinitronError: Text is missing, the search asks for more than the teacher has or finds nothing within the
+            limits, block quotas or rounds cannot be kept to, a phase of distillation has less than one batch, or layers
+            that predict further tokens are in the way of a cut.
     """
-    teacher = checkpoint.shape
-    axes = teacher.family.axes
+    checkpoint = open_checkpoint(Path(recipe.teacher))
+    missing = list(missing_files(recipe))
+    if missing:
+        raise MinitronError("\n".join(f"text file not found: {path}" for path in missing))
+    _check_extras(recipe, checkpoint)
+    depth = recipe.score.depth
+    if depth.remove:
+        pattern = checkpoint.shape.hybrid_override_pattern
+        depth.quotas.check(pattern, len(pattern) - depth.remove)
+    _check_search(recipe, checkpoint.shape)
+    check_lengths(recipe)
+    check_training(recipe, checkpoint.shape)
+
+
+def check_training(recipe: Recipe, teacher: HybridShape) -> None:
+    """Refuses settings of training that the teacher's vocabulary or Trainer does not allow.
+
+    Raises:
+        MinitronError: An optimizer is unknown, or a cache keeps as many tokens as the vocabulary has.
+    """
+    for section in recipe.trained:
+        if section.optim not in OPTIMIZER_NAMES:
+            known = ", ".join(OPTIMIZER_NAMES)
+            raise MinitronError(f"optim must be one of Trainer's, {known}, got {section.optim!r}")
+    kept = recipe.distill.teacher
+    if kept.mode == "cached" and kept.top_k >= teacher.vocab_size:
+        raise MinitronError(
+            f"distill.teacher.top_k must be below the vocabulary's {teacher.vocab_size}, got {kept.top_k}"
+        )
+
+
+def _check_extras(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    axes = checkpoint.shape.family.axes
     blockwise = sorted(axis for axis in recipe.search.sizes if axis in axes and axes[axis].block is not None)
     if checkpoint.extras and blockwise and not recipe.prune.drop_mtp:
         raise MinitronError(
             f"search.{blockwise[0]} needs prune.drop_mtp: true, since nothing is known of it in the layers of "
             f"{checkpoint.folder} that predict further tokens"
-        )
-    depth = calibration_settings(recipe.score).depth
-    if depth is not None:
-        depth.quotas.check(teacher.hybrid_override_pattern, teacher.num_hidden_layers - depth.remove)
-    _check_search(recipe, teacher)
-    check_lengths(recipe)
-    _check_training(recipe, teacher)
-
-
-def _check_training(recipe: Recipe, teacher: HybridShape) -> None:
-    known = [name.value for name in OptimizerNames]
-    for section in recipe.trained:
-        if section.optim not in known:
-            raise MinitronError(f"optim must be one of Trainer's, {', '.join(known)}, got {section.optim!r}")
-    kept = recipe.distill.teacher
-    if kept.mode == "cached" and kept.top_k >= teacher.vocab_size:
-        raise MinitronError(
-            f"distill.teacher.top_k must be below the vocabulary's {teacher.vocab_size}, got {kept.top_k}"
         )
 
 
@@ -66,10 +82,4 @@ def _check_search(recipe: Recipe, teacher: HybridShape) -> None:
         kept_layers(depths[0])
     elif depths == [blocks]:
         solve_budget(space, workload, limits, top_k=1)
-    left = blocks - recipe.score.depth.remove
-    reached = left == depths[0] if recipe.depth_first is not None else left <= min(depths)
-    if recipe.score.depth.remove and not reached:
-        raise MinitronError(
-            f"score.depth.remove must reach the blocks that are to be left, it leaves {left} of {blocks} and "
-            f"{min(depths)} are asked for"
-        )
+    check_depth_target(recipe, blocks, min(depths))

@@ -1,37 +1,106 @@
-"""What the stages call their files in a run folder, and reading back what people and later stages ask for."""
+"""The run folder: where every stage of a run keeps its files."""
 
-import json
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from minitron.checkpoints import checkpoint
-from minitron.recipe.recipe import Recipe
+from minitron.artifacts.json_files import read_record
+from minitron.checkpoints.checkpoint import PLAN_FILE
+from minitron.evaluate.metrics import Metrics
+from minitron.search.record import SearchRecord
 
 SCORES_FILE = "scores.safetensors"
 CANDIDATES_FILE = "candidates.json"
-PLAN_FILE = checkpoint.PLAN_FILE
 CHECKPOINT_FOLDER = "checkpoint"
 STATE_FOLDER = "state"
 TRAINED_FOLDER = "trained"
 RECORD_FILE = "record.json"
 METRICS_FILE = "metrics.json"
-
-Folders = Mapping[str, Path]
-
-
-def cut_source(recipe: Recipe, folders: Folders) -> Path:
-    """The checkpoint that is scored, searched and pruned: the teacher, or what the first of two steps left of it."""
-    return Path(recipe.teacher) if recipe.depth_first is None else folders["depth_distill"] / CHECKPOINT_FOLDER
+PICTURE_FILE = "summary.png"
 
 
-def read_candidates(folder: Path) -> dict[str, Any]:
-    """The search stage's result."""
-    candidates: dict[str, Any] = json.loads((folder / CANDIDATES_FILE).read_text())
-    return candidates
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run folder; each stage has a folder of its own in it, named as the stage.
 
+    Attributes:
+        path: The folder.
+    """
 
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """The evaluate stage's result."""
-    metrics: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text())
-    return metrics
+    path: Path
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage."""
+        return self.path / name
+
+    @property
+    def corrected_teacher(self) -> Path:
+        """Checkpoint that `correct` writes."""
+        return self.path / "correct" / TRAINED_FOLDER / CHECKPOINT_FOLDER
+
+    @property
+    def depth_pruned(self) -> Path:
+        """Checkpoint that `depth` writes."""
+        return self.path / "depth" / CHECKPOINT_FOLDER
+
+    @property
+    def depth_plan(self) -> Path:
+        """Pruning plan of `depth`."""
+        return self.path / "depth" / PLAN_FILE
+
+    @property
+    def depth_distilled(self) -> Path:
+        """Checkpoint that `depth_distill` writes."""
+        return self.path / "depth_distill" / CHECKPOINT_FOLDER
+
+    @property
+    def scores(self) -> Path:
+        """Scores that `score` writes."""
+        return self.path / "score" / SCORES_FILE
+
+    @property
+    def candidates(self) -> Path:
+        """Candidates that `search` writes."""
+        return self.path / "search" / CANDIDATES_FILE
+
+    @property
+    def pruned(self) -> Path:
+        """Checkpoint that `prune` writes."""
+        return self.path / "prune" / CHECKPOINT_FOLDER
+
+    @property
+    def plan(self) -> Path:
+        """Pruning plan of `prune`."""
+        return self.path / "prune" / PLAN_FILE
+
+    @property
+    def teacher_cache(self) -> Path:
+        """Folder of `cache`: a cache for each phase of the distillation."""
+        return self.path / "cache"
+
+    @property
+    def student(self) -> Path:
+        """Checkpoint that `distill` writes."""
+        return self.path / "distill" / CHECKPOINT_FOLDER
+
+    @property
+    def record(self) -> Path:
+        """Loss curve and tokens of `distill`."""
+        return self.path / "distill" / RECORD_FILE
+
+    @property
+    def metrics(self) -> Path:
+        """Metrics that `evaluate` writes."""
+        return self.path / "evaluate" / METRICS_FILE
+
+    @property
+    def picture(self) -> Path:
+        """Picture that `report` draws."""
+        return self.path / "report" / PICTURE_FILE
+
+    def read_candidates(self) -> SearchRecord:
+        """What the search stage found."""
+        return read_record(self.candidates, SearchRecord)
+
+    def read_metrics(self) -> dict[str, Metrics]:
+        """Metrics of teacher, pruned and distilled."""
+        return read_record(self.metrics, dict[str, Metrics])

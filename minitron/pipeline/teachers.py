@@ -1,4 +1,4 @@
-"""Teachers as a recipe asks for them, each stage's with the text that it goes with."""
+"""Opens the teachers that a recipe asks for, each phase's with the text that it goes with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,55 +6,53 @@ from pathlib import Path
 
 from minitron.distill.dataset import PackedSequences
 from minitron.distill.teachers.teacher import Teacher
-from minitron.distributed import Ranks
 from minitron.errors import MinitronError
-from minitron.pipeline.stages.cache import cache_folder, open_cache
-from minitron.pipeline.training import layerwise_teacher, online_teacher, packed_text, rank_device
+from minitron.pipeline.context import StageContext
+from minitron.pipeline.run_folder import STATE_FOLDER
+from minitron.pipeline.teacher_caches import open_cache, phase_folder
+from minitron.pipeline.training import layerwise_teacher, online_teacher, packed_text
 from minitron.recipe.distill import DistillSection
-from minitron.recipe.recipe import Recipe
 
-OpenTeacher = Callable[[int, DistillSection, Path], tuple[PackedSequences, Teacher]]
+OpenTeacher = Callable[[int, DistillSection], tuple[PackedSequences, Teacher]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taught:
-    """Where a teacher's signal comes from.
+class TeacherSource:
+    """Where a teacher's logits come from.
 
     Attributes:
         folder: The teacher's checkpoint.
-        cache: Folder of the caches that were written beforehand, where there are any.
+        caches: Folder of the caches that were written beforehand, where there are any.
     """
 
     folder: Path
-    cache: Path | None = None
+    caches: Path | None = None
 
 
-def open_teachers(recipe: Recipe, section: DistillSection, taught: Taught, ranks: Ranks) -> OpenTeacher:
-    """Gives a function: a stage's position, section and folder for its packed text in; the text and its teacher out.
+def open_teachers(context: StageContext, section: DistillSection, source: TeacherSource) -> OpenTeacher:
+    """Gives a function: a phase's position and section in; its packed text and its teacher out.
 
-    An online teacher is loaded once, whatever the number of stages.
+    An online teacher is loaded once, whatever the number of phases.
 
     Raises:
         MinitronError: A teacher that is read layer by layer is asked for in several processes.
     """
-    mode = section.teacher.mode
+    mode, recipe, ranks = section.teacher.mode, context.recipe, context.ranks
     if mode == "layerwise" and ranks.world_size > 1:
         raise MinitronError("a layerwise teacher takes one process; in several use a cached or an online one")
     online: list[Teacher] = []
 
-    def open_teacher(position: int, stage: DistillSection, state: Path) -> tuple[PackedSequences, Teacher]:
+    def open_teacher(position: int, phase: DistillSection) -> tuple[PackedSequences, Teacher]:
         if mode == "cached":
-            assert taught.cache is not None
-            return open_cache(cache_folder(taught.cache, position), stage, device=rank_device(ranks, recipe.device))
-        sequences_NT = packed_text(
-            stage, taught.folder, state / f"stage-{position + 1}.tokens", seed=recipe.seed, ranks=ranks
-        )
+            assert source.caches is not None
+            return open_cache(phase_folder(source.caches, position), phase, device=context.device)
+        path = context.output / STATE_FOLDER / f"phase-{position + 1}.tokens"
+        sequences_NT = packed_text(phase, source.folder, path, seed=recipe.seed, ranks=ranks)
         if mode == "layerwise":
-            return sequences_NT, layerwise_teacher(taught.folder, stage, sequences_NT, ranks, device=recipe.device)
+            return sequences_NT, layerwise_teacher(source.folder, phase, sequences_NT, device=context.device)
         if not online:
-            online.append(
-                online_teacher(taught.folder, stage, ranks, device=recipe.device, sharded=stage.sharding == "fsdp2")
-            )
+            sharded = phase.sharding == "fsdp2"
+            online.append(online_teacher(source.folder, phase, ranks, device=recipe.device, sharded=sharded))
         return sequences_NT, online[0]
 
     return open_teacher

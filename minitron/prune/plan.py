@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from minitron.checkpoints.weights import READABLE
 from minitron.errors import MinitronError
 from minitron.models.axes import Indices
+from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
-from minitron.models.slicing import Keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

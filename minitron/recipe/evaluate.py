@@ -19,7 +19,7 @@ class EvaluateSection(Settings):
     """Evaluation of teacher, pruned and distilled."""
 
     data: tuple[Source, ...] = Field(min_length=1, description="Held-out text.")
-    blocks: PositiveInt = Field(default=64, description="Packed blocks of it.")
-    seq_len: PositiveInt = Field(default=1024, description="Tokens a block.")
+    sequences: PositiveInt = Field(default=64, description="Packed sequences of it.")
+    seq_len: PositiveInt = Field(default=1024, description="Tokens a sequence.")
     task: Task | None = Field(default=None, description="An exact-match task.")
     speed_new_tokens: PositiveInt = Field(default=64, description="Tokens generated to measure speed.")

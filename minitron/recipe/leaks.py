@@ -37,8 +37,8 @@ def _trained_on(recipe: Recipe) -> Iterator[tuple[str, Source]]:
 
 def _distilled(name: str, section: DistillSection) -> Iterator[tuple[str, Source]]:
     yield from _places(name, section.data)
-    for number, stage in enumerate(section.stages):
-        yield from _places(f"{name}.stages.{number}", stage.data or ())
+    for number, phase in enumerate(section.phases):
+        yield from _places(f"{name}.phases.{number}", phase.text)
 
 
 def _places(section: str, sources: tuple[Source, ...]) -> Iterator[tuple[str, Source]]:

@@ -30,8 +30,8 @@ def check_lengths(recipe: Recipe) -> None:
 
 
 def _check_curriculum(name: str, section: DistillSection) -> None:
-    for stage, found in zip(section.stage_names, section.curriculum, strict=True):
-        _check_tokens(f"{name}.stages.{stage}" if section.stages else name, found, found.tokens or 0)
+    for stage, found in zip(section.phase_names, section.curriculum, strict=True):
+        _check_tokens(f"{name}.phases.{stage}" if section.phases else name, found, found.tokens or 0)
         if found.micro_batch_size is not None and found.batch_size % found.micro_batch_size:
             raise RecipeError(
                 f"{name}.micro_batch_size must divide the batch of {found.batch_size} blocks in stage {stage}, got "

@@ -10,14 +10,26 @@ from pydantic import BaseModel, ValidationError
 
 from minitron.data.documents import is_text_file
 from minitron.errors import RecipeError
-from minitron.recipe.distill import DistillSection
+from minitron.recipe.evaluate import Task
 from minitron.recipe.leaks import find_leaks
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.search import UNION_TAGS
 from minitron.recipe.source import Source
 from minitron.settings import Settings
 
-SectionT = TypeVar("SectionT", bound=Settings)
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+# Keys of older recipes -> what they are called now.
+RENAMED = {
+    "distill.stages": "distill.phases",
+    "depth_first.distill.stages": "depth_first.distill.phases",
+    "distill.teacher.samples": "distill.teacher.drawn_tokens",
+    "depth_first.distill.teacher.samples": "depth_first.distill.teacher.drawn_tokens",
+    "distill.teacher.window_blocks": "distill.teacher.window_sequences",
+    "depth_first.distill.teacher.window_blocks": "depth_first.distill.teacher.window_sequences",
+    "evaluate.blocks": "evaluate.sequences",
+    "search.tournament.blocks": "search.tournament.sequences",
+}
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -53,7 +65,7 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return recipe
 
 
-def make_section(kind: type[SectionT], values: dict[str, Any], overrides: tuple[str, ...] = ()) -> SectionT:
+def make_section(kind: type[SettingsT], values: dict[str, Any], overrides: tuple[str, ...] = ()) -> SettingsT:
     """One section of a recipe from values and overrides (`key=value`), validated.
 
     Raises:
@@ -87,6 +99,8 @@ def _fault(path: Path | None, fault: Any, root: type[Settings]) -> str:
     where = ".".join(str(part) for part in loc)
     file = "" if path is None else f"{path}: "
     if fault["type"] == "extra_forbidden":
+        if where in RENAMED:
+            return f"{file}{where} is called {RENAMED[where]} now"
         near = difflib.get_close_matches(str(loc[-1]), _known_keys(loc[:-1], root), n=1)
         return f"{file}unknown key {where}" + (f"; did you mean {near[0]}?" if near else "")
     if fault["type"] == "missing":
@@ -112,35 +126,19 @@ def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
-    def sources(found: tuple[Source, ...]) -> tuple[Source, ...]:
-        return tuple(
-            source.model_copy(update={"path": str(folder / source.path)}) if is_text_file(source.path) else source
-            for source in found
-        )
+    """The recipe with paths relative to the recipe's folder made absolute."""
+    resolved = _resolved(recipe, folder)
+    return resolved.model_copy(update={"teacher": str(folder / recipe.teacher)})
 
-    def data(section: Any) -> Any:
-        return None if section is None else section.model_copy(update={"data": sources(section.data)})
 
-    def distilled(section: DistillSection) -> DistillSection:
-        own = tuple(stage if stage.data is None else data(stage) for stage in section.stages)
-        return data(section.model_copy(update={"stages": own}))  # type: ignore[no-any-return]
-
-    evaluate = data(recipe.evaluate)
-    if evaluate.task is not None:
-        task = evaluate.task.model_copy(update={"path": str(folder / evaluate.task.path)})
-        evaluate = evaluate.model_copy(update={"task": task})
-    depth_first = recipe.depth_first
-    if depth_first is not None:
-        depth_first = depth_first.model_copy(update={"distill": distilled(depth_first.distill)})
-    calibrated = {name: data(getattr(recipe.prune, name)) for name in ("compensate", "repair")}
-    return recipe.model_copy(
-        update={
-            "teacher": str(folder / recipe.teacher),
-            "depth_first": depth_first,
-            "score": data(recipe.score),
-            "prune": recipe.prune.model_copy(update=calibrated),
-            "correct_teacher": data(recipe.correct_teacher),
-            "distill": distilled(recipe.distill),
-            "evaluate": evaluate,
-        }
-    )
+def _resolved(settings: SettingsT, folder: Path) -> SettingsT:
+    changed: dict[str, object] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            changed[name] = _resolved(value, folder)
+        elif isinstance(value, tuple):
+            changed[name] = tuple(_resolved(one, folder) if isinstance(one, Settings) else one for one in value)
+    if isinstance(settings, Task) or (isinstance(settings, Source) and is_text_file(settings.path)):
+        changed["path"] = str(folder / settings.path)
+    return settings.model_copy(update=changed)

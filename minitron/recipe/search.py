@@ -47,8 +47,8 @@ class TournamentSection(Settings):
         default=(), description="Tokens that each candidate has been distilled on after each round, ascending."
     )
     keep: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.5, description="Share that goes on after a round.")
-    blocks: PositiveInt = Field(
-        default=32, description="Blocks of the distillation's text, behind those trained on, to judge by."
+    sequences: PositiveInt = Field(
+        default=32, description="Held-out sequences of the distillation's text, behind those trained on, to judge by."
     )
 
     @model_validator(mode="after")

@@ -1,9 +1,12 @@
 """Sources of text, shared by the recipe's sections."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
+from minitron.data.documents import is_text_file
 from minitron.settings import PositiveInt, Settings
 
 
@@ -20,3 +23,20 @@ class Source(Settings):
     held_out: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0, description="Share of the documents, picked by the hash of their text, that only evaluation reads."
     )
+
+
+def sources_in(settings: Settings) -> Iterator[Source]:
+    """Every source of text in settings, in the order of their fields."""
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, Source):
+                yield one
+            elif isinstance(one, Settings):
+                yield from sources_in(one)
+
+
+def missing_files(recipe: Settings) -> Iterator[str]:
+    """Text files that a recipe names and that are not there, each once."""
+    paths = [source.path for source in sources_in(recipe) if is_text_file(source.path)]
+    yield from (path for path in dict.fromkeys(paths) if not Path(path).is_file())

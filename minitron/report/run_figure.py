@@ -1,8 +1,8 @@
 """The picture of a run: bytes against the budget, recovery while distilling, and quality side by side."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -10,6 +10,7 @@ matplotlib.use("agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from minitron.evaluate.metrics import Metrics
 from minitron.report.tables import PART_LABELS
 from minitron.units import MIB
 
@@ -24,41 +25,43 @@ PART_COLORS = {
 MODEL_COLORS = {"teacher": "#444444", "pruned": "#D55E00", "distilled": "#0072B2"}
 
 
-def draw_summary(
-    metrics: Mapping[str, Mapping[str, Any]],
-    *,
-    budget_bytes: int,
-    context_tokens: int,
-    curve: Sequence[Sequence[float]],
-    title: str,
-    path: Path,
-) -> None:
-    """Draws a run's summary as a PNG.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """What the picture of a run shows.
 
-    Args:
-        metrics: Model name -> its metrics, as the evaluate stage writes them.
+    Attributes:
+        title: Name of the run.
+        metrics: Metrics of teacher, pruned and distilled.
+        curve: (tokens, mean training loss) of the distillation.
         budget_bytes: The budget.
         context_tokens: The context that the bytes are for.
-        curve: (tokens, mean KL) of the distillation.
-        title: Name of the run.
-        path: Where to write.
     """
-    has_task = "exact_match" in metrics["teacher"]
+
+    title: str
+    metrics: Mapping[str, Metrics]
+    curve: Sequence[tuple[int, float]]
+    budget_bytes: int
+    context_tokens: int
+
+
+def draw_summary(run: RunSummary, path: Path) -> None:
+    """Draws a run's summary as a PNG."""
+    has_task = run.metrics["teacher"].task is not None
     figure = Figure(figsize=(13 if has_task else 9, 4.2), layout="constrained")
     panels = figure.subplots(1, 3 if has_task else 2)
-    figure.suptitle(title)
-    _draw_memory(panels[0], metrics, budget_bytes, context_tokens)
-    _draw_recovery(panels[1], metrics, curve)
+    figure.suptitle(run.title)
+    _draw_memory(panels[0], run.metrics, run.budget_bytes, run.context_tokens)
+    _draw_recovery(panels[1], run.metrics, run.curve)
     if has_task:
-        _draw_task(panels[2], metrics)
+        _draw_task(panels[2], run.metrics)
     figure.savefig(path, dpi=120)
 
 
-def _draw_memory(axes: Axes, metrics: Mapping[str, Mapping[str, Any]], budget_bytes: int, context_tokens: int) -> None:
+def _draw_memory(axes: Axes, metrics: Mapping[str, Metrics], budget_bytes: int, context_tokens: int) -> None:
     models = ["teacher", "distilled"]
     bottom = [0.0, 0.0]
     for part, color in PART_COLORS.items():
-        heights = [metrics[model]["memory"][f"{part}_bytes"] / MIB for model in models]
+        heights = [getattr(metrics[model].memory, f"{part}_bytes") / MIB for model in models]
         if any(heights):
             axes.bar(["teacher", "student"], heights, bottom=bottom, color=color, label=PART_LABELS[part], width=0.55)
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
@@ -73,7 +76,7 @@ def _draw_memory(axes: Axes, metrics: Mapping[str, Mapping[str, Any]], budget_by
     axes.legend(loc="upper right", ncols=2, fontsize=8)
 
 
-def _draw_recovery(axes: Axes, metrics: Mapping[str, Mapping[str, Any]], curve: Sequence[Sequence[float]]) -> None:
+def _draw_recovery(axes: Axes, metrics: Mapping[str, Metrics], curve: Sequence[tuple[int, float]]) -> None:
     axes.plot(
         [tokens / 1e6 for tokens, _ in curve],
         [kl for _, kl in curve],
@@ -81,7 +84,7 @@ def _draw_recovery(axes: Axes, metrics: Mapping[str, Mapping[str, Any]], curve: 
         label="training",
     )
     for model, style in (("pruned", "--"), ("distilled", ":")):
-        kl = metrics[model]["kl_to_teacher"]
+        kl = metrics[model].kl_to_teacher or 0.0
         axes.axhline(kl, color=MODEL_COLORS[model], linestyle=style, label=f"{model}, held out: {kl:.3g}")
     axes.set_yscale("log")
     axes.set_xlabel("million tokens distilled")
@@ -90,10 +93,10 @@ def _draw_recovery(axes: Axes, metrics: Mapping[str, Mapping[str, Any]], curve: 
     axes.legend(fontsize=8)
 
 
-def _draw_task(axes: Axes, metrics: Mapping[str, Mapping[str, Any]]) -> None:
-    shares = [100 * metrics[model]["exact_match"] for model in MODEL_COLORS]
+def _draw_task(axes: Axes, metrics: Mapping[str, Metrics]) -> None:
+    shares = [100 * (metrics[model].exact_match or 0.0) for model in MODEL_COLORS]
     bars = axes.bar(list(MODEL_COLORS), shares, color=list(MODEL_COLORS.values()), width=0.55)
     axes.bar_label(bars, fmt="%.1f", padding=2)
     axes.set_ylim(0, 112)
     axes.set_ylabel("% exact match")
-    axes.set_title(f"Task: {metrics['teacher']['task']}")
+    axes.set_title(f"Task: {metrics['teacher'].task}")

@@ -5,6 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
+from minitron.evaluate.metrics import Metrics
+from minitron.search.record import CandidateRecord, SearchRecord
 from minitron.units import format_bytes
 
 PART_LABELS = {
@@ -29,32 +31,32 @@ def format_count(count: int) -> str:
     return str(count)
 
 
-def metrics_table(metrics: Mapping[str, Mapping[str, Any]], *, budget_bytes: int | None, context_tokens: int) -> Table:
+def metrics_table(metrics: Mapping[str, Metrics], *, budget_bytes: int | None, context_tokens: int) -> Table:
     """Models side by side, one column each."""
     table = Table(title=f"Memory is for {context_tokens:,} tokens", title_justify="left")
     table.add_column("")
     for model in metrics:
         table.add_column(model, justify="right")
     rows: list[tuple[str, list[str]]] = [
-        ("parameters", [f"{m['params']:,}" for m in metrics.values()]),
-        ("memory", [format_bytes(m["memory"]["total_bytes"]) for m in metrics.values()]),
+        ("parameters", [f"{m.params:,}" for m in metrics.values()]),
+        ("memory", [format_bytes(m.memory.total_bytes) for m in metrics.values()]),
     ]
     if budget_bytes is not None:
-        verdicts = ["fits" if m["memory"]["total_bytes"] <= budget_bytes else "too large" for m in metrics.values()]
+        verdicts = ["fits" if m.memory.total_bytes <= budget_bytes else "too large" for m in metrics.values()]
         rows.append((f"budget {format_bytes(budget_bytes)}", verdicts))
-    rows.append(("held-out loss, nats a token", [f"{m['loss']:.4f}" for m in metrics.values()]))
-    rows.append(("KL to teacher, nats a token", [_optional(m["kl_to_teacher"], "{:.4f}") for m in metrics.values()]))
+    rows.append(("held-out loss, nats a token", [f"{m.loss:.4f}" for m in metrics.values()]))
+    rows.append(("KL to teacher, nats a token", [_optional(m.kl_to_teacher, "{:.4f}") for m in metrics.values()]))
     first = next(iter(metrics.values()))
-    if "exact_match" in first:
-        name = f"{first['task']}, exact match of {first['problems']}"
-        rows.append((name, [f"{m['exact_match']:.1%}" for m in metrics.values()]))
-    rows.append(("generated tokens/s, batch 1", [f"{m['tokens_per_s']:.0f}" for m in metrics.values()]))
+    if first.task is not None:
+        name = f"{first.task}, exact match of {first.problems}"
+        rows.append((name, [_optional(m.exact_match, "{:.1%}") for m in metrics.values()]))
+    rows.append(("generated tokens/s, batch 1", [f"{m.tokens_per_s:.0f}" for m in metrics.values()]))
     for label, cells in rows:
         table.add_row(label, *cells)
     return table
 
 
-def _size_columns(candidates: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+def _size_columns(candidates: Sequence[CandidateRecord]) -> dict[str, list[str]]:
     """Columns of the sizes that the models have."""
     columns = {
         "FFN": ("intermediate_size",),
@@ -63,40 +65,35 @@ def _size_columns(candidates: Sequence[Mapping[str, Any]]) -> dict[str, list[str
         "shared expert": ("moe_shared_expert_intermediate_size",),
     }
     return {
-        title: [" x ".join(str(candidate["shape"][size]) for size in sizes) for candidate in candidates]
+        title: [" x ".join(str(candidate.shape.sizes[size]) for size in sizes) for candidate in candidates]
         for title, sizes in columns.items()
-        if candidates[0]["shape"][sizes[0]]
+        if candidates[0].shape.sizes[sizes[0]]
     }
 
 
-def candidates_table(result: Mapping[str, Any]) -> Table:
+def candidates_table(search: SearchRecord) -> Table:
     """Candidates of a search, the chosen one first; what was not predicted or measured has no column.
 
     A star marks those on the Pareto front.
     """
-    candidates = result["candidates"]
-    rounds = sorted({each["tokens"] for candidate in candidates for each in candidate["rounds"]})
+    candidates = search.candidates
     columns: dict[str, list[str]] = {
-        "#": [f"{number}{'*' if each['on_front'] else ''}" for number, each in enumerate(candidates, start=1)],
-        "blocks": [str(len(candidate["layers"])) for candidate in candidates],
-        "hidden": [str(candidate["shape"]["hidden_size"]) for candidate in candidates],
+        "#": [f"{number}{'*' if each.on_front else ''}" for number, each in enumerate(candidates, start=1)],
+        "blocks": [str(len(each.layers)) for each in candidates],
+        "hidden": [str(each.shape.hidden_size) for each in candidates],
         **_size_columns(candidates),
-        "params": [format_count(candidate["params"]) for candidate in candidates],
-        "memory": [format_bytes(candidate["memory"]["total_bytes"]) for candidate in candidates],
+        "params": [format_count(each.params) for each in candidates],
+        "memory": [format_bytes(each.memory.total_bytes) for each in candidates],
     }
-    if len({candidate["shape"]["num_attention_heads"] for candidate in candidates}) > 1:
-        columns["heads"] = [str(candidate["shape"]["num_attention_heads"]) for candidate in candidates]
-    if result["device"] is not None:
-        columns[f"tokens/s on {result['device']}"] = [f"{candidate['tokens_per_s']:.1f}" for candidate in candidates]
-    columns["kept"] = [_optional(candidate["retained"], "{:.1%}") for candidate in candidates]
-    if any(candidate["zero_shot"] for candidate in candidates):
-        columns["zero-shot KL"] = [f"{candidate['zero_shot']['kl']:.4f}" for candidate in candidates]
-    for tokens in rounds:
-        found = [next((e["kl"] for e in c["rounds"] if e["tokens"] == tokens), None) for c in candidates]
-        columns[f"KL at {format_count(tokens)}"] = [_optional(kl, "{:.4f}") for kl in found]
+    if len({each.shape.num_attention_heads for each in candidates}) > 1:
+        columns["heads"] = [str(each.shape.num_attention_heads) for each in candidates]
+    if search.device is not None:
+        columns[f"tokens/s on {search.device}"] = [_optional(each.tokens_per_s, "{:.1f}") for each in candidates]
+    columns["kept"] = [_optional(each.retained, "{:.1%}") for each in candidates]
+    columns |= _measured_columns(candidates)
     table = Table(
-        title=f"{result['num_feasible']:,} of {result['num_shapes']:,} shapes fit "
-        f"{format_bytes(result['budget_bytes'])}; chosen by: {result['chosen_by']}",
+        title=f"{search.num_feasible:,} of {search.num_shapes:,} shapes fit "
+        f"{format_bytes(search.budget_bytes)}; chosen by: {search.chosen_by}",
         title_justify="left",
     )
     for column in columns:
@@ -104,6 +101,18 @@ def candidates_table(result: Mapping[str, Any]) -> Table:
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     return table
+
+
+def _measured_columns(candidates: Sequence[CandidateRecord]) -> dict[str, list[str]]:
+    columns = {}
+    if any(each.zero_shot for each in candidates):
+        columns["zero-shot KL"] = [
+            _optional(each.zero_shot.kl if each.zero_shot else None, "{:.4f}") for each in candidates
+        ]
+    for tokens in sorted({round_.tokens for each in candidates for round_ in each.rounds}):
+        found = [next((one.kl for one in each.rounds if one.tokens == tokens), None) for each in candidates]
+        columns[f"KL at {format_count(tokens)}"] = [_optional(kl, "{:.4f}") for kl in found]
+    return columns
 
 
 def fit_table(report: Mapping[str, Any]) -> Table:

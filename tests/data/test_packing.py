@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from minitron.artifacts import disk_space as disk
-from minitron.artifacts.artifact import locked, working_folder
+from minitron.artifacts.artifact import working_folder
+from minitron.artifacts.locks import locked
 from minitron.data import packing, sources
 from minitron.data import sequences as sequences_module
 from minitron.data.packing import shared_sequence_file, write_sequence_file

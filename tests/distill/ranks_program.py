@@ -6,7 +6,6 @@ Ways: `single`, `ddp`, `fsdp2`, and `-stopped` behind them: half of the steps, t
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from minitron.distill.loss.objective import Objective
 from minitron.distill.sharding import full_state
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.model import DistillationModel
-from minitron.distill.training.stage import DistillSettings, distill, training_arguments
+from minitron.distill.training.stage import DistillSettings, TrainingRun, distill, training_arguments
 from minitron.distill.training.trainer import DistillationTrainer
 from minitron.distributed import Ranks
 from minitron.importance.scores import random_scores
@@ -50,21 +49,23 @@ def run(way: str, output: Path) -> None:
     kind, _, stopped = way.partition("-")
     assert ranks.world_size == (1 if kind == "single" else 2), f"{way} was started in {ranks.world_size} processes"
     assert kind == "single" or distributed.get_world_size() == 2
-    settings = replace(SETTINGS, sharded=kind == "fsdp2", micro_batch_size=1 if kind == "fsdp2" else None)
+    settings = SETTINGS.model_copy(update={"sharding": "fsdp2", "micro_batch_size": 1} if kind == "fsdp2" else {})
     sequences_NT = np.random.default_rng(0).integers(3, 1000, (STEPS * 4, SEQ_LEN), dtype=np.int32)
     for stop in (STEPS // 2, None, None) if stopped else (None,):  # the last one finds all done
         student = make_student()
         record = distill(
             student,
-            OnlineTeacher(load_model(TEACHER), sharded=settings.sharded),
+            OnlineTeacher(load_model(TEACHER), sharded=settings.sharding == "fsdp2"),
             sequences_NT,
             settings,
-            state_folder=output / f"{way}-state",
-            seed=0,
-            stop_after_tokens=None if stop is None else stop * 4 * SEQ_LEN,
-            ranks=ranks,
+            run=TrainingRun(
+                state_folder=output / f"{way}-state",
+                seed=0,
+                stop_after_tokens=None if stop is None else stop * 4 * SEQ_LEN,
+                ranks=ranks,
+            ),
         )
-        if settings.sharded:
+        if settings.sharding == "fsdp2":
             assert all(isinstance(parameter, DTensor) for parameter in student.parameters())
     weights = full_state(student)
     if ranks.is_main:
@@ -77,7 +78,7 @@ def run_masked(way: str, output: Path) -> None:
     """One step over 8 blocks with uneven masks; writes its loss and gradient norm."""
     ranks = Ranks("cpu")
     micro = int(way.partition("-")[2])
-    settings = replace(SETTINGS, batch_size=8, micro_batch_size=micro, max_grad_norm=1e9)
+    settings = SETTINGS.model_copy(update={"batch_size": 8, "micro_batch_size": micro, "max_grad_norm": 1e9})
     ids_NT = torch.from_numpy(np.random.default_rng(0).integers(3, 1000, (8, SEQ_LEN)))
     samples = []
     for index, counted in enumerate((24, 3, 17, 1, 9, 24, 2, 5)):

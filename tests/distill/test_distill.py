@@ -12,7 +12,7 @@ from minitron.distill.loss.hidden_states import HIDDEN_LOSSES
 from minitron.distill.loss.objective import Objective
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.model import DistillationModel, HiddenMatch
-from minitron.distill.training.stage import DistillSettings, distill
+from minitron.distill.training.stage import DistillSettings, TrainingRun, distill
 from minitron.distill.training.states import MARKER_FILE, last_whole_state
 from minitron.distill.training.trainer import DistillationTrainer, DivergedError
 from minitron.models.shape import HybridShape
@@ -32,9 +32,8 @@ def test_distillation_brings_the_student_closer(tmp_path: Path, tiny_shape: Hybr
         student,
         OnlineTeacher(teacher),
         make_blocks(60),
-        replace(SETTINGS, learning_rate=1e-2),
-        state_folder=tmp_path,
-        seed=0,
+        SETTINGS.model_copy(update={"learning_rate": 1e-2}),
+        run=TrainingRun(state_folder=tmp_path, seed=0),
     )
     assert record.tokens == 60 * 12
     assert record.curve[-1][1] < 0.7 * record.curve[0][1]
@@ -89,8 +88,7 @@ def test_an_interrupted_distillation_goes_on_to_the_same_weights(
         OnlineTeacher(make_tiny_model(tiny_shape)),
         make_blocks(20),
         settings,
-        state_folder=tmp_path / "a",
-        seed=0,
+        run=TrainingRun(state_folder=tmp_path / "a", seed=0),
     )
 
     original, calls = DistillationModel.forward, []
@@ -109,8 +107,7 @@ def test_an_interrupted_distillation_goes_on_to_the_same_weights(
             OnlineTeacher(make_tiny_model(tiny_shape)),
             make_blocks(20),
             settings,
-            state_folder=tmp_path / "b",
-            seed=0,
+            run=TrainingRun(state_folder=tmp_path / "b", seed=0),
         )
     monkeypatch.undo()
     resumed = make_tiny_model(tiny_shape, seed=1)
@@ -119,8 +116,7 @@ def test_an_interrupted_distillation_goes_on_to_the_same_weights(
         OnlineTeacher(make_tiny_model(tiny_shape)),
         make_blocks(20),
         settings,
-        state_folder=tmp_path / "b",
-        seed=0,
+        run=TrainingRun(state_folder=tmp_path / "b", seed=0),
     )
     assert record.tokens == 20 * 12
     for left, right in zip(whole.parameters(), resumed.parameters(), strict=True):
@@ -130,7 +126,7 @@ def test_an_interrupted_distillation_goes_on_to_the_same_weights(
 def test_fewer_blocks_than_a_batch_are_refused(tmp_path: Path, tiny_shape: HybridShape) -> None:
     model = make_tiny_model(tiny_shape)
     with pytest.raises(ValueError, match="at least one batch of 2 blocks, got 1"):
-        distill(model, OnlineTeacher(model), make_blocks(1), SETTINGS, state_folder=tmp_path, seed=0)
+        distill(model, OnlineTeacher(model), make_blocks(1), SETTINGS, run=TrainingRun(state_folder=tmp_path, seed=0))
 
 
 def test_a_diverged_loss_is_an_error_and_not_a_student(tmp_path: Path, tiny_shape: HybridShape) -> None:
@@ -139,7 +135,11 @@ def test_a_diverged_loss_is_an_error_and_not_a_student(tmp_path: Path, tiny_shap
         next(student.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="the distillation loss must stay finite, it was nan at step 1"):
         distill(
-            student, OnlineTeacher(make_tiny_model(tiny_shape)), make_blocks(8), SETTINGS, state_folder=tmp_path, seed=0
+            student,
+            OnlineTeacher(make_tiny_model(tiny_shape)),
+            make_blocks(8),
+            SETTINGS,
+            run=TrainingRun(state_folder=tmp_path, seed=0),
         )
 
 
@@ -147,10 +147,10 @@ def test_a_diverged_loss_is_an_error_and_not_a_student(tmp_path: Path, tiny_shap
 def test_a_stage_that_is_stopped_and_goes_on_ends_as_one_that_never_stopped(
     tmp_path: Path, tiny_shape: HybridShape, save_steps: int
 ) -> None:
-    settings = replace(SETTINGS, save_steps=save_steps)
+    settings = SETTINGS.model_copy(update={"save_steps": save_steps})
     whole = make_tiny_model(tiny_shape, seed=1)
     teacher, sequences_NT = OnlineTeacher(make_tiny_model(tiny_shape)), make_blocks(20)
-    straight = distill(whole, teacher, sequences_NT, settings, state_folder=tmp_path / "a", seed=0)
+    straight = distill(whole, teacher, sequences_NT, settings, run=TrainingRun(state_folder=tmp_path / "a", seed=0))
     for tokens in (72, 168, 168, 240):  # 3, 7, 7 (already done) and 10 steps of 2 x 12 tokens
         stopped = make_tiny_model(tiny_shape, seed=1)
         record = distill(
@@ -158,9 +158,7 @@ def test_a_stage_that_is_stopped_and_goes_on_ends_as_one_that_never_stopped(
             teacher,
             sequences_NT,
             settings,
-            state_folder=tmp_path / "b",
-            seed=0,
-            stop_after_tokens=tokens,
+            run=TrainingRun(state_folder=tmp_path / "b", seed=0, stop_after_tokens=tokens),
         )
         assert record.tokens == tokens
         assert record.curve == tuple(point for point in straight.curve if point[0] <= tokens)
@@ -173,7 +171,9 @@ def test_a_loss_that_is_no_number_has_its_own_error(tmp_path: Path, tiny_shape: 
     with torch.no_grad():
         next(iter(student.parameters())).fill_(torch.nan)
     with pytest.raises(DivergedError, match="must stay finite"):
-        distill(student, OnlineTeacher(teacher), make_blocks(4), SETTINGS, state_folder=tmp_path, seed=0)
+        distill(
+            student, OnlineTeacher(teacher), make_blocks(4), SETTINGS, run=TrainingRun(state_folder=tmp_path, seed=0)
+        )
 
 
 def test_a_tied_student_stays_tied_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -192,9 +192,7 @@ def test_a_tied_student_stays_tied_and_goes_on_where_it_stopped(tmp_path: Path) 
                 teacher,
                 sequences_NT.astype(np.int32),
                 settings,
-                state_folder=tmp_path / name,
-                seed=0,
-                stop_after_tokens=stop,
+                run=TrainingRun(state_folder=tmp_path / name, seed=0, stop_after_tokens=stop),
             )
         head: Any = student.get_output_embeddings()
         assert head.weight is student.get_input_embeddings().weight
@@ -209,9 +207,8 @@ def trained(tmp_path: Path, tiny_shape: HybridShape, *, blocks: int = 12, **chan
         student,
         OnlineTeacher(make_tiny_model(tiny_shape)),
         make_blocks(blocks),
-        replace(SETTINGS, **changes),
-        state_folder=tmp_path,
-        seed=0,
+        SETTINGS.model_copy(update=dict(**changes)),
+        run=TrainingRun(state_folder=tmp_path, seed=0),
     )
     return student, record
 
@@ -225,7 +222,7 @@ def test_recomputed_blocks_and_small_chunks_give_the_same_student(tmp_path: Path
 
 def test_blocks_in_bf16_leave_the_loss_near_that_of_fp32(tmp_path: Path, tiny_shape: HybridShape) -> None:
     _, plain = trained(tmp_path, tiny_shape)
-    student, narrow = trained(tmp_path, tiny_shape, bf16=True)
+    student, narrow = trained(tmp_path, tiny_shape, precision="bf16")
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
     losses, expected = (np.array([loss for _, loss in record.curve]) for record in (narrow, plain))
     assert not np.array_equal(losses, expected)
@@ -263,14 +260,13 @@ def test_a_mixed_loss_logs_its_parts(tmp_path: Path, tiny_shape: HybridShape) ->
         make_tiny_model(tiny_shape, seed=1),
         OnlineTeacher(make_tiny_model(tiny_shape)),
         make_blocks(4),
-        replace(
-            SETTINGS,
-            objective=Objective(temperature=2.0, cross_entropy=0.5),
-            hidden=HiddenMatch(loss=HIDDEN_LOSSES["mse"](), weight=3.0, pairs=pairs),
+        SETTINGS.model_copy(
+            update={
+                "objective": Objective(temperature=2.0, cross_entropy=0.5),
+                "hidden": HiddenMatch(loss=HIDDEN_LOSSES["mse"](), weight=3.0, pairs=pairs),
+            }
         ),
-        state_folder=tmp_path,
-        seed=0,
-        callbacks=[Listener()],
+        run=TrainingRun(state_folder=tmp_path, seed=0, callbacks=[Listener()]),
     )
     for logs in logged[:2]:
         parts = logs["divergence"] + 0.5 * logs["cross_entropy"] + 3.0 * logs["hidden"]
@@ -282,7 +278,7 @@ def test_a_mixed_loss_logs_its_parts(tmp_path: Path, tiny_shape: HybridShape) ->
     ("changes", "match"),
     [
         ({"batch_size": 4, "micro_batch_size": 3}, "must divide a process's share of the batch, 4 blocks, got 3"),
-        ({"sharded": True}, "sharding needs several processes"),
+        ({"sharding": "fsdp2"}, "sharding needs several processes"),
     ],
 )
 def test_settings_that_cannot_be_kept_to_are_refused(
@@ -312,11 +308,15 @@ def test_a_diverged_student_does_not_take_the_place_of_the_last_good_state(
             found = super().targets(input_ids_BT, index_B)
             return replace(found, hidden_ND=found.hidden_ND * torch.nan) if 7 in index_B else found
 
-    settings, sequences_NT = replace(SETTINGS, save_steps=2), make_blocks(200)
+    settings, sequences_NT = SETTINGS.model_copy(update={"save_steps": 2}), make_blocks(200)
     teacher = make_tiny_model(tiny_shape)
     with pytest.raises(DivergedError, match="must stay finite"):
         distill(
-            make_tiny_model(tiny_shape, seed=1), Spoiled(teacher), sequences_NT, settings, state_folder=tmp_path, seed=0
+            make_tiny_model(tiny_shape, seed=1),
+            Spoiled(teacher),
+            sequences_NT,
+            settings,
+            run=TrainingRun(state_folder=tmp_path, seed=0),
         )
     state = last_whole_state(tmp_path, sharded=False)
     assert state is not None
@@ -326,6 +326,5 @@ def test_a_diverged_student_does_not_take_the_place_of_the_last_good_state(
         OnlineTeacher(teacher),
         sequences_NT,
         settings,
-        state_folder=tmp_path,
-        seed=0,
+        run=TrainingRun(state_folder=tmp_path, seed=0),
     )

@@ -21,7 +21,7 @@ SHORT, LONG = 40, 80  # steps of the two stages
 CURRICULUM = (
     "distill.tokens=null",
     "distill.save_steps=2",
-    f"distill.stages=[{{name: short, tokens: {SHORT * 32}}}, "
+    f"distill.phases=[{{name: short, tokens: {SHORT * 32}}}, "
     f"{{name: long, tokens: {LONG * 24}, seq_len: 24, batch_size: 1}}]",
 )
 

@@ -16,7 +16,8 @@ from minitron.checkpoints.checkpoint import carried_files, open_checkpoint
 from minitron.checkpoints.weights import copy_files, open_weights, write_weights
 from minitron.importance.scores import random_scores
 from minitron.importance.selection import select_units
-from minitron.models.slicing import Keep, slice_tensors
+from minitron.models.keep import Keep
+from minitron.models.slicing import slice_tensors
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.plan import PrunePlan
 from minitron.runtime.loading import set_time_step_limit

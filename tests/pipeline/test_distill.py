@@ -24,7 +24,7 @@ from minitron.runtime.loading import load_model
 ROOT = Path(__file__).parents[2]
 CURRICULUM = (
     "distill.tokens=null",
-    "distill.stages=[{name: short, tokens: 128}, {tokens: 96, seq_len: 24, batch_size: 1, learning_rate: 0.0005}]",
+    "distill.phases=[{name: short, tokens: 128}, {tokens: 96, seq_len: 24, batch_size: 1, learning_rate: 0.0005}]",
 )
 
 
@@ -208,12 +208,12 @@ def test_two_processes_distil_what_one_does(tmp_path: Path, recipe_path: Path) -
 @pytest.mark.parametrize(
     ("overrides", "match"),
     [
-        (("distill.stages=[{tokens: 64}]",), "either tokens or stages must be given"),
+        (("distill.phases=[{tokens: 64}]",), "either tokens or stages must be given"),
         ((*CURRICULUM, "distill.merge=[0.5, 0.4]"), "at most a weight a stage, and a sum of 1"),
         (("distill.merge=[0.5, 0.5]",), "at most a weight a stage"),
         (("distill.data=[]",), "data must be given, stage stage-1 has none"),
         (
-            ("distill.tokens=null", "distill.stages=[{name: a, tokens: 64}, {name: a, tokens: 64}]"),
+            ("distill.tokens=null", "distill.phases=[{name: a, tokens: 64}, {name: a, tokens: 64}]"),
             "stages must have names of their own",
         ),
         (("distill.loss.hidden={}", "distill.teacher.mode=cached"), "loss.hidden needs an online teacher"),

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from minitron.models.axes import Axis, Indices
 from minitron.models.families import FAMILIES
+from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
-from minitron.models.slicing import Keep
 from minitron.prune.plan import PrunePlan
 
 Draw = Callable[..., Any]

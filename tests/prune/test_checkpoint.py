@@ -11,8 +11,8 @@ from minitron.checkpoints.headers import SINGLE_FILE
 from minitron.checkpoints.weights import open_weights
 from minitron.importance.scores import random_scores
 from minitron.importance.selection import select_units
+from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
-from minitron.models.slicing import Keep
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.plan import PrunePlan, load_plan, save_plan
 from minitron.prune.verification import check_params

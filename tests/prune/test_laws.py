@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from minitron.models.families import FAMILIES
+from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
-from minitron.models.slicing import Keep
 from minitron.prune.plan import PrunePlan
 from tests.conftest import make_moe_shape
 from tests.prune.exact import ROUNDING, exact_model, logits_of, pruned, tensors_on_disk

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from minitron.models.axes import Indices
 from minitron.models.families import FAMILIES
+from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
-from minitron.models.slicing import Keep
 from minitron.prune.plan import PrunePlan, load_plan, save_plan
 from minitron.prune.plan_summary import as_runs, describe_plan, diff_plans
 from tests.conftest import make_dense_shape, make_moe_shape, make_tiny_shape

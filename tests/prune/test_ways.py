@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.checkpoints.weights import open_weights
 from minitron.models.families import FAMILIES
+from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
-from minitron.models.slicing import Keep, slice_tensors
+from minitron.models.slicing import slice_tensors
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.in_memory import prune_model
 from minitron.prune.plan import PrunePlan

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minitron.artifacts.disk_space import require_room, sync_folder
+from minitron.artifacts.atomic import sync_folder
+from minitron.artifacts.disk_space import require_room
 from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import Checkpoint, carried_files, open_checkpoint
 from minitron.checkpoints.headers import INDEX_FILE, StoredTensor

@@ -4,7 +4,6 @@ One JSON object a line, appended and synced, so that a process that is killed at
 without its end, which counts for nothing. The open file carries the lock that keeps a second process out.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -14,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minitron.artifacts.disk_space import sync_folder
+from minitron.artifacts.atomic import sync_folder
+from minitron.artifacts.locks import locked
 from minitron.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -61,12 +61,12 @@ class Journal:
             os.fsync(self._file.fileno())
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Empties the journal."""
         self._file.truncate(0)
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether a folder holds interrupted work that a call with the same inputs goes on with."""
+    """Whether a folder holds interrupted work that a call with the same inputs resumes."""
     return (folder / JOURNAL_FILE).is_file()
 
 
@@ -88,13 +88,8 @@ def resumable(folder: Path, *, inputs_hash: str, files: Sequence[str]) -> Iterat
     if folder.exists() and not is_unfinished(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"the output folder must be empty, {folder} is not")
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / JOURNAL_FILE).open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CheckpointError(
-                f"another process is writing {folder}; wait for it, or choose another output"
-            ) from error
+    path = folder / JOURNAL_FILE
+    with locked(path, folder), path.open("a+b") as file:
         journal = Journal(folder, file)
         _claim(journal, inputs_hash, files)
         try:
@@ -116,7 +111,7 @@ def _claim(journal: Journal, inputs_hash: str, files: Sequence[str]) -> None:
     # First of all: what is about to be unfinished must not open as a checkpoint.
     (folder / CONFIG_FILE).unlink(missing_ok=True)
     if entries and before["inputs_hash"] == inputs_hash:
-        logger.info("%s: going on with interrupted work, %d files are whole", folder, len(entries) - 1)
+        logger.info("%s: resuming interrupted work, %d files are whole", folder, len(entries) - 1)
         return
     if entries:
         logger.warning("%s is left from an interrupted attempt with other inputs and is cleared", folder)

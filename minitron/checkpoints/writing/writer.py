@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress, TaskID
 
-from minitron.artifacts.disk_space import require_room, sync_folder
+from minitron.artifacts.atomic import sync_folder
+from minitron.artifacts.disk_space import require_room
 from minitron.artifacts.json_files import write_json
+from minitron.artifacts.page_cache import drop_pages
 from minitron.checkpoints.headers import INDEX_FILE
 from minitron.checkpoints.rounding import Raw, convert
 from minitron.checkpoints.writing.chunks import Piece, pieces
@@ -174,7 +176,7 @@ def _read(source: SourceFile, runs: tuple[tuple[int, int], ...], buffer: Raw) ->
                 filled, offset = filled + read, offset + read
         # Read once: the pages are given back, so that a large source pushes nobody else's out and its own are reused.
         for offset, nbytes in runs:
-            os.posix_fadvise(descriptor, offset, nbytes, os.POSIX_FADV_DONTNEED)
+            drop_pages(descriptor, offset, nbytes)
     finally:
         os.close(descriptor)
     return buffer[:filled]
@@ -207,7 +209,7 @@ def _write(target: Path, result: Raw, start: int) -> None:
         while written < len(view):
             written += os.pwrite(descriptor, view[written:], start + written)
         # Begins to write the pages back, so that the sync at the shard's end has little left to wait for.
-        os.posix_fadvise(descriptor, start, len(view), os.POSIX_FADV_DONTNEED)
+        drop_pages(descriptor, start, len(view))
     finally:
         os.close(descriptor)
 

@@ -11,9 +11,10 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import torch
 
-from minitron.artifacts.artifact import locked
-from minitron.artifacts.disk_space import reporting_full_disk, require_room, sync_folder
+from minitron.artifacts.atomic import sync_folder
+from minitron.artifacts.disk_space import reporting_full_disk, require_room
 from minitron.artifacts.json_files import write_json
+from minitron.artifacts.locks import locked
 from minitron.distill.dataset import PackedSequences
 from minitron.distill.loss.objective import DenseTargets, TopTargets
 from minitron.distill.teachers.cache_file import (

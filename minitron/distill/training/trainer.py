@@ -37,7 +37,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         kwargs["args"]._n_gpu = min(1, kwargs["args"].n_gpu)
         super().__init__(model=model, **kwargs)
         self.model_accepts_loss_kwargs = True
-        self._sharded = sharded
+        self.sharded = sharded
         # Trainer's own way for a model that comes sharded; it is told afterwards, since it refuses to save such models.
         self.is_distributed_loading_by_transformers = sharded
         self._parts = torch.zeros(len(PARTS))
@@ -85,12 +85,12 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            keep_state(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", sharded=self._sharded)
+            keep_state(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", sharded=self.sharded)
         self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the weights; shards go with the optimizer's state."""
-        if self._sharded:
+        if self.sharded:
             Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
         else:
             super().save_model(output_dir, _internal_call=_internal_call)
@@ -102,7 +102,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         super()._save(output_dir, {name: tensor for name, tensor in state.items() if name not in again})
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self._sharded:
+        if not self.sharded:
             super()._save_optimizer_and_scheduler(output_dir)
             return
         save_shards(self.model, self.optimizer.optimizer, Path(output_dir))
@@ -110,11 +110,11 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not self._sharded:  # shards are loaded with the optimizer's state
+        if not self.sharded:  # shards are loaded with the optimizer's state
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self._sharded or checkpoint is None:
+        if not self.sharded or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         load_shards(self.model, self.optimizer.optimizer, Path(checkpoint))

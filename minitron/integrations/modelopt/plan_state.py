@@ -10,8 +10,8 @@ import torch
 from modelopt.torch.opt.conversion import ModeloptStateManager
 from torch import nn
 
+from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
-from minitron.models.slicing import Keep
 from minitron.prune.plan import PrunePlan
 
 MODE = "minitron"

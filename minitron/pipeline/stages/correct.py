@@ -2,39 +2,25 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from minitron.checkpoints.checkpoint import checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.lineage import lineage_of
 from minitron.distill.loss.objective import Objective
-from minitron.distill.training.stage import distill
-from minitron.distributed import Ranks
-from minitron.pipeline.provenance import write_about
-from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, STATE_FOLDER, TRAINED_FOLDER, Folders
-from minitron.pipeline.training import load_trained, packed_text, train_origin, train_settings, write_trained
-from minitron.recipe.distill import CorrectionSection
-from minitron.recipe.recipe import Recipe
+from minitron.distill.training.stage import TrainingRun, distill
+from minitron.pipeline import fingerprints
+from minitron.pipeline.context import StageContext
+from minitron.pipeline.provenance import write_provenance
+from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, STATE_FOLDER, TRAINED_FOLDER
+from minitron.pipeline.sections import correction_section
+from minitron.pipeline.training import load_trained, packed_text, train_settings, write_trained
 
 FINE_TUNING = Objective(divergence=None, cross_entropy=1.0)
 
 
-def correction(recipe: Recipe) -> CorrectionSection | None:
-    """How the recipe corrects its teacher, with the text that it leaves out taken from the distillation."""
-    section = recipe.correct_teacher
-    if section is None or section.data:
-        return section
-    return section.model_copy(update={"data": recipe.distill.curriculum[0].data})
-
-
-def correct_origin(recipe: Recipe) -> dict[str, Any] | None:
-    """Everything that a corrected teacher depends on beside the teacher; None where it is not corrected."""
-    section = correction(recipe)
-    return None if section is None else train_origin(section)
-
-
-def run_correct(recipe: Recipe, folders: Folders, output: Path) -> None:
-    """Teacher -> corrected teacher; goes on where it was interrupted."""
-    section, ranks = correction(recipe), Ranks(recipe.device)
+def run(context: StageContext) -> None:
+    """Fine-tunes the teacher; resumes an interrupted attempt."""
+    recipe, ranks, output = context.recipe, context.ranks, context.output
+    section = correction_section(recipe)
     assert section is not None
     teacher = open_checkpoint(Path(recipe.teacher))
     state = output / STATE_FOLDER
@@ -43,12 +29,18 @@ def run_correct(recipe: Recipe, folders: Folders, output: Path) -> None:
         sequences_NT = packed_text(section, teacher.folder, state / "text.tokens", seed=recipe.seed, ranks=ranks)
         settings = train_settings(section, FINE_TUNING)
         record = distill(
-            model, None, sequences_NT, settings, state_folder=state / "training", seed=recipe.seed, ranks=ranks
+            model,
+            None,
+            sequences_NT,
+            settings,
+            run=TrainingRun(state_folder=state / "training", seed=recipe.seed, ranks=ranks),
         )
         write_trained(model, record, teacher, output / TRAINED_FOLDER, ranks)
     if ranks.is_main:
         corrected = open_checkpoint(output / TRAINED_FOLDER / CHECKPOINT_FOLDER)
         lineage = lineage_of(teacher, hashes=checkpoint_hashes(teacher.folder))
-        write_about(corrected, lineage, "correct", recipe=recipe.name, seed=recipe.seed, **train_origin(section))
+        write_provenance(
+            corrected, lineage, "correct", recipe=recipe.name, seed=recipe.seed, **fingerprints.training(section)
+        )
         shutil.rmtree(state, ignore_errors=True)
     ranks.barrier()

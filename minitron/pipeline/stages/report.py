@@ -1,20 +1,19 @@
 """Metrics and loss curve -> one picture."""
 
-import json
-from pathlib import Path
-
-from minitron.pipeline.run_folder import RECORD_FILE, Folders, read_metrics
-from minitron.recipe.recipe import Recipe
-from minitron.report.run_figure import draw_summary
+from minitron.pipeline.context import StageContext
+from minitron.pipeline.run_folder import PICTURE_FILE
+from minitron.pipeline.training import read_training_record
+from minitron.report.run_figure import RunSummary, draw_summary
 
 
-def run_report(recipe: Recipe, folders: Folders, output: Path) -> None:
-    """Metrics and loss curve -> one picture."""
-    draw_summary(
-        read_metrics(folders["evaluate"]),
-        budget_bytes=recipe.budget.budget_bytes,
-        context_tokens=recipe.budget.context_tokens,
-        curve=json.loads((folders["distill"] / RECORD_FILE).read_text())["curve"],
-        title=recipe.name,
-        path=output / "summary.png",
+def run(context: StageContext) -> None:
+    """Draws the run's summary."""
+    budget = context.recipe.budget
+    summary = RunSummary(
+        title=context.recipe.name,
+        metrics=context.run.read_metrics(),
+        curve=read_training_record(context.run.record).curve,
+        budget_bytes=budget.budget_bytes,
+        context_tokens=budget.context_tokens,
     )
+    draw_summary(summary, context.output / PICTURE_FILE)

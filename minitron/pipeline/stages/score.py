@@ -1,121 +1,18 @@
 """Teacher -> scores."""
 
-import shutil
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-
-from minitron.checkpoints.checkpoint import checkpoint_hashes, open_checkpoint
-from minitron.distributed import Ranks
-from minitron.errors import MinitronError
-from minitron.importance.calibrate import CalibrationSettings, calibrate
-from minitron.importance.depth.greedy import LogitDepth
-from minitron.importance.scorers import SCORERS
-from minitron.importance.scorers.activation import ActivationScorer
-from minitron.importance.scorers.scorer import SCORED_AXES
-from minitron.importance.scores import ScoreArray, Scores, save_scores
-from minitron.importance.selection import mamba_channels, mamba_heads
-from minitron.pipeline.calibration import open_stack, read_samples
-from minitron.pipeline.run_folder import SCORES_FILE, STATE_FOLDER, Folders, cut_source
-from minitron.pipeline.text import data_hashes
-from minitron.recipe.recipe import Recipe
-from minitron.recipe.score import DepthSection, ScoreSection
-from minitron.report.score_figures import draw_scores
+from minitron.pipeline.context import StageContext
+from minitron.pipeline.scoring import score_folder
+from minitron.pipeline.sections import cut_source, score_section
 
 
-def score_origin(teacher: Path, section: ScoreSection, *, seed: int) -> dict[str, Any]:
-    """Everything that scores depend on; settings that change speed or memory alone are left out."""
-    speed: Any = {"data": True, "batch_size": True, "layerwise": True, "save_every": True, "depth": {"trials_at_once"}}
-    return {
-        **checkpoint_hashes(teacher),
-        "data": data_hashes(section.data),
-        "settings": section.model_dump(mode="json", exclude=speed),
-        "seed": seed,
-    }
-
-
-def calibration_settings(section: ScoreSection) -> CalibrationSettings:
-    """The recipe's settings as the calibration takes them.
-
-    Raises:
-        MinitronError: A scorer is unknown.
-    """
-    width, depth = section.width, section.depth
-    scorers = {}
-    for axis in SCORED_AXES:
-        name = getattr(width, axis)
-        if name not in SCORERS:
-            raise MinitronError(f"score.width.{axis} must be one of {', '.join(SCORERS)}, got {name!r}")
-        scorers[axis] = SCORERS[name]()
-        if name == "activation":
-            scorers[axis] = ActivationScorer(
-                sequence=width.sequence, batch=width.batch, ffn_preactivation=width.ffn_preactivation
-            )
-    by_logits = None
-    if depth.scorer != "block_influence":
-        by_logits = LogitDepth(
-            distance=depth.scorer, remove=depth.remove, quotas=depth.quotas, trials_at_once=depth.trials_at_once
-        )
-    return CalibrationSettings(
-        width=scorers,
-        depth=by_logits,
-        depth_samples=depth.samples,
-        batch_size=section.batch_size,
-        save_every=section.save_every,
+def run(context: StageContext) -> None:
+    """Scores the checkpoint that is cut."""
+    recipe = context.recipe
+    score_folder(
+        cut_source(recipe, context.run),
+        score_section(recipe),
+        context.output,
+        seed=recipe.seed,
+        device=recipe.device,
+        ranks=context.ranks,
     )
-
-
-def score_folder(
-    teacher: Path, section: ScoreSection, output: Path, *, seed: int, device: str, ranks: Ranks | None = None
-) -> Scores:
-    """Calibrates a checkpoint and writes its scores and pictures of them; goes on where it was interrupted."""
-    ranks = ranks or Ranks(device)
-    if ranks.world_size > 1:
-        device = str(ranks.device)
-    settings = calibration_settings(section)
-    checkpoint = open_checkpoint(teacher)
-    samples = read_samples(section, checkpoint, seed=seed)
-    stack = open_stack(checkpoint, layerwise=section.layerwise, device=device)
-    scores = calibrate(stack, samples, settings, ranks=ranks, state_folder=output / STATE_FOLDER)
-    scores = replace(scores, origin=score_origin(teacher, section, seed=seed))
-    ranks.barrier()
-    if ranks.is_main:
-        save_scores(scores, output / SCORES_FILE)
-        draw_scores(score_rows(scores), scores.depth, checkpoint.shape.hybrid_override_pattern, output)
-        shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
-    return scores
-
-
-def score_rows(scores: Scores) -> dict[str, dict[str, ScoreArray]]:
-    """Axis -> label of a row -> the scores of its units, as the pictures show them."""
-    rows: dict[str, dict[str, ScoreArray]] = {
-        "intermediate_size": {f"block {layer}": score for layer, score in scores.intermediate_size.items()},
-        "mamba_num_heads": {f"block {layer}": mamba_heads(score) for layer, score in scores.mamba.items()},
-        "mamba_head_dim": {f"block {layer}": mamba_channels(score) for layer, score in scores.mamba.items()},
-        "num_attention_heads": {f"block {layer}": score for layer, score in scores.num_attention_heads.items()},
-        "n_routed_experts": {f"block {layer}": score for layer, score in scores.n_routed_experts.items()},
-        "moe_intermediate_size": {
-            f"block {layer}": np.mean(-np.sort(-score, axis=1), axis=0)
-            for layer, score in scores.moe_intermediate_size.items()
-        },
-        "moe_shared_expert_intermediate_size": {
-            f"block {layer}": score for layer, score in scores.moe_shared_expert_intermediate_size.items()
-        },
-    }
-    if scores.hidden_size is not None:
-        rows["hidden_size"] = {"all blocks": scores.hidden_size}
-    return {axis: found for axis, found in rows.items() if found}
-
-
-def score_section(recipe: Recipe) -> ScoreSection:
-    """How the widths are scored: as the recipe says, but blocks that went in a first step are not ranked again."""
-    if recipe.depth_first is None:
-        return recipe.score
-    return recipe.score.model_copy(update={"depth": DepthSection()})
-
-
-def run_score(recipe: Recipe, folders: Folders, output: Path) -> None:
-    """Teacher -> scores."""
-    score_folder(cut_source(recipe, folders), score_section(recipe), output, seed=recipe.seed, device=recipe.device)

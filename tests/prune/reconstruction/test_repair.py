@@ -15,7 +15,7 @@ from minitron import prune
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.checkpoints.weights import open_weights
 from minitron.data.samples import Samples
-from minitron.models.slicing import Keep
+from minitron.models.keep import Keep
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.in_memory import prune_model
 from minitron.prune.plan import PrunePlan

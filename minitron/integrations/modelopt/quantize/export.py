@@ -7,7 +7,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from minitron.errors import MinitronError
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.integrations.modelopt.quantize.dequantize import check_weights
 from minitron.integrations.modelopt.quantize.ignore_lists import HF_QUANT_CONFIG, check_ignored, repaired_quantization
+from minitron.integrations.modelopt.quantize.settings import QUANTIZED_FORMATS, QuantizeSettings
 from minitron.models.axes import tensor_shape
 from minitron.models.config import config_for_shape
 from minitron.runtime.dtypes import torch_dtype
@@ -33,41 +34,7 @@ from minitron.runtime.loading import check_device, load_model, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-# Our name of a format -> (ModelOpt's configuration, what the memory model calls it).
-QUANTIZED_FORMATS = {
-    "fp8": ("FP8_DEFAULT_CFG", "fp8"),
-    "int8": ("INT8_DEFAULT_CFG", "int8"),
-    "int8-smoothquant": ("INT8_SMOOTHQUANT_CFG", "int8"),
-    "int4-awq": ("INT4_AWQ_CFG", "int4"),
-}
 INT4_GROUP = 128
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizeSettings:
-    """How a checkpoint is quantized.
-
-    Attributes:
-        format: One of `QUANTIZED_FORMATS`.
-        data: Calibration text.
-        samples: Packed samples of it.
-        seq_len: Tokens a sample.
-        batch_size: Samples in one pass.
-        device: Where it is computed.
-        seed: Fixes the samples.
-    """
-
-    format: str
-    data: str
-    samples: int = 64
-    seq_len: int = 512
-    batch_size: int = 8
-    device: str = "cpu"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.format not in QUANTIZED_FORMATS:
-            raise MinitronError(f"a format must be one of {', '.join(QUANTIZED_FORMATS)}, got {self.format!r}")
 
 
 def quantize_checkpoint(folder: Path, settings: QuantizeSettings, output: Path) -> dict[str, int | float | str]:

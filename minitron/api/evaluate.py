@@ -1,0 +1,41 @@
+"""Measuring a checkpoint."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from minitron.estimate.serving.workload import Workload
+from minitron.evaluate.metrics import Metrics
+from minitron.pipeline.evaluation import evaluate_model
+from minitron.recipe.evaluate import EvaluateSection
+from minitron.recipe.load import make_section
+from minitron.runtime.loading import load_model
+
+
+def evaluate(
+    checkpoint: str | Path,
+    data: str,
+    *,
+    teacher: str | Path | None = None,
+    settings: Mapping[str, object] | None = None,
+    context: int = 131072,
+    device: str = "cpu",
+) -> Metrics:
+    """Measures a checkpoint on held-out text.
+
+    Args:
+        checkpoint: Hugging Face checkpoint folder.
+        data: Held-out text file, or a dataset's name.
+        teacher: Checkpoint that the KL is measured to; None leaves it out.
+        settings: Any setting of a recipe's evaluate section, as `{"sequences": 32, "seq_len": 512}`; a task as
+            `{"task": {"name": "sums", "path": "problems.jsonl"}}`.
+        context: Tokens that the bytes are for.
+        device: torch device.
+
+    Raises:
+        MinitronError: A checkpoint, the text or a setting cannot be used.
+    """
+    section = make_section(EvaluateSection, {"data": [{"path": data}], **(settings or {})})
+    folder = Path(checkpoint)
+    loaded = None if teacher is None else load_model(Path(teacher), device=device)
+    model = load_model(folder, device=device)
+    return evaluate_model(model, folder, section, Workload(context_tokens=context), teacher=loaded, seed=0)

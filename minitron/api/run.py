@@ -1,0 +1,145 @@
+"""Running a recipe: the whole pipeline, or up to the candidates or the distilled student."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from minitron.artifacts.json_files import JsonObject
+from minitron.evaluate.metrics import Metrics
+from minitron.pipeline.run_folder import RunFolder
+from minitron.pipeline.runner import StageOutcome, run_pipeline
+from minitron.recipe.load import load_recipe
+from minitron.recipe.recipe import Recipe
+from minitron.search.record import SearchRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a run went through, and where its results lie.
+
+    Attributes:
+        recipe: The recipe.
+        folder: The run folder.
+        outcomes: What became of each stage.
+    """
+
+    recipe: Recipe
+    folder: RunFolder
+    outcomes: tuple[StageOutcome, ...]
+
+    def reached(self, stage: str) -> bool:
+        """Whether the run went through a stage."""
+        return any(outcome.name == stage for outcome in self.outcomes)
+
+    @property
+    def search(self) -> SearchRecord | None:
+        """The candidates, where the run came so far."""
+        return self.folder.read_candidates() if self.reached("search") else None
+
+    @property
+    def metrics(self) -> dict[str, Metrics] | None:
+        """Metrics of teacher, pruned and distilled, where the run came so far."""
+        return self.folder.read_metrics() if self.reached("evaluate") else None
+
+    @property
+    def student(self) -> Path | None:
+        """The distilled checkpoint, where the run came so far."""
+        return self.folder.student if self.reached("distill") else None
+
+    def to_json(self) -> JsonObject:
+        """As JSON."""
+        found: JsonObject = {
+            "folder": str(self.folder.path),
+            "stages": [asdict(outcome) for outcome in self.outcomes],
+        }
+        if self.search is not None:
+            found["search"] = asdict(self.search)
+        if self.metrics is not None:
+            found["metrics"] = {name: metrics.to_json() for name, metrics in self.metrics.items()}
+        return found
+
+
+def run(
+    recipe: str | Path | Recipe,
+    *,
+    output: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    first: str | None = None,
+    last: str | None = None,
+) -> RunResult:
+    """Runs a recipe's stages; those that are finished and whose inputs are the same are skipped.
+
+    Args:
+        recipe: A recipe, or its YAML file.
+        output: Run folder; `runs/NAME` when None.
+        overrides: Settings as `--set` takes them, as in `distill.tokens=200000`.
+        first: Run this stage and all after it anew.
+        last: Stop after this stage.
+
+    Raises:
+        MinitronError: The recipe or what it names cannot be used; stages that ended before are kept.
+    """
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe), tuple(overrides))
+    return run_stages(loaded, None if output is None else Path(output), first=first, last=last)
+
+
+def run_stages(
+    recipe: Recipe,
+    output: Path | None = None,
+    *,
+    first: str | None = None,
+    last: str | None = None,
+    only: Collection[str] | None = None,
+    on_outcome: Callable[[StageOutcome], None] | None = None,
+) -> RunResult:
+    """Runs a loaded recipe's stages and tells of each as it ends.
+
+    Args:
+        recipe: The recipe.
+        output: Run folder; `runs/NAME` when None.
+        first: Run this stage and all after it anew.
+        last: Stop after this stage.
+        only: Names of the stages that may run.
+        on_outcome: Called as a stage ends.
+    """
+    folder = output or Path("runs") / recipe.name
+    outcomes = []
+    for outcome in run_pipeline(recipe, folder, first=first, last=last, only=only):
+        if on_outcome is not None:
+            on_outcome(outcome)
+        outcomes.append(outcome)
+    return RunResult(recipe=recipe, folder=RunFolder(folder), outcomes=tuple(outcomes))
+
+
+def search(
+    recipe: str | Path | Recipe, *, output: str | Path | None = None, overrides: Sequence[str] = ()
+) -> SearchRecord:
+    """Runs a recipe up to its candidates: shapes within the budget, the best first.
+
+    Args:
+        recipe: A recipe, or its YAML file.
+        output: Run folder; `runs/NAME` when None.
+        overrides: Settings as `--set` takes them.
+
+    Raises:
+        MinitronError: The recipe or what it names cannot be used, or no shape is within the limits.
+    """
+    found = run(recipe, output=output, overrides=overrides, last="search").search
+    assert found is not None
+    return found
+
+
+def distill(recipe: str | Path | Recipe, *, output: str | Path | None = None, overrides: Sequence[str] = ()) -> Path:
+    """Runs a recipe up to the distilled student and returns its checkpoint folder.
+
+    Args:
+        recipe: A recipe, or its YAML file.
+        output: Run folder; `runs/NAME` when None.
+        overrides: Settings as `--set` takes them.
+
+    Raises:
+        MinitronError: The recipe or what it names cannot be used.
+    """
+    found = run(recipe, output=output, overrides=overrides, last="distill").student
+    assert found is not None
+    return found

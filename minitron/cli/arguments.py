@@ -1,0 +1,54 @@
+"""Types and groups of arguments that several commands share."""
+
+import argparse
+import math
+from pathlib import Path
+
+
+def positive_int(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    """A finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number that is not negative, got {text}")
+    return value
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Adds the checkpoint folder that a command works on."""
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="Hugging Face checkpoint folder")
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Adds the folder that a command writes."""
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new or empty folder to write")
+
+
+def add_overrides(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds `--set KEY=VALUE`."""
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=what)
+
+
+def add_device(parser: argparse.ArgumentParser, what: str = "device to compute on (cpu)") -> None:
+    """Adds `--device`."""
+    parser.add_argument("--device", default="cpu", help=what)
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Adds `--seed`."""
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order of the text (0)")

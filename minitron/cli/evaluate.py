@@ -1,0 +1,48 @@
+"""`minitron eval`: held-out loss, KL to a teacher, exact match on a task, and speed of one checkpoint."""
+
+import argparse
+from pathlib import Path
+
+from minitron.cli.arguments import add_checkpoint, add_device, positive_int
+from minitron.cli.output import print_result
+
+SUMMARY = "measure a checkpoint"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    add_checkpoint(parser)
+    parser.add_argument("--data", required=True, metavar="PATH", help="held-out text")
+    parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help="also measure the KL to it")
+    parser.add_argument("--task", metavar="PATH", help=".jsonl with prompt and answer, for exact match")
+    parser.add_argument("--max-new-tokens", type=positive_int, default=256, help="tokens an answer may take (256)")
+    parser.add_argument("--sequences", "--blocks", type=positive_int, default=64, help="sequences of packed text (64)")
+    parser.add_argument("--seq-len", type=positive_int, default=1024, help="tokens a sequence (1024)")
+    parser.add_argument("--context", type=positive_int, default=131072, help="tokens that the bytes are for (131072)")
+    add_device(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures the checkpoint."""
+    from minitron.api.checks import require_checkpoint, require_device_name, require_file, require_text
+
+    for folder in (args.checkpoint, args.teacher):
+        if folder is not None:
+            require_checkpoint(folder)
+    require_text(args.data)
+    if args.task is not None:
+        require_file(Path(args.task), "a task")
+    require_device_name(args.device)
+
+    from minitron.api.evaluate import evaluate
+    from minitron.report.tables import metrics_table
+
+    settings: dict[str, object] = {"sequences": args.sequences, "seq_len": args.seq_len}
+    if args.task is not None:
+        task = Path(args.task)
+        settings["task"] = {"name": task.stem, "path": args.task, "max_new_tokens": args.max_new_tokens}
+    metrics = evaluate(
+        args.checkpoint, args.data, teacher=args.teacher, settings=settings, context=args.context, device=args.device
+    )
+    table = metrics_table({args.checkpoint.name: metrics}, budget_bytes=None, context_tokens=args.context)
+    print_result(args, metrics.to_json(), table)

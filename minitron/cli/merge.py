@@ -1,0 +1,32 @@
+"""`minitron merge`: a weighted average of checkpoints of one shape."""
+
+import argparse
+from pathlib import Path
+
+from minitron.cli.arguments import add_output
+from minitron.cli.output import print_result
+
+SUMMARY = "interpolate checkpoints of one shape"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="two or more")
+    add_output(parser)
+    parser.add_argument(
+        "--weights", type=float, nargs="+", metavar="WEIGHT", help="one a checkpoint, of sum 1 (equal ones)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Merges the checkpoints."""
+    from minitron.api.checks import require_checkpoint
+
+    for folder in args.checkpoints:
+        require_checkpoint(folder)
+
+    from minitron.api.merge import merge
+
+    result = merge(args.checkpoints, output=args.output, weights=args.weights)
+    shares = ", ".join(f"{share:g} of {folder}" for share, folder in zip(result.weights, args.checkpoints, strict=True))
+    print_result(args, result.to_json(), f"{result.params:,} parameters in {result.output}: {shares}")

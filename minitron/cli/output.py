@@ -1,0 +1,29 @@
+"""What a command prints: tables and lines for a person, or one JSON object, on stdout."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Union
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PLAIN_WIDTH = 120  # columns of a table that goes into a file or a pipe
+
+Shown = Union["Table", str]
+
+
+def print_result(args: argparse.Namespace, result: Mapping[str, object], *shown: Shown) -> None:
+    """Prints a command's result as the user asked for it; of several processes only the first one prints."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if args.json:
+        print(json.dumps(result))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    for item in shown:
+        console.print(item, soft_wrap=isinstance(item, str), markup=False)

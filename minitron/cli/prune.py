@@ -1,0 +1,74 @@
+"""`minitron prune`: cut a checkpoint to a shape by its scores, file to file."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from minitron.cli.arguments import add_checkpoint, add_device, add_output, positive_float, positive_int
+from minitron.cli.output import print_result
+from minitron.errors import MinitronError
+
+SUMMARY = "cut a checkpoint to a shape by scores"
+STORED_DTYPES = ("fp32", "bf16", "fp16")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    add_checkpoint(parser)
+    parser.add_argument("--scores", type=Path, required=True, metavar="DIR", help="folder written by score")
+    parser.add_argument("--shape", required=True, metavar="JSON_OR_FILE", help='as in {"hidden_size": 4480}')
+    add_output(parser)
+    parser.add_argument("--dtype", choices=STORED_DTYPES, help="precision to write (each tensor's own)")
+    parser.add_argument("--shard-gib", type=positive_float, default=4.0, help="largest file of weights (4)")
+    parser.add_argument("--drop-mtp", action="store_true", help="leave out layers that predict further tokens")
+    parser.add_argument("--compensate", metavar="DATA", help="scale norms for removed channels, measured on this text")
+    parser.add_argument("--repair", metavar="DATA", help="refit the projections on this text, in closed form")
+    parser.add_argument("--samples", type=positive_int, help="samples of such text (128)")
+    parser.add_argument("--seq-len", type=positive_int, help="tokens a sample (4096)")
+    parser.add_argument("--ridge", type=positive_float, help="pull towards the sliced weights (0.01)")
+    parser.add_argument("--layerwise", action="store_true", help="hold one block in memory at a time for these two")
+    add_device(parser, "device that these two run on (cpu)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prunes the checkpoint."""
+    from minitron.api.checks import require_checkpoint, require_device_name, require_text
+    from minitron.api.shapes import read_shape, split_depth
+    from minitron.recipe.load import make_section
+    from minitron.recipe.prune import PruneSection
+
+    section = make_section(PruneSection, _settings(args))
+    require_checkpoint(args.checkpoint)
+    shape = read_shape(args.shape)
+    split_depth(shape)
+    for data in (args.compensate, args.repair):
+        if data is not None:
+            require_text(data)
+    require_device_name(args.device)
+
+    from minitron.api.prune import prune_checkpoint_folder
+
+    written = prune_checkpoint_folder(args.checkpoint, args.scores, shape, args.output, section, args.device)
+    print_result(
+        args,
+        {"output": str(written.folder), "params": written.params, "shape": asdict(written.shape)},
+        f"{written.params:,} parameters in {written.folder}",
+    )
+
+
+def _settings(args: argparse.Namespace) -> dict[str, object]:
+    if args.compensate is None and args.repair is None and (args.samples or args.seq_len or args.layerwise):
+        raise MinitronError("--samples, --seq-len and --layerwise are for --compensate and --repair")
+    if args.repair is None and args.ridge is not None:
+        raise MinitronError("--ridge is for --repair")
+    text = {"samples": args.samples or 128, "seq_len": args.seq_len or 4096, "layerwise": args.layerwise}
+    given: dict[str, object] = {
+        "weights_dtype": args.dtype,
+        "shard_gib": args.shard_gib,
+        "drop_mtp": args.drop_mtp,
+    }
+    if args.compensate is not None:
+        given["compensate"] = {"data": [{"path": args.compensate}], **text}
+    if args.repair is not None:
+        given["repair"] = {"data": [{"path": args.repair}], **text, "ridge": args.ridge or 1e-2}
+    return given

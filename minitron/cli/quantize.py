@@ -1,0 +1,44 @@
+"""`minitron quantize`: post-training quantization of a checkpoint's weights by NVIDIA ModelOpt."""
+
+import argparse
+
+from minitron.cli.arguments import add_checkpoint, add_device, add_output, add_seed, positive_int
+from minitron.cli.output import print_result
+
+SUMMARY = "quantize a checkpoint's weights with ModelOpt"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    add_checkpoint(parser)
+    parser.add_argument("--format", required=True, help="fp8, int8, int8-smoothquant or int4-awq")
+    parser.add_argument("--data", required=True, metavar="PATH", help="calibration text")
+    add_output(parser)
+    parser.add_argument("--samples", type=positive_int, default=64, help="calibration samples of packed text (64)")
+    parser.add_argument("--seq-len", type=positive_int, default=512, help="tokens a sample (512)")
+    add_seed(parser)
+    add_device(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Quantizes the checkpoint."""
+    from minitron.api.checks import require_checkpoint, require_device_name, require_text
+    from minitron.integrations.modelopt.quantize.settings import QuantizeSettings
+
+    settings = QuantizeSettings(
+        format=args.format,
+        data=args.data,
+        samples=args.samples,
+        seq_len=args.seq_len,
+        device=args.device,
+        seed=args.seed,
+    )
+    require_checkpoint(args.checkpoint)
+    require_text(args.data)
+    require_device_name(args.device)
+
+    from minitron.integrations.modelopt.quantize.export import quantize_checkpoint
+    from minitron.report.tables import quantized_table
+
+    result = quantize_checkpoint(args.checkpoint, settings, args.output)
+    print_result(args, {"output": str(args.output), **result}, quantized_table(result), f"checkpoint: {args.output}")

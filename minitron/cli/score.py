@@ -1,0 +1,55 @@
+"""`minitron score`: calibrate a checkpoint and write the scores of its units and blocks."""
+
+import argparse
+
+from minitron.cli.arguments import add_checkpoint, add_device, add_output, add_overrides, add_seed, positive_int
+from minitron.cli.output import print_result
+
+SUMMARY = "calibrate a checkpoint and write its scores"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    add_checkpoint(parser)
+    parser.add_argument("--data", required=True, metavar="PATH", help=".txt, .jsonl, .parquet or a dataset's name")
+    add_output(parser)
+    parser.add_argument("--samples", type=positive_int, default=1024, help="calibration samples (1024)")
+    parser.add_argument("--seq-len", type=positive_int, default=4096, help="tokens a sample (4096)")
+    parser.add_argument("--batch-size", type=positive_int, default=8, help="samples in one forward pass (8)")
+    parser.add_argument("--layerwise", action="store_true", help="hold one block in memory at a time")
+    add_overrides(parser, "any other setting of a recipe's score section, as depth.scorer=logit_mse or packed=false")
+    add_seed(parser)
+    add_device(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Scores the checkpoint."""
+    from minitron.api.checks import require_checkpoint, require_device_name, require_text
+    from minitron.recipe.load import make_section
+    from minitron.recipe.score import ScoreSection
+
+    given = {
+        "data": [{"path": args.data}],
+        "samples": args.samples,
+        "seq_len": args.seq_len,
+        "batch_size": args.batch_size,
+        "layerwise": args.layerwise,
+    }
+    section = make_section(ScoreSection, given, tuple(args.set))
+    require_checkpoint(args.checkpoint)
+    require_text(args.data)
+    require_device_name(args.device)
+
+    from minitron.api.score import score_checkpoint, summarize_scores
+    from minitron.checkpoints.checkpoint import open_checkpoint
+    from minitron.report.tables import scores_table
+
+    scores = score_checkpoint(args.checkpoint, section, output=args.output, seed=args.seed, device=args.device)
+    summary = summarize_scores(scores, open_checkpoint(args.checkpoint))
+    blocks = [block.to_json() for block in summary]
+    print_result(
+        args,
+        {"output": str(args.output), "blocks": blocks},
+        scores_table(blocks),
+        f"scores and pictures: {args.output}",
+    )

@@ -1,0 +1,115 @@
+"""Settings of training, of the loss and of the teacher. A recipe's sections are made of them. Loads no torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from minitron.dtypes import TrainedDtype
+from minitron.errors import MinitronError
+from minitron.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
+
+# With 64 tokens kept, as many drawn ones as bring a cached teacher to an online one: docs/decisions/0014-teachers.md.
+DRAWN_TOKENS = 16
+DEFAULT_CHUNK_TOKENS = 512
+
+
+class TrainingSettings(Settings):
+    """How weights are trained, whatever the loss."""
+
+    epochs: PositiveInt = Field(default=1, description="Passes over the tokens, each in a new order.")
+    batch_size: PositiveInt = Field(default=8, description="Sequences in one optimizer step, over all devices.")
+    micro_batch_size: PositiveInt | None = Field(
+        default=None, description="Sequences in one forward pass of a device; its whole share of the batch when null."
+    )
+    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate (2408.11796).")
+    min_learning_rate: NonNegativeFloat = Field(default=0.0, description="Where the cosine decay ends.")
+    warmup_steps: NonNegativeInt = Field(default=60, description="Steps of linear warm-up (2408.11796).")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Norm that the gradient is clipped to.")
+    optim: str = Field(
+        default="adamw_torch", description="Optimizer by its name in Hugging Face Trainer, as in adamw_torch_8bit."
+    )
+    optim_args: str | None = Field(
+        default=None,
+        description="Its own arguments as Trainer takes them, as in bf16_stochastic_round=True for torchao's on bf16 "
+        "weights, which lose small updates otherwise.",
+    )
+    precision: TrainedDtype = Field(
+        default="fp32", description="Precision of the blocks' products (autocast); the loss is fp32."
+    )
+    gradient_checkpointing: bool = Field(default=False, description="Recompute blocks in the backward pass.")
+    offload_activations: bool = Field(
+        default=False, description="CUDA, with gradient_checkpointing: keep what recomputation starts from on the host."
+    )
+    sharding: Literal["ddp", "fsdp2"] = Field(
+        default="ddp", description="Several processes: a copy each, or shards of student, teacher and optimizer."
+    )
+    chunk_tokens: PositiveInt = Field(default=DEFAULT_CHUNK_TOKENS, description="Tokens whose logits are held at once.")
+    save_steps: NonNegativeInt = Field(default=100, description="Steps between resumable states, 0: none.")
+    report_to: tuple[str, ...] = Field(
+        default=(), description="Trackers by their names in Hugging Face Trainer, as in tensorboard or wandb."
+    )
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> "TrainingSettings":
+        if self.offload_activations and not self.gradient_checkpointing:
+            raise MinitronError("offload_activations needs gradient_checkpointing: true")
+        if self.min_learning_rate > self.learning_rate:
+            raise MinitronError(
+                f"min_learning_rate must be at most learning_rate, {self.learning_rate}, got {self.min_learning_rate}"
+            )
+        return self
+
+
+# What changes speed or memory but not the result (beyond rounding), and takes no part in fingerprints.
+SPEED_SETTINGS = frozenset(
+    {"micro_batch_size", "gradient_checkpointing", "offload_activations", "sharding", "chunk_tokens"}
+)
+WATCHING_SETTINGS = frozenset({"save_steps", "report_to"})
+
+
+class HiddenSettings(Settings):
+    """A loss on hidden states behind mapped blocks, for cuts so deep that logits alone guide badly (2407.14679)."""
+
+    kind: Literal["cosine", "mse"] = Field(default="cosine", description="Distance between the states.")
+    weight: PositiveFloat = Field(default=1.0, description="Weight of the hidden-state loss.")
+    blocks: tuple[NonNegativeInt, ...] = Field(
+        default=(), description="Student's blocks behind which it is taken; every fourth and the last when empty."
+    )
+
+
+class LossSettings(Settings):
+    """What is minimized."""
+
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = Field(
+        default="forward_kl", description="Of the student from the teacher; forward KL as published (2408.11796)."
+    )
+    beta: float = Field(default=0.5, gt=0, lt=1, description="jsd: share of the teacher in the mixture (2306.13649).")
+    temperature: PositiveFloat = Field(default=1.0, description="Softmax temperature (2407.14679).")
+    cross_entropy: NonNegativeFloat = Field(
+        default=0.0, description="Weight of the cross-entropy with the text; 0 as published (2408.11796)."
+    )
+    hidden: HiddenSettings | None = Field(
+        default=None, description="A loss on hidden states; null: none, as published."
+    )
+
+
+class TeacherSettings(Settings):
+    """Where the teacher's logits come from."""
+
+    mode: Literal["online", "layerwise", "cached"] = Field(
+        default="online",
+        description="online: a forward pass beside the student's; layerwise: one block of the teacher in memory at a "
+        "time; cached: its best tokens, written beforehand by the stage `cache`.",
+    )
+    dtype: TrainedDtype = Field(default="fp32", description="Precision that an online teacher is held in.")
+    top_k: PositiveInt = Field(default=64, description="cached: tokens kept; all others are one outcome.")
+    drawn_tokens: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="cached, forward_kl: tokens drawn from the others, with which the gradient is in expectation that "
+        "of the whole distribution; when null 16, and none for other divergences.",
+    )
+    layerwise: bool = Field(default=False, description="cached: write the cache with one block in memory at a time.")
+    window_sequences: PositiveInt = Field(
+        default=64, description="layerwise: sequences of text that the checkpoint is read once for."
+    )

@@ -1,0 +1,79 @@
+"""Trainer's arguments for a phase of training."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from minitron.distill.settings import TrainingSettings
+from minitron.distributed import Ranks
+from minitron.errors import MinitronError
+
+CURVE_POINTS = 40
+ADAM_BETA2 = 0.95
+
+
+def training_arguments(
+    settings: TrainingSettings, state_folder: Path, *, max_steps: int, ranks: Ranks, seed: int, routed: bool = False
+) -> TrainingArguments:
+    """Trainer's arguments for a phase.
+
+    Args:
+        settings: How to distill.
+        state_folder: Where states lie.
+        max_steps: Steps of the whole phase.
+        ranks: The processes that take part.
+        seed: Seed of all that is random.
+        routed: The student has experts, some of which a batch may leave without gradient.
+    """
+    micro, accumulation = _shares(settings, ranks.world_size)
+    on_cpu = ranks.device.type == "cpu"
+    decay: dict[str, Any] = {"lr_scheduler_type": "cosine"}
+    if settings.min_learning_rate:
+        decay = {
+            "lr_scheduler_type": "cosine_with_min_lr",
+            "lr_scheduler_kwargs": {"min_lr": settings.min_learning_rate},
+        }
+    return TrainingArguments(
+        output_dir=str(state_folder),
+        max_steps=max_steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=settings.learning_rate,
+        **decay,
+        warmup_steps=min(settings.warmup_steps, max_steps // 4),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        adam_beta2=ADAM_BETA2,
+        optim=settings.optim,
+        optim_args=settings.optim_args,
+        bf16=settings.precision == "bf16",
+        logging_steps=max(1, max_steps // CURVE_POINTS),
+        logging_nan_inf_filter=False,  # a diverged loss must be seen, not averaged away
+        save_strategy="steps" if settings.save_steps else "no",
+        save_steps=settings.save_steps or 1,
+        report_to=list(settings.report_to),
+        disable_tqdm=True,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=on_cpu,
+        ddp_find_unused_parameters=routed,
+        dataloader_pin_memory=not on_cpu,
+        train_sampling_strategy="sequential",  # blending has shuffled the sequences already
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+
+
+def _shares(settings: TrainingSettings, processes: int) -> tuple[int, int]:
+    if settings.batch_size % processes:
+        raise MinitronError(
+            f"batch_size must be a multiple of the processes, {processes}, got {settings.batch_size} sequences"
+        )
+    share = settings.batch_size // processes
+    micro = settings.micro_batch_size or share
+    if share % micro:
+        raise MinitronError(
+            f"micro_batch_size must divide a process's share of the batch, {share} sequences, got {micro}"
+        )
+    return micro, share // micro

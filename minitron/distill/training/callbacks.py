@@ -1,0 +1,48 @@
+"""Trainer callbacks: stop early, stop on divergence, show progress."""
+
+import math
+from typing import Any
+
+from rich.progress import Progress, TaskID
+from transformers import TrainerCallback
+
+from minitron.distill.training.trainer import DivergedError
+
+
+class StopCallback(TrainerCallback):  # type: ignore[misc]
+    """Stops after a step, with its state saved."""
+
+    def __init__(self, last_step: int) -> None:
+        self._last_step = last_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Trainer's event at the end of an optimizer step."""
+        if state.global_step >= self._last_step:
+            control.should_save = control.should_log = control.should_training_stop = True
+
+
+class DivergenceCallback(TrainerCallback):  # type: ignore[misc]
+    """Raises as soon as the loss is not finite."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        """Trainer's event when it logs."""
+        if logs and not math.isfinite(logs.get("loss", 0.0)):
+            raise DivergedError(
+                f"the distillation loss must stay finite, it was {logs['loss']} at step {state.global_step}"
+            )
+
+
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
+    """Moves a progress bar."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Trainer's event at the end of an optimizer step."""
+        self._progress.update(self._task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        """Trainer's event when it logs."""
+        if logs and "loss" in logs:
+            self._progress.update(self._task, description=f"distill, loss {logs['loss']:.4f}")

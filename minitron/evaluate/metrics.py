@@ -1,0 +1,38 @@
+"""What is measured of a model, as `metrics.json` and `minitron eval --json` hold it."""
+
+from dataclasses import asdict, dataclass
+
+from minitron.artifacts.json_files import JsonObject
+from minitron.estimate.serving.memory import MemoryBytes
+
+TASK_KEYS = ("task", "exact_match", "problems")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Metrics of one model.
+
+    Attributes:
+        params: Parameters.
+        memory: Bytes at the workload.
+        loss: Held-out cross-entropy, nats a token.
+        kl_to_teacher: Forward KL from the teacher on the same text, nats a token; None without a teacher.
+        tokens_per_s: Generated tokens a second at batch size 1.
+        task: The task's name; None without one, as are the next two.
+        exact_match: Share of the problems that are answered exactly.
+        problems: Problems that were asked.
+    """
+
+    params: int
+    memory: MemoryBytes
+    loss: float
+    kl_to_teacher: float | None
+    tokens_per_s: float
+    task: str | None = None
+    exact_match: float | None = None
+    problems: int | None = None
+
+    def to_json(self) -> JsonObject:
+        """As JSON; without a task its keys are left out."""
+        found: JsonObject = asdict(self)
+        return {key: value for key, value in found.items() if self.task is not None or key not in TASK_KEYS}

@@ -1,0 +1,49 @@
+"""What a stage works with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from minitron.distributed import Ranks
+from minitron.pipeline.run_folder import RunFolder
+from minitron.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageContext:
+    """What a stage works with.
+
+    Attributes:
+        recipe: The recipe.
+        ranks: The processes of the run.
+        run: Where other stages have their results.
+        output: The stage's own folder, which becomes `run.stage(name)` when the stage has ended well. The files of an
+            interrupted attempt with the same inputs lie in it.
+    """
+
+    recipe: Recipe
+    ranks: Ranks
+    run: RunFolder
+    output: Path
+
+    @property
+    def device(self) -> str:
+        """Where this process computes: on the recipe's device, or on its own of several."""
+        return self.recipe.device if self.ranks.world_size == 1 else str(self.ranks.device)
+
+    @property
+    def execution(self) -> "Execution":
+        """Device and seed."""
+        return Execution(device=self.recipe.device, seed=self.recipe.seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """Where something is computed, and the seed of its text's order.
+
+    Attributes:
+        device: torch device.
+        seed: Seed.
+    """
+
+    device: str = "cpu"
+    seed: int = 0

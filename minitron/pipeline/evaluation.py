@@ -1,0 +1,62 @@
+"""Measuring a checkpoint as a recipe's section says."""
+
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.data.sequences import blend_sources
+from minitron.estimate.serving.memory import memory_bytes
+from minitron.estimate.serving.workload import Workload
+from minitron.evaluate.metrics import Metrics
+from minitron.evaluate.perplexity import evaluate_text
+from minitron.evaluate.speed import tokens_per_second
+from minitron.evaluate.task import evaluate_task, read_problems
+from minitron.pipeline.text import text_sources
+from minitron.recipe.evaluate import EvaluateSection
+from minitron.runtime.loading import load_tokenizer
+
+
+def evaluate_model(
+    model: PreTrainedModel,
+    folder: Path,
+    section: EvaluateSection,
+    workload: Workload,
+    *,
+    teacher: PreTrainedModel | None,
+    seed: int,
+) -> Metrics:
+    """Measures a loaded checkpoint: parameters, bytes at the workload, loss, KL to the teacher, exact match, speed.
+
+    Args:
+        model: The loaded model; the teacher itself may be measured against itself.
+        folder: Its checkpoint.
+        section: What it is measured on.
+        workload: What the bytes are for.
+        teacher: The teacher, or None to leave the KL out.
+        seed: Seed of the order of the text.
+    """
+    checkpoint, tokenizer = open_checkpoint(folder), load_tokenizer(folder)
+    sequences_NT = blend_sources(
+        text_sources(section.data, held_out=True),
+        tokenizer,
+        seq_len=section.seq_len,
+        num_sequences=section.sequences,
+        seed=seed,
+    )
+    text = evaluate_text(model, sequences_NT, teacher=teacher)
+    task = None
+    if section.task is not None:
+        problems = read_problems(Path(section.task.path), limit=section.task.problems)
+        task = evaluate_task(model, tokenizer, problems, max_new_tokens=section.task.max_new_tokens)
+    speed = tokens_per_second(model, batch_size=1, prompt_tokens=32, new_tokens=section.speed_new_tokens)
+    return Metrics(
+        params=checkpoint.params,
+        memory=memory_bytes(checkpoint.shape, workload),
+        loss=text.loss,
+        kl_to_teacher=text.kl_to_teacher,
+        tokens_per_s=speed,
+        task=None if section.task is None else section.task.name,
+        exact_match=None if task is None else task.exact_match,
+        problems=None if task is None else task.problems,
+    )

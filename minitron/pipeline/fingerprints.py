@@ -1,0 +1,172 @@
+"""What each stage's result depends on: a stage runs again when its fingerprint, or that of a stage it reads, changes.
+
+Text and weights count by their content, settings by their values. What changes speed or memory alone is left out.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from minitron.artifacts.json_files import JsonObject
+from minitron.checkpoints.checkpoint import checkpoint_hashes, file_hash
+from minitron.data.documents import is_text_file
+from minitron.distill.settings import SPEED_SETTINGS, WATCHING_SETTINGS
+from minitron.pipeline.sections import correction_section, depth_first_section, prune_section, score_section
+from minitron.recipe.distill import DistillSection, TrainSection
+from minitron.recipe.recipe import Recipe
+from minitron.recipe.score import ScoreSection
+from minitron.recipe.source import Source
+
+# Ways of choosing a candidate that rank by arithmetic, and what the solver ranks by.
+RANK_BY = {"largest": "memory", "importance": "importance", "throughput": "throughput"}
+
+
+def data_hashes(sources: Sequence[Source]) -> list[JsonObject]:
+    """What identifies each source of text: a file's content or a dataset's name, and how it is read."""
+    return [_source(source) for source in sources]
+
+
+def teacher(recipe: Recipe) -> JsonObject:
+    """The teacher's weights and tokenizer."""
+    return {**checkpoint_hashes(Path(recipe.teacher))}
+
+
+def scores(checkpoint: Path, section: ScoreSection, *, seed: int) -> JsonObject:
+    """Scores of a checkpoint."""
+    speed: Any = {"data": True, "batch_size": True, "layerwise": True, "save_every": True, "depth": {"trials_at_once"}}
+    return {
+        **checkpoint_hashes(checkpoint),
+        "data": [*data_hashes(section.data)],
+        "settings": section.model_dump(mode="json", exclude=speed),
+        "seed": seed,
+    }
+
+
+def correct(recipe: Recipe) -> JsonObject:
+    """The corrected teacher."""
+    return {**teacher(recipe), "correct": _correction(recipe)}
+
+
+def depth(recipe: Recipe) -> JsonObject:
+    """The checkpoint with fewer blocks."""
+    found = scores(Path(recipe.teacher), recipe.score, seed=recipe.seed)
+    settings = found["settings"]
+    assert isinstance(settings, dict)
+    # Width scorers do not rank blocks; another choice of them must not cut and distill the blocks anew.
+    by_depth: JsonObject = {**found, "settings": {key: value for key, value in settings.items() if key != "width"}}
+    return {
+        "score": by_depth,
+        "num_hidden_layers": depth_first_section(recipe).num_hidden_layers,
+        "keep_attention": recipe.search.keep_attention,
+        **prune(recipe),
+    }
+
+
+def depth_distill(recipe: Recipe) -> JsonObject:
+    """The recovery of the checkpoint with fewer blocks."""
+    return {"distill": training(depth_first_section(recipe).distill), "corrected": _correction(recipe)}
+
+
+def score(recipe: Recipe) -> JsonObject:
+    """The scores."""
+    return scores(Path(recipe.teacher), score_section(recipe), seed=recipe.seed)
+
+
+def search(recipe: Recipe) -> JsonObject:
+    """The candidates. Those that are measured depend on the text that a tournament trains on and is judged by."""
+    measured = recipe.search.choose not in RANK_BY
+    unused = {"top_k"} if measured else {"shortlist", "tournament"}
+    settings: JsonObject = {
+        "budget": recipe.budget.model_dump(mode="json"),
+        "search": recipe.search.model_dump(mode="json", exclude=unused),
+    }
+    if measured:
+        # A tournament is over within the first phase, whatever follows it; epochs and tokens are its own.
+        first = recipe.distill.curriculum[0]
+        settings["distill"] = _trained(first, besides=frozenset({"tokens", "epochs"}))
+    return settings
+
+
+def prune(recipe: Recipe) -> JsonObject:
+    """The pruned checkpoint. A repair's batch size counts, since its weights are compared bit for bit."""
+    section = prune_section(recipe)
+    text: JsonObject = {
+        f"{name}_data": [*data_hashes(found.data)]
+        for name, found in (("compensate", section.compensate), ("repair", section.repair))
+        if found is not None
+    }
+    without_text: Any = {"compensate": {"data"}, "repair": {"data"}}
+    return {**section.model_dump(mode="json", exclude=without_text), **text}
+
+
+def cache(recipe: Recipe) -> JsonObject:
+    """The teacher's caches: teacher, each phase's text and what is kept of its logits; nothing of the student."""
+    return {
+        "teacher": teacher(recipe),
+        "corrected": _correction(recipe),
+        "phases": [cached_phase(phase) for phase in recipe.distill.curriculum],
+    }
+
+
+def cached_phase(phase: DistillSection) -> JsonObject:
+    """The cache of one phase, the teacher aside."""
+    return {
+        "data": [*data_hashes(phase.data)],
+        "tokens": phase.tokens,
+        "seq_len": phase.seq_len,
+        "temperature": phase.loss.temperature,
+        "top_k": phase.teacher.top_k,
+        "drawn_tokens": phase.drawn_tokens,
+        "dtype": phase.teacher_dtype,
+    }
+
+
+def distill(recipe: Recipe) -> JsonObject:
+    """The distilled student."""
+    return training(recipe.distill)
+
+
+def evaluate(recipe: Recipe) -> JsonObject:
+    """The metrics."""
+    task = recipe.evaluate.task
+    return {
+        "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"data"}),
+        "device": recipe.device,
+        "data": [*data_hashes(recipe.evaluate.data)],
+        "task": None if task is None else file_hash(Path(task.path)),
+    }
+
+
+def report(recipe: Recipe) -> JsonObject:
+    """The report."""
+    return {"name": recipe.name}
+
+
+def training(section: TrainSection) -> JsonObject:
+    """Everything in a section of training that its result depends on, however its curriculum is written."""
+    if not isinstance(section, DistillSection):
+        return {"phases": [_trained(section)]}
+    return {"phases": [_trained(phase) for phase in section.curriculum], "merge": list(section.merge)}
+
+
+def _trained(phase: TrainSection, *, besides: frozenset[str] = frozenset()) -> JsonObject:
+    left_out = {*SPEED_SETTINGS, *WATCHING_SETTINGS, *besides, "data", "phases", "merge", "teacher"}
+    found: JsonObject = {**phase.model_dump(mode="json", exclude=left_out), "data": [*data_hashes(phase.data)]}
+    if isinstance(phase, DistillSection):
+        cached = phase.teacher.mode == "cached"
+        kept: JsonObject = {"top_k": phase.teacher.top_k, "drawn_tokens": phase.drawn_tokens} if cached else {}
+        found["teacher"] = {"dtype": phase.teacher_dtype, **kept}
+    return found
+
+
+def _correction(recipe: Recipe) -> JsonObject | None:
+    section = correction_section(recipe)
+    return None if section is None else training(section)
+
+
+def _source(source: Source) -> JsonObject:
+    # Text that is not split keeps the hashes that it had before texts could be.
+    found: JsonObject = source.model_dump(mode="json", exclude=None if source.held_out else {"held_out"})
+    if not is_text_file(source.path):
+        return found
+    return {key: value for key, value in found.items() if key != "path"} | {"content": file_hash(Path(source.path))}

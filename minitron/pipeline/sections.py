@@ -1,0 +1,51 @@
+"""Sections of a recipe with what they leave out taken from other sections."""
+
+from pathlib import Path
+
+from minitron.pipeline.run_folder import RunFolder
+from minitron.recipe.distill import CorrectionSection, DepthFirstSection
+from minitron.recipe.prune import CalibrationSection, PruneSection
+from minitron.recipe.recipe import Recipe
+from minitron.recipe.score import DepthSection, ScoreSection
+
+
+def score_section(recipe: Recipe) -> ScoreSection:
+    """How widths are scored: as the recipe says, but blocks that a depth stage cut are not ranked again."""
+    if recipe.depth_first is None:
+        return recipe.score
+    return recipe.score.model_copy(update={"depth": DepthSection()})
+
+
+def prune_section(recipe: Recipe) -> PruneSection:
+    """How the recipe prunes, with calibration text that it leaves out taken from its score section."""
+    filled = {}
+    for name in ("compensate", "repair"):
+        section: CalibrationSection | None = getattr(recipe.prune, name)
+        if section is not None:
+            text = {"data": section.data or recipe.score.data, "seq_len": section.seq_len or recipe.score.seq_len}
+            filled[name] = section.model_copy(update=text)
+    return recipe.prune.model_copy(update=filled)
+
+
+def correction_section(recipe: Recipe) -> CorrectionSection | None:
+    """How the teacher is corrected, with text that it leaves out taken from the distillation; None where it is not."""
+    section = recipe.correct_teacher
+    if section is None or section.data:
+        return section
+    return section.model_copy(update={"data": recipe.distill.curriculum[0].data})
+
+
+def depth_first_section(recipe: Recipe) -> DepthFirstSection:
+    """The depth stages' section, in a recipe that has them."""
+    assert recipe.depth_first is not None
+    return recipe.depth_first
+
+
+def cut_source(recipe: Recipe, run: RunFolder) -> Path:
+    """The checkpoint that is scored, searched and pruned: the teacher, or what the depth stages left of it."""
+    return Path(recipe.teacher) if recipe.depth_first is None else run.depth_distilled
+
+
+def teaching_checkpoint(recipe: Recipe, run: RunFolder) -> Path:
+    """The checkpoint that students learn from: the teacher, corrected first where the recipe says so."""
+    return Path(recipe.teacher) if recipe.correct_teacher is None else run.corrected_teacher

@@ -1,0 +1,102 @@
+"""The pipeline's stages in order: what each reads, depends on, and which recipes have it. Loads no torch.
+
+The work of a stage is the function `run` of the module with its name in `minitron.pipeline.stages`.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from minitron.artifacts.json_files import JsonObject
+from minitron.errors import MinitronError
+from minitron.pipeline import fingerprints
+from minitron.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A stage of the pipeline.
+
+    Attributes:
+        name: Its name, as `--from` and `--to` take it; its folder in the run folder and its module bear it too.
+        reads: Stages whose results it reads.
+        fingerprint: Recipe -> everything else that its result depends on.
+        applies: Whether a recipe has it.
+        shared: Whether several processes may run it together.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    fingerprint: Callable[[Recipe], JsonObject]
+    applies: Callable[[Recipe], bool] = lambda recipe: True
+    shared: bool = False
+
+
+def _has_depth_stages(recipe: Recipe) -> bool:
+    return recipe.depth_first is not None
+
+
+STAGES = (
+    Stage(
+        name="correct",
+        reads=(),
+        fingerprint=fingerprints.correct,
+        applies=lambda recipe: recipe.correct_teacher is not None,
+        shared=True,
+    ),
+    Stage(name="depth", reads=(), fingerprint=fingerprints.depth, applies=_has_depth_stages),
+    Stage(
+        name="depth_distill",
+        reads=("correct", "depth"),
+        fingerprint=fingerprints.depth_distill,
+        applies=_has_depth_stages,
+        shared=True,
+    ),
+    Stage(name="score", reads=("depth_distill",), fingerprint=fingerprints.score),
+    Stage(name="search", reads=("depth_distill", "score"), fingerprint=fingerprints.search),
+    Stage(name="prune", reads=("depth_distill", "score", "search"), fingerprint=fingerprints.prune),
+    Stage(
+        name="cache",
+        reads=("correct",),
+        fingerprint=fingerprints.cache,
+        applies=lambda recipe: recipe.distill.teacher.mode == "cached",
+        shared=True,
+    ),
+    Stage(name="distill", reads=("correct", "prune", "cache"), fingerprint=fingerprints.distill, shared=True),
+    Stage(name="evaluate", reads=("prune", "distill"), fingerprint=fingerprints.evaluate),
+    Stage(name="report", reads=("distill", "evaluate"), fingerprint=fingerprints.report),
+)
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+CACHE_STAGES = ("correct", "cache")  # what a teacher's cache takes: nothing of the student
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages that a recipe has, in order."""
+    return tuple(stage for stage in STAGES if stage.applies(recipe))
+
+
+def select_stages(
+    recipe: Recipe, *, first: str | None = None, last: str | None = None, only: Collection[str] | None = None
+) -> tuple[Stage, ...]:
+    """The stages of a recipe that a run goes through.
+
+    Args:
+        recipe: The recipe.
+        first: The stage to run anew from; those before it are gone through all the same, and skipped when finished.
+        last: The stage to stop after.
+        only: Names of stages that may run.
+
+    Raises:
+        MinitronError: A name is not one of the recipe's stages, or `first` comes after `last`.
+    """
+    stages = stages_of(recipe)
+    names = [stage.name for stage in stages]
+    for name in (first, last):
+        if name is not None and name not in names:
+            raise MinitronError(f"a stage must be one of {', '.join(names)}, got {name!r}")
+    unknown = sorted(set(only or ()) - set(STAGE_NAMES))
+    if unknown:
+        raise MinitronError(f"a stage must be one of {', '.join(STAGE_NAMES)}, got {unknown[0]!r}")
+    if first is not None and last is not None and names.index(first) > names.index(last):
+        raise MinitronError(f"--from must not come after --to, got from {first} to {last}")
+    stop = len(names) if last is None else names.index(last) + 1
+    return tuple(stage for stage in stages[:stop] if only is None or stage.name in only)
