@@ -98,7 +98,7 @@ def __dir__() -> list[str]:
 
 
 def _function(name: str) -> property:
-    # The import system would put a package of this name in the place of the function; its modules are found all the same.
+    # The import system would put a package of this name in the place of the function.
     return property(lambda module: __getattr__(name), lambda module, package: None)
 
 
