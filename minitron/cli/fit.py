@@ -55,9 +55,10 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Holds the model against the memory."""
-    from minitron.api.fit import Memory, choose_device, fit_model
+    """Prints whether the model fits the memory."""
+    from minitron.api.fit import choose_device
     from minitron.errors import MinitronError
+    from minitron.estimate.serving.model_fit import Memory, fit_model
     from minitron.estimate.serving.throughput import Lengths
     from minitron.report.tables import fit_table
 
@@ -70,12 +71,9 @@ def run(args: argparse.Namespace) -> None:
         lengths = Lengths(input_tokens=args.input_tokens, output_tokens=args.output_tokens)
     result = fit_model(args.model, _workload(args), memory, weights=args.weights, lengths=lengths)
     shown: list[Shown] = [fit_table(result)]
-    if "serve" in result:
-        command = result["serve"]
-        shown += _serve_lines(
-            None if command is None else str(command), fits=bool(result["fits"]), context=args.context
-        )
-    print_result(args, result, *shown)
+    if result.by_vllm:
+        shown += _serve_lines(result.serve, fits=result.report.fits, context=args.context)
+    print_result(args, result.to_json(), *shown)
 
 
 def _workload(args: argparse.Namespace) -> "Workload":
@@ -99,7 +97,7 @@ def _workload(args: argparse.Namespace) -> "Workload":
 
 def _serve_lines(command: str | None, *, fits: bool, context: int) -> list[str]:
     if command is None:
-        return ["no `vllm serve` line surely starts"]
+        return ["no `vllm serve` command starts within this budget"]
     if fits:
         return [command]
-    return [f"{context:,} tokens may not start; what surely does:", command]
+    return [f"{context:,} tokens may not start; this command does:", command]

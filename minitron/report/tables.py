@@ -1,10 +1,12 @@
 """Tables for a terminal: the closing table of a run, candidates, the verdict of fit, metrics of one model."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
 
+from minitron.estimate.serving.model_fit import ModelFit
 from minitron.evaluate.metrics import Metrics
 from minitron.search.record import CandidateRecord, SearchRecord
 from minitron.units import format_bytes
@@ -115,38 +117,40 @@ def _measured_columns(candidates: Sequence[CandidateRecord]) -> dict[str, list[s
     return columns
 
 
-def fit_table(report: Mapping[str, Any]) -> Table:
-    """The verdict of fit: what the bytes hold, and what is left."""
-    table = Table(title=report["verdict"], title_justify="left", show_header=False)
+def fit_table(found: ModelFit) -> Table:
+    """Whether a model fits: its bytes by what they hold, and what is left."""
+    report = found.report
+    table = Table(title=report.verdict, title_justify="left", show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
-    table.add_row("parameters", f"{report['params']:,}")
+    table.add_row("parameters", f"{report.params:,}")
+    memory = asdict(report.memory)
     for part, label in PART_LABELS.items():
-        held = format_bytes(report[f"{part}_bytes"])
+        held = format_bytes(memory[f"{part}_bytes"])
         if part == "weights":
-            label = f"weights, {report['weights']}"
-        if part == "workspace" and report["workspace_low_bytes"] != report["workspace_bytes"]:
-            label, held = "workspace, assumed", f"{format_bytes(report['workspace_low_bytes'])} to {held}"
+            label = f"weights, {found.weights_dtype}"
+        if part == "workspace" and report.workspace_low_bytes != report.memory.workspace_bytes:
+            label, held = "workspace, assumed", f"{format_bytes(report.workspace_low_bytes)} to {held}"
         table.add_row(label, held)
-    table.add_row("total", format_bytes(report["total_bytes"]), style="bold")
-    table.add_row("budget", format_bytes(report["budget_bytes"]))
-    table.add_row("headroom", format_bytes(report["headroom_bytes"]), style="bold", end_section=True)
-    for kind, block in report["blocks"].items():
-        parts = [f"weights {format_bytes(block['weights_bytes'])}"]
-        cache = block["kv_bytes"] + block["ssm_bytes"] + block["conv_bytes"]
+    table.add_row("total", format_bytes(report.memory.total_bytes), style="bold")
+    table.add_row("budget", format_bytes(report.budget_bytes))
+    table.add_row("headroom", format_bytes(report.headroom_bytes), style="bold", end_section=True)
+    for kind, block in found.block_memory.items():
+        parts = [f"weights {format_bytes(block.weights_bytes)}"]
+        cache = block.kv_bytes + block.ssm_bytes + block.conv_bytes
         parts += [f"cache {format_bytes(cache)}"] if cache else []
-        table.add_row(f"{block['count']} {BLOCK_LABELS[kind]} blocks, each", ", ".join(parts))
+        table.add_row(f"{found.block_counts[kind]} {BLOCK_LABELS[kind]} blocks, each", ", ".join(parts))
     table.add_section()
-    if "block_tokens" in report:
-        table.add_row("vLLM block", f"{report['block_tokens']:,} tokens, {report['page_bytes']:,} bytes a layer")
-        table.add_row(
-            "vLLM blocks, in all / a sequence", f"{report['num_blocks']:,} / {report['blocks_per_sequence']:,}"
-        )
-    for label, limit in (("largest context, tokens", "context_tokens"), ("largest number of sequences", "sequences")):
-        largest = report[f"max_{limit}"]
-        table.add_row(label, "no limit" if largest is None else f"{largest:,}")
-    if "tokens_per_s" in report:
-        table.add_row("predicted output tokens/s, largest batch", f"{report['tokens_per_s']:.1f}")
+    blocks = report.cache_blocks
+    if blocks is not None:
+        table.add_row("vLLM cache block", f"{blocks.block_tokens:,} tokens, {blocks.page_bytes:,} bytes a layer")
+        counts = f"{report.num_cache_blocks:,} / {blocks.blocks_per_sequence:,}"
+        table.add_row("vLLM cache blocks, in all / a sequence", counts)
+    largest = {"context, tokens": report.max_context_tokens, "number of sequences": report.max_sequences}
+    for label, limit in largest.items():
+        table.add_row(f"largest {label}", "no limit" if limit is None else f"{limit:,}")
+    if found.tokens_per_s is not None:
+        table.add_row("predicted output tokens/s, largest batch", f"{found.tokens_per_s:.1f}")
     return table
 
 

@@ -1,0 +1,168 @@
+"""Whether a checkpoint or a configuration fits a device's memory: the answer of `minitron fit`."""
+
+import logging
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+from minitron.artifacts.json_files import JsonObject, JsonValue
+from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from minitron.dtypes import StoredDtype, find_dtype
+from minitron.estimate.devices import Device, usable_bytes
+from minitron.estimate.serving.fit import FitReport, fit
+from minitron.estimate.serving.memory import MemoryBytes, block_bytes
+from minitron.estimate.serving.throughput import Lengths, predict_tokens_per_second
+from minitron.estimate.serving.vllm_command import serve_command
+from minitron.estimate.serving.workload import Workload
+from minitron.models.config import read_config, shape_from_config
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """The memory that a model is to fit.
+
+    Attributes:
+        device: The GPU.
+        utilization: Fraction of its memory that may be used; the accounting's default when None.
+        reserved_gib: GiB reserved for others.
+    """
+
+    device: Device
+    utilization: float | None = None
+    reserved_gib: float = 0.0
+
+    def budget_bytes(self, accounting: str) -> int:
+        """Bytes that a model may need in total."""
+        return usable_bytes(
+            self.device.visible_bytes,
+            utilization=self.utilization,
+            reserved_gib=self.reserved_gib,
+            accounting=accounting,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFit:
+    """Whether a model fits, and what it takes.
+
+    Attributes:
+        weights_dtype: Number format of the weights.
+        report: The verdict.
+        block_counts: Letter of a kind of block -> how many there are.
+        block_memory: Letter of a kind of block -> bytes of one such block.
+        serve: The `vllm serve` command; None by plain accounting, and where none starts within the budget.
+        by_vllm: Whether vLLM's accounting was used.
+        tokens_per_s: Predicted output tokens a second; None where no lengths were given.
+    """
+
+    weights_dtype: str
+    report: FitReport
+    block_counts: Mapping[str, int]
+    block_memory: Mapping[str, MemoryBytes]
+    serve: str | None = None
+    by_vllm: bool = False
+    tokens_per_s: float | None = None
+
+    def to_json(self) -> JsonObject:
+        """The object that `minitron fit --json` prints."""
+        report = self.report
+        found: JsonObject = {
+            "weights": self.weights_dtype,
+            "params": report.params,
+            **asdict(report.memory),
+            "workspace_low_bytes": report.workspace_low_bytes,
+            "budget_bytes": report.budget_bytes,
+            "fits": report.fits,
+            "verdict": report.verdict,
+            "headroom_bytes": report.headroom_bytes,
+            "max_context_tokens": report.max_context_tokens,
+            "max_sequences": report.max_sequences,
+        }
+        if report.cache_blocks is not None:
+            found["block_tokens"] = report.cache_blocks.block_tokens
+            found["page_bytes"] = report.cache_blocks.page_bytes
+            found["num_blocks"] = report.num_cache_blocks
+            found["blocks_per_sequence"] = report.cache_blocks.blocks_per_sequence
+        blocks: dict[str, JsonValue] = {
+            kind: {"count": self.block_counts[kind], **asdict(memory)} for kind, memory in self.block_memory.items()
+        }
+        found["blocks"] = blocks
+        if self.by_vllm:
+            found["serve"] = self.serve
+        if self.tokens_per_s is not None:
+            found["tokens_per_s"] = self.tokens_per_s
+        return found
+
+
+def fit_model(
+    model: Path, workload: Workload, memory: Memory, *, weights: str | None = None, lengths: Lengths | None = None
+) -> ModelFit:
+    """Whether a model fits a memory.
+
+    Args:
+        model: A checkpoint folder, a `config.json`, or a JSON file of a shape in the same keys.
+        workload: What is served; its `weights_dtype` is set here.
+        memory: What the model is to fit.
+        weights: Number format of the weights; when None, the bytes in a checkpoint's headers, and bf16 for a
+            configuration.
+        lengths: Tokens in and out to predict throughput for.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+        ShapeError: The configuration cannot be read.
+        BudgetError: There is no memory left for the model.
+    """
+    checkpoint = open_checkpoint(model, quantized=True) if model.is_dir() else None
+    config = read_config(model) if checkpoint is None else checkpoint.config
+    shape = shape_from_config(config) if checkpoint is None else checkpoint.shape
+    stored = None if checkpoint is None or weights is not None else checkpoint.weights_bytes
+    workload = replace(workload, weights_dtype=weights or _stored_dtype(checkpoint))
+    longest = config.get("max_position_embeddings")
+    if isinstance(longest, int) and workload.context_tokens > longest:
+        logger.warning("config.json says max_position_embeddings %d, fewer than %d", longest, workload.context_tokens)
+    budget_bytes = memory.budget_bytes(workload.accounting)
+    report = fit(shape, workload, budget_bytes, weights_bytes=stored)
+    speed = None
+    if lengths is not None:
+        speed = predict_tokens_per_second(shape, workload, memory.device, lengths, budget_bytes)
+    is_quantized = checkpoint is not None and checkpoint.weights_format is not None
+    by_vllm = workload.accounting == "vllm"
+    return ModelFit(
+        weights_dtype=workload.weights_dtype,
+        report=report,
+        block_counts=shape.counts,
+        block_memory=block_bytes(shape, workload),
+        serve=_serve_line(model, workload, report, memory, is_quantized=is_quantized) if by_vllm else None,
+        by_vllm=by_vllm,
+        tokens_per_s=speed,
+    )
+
+
+def _serve_line(
+    model: Path, workload: Workload, report: FitReport, memory: Memory, *, is_quantized: bool
+) -> str | None:
+    folder = str(model if model.is_dir() else model.parent)
+    utilization = report.budget_bytes / memory.device.visible_bytes
+    words = serve_command(folder, workload, report, utilization=utilization)
+    if words is not None and is_quantized and "--quantization" in words:
+        # Online quantization is not meant: vLLM reads the folder's own quantization_config.
+        at = words.index("--quantization")
+        words = [*words[:at], *words[at + 2 :]]
+    if workload.weights_dtype in ("int8", "int4"):
+        logger.warning("the line serves a checkpoint whose weights are %s already", workload.weights_dtype)
+    return None if words is None else shlex.join(words)
+
+
+def _stored_dtype(checkpoint: Checkpoint | None) -> str:
+    """Number format of a folder's weights; bf16 where they are mixed, since their bytes are known all the same."""
+    if checkpoint is None:
+        return "bf16"
+    if checkpoint.weights_format is not None:
+        return checkpoint.weights_format
+    found = {find_dtype(tensor.dtype) for tensor in checkpoint.tensors.values()}
+    name = found.pop() if len(found) == 1 else None
+    return name if name is not None and name in get_args(StoredDtype) else "bf16"
