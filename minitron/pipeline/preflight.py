@@ -28,7 +28,7 @@ def check_recipe(recipe: Recipe) -> None:
     checkpoint = open_checkpoint(Path(recipe.teacher))
     missing = list(missing_files(recipe))
     if missing:
-        raise MinitronError("\n".join(f"text file not found: {path}" for path in missing))
+        raise MinitronError("\n".join(f"data file not found: {path}" for path in missing))
     _check_extras(recipe, checkpoint)
     depth = recipe.score.depth
     if depth.remove:

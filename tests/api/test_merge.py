@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from minitron.api import checkpoints as verbs
+from minitron.api import merge as merge_module
 from minitron.artifacts.artifact import working_folder
 from minitron.checkpoints.checkpoint import checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.lineage import add_step, lineage_of, read_lineage, write_lineage
@@ -119,7 +119,7 @@ def test_what_an_interrupted_merge_left_is_made_anew(
         raise OSError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(verbs, "write_about", stop)
+        patch.setattr(merge_module, "write_provenance", stop)
         assert main(["merge", *map(str, pair), "--output", str(output)]) == 1
     assert "stopped" in capsys.readouterr().err
     assert not output.exists()
@@ -131,13 +131,13 @@ def test_what_an_interrupted_merge_left_is_made_anew(
 def test_a_source_that_changes_meanwhile_leaves_no_merge(
     tmp_path: Path, pair: Pair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = verbs.merge_checkpoints
+    original = merge_module.merge_checkpoints
 
     def change_and_merge(*args: Any, **options: Any) -> Any:
         merged = original(*args, **options)
         (pair[1] / "generation_config.json").write_text("{}")
         return merged
 
-    monkeypatch.setattr(verbs, "merge_checkpoints", change_and_merge)
+    monkeypatch.setattr(merge_module, "merge_checkpoints", change_and_merge)
     assert "must not change while they are merged" in fail(capsys, *pair, "--output", tmp_path / "merged")
     assert not (tmp_path / "merged").exists()

@@ -5,10 +5,10 @@ import pytest
 
 from minitron.checkpoints.checkpoint import file_hash
 from minitron.estimate.serving.workload import Workload
-from minitron.pipeline import calibration
+from minitron.pipeline import calibration, evaluation
 from minitron.pipeline.calibration import read_samples
-from minitron.pipeline.stages import evaluate
-from minitron.pipeline.text import data_hashes, text_sources
+from minitron.pipeline.fingerprints import data_hashes
+from minitron.pipeline.text import text_sources
 from minitron.recipe.evaluate import EvaluateSection
 from minitron.recipe.prune import CalibrationSection
 from minitron.recipe.source import Source
@@ -60,9 +60,9 @@ def test_evaluation_reads_the_side_that_is_held_out(tmp_path: Path, monkeypatch:
         found["part"] = sources[0].part
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "blend_sources", stop)
-    for name in ("open_checkpoint", "load_tokenizer", "load_model"):
-        monkeypatch.setattr(evaluate, name, lambda _folder, **_options: None)
+    monkeypatch.setattr(evaluation, "blend_sources", stop)
+    for name in ("open_checkpoint", "load_tokenizer"):
+        monkeypatch.setattr(evaluation, name, lambda _folder, **_options: None)
     section = EvaluateSection(data=(Source(path="a.jsonl", held_out=0.25),))
     workload = Workload(context_tokens=8)
     with pytest.raises(KeyboardInterrupt):

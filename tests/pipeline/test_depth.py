@@ -9,7 +9,7 @@ from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.cli.main import main
 from minitron.errors import RecipeError
 from minitron.importance.scores import load_scores
-from minitron.pipeline.run_folder import SCORES_FILE, read_candidates, read_metrics
+from minitron.pipeline.run_folder import SCORES_FILE, RunFolder
 from minitron.pipeline.runner import run_pipeline
 from minitron.recipe.load import load_recipe
 from minitron.recipe.space import search_space
@@ -45,7 +45,7 @@ def test_blocks_go_first_and_widths_are_cut_from_what_was_distilled(tmp_path: Pa
     scores = load_scores(folder / "score" / SCORES_FILE)
     assert len(scores.depth) == 6
     assert scores.removed == ()
-    assert read_metrics(folder / "evaluate")["teacher"]["params"] == teacher.params
+    assert RunFolder(folder).read_metrics()["teacher"].params == teacher.params
 
 
 def test_a_second_run_skips_the_first_step_and_a_change_of_it_reruns_all(tmp_path: Path, recipe_path: Path) -> None:
@@ -80,11 +80,11 @@ def test_an_interrupted_first_step_keeps_its_scores(
 
 
 def test_a_tournament_in_the_second_step_judges_by_the_teacher(tmp_path: Path, recipe_path: Path) -> None:
-    tournament = ("search.choose=tournament", "search.shortlist=2", "search.tournament={tokens: [64], blocks: 2}")
+    tournament = ("search.choose=tournament", "search.shortlist=2", "search.tournament={tokens: [64], sequences: 2}")
     run(recipe_path, tmp_path / "run", *tournament, last="search")
-    found = read_candidates(tmp_path / "run" / "search")
-    assert all(candidate["rounds"][0]["kl"] > 0 for candidate in found["candidates"])
-    assert all(len(candidate["layers"]) == 6 for candidate in found["candidates"])
+    found = RunFolder(tmp_path / "run").read_candidates()
+    assert all((candidate.rounds[0].kl or 0) > 0 for candidate in found.candidates)
+    assert all(len(candidate.layers) == 6 for candidate in found.candidates)
 
 
 def test_cutting_blocks_twice_is_refused(recipe_path: Path) -> None:

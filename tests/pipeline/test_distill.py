@@ -16,8 +16,8 @@ from minitron.cli.main import main
 from minitron.errors import RecipeError
 from minitron.pipeline.run_folder import PLAN_FILE, RECORD_FILE
 from minitron.pipeline.runner import run_pipeline
-from minitron.pipeline.stages import distill as distill_stage
-from minitron.pipeline.stages.distill import kept_by
+from minitron.pipeline import recovery
+from minitron.pipeline.recovery import compose_plans
 from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
 
@@ -46,26 +46,26 @@ def test_a_curriculum_goes_through_its_stages_and_keeps_their_students(tmp_path:
     folder = tmp_path / "run"
     run(recipe_path, folder, *CURRICULUM, last="distill")
     found = record(folder)
-    assert [(stage["name"], stage["tokens"]) for stage in found["stages"]] == [("short", 128), ("stage-2", 96)]
+    assert [(phase["name"], phase["tokens"]) for phase in found["phases"]] == [("short", 128), ("phase-2", 96)]
     assert found["tokens"] == 224
     assert [at for at, _ in found["curve"]] == [32, 64, 96, 128, 152, 176, 200, 224]
-    first = weights(folder / "distill" / "stages" / "short" / "checkpoint")
+    first = weights(folder / "distill" / "phases" / "short" / "checkpoint")
     last = weights(folder / "distill" / "checkpoint")
     assert any(not torch.equal(first[name], last[name]) for name in first)
     steps = read_lineage(folder / "distill" / "checkpoint")["steps"]  # type: ignore[index]
-    assert [stage["seq_len"] for stage in steps[-1]["stages"]] == [16, 24]
+    assert [phase["seq_len"] for phase in steps[-1]["phases"]] == [16, 24]
     assert not (folder / "distill" / "state").exists()
 
 
 def test_the_last_students_are_merged_by_weight(tmp_path: Path, recipe_path: Path) -> None:
     folder = tmp_path / "run"
     run(recipe_path, folder, *CURRICULUM, "distill.merge=[0.25, 0.75]", last="distill")
-    parts = [weights(folder / "distill" / "stages" / name / "checkpoint") for name in ("short", "stage-2")]
+    parts = [weights(folder / "distill" / "phases" / name / "checkpoint") for name in ("short", "phase-2")]
     for name, merged in weights(folder / "distill" / "checkpoint").items():
         torch.testing.assert_close(merged, 0.25 * parts[0][name] + 0.75 * parts[1][name], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("stopped_at", ["second stage", "end"])
+@pytest.mark.parametrize("stopped_at", ["second phase", "end"])
 def test_an_interrupted_curriculum_goes_on_to_the_same_student(
     tmp_path: Path, recipe_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: str
 ) -> None:
@@ -74,16 +74,16 @@ def test_an_interrupted_curriculum_goes_on_to_the_same_student(
     def stop(*_args: Any, **_kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    real = distill_stage.distill
+    real = recovery.distill
 
     def second_stops(student: Any, teacher: Any, sequences_NT: Any, *args: Any, **kwargs: Any) -> Any:
         return stop() if sequences_NT.shape[1] == 24 else real(student, teacher, sequences_NT, *args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         if stopped_at == "end":
-            patch.setattr(distill_stage, "write_about", stop)
+            patch.setattr(recovery, "write_provenance", stop)
         else:
-            patch.setattr(distill_stage, "distill", second_stops)
+            patch.setattr(recovery, "distill", second_stops)
         run(recipe_path, tmp_path / "run", *CURRICULUM, last="distill")
     calls: list[int] = []
 
@@ -91,7 +91,7 @@ def test_an_interrupted_curriculum_goes_on_to_the_same_student(
         calls.append(sequences_NT.shape[1])
         return real(student, teacher, sequences_NT, *args, **kwargs)
 
-    monkeypatch.setattr(distill_stage, "distill", counted)
+    monkeypatch.setattr(recovery, "distill", counted)
     run(recipe_path, tmp_path / "run", *CURRICULUM, last="distill")
     assert calls == ([] if stopped_at == "end" else [24])
     expected = weights(tmp_path / "whole" / "distill" / "checkpoint")
@@ -165,7 +165,7 @@ def test_hidden_states_are_matched_behind_kept_blocks_and_in_kept_channels(
     folder, cut = tmp_path / "run", ("search.num_hidden_layers=[7]", "search.hidden_size=[18]")
     run(recipe_path, folder, *cut, last="distill")
     run(recipe_path, folder, *cut, f"distill.loss.hidden={{kind: {kind}, weight: 2.0}}", last="distill")
-    kept = kept_by([folder / "prune" / PLAN_FILE])
+    kept = compose_plans([folder / "prune" / PLAN_FILE])
     assert len(kept.layers) == 7
     assert kept.channels is not None
     assert len(kept.channels) == 18

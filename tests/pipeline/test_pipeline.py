@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.cli.main import main
 from minitron.models.shape import HybridShape
-from minitron.pipeline.runner import STAGE_NAMES as ALL_STAGES
+from minitron.pipeline import pruning
+from minitron.pipeline.stage_list import STAGE_NAMES as ALL_STAGES
 from minitron.pipeline.runner import run_pipeline
-from minitron.pipeline.stages import prune as prune_stage
 from minitron.recipe.load import load_recipe
 from minitron.recipe.recipe import Recipe
 from minitron.runtime.loading import count_params
@@ -75,7 +75,7 @@ def test_a_stage_that_fails_is_done_again_and_earlier_ones_are_kept(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(prune_stage, "save_plan", fail)
+        patch.setattr(pruning, "save_plan", fail)
         outcomes(recipe, folder)
     assert not (folder / "prune").exists()
     assert outcomes(recipe, folder, last="prune") == {"score": True, "search": True, "prune": False}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from minitron.api.checkpoints import LOCK_FILE
+from minitron.api.prune import LOCK_FILE
 from safetensors.torch import load_file, save_file
 
 from minitron.artifacts.locks import locked
@@ -19,8 +19,8 @@ from minitron.errors import RecipeError
 from minitron.models.keep import Keep
 from minitron.pipeline.run_folder import PLAN_FILE, STATE_FOLDER
 from minitron.pipeline.runner import run_pipeline
-from minitron.pipeline.stages import repair as repair_stage
-from minitron.pipeline.stages.prune import prune_section
+from minitron.pipeline import pruning
+from minitron.pipeline.sections import prune_section
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.plan import PrunePlan, load_plan
 from minitron.prune.reconstruction.blockwise import RepairSettings
@@ -79,7 +79,7 @@ def test_an_interrupted_stage_goes_on_and_ends_with_the_same_bits(
     tmp_path: Path, recipe_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(recipe_path, tmp_path / "whole", REPAIR)
-    original, finished = repair_stage.write_repaired, 0
+    original, finished = pruning.write_repaired, 0
 
     def killed(checkpoint: Any, weights: Any) -> int:
         nonlocal finished
@@ -91,7 +91,7 @@ def test_an_interrupted_stage_goes_on_and_ends_with_the_same_bits(
         return finished
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(repair_stage, "write_repaired", killed)
+        patch.setattr(pruning, "write_repaired", killed)
         run(recipe_path, tmp_path / "cut", REPAIR)
     assert list((tmp_path / "cut" / "prune.partial" / STATE_FOLDER).glob("repaired-*.safetensors"))
     run(recipe_path, tmp_path / "cut", REPAIR)

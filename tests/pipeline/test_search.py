@@ -20,7 +20,7 @@ from minitron.pipeline.run_folder import (
     CHECKPOINT_FOLDER,
     SCORES_FILE,
     STATE_FOLDER,
-    read_candidates,
+    RunFolder,
 )
 from minitron.pipeline.runner import run_pipeline
 from minitron.prune.checkpoint import prune_checkpoint
@@ -32,16 +32,21 @@ from minitron.runtime.loading import load_model
 TOURNAMENT = (
     "search.choose=tournament",
     "search.shortlist=5",
-    "search.tournament={tokens: [64, 128, 192], blocks: 3}",
+    "search.tournament={tokens: [64, 128, 192], sequences: 3}",
     "distill.save_steps=1",
 )
+
+
+def found_by(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "search" / CANDIDATES_FILE).read_text())
+    return found
 
 
 def search(recipe_path: Path, folder: Path, *overrides: str) -> dict[str, Any]:
     recipe = load_recipe(recipe_path, overrides)
     for _ in run_pipeline(recipe, folder, last="search"):
         pass
-    return read_candidates(folder / "search")
+    return found_by(folder)
 
 
 def test_zero_shot_measures_what_pruning_on_disk_gives_and_writes_no_checkpoint(
@@ -92,7 +97,7 @@ def test_the_first_candidate_is_the_one_that_is_pruned(
     options = [option for override in TOURNAMENT for option in ("--set", override)]
     assert main(["run", str(recipe_path), "--output", str(tmp_path / "run"), "--to", "prune", *options]) == 0
     assert "KL at" in capsys.readouterr().out
-    first = read_candidates(tmp_path / "run" / "search")["candidates"][0]
+    first = found_by(tmp_path / "run")["candidates"][0]
     pruned = open_checkpoint(tmp_path / "run" / "prune" / CHECKPOINT_FOLDER)
     assert pruned.shape == HybridShape(**first["shape"])
 
@@ -105,7 +110,7 @@ def test_a_stopped_tournament_goes_on_and_ends_the_same(
     played = []
     real = measure._Bench.measure
 
-    def stops(bench: Any, student: Any) -> dict[str, float]:
+    def stops(bench: Any, student: Any) -> Any:
         # Measured right after the training of a round: its state is saved, its standing is not.
         if len(played) == 5 + stop_at:
             played.append("stop")
@@ -164,8 +169,9 @@ def test_a_candidate_that_diverges_leaves_and_the_others_play_on(
     real, calls = measure.distill, []
 
     def diverges_first(*args: Any, **kwargs: Any) -> Any:
-        calls.append(kwargs["state_folder"].name)
-        if kwargs["state_folder"].name == "candidate-0":
+        folder = args[-1].state_folder.name
+        calls.append(folder)
+        if folder == "candidate-0":
             raise DivergedError("the distillation loss must stay finite")
         return real(*args, **kwargs)
 
@@ -175,7 +181,7 @@ def test_a_candidate_that_diverges_leaves_and_the_others_play_on(
     assert [each["rounds"][0]["kl"] is None for each in found["candidates"]] == [False] * 4 + [True]
     text = (tmp_path / "run" / "search" / CANDIDATES_FILE).read_text()
     assert "Infinity" not in text
-    assert candidates_table(found).row_count == 5
+    assert candidates_table(RunFolder(tmp_path / "run").read_candidates()).row_count == 5
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import Field, PlainValidator
 from safetensors.torch import load_model
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -31,13 +32,16 @@ from minitron.runtime.backbone import blocks_of
 logger = logging.getLogger(__name__)
 
 
+_AS_IT_IS = PlainValidator(lambda value: value)  # values that check themselves when they are made
+
+
 class DistillSettings(TrainingSettings):
     """How to distill: training's settings, and what is minimized."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    objective: Objective = Field(default_factory=Objective, description="What is minimized.")
-    hidden: HiddenMatch | None = Field(default=None, description="A loss on hidden states beside it.")
+    objective: Annotated[Objective, _AS_IT_IS] = Field(default_factory=Objective, description="What is minimized.")
+    hidden: Annotated[HiddenMatch | None, _AS_IT_IS] = Field(
+        default=None, description="A loss on hidden states beside it."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
