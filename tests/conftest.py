@@ -193,7 +193,7 @@ def write_tiny_recipe(tmp_path: Path, shape: HybridShape, sizes: dict[str, list[
         "distill": {"data": data, "tokens": 256, "seq_len": 16, "batch_size": 2, "learning_rate": 0.001},
         "evaluate": {
             "data": [{"path": "heldout.txt"}],
-            "blocks": 2,
+            "sequences": 2,
             "seq_len": 16,
             "task": {"name": "sums", "path": "problems.jsonl", "max_new_tokens": 3},
             "speed_new_tokens": 2,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from minitron.api.checks import require_text
 from minitron.api.shapes import kept_layers, read_shape, split_depth
-from minitron.artifacts.artifact import read_header, require_free, working_folder
+from minitron.artifacts.artifact import differences, read_header, require_free, working_folder
 from minitron.artifacts.locks import locked
 from minitron.checkpoints.checkpoint import PLAN_FILE, Checkpoint, checkpoint_hashes, open_checkpoint
 from minitron.errors import ArtifactError, MinitronError
-from minitron.importance.scores import Scores, load_scores, stale_parts
+from minitron.importance.scores import Scores, load_scores
 from minitron.pipeline.context import Execution
 from minitron.pipeline.pruning import Cut, prune_to
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, SCORES_FILE, STATE_FOLDER
@@ -93,7 +93,7 @@ def _load_scores(folder: Path, checkpoint: Path) -> Scores:
     if read_header(folder) is None:
         raise MinitronError(f"a whole folder of scores is expected at {folder}")
     scores, now = load_scores(folder / SCORES_FILE), checkpoint_hashes(checkpoint)
-    stale = stale_parts({part: scores.origin.get(part) for part in now}, now)
+    stale = differences({part: scores.origin.get(part) for part in now}, now)
     if stale:
         raise MinitronError(
             f"scores must be of the checkpoint that is pruned, those in {folder} are of another one: {stale[0]}"

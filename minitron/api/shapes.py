@@ -41,7 +41,7 @@ def split_depth(sizes: Mapping[str, object]) -> tuple[dict[str, int], list[int] 
     widths = {name: size for name, size in sizes.items() if name not in ("layers", "num_hidden_layers")}
     for name, size in widths.items():
         if not isinstance(size, int) or isinstance(size, bool):
-            raise ShapeError(f"{name} must be a whole number, got {size!r}")
+            raise ShapeError(f"{name} must be a positive whole number, got {size!r}")
     layers, count = sizes.get("layers"), sizes.get("num_hidden_layers")
     if layers is not None:
         if not isinstance(layers, list) or not all(isinstance(layer, int) for layer in layers):

@@ -115,7 +115,10 @@ def finished_with(output: Path, inputs: Mapping[str, object], *, what: str) -> b
     if header.inputs_hash == hash_inputs(inputs):
         logger.info("%s: finished before with the same inputs", output)
         return True
-    lines = (f"{what} in {output} are stale: {line}" for line in differences(header.inputs, inputs))
+    lines = (
+        f"the output folder must be new or empty, {what} in {output} are stale: {line}"
+        for line in differences(header.inputs, inputs)
+    )
     raise ArtifactError("\n".join(lines))
 
 
@@ -123,7 +126,7 @@ def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list
     """A line for each input that differs, by its path.
 
     >>> differences({"seed": 0, "settings": {"a": 1}}, {"seed": 0, "settings": {"a": 2}})
-    ['settings.a was 1, is 2']
+    ['settings.a was 1 and is 2']
     """
     found = []
     for key in sorted({*before, *now}):
@@ -131,7 +134,7 @@ def differences(before: Mapping[str, object], now: Mapping[str, object]) -> list
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found += [f"{key}.{line}" for line in differences(old, new)]
         elif _plain(old) != _plain(new):
-            found.append(f"{key} was {old}, is {new}")
+            found.append(f"{key} was {old} and is {new}")
     return found
 
 

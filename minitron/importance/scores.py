@@ -62,22 +62,6 @@ class Scores:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 
-def stale_parts(origin: Mapping[str, Any], expected: Mapping[str, Any], *, where: str = "") -> list[str]:
-    """What differs between what scores were made from and what is at hand now, a line each.
-
-    >>> stale_parts({"seed": 0, "data": {"a": 1}}, {"seed": 1, "data": {"a": 1}})
-    ['seed was 0 and is 1']
-    """
-    lines = []
-    for key in sorted({*origin, *expected}):
-        before, now = origin.get(key), expected.get(key)
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            lines += stale_parts(before, now, where=f"{where}{key}.")
-        elif before != now:
-            lines.append(f"{where}{key} was {before} and is {now}")
-    return lines
-
-
 def save_scores(scores: Scores, path: Path) -> None:
     """Writes scores as one safetensors file."""
     arrays: dict[str, ScoreArray] = {"depth": scores.depth}

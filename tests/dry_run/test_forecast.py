@@ -211,7 +211,7 @@ def test_a_cached_token_takes_what_the_cache_gives_it(vocab_size: int, top_k: in
 def test_the_disk_holds_the_cache_the_students_and_what_passes(
     recipe_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = forecast(capsys, recipe_path, "--set", "distill.teacher={mode: cached, top_k: 5, samples: 2}")
+    found = forecast(capsys, recipe_path, "--set", "distill.teacher={mode: cached, top_k: 5, drawn_tokens: 2}")
     student = found["shapes"]["student"]["params"]
     sizes = {(item["stage"], item["what"]): item["bytes"] for item in found["disk"]["items"]}
     token = cache_token_bytes(271, 5, 2)

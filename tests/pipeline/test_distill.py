@@ -14,10 +14,10 @@ from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.lineage import read_lineage
 from minitron.cli.main import main
 from minitron.errors import RecipeError
-from minitron.pipeline.run_folder import PLAN_FILE, RECORD_FILE
-from minitron.pipeline.runner import run_pipeline
 from minitron.pipeline import recovery
 from minitron.pipeline.recovery import compose_plans
+from minitron.pipeline.run_folder import PLAN_FILE, RECORD_FILE
+from minitron.pipeline.runner import run_pipeline
 from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
 

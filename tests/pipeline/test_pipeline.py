@@ -13,8 +13,8 @@ from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.cli.main import main
 from minitron.models.shape import HybridShape
 from minitron.pipeline import pruning
-from minitron.pipeline.stage_list import STAGE_NAMES as ALL_STAGES
 from minitron.pipeline.runner import run_pipeline
+from minitron.pipeline.stage_list import STAGE_NAMES as ALL_STAGES
 from minitron.recipe.load import load_recipe
 from minitron.recipe.recipe import Recipe
 from minitron.runtime.loading import count_params

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from minitron.api.prune import LOCK_FILE
 from safetensors.torch import load_file, save_file
 
+from minitron.api.prune import LOCK_FILE
 from minitron.artifacts.locks import locked
 from minitron.checkpoints.checkpoint import checkpoint_hashes, open_checkpoint
 from minitron.cli.main import main
 from minitron.data.samples import Samples
 from minitron.errors import RecipeError
 from minitron.models.keep import Keep
+from minitron.pipeline import pruning
 from minitron.pipeline.run_folder import PLAN_FILE, STATE_FOLDER
 from minitron.pipeline.runner import run_pipeline
-from minitron.pipeline import pruning
 from minitron.pipeline.sections import prune_section
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.plan import PrunePlan, load_plan

@@ -11,9 +11,10 @@ from modelopt.torch.opt.searcher import BaseSearcher
 from torch import nn
 from transformers import PreTrainedModel
 
+from minitron.artifacts.artifact import differences
 from minitron.errors import MinitronError
 from minitron.importance.forward_loop import listen
-from minitron.importance.scores import Scores, load_scores, save_scores, stale_parts
+from minitron.importance.scores import Scores, load_scores, save_scores
 from minitron.importance.selection import select_units
 from minitron.integrations.modelopt.constraints import BudgetSettings, check_constraints, check_keys, choose_shape
 from minitron.integrations.modelopt.plan_state import MODE, forget_plan, remember_plan
@@ -112,7 +113,7 @@ class MinitronSearcher(BaseSearcher):  # type: ignore[misc]
         origin = None if path is None else {"model": weights_hash(model)}
         if path is not None and origin is not None and path.is_file():
             scores = load_scores(path)
-            stale = stale_parts(scores.origin, origin)
+            stale = differences(scores.origin, origin)
             if stale:
                 raise MinitronError(f"scores must be of the model that is pruned, those in {path} are not: {stale[0]}")
             if self.forward_loop is not None:

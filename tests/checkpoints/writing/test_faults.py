@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 
 import minitron.artifacts.disk_space as disk
 import minitron.checkpoints.writing.writer as stream
-from minitron.prune import checkpoint as checkpoint_module
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.headers import INDEX_FILE, SINGLE_FILE
 from minitron.checkpoints.writing.journal import JOURNAL_FILE, is_unfinished
+from minitron.prune import checkpoint as checkpoint_module
 from minitron.prune.checkpoint import prune_checkpoint
 from tests.conftest import write_tiny_checkpoint
 from tests.prune.test_checkpoint import make_plan
