@@ -30,7 +30,6 @@ class TrainSection(TrainingSettings):
 # Settings that a phase may have of its own.
 PHASE_SETTINGS = (
     "data",
-    "tokens",
     "epochs",
     "seq_len",
     "batch_size",
@@ -46,13 +45,14 @@ def _own(name: str) -> tuple[Any, FieldInfo]:
     """A setting of training as a phase has it: of the same type and limits, or left out."""
     field = copy(TrainSection.model_fields[name])
     field.default = None
-    return (field.annotation if name == "tokens" else field.annotation | None, field)  # type: ignore[operator]
+    return (field.annotation | None, field)  # type: ignore[operator]
 
 
 class Phase(Settings):
     """A phase of a curriculum; what is left out is the distill section's."""
 
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]*$", description="Names its folder.")
+    tokens: PositiveInt = Field(description="Tokens to train on.")
 
     @property
     def text(self) -> tuple[Source, ...]:
@@ -63,7 +63,8 @@ class Phase(Settings):
     @property
     def own(self) -> dict[str, Any]:
         """The settings that the phase gives, by name."""
-        return {name: found for name in PHASE_SETTINGS if (found := getattr(self, name)) is not None}
+        given = {name: getattr(self, name) for name in ("tokens", *PHASE_SETTINGS)}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 if TYPE_CHECKING:
@@ -93,8 +94,6 @@ class DistillSection(TrainSection):
         if (self.tokens is None) == (not self.phases):
             raise RecipeError("either tokens or phases must be given")
         for name, phase in zip(self.phase_names, self.curriculum, strict=True):
-            if phase.tokens is None:
-                raise RecipeError(f"tokens must be given, phase {name} has none")
             if not phase.data:
                 raise RecipeError(f"data must be given, phase {name} has none")
         if len(set(self.phase_names)) < len(self.phase_names):

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from minitron.recipe.paths import RecipePath
 from minitron.recipe.source import Source
 from minitron.settings import PositiveInt, Settings
 
@@ -10,7 +11,7 @@ class Task(Settings):
     """An exact-match task."""
 
     name: str = Field(description="What the tables call it.")
-    path: str = Field(description="A .jsonl file with prompt and answer.")
+    path: RecipePath = Field(description="A .jsonl file with prompt and answer.")
     problems: PositiveInt | None = Field(default=None, description="How many to ask; all when left out.")
     max_new_tokens: PositiveInt = Field(default=256, description="Tokens an answer may take, its trace included.")
 

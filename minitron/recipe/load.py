@@ -8,13 +8,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from minitron.data.documents import is_text_file
 from minitron.errors import RecipeError
-from minitron.recipe.evaluate import Task
 from minitron.recipe.leaks import find_leaks
+from minitron.recipe.paths import resolve_paths
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.search import UNION_TAGS
-from minitron.recipe.source import Source
 from minitron.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -58,7 +56,7 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError("\n".join(_fault(path, fault, Recipe) for fault in error.errors())) from error
-    recipe = _resolve_paths(recipe, path.resolve().parent)
+    recipe = resolve_paths(recipe, path.resolve().parent)
     leaks = find_leaks(recipe)
     if leaks:
         raise RecipeError("\n".join(f"{path}: {leak}" for leak in leaks))
@@ -100,7 +98,7 @@ def _fault(path: Path | None, fault: Any, root: type[Settings]) -> str:
     file = "" if path is None else f"{path}: "
     if fault["type"] == "extra_forbidden":
         if where in RENAMED:
-            return f"{file}{where} is called {RENAMED[where]} now"
+            return f"{file}{where} is now {RENAMED[where]}"
         near = difflib.get_close_matches(str(loc[-1]), _known_keys(loc[:-1], root), n=1)
         return f"{file}unknown key {where}" + (f"; did you mean {near[0]}?" if near else "")
     if fault["type"] == "missing":
@@ -123,22 +121,3 @@ def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for inner in getattr(annotation, "__args__", ()):
         yield from _sections_in(inner)
-
-
-def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with paths relative to the recipe's folder made absolute."""
-    resolved = _resolved(recipe, folder)
-    return resolved.model_copy(update={"teacher": str(folder / recipe.teacher)})
-
-
-def _resolved(settings: SettingsT, folder: Path) -> SettingsT:
-    changed: dict[str, object] = {}
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        if isinstance(value, Settings):
-            changed[name] = _resolved(value, folder)
-        elif isinstance(value, tuple):
-            changed[name] = tuple(_resolved(one, folder) if isinstance(one, Settings) else one for one in value)
-    if isinstance(settings, Task) or (isinstance(settings, Source) and is_text_file(settings.path)):
-        changed["path"] = str(folder / settings.path)
-    return settings.model_copy(update=changed)

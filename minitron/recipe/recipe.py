@@ -9,6 +9,7 @@ from minitron.recipe.budget import BudgetSection
 from minitron.recipe.devices import DevicesSection
 from minitron.recipe.distill import CorrectionSection, DepthFirstSection, DistillSection, TrainSection
 from minitron.recipe.evaluate import EvaluateSection
+from minitron.recipe.paths import RecipePath
 from minitron.recipe.prune import PruneSection
 from minitron.recipe.score import ScoreSection
 from minitron.recipe.search import SearchSection
@@ -20,7 +21,7 @@ class Recipe(Settings):
 
     version: Literal[1] = Field(description="Version of the recipe's form.")
     name: str = Field(description="Name of the run; its folder is runs/NAME unless told otherwise.")
-    teacher: str = Field(description="Checkpoint folder, relative to the recipe.")
+    teacher: RecipePath = Field(description="Checkpoint folder, relative to the recipe.")
     seed: int = Field(default=0, description="Seed of every random choice.")
     device: str = Field(default="cpu", description="torch device that models run on.")
     score: ScoreSection

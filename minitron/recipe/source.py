@@ -7,13 +7,14 @@ from typing import Annotated
 from pydantic import Field
 
 from minitron.data.documents import is_text_file
+from minitron.recipe.paths import TextPath, settings_in
 from minitron.settings import PositiveInt, Settings
 
 
 class Source(Settings):
     """One source of text."""
 
-    path: str = Field(description="A .txt, .jsonl or .parquet file beside the recipe, or the name of a dataset.")
+    path: TextPath = Field(description="A .txt, .jsonl or .parquet file beside the recipe, or the name of a dataset.")
     weight: float = Field(default=1.0, gt=0, description="Share of the blend, relative to the other sources'.")
     field: str = Field(default="text", description="Column that holds the text.")
     split: str = Field(default="train", description="Split of a named dataset.")
@@ -27,13 +28,7 @@ class Source(Settings):
 
 def sources_in(settings: Settings) -> Iterator[Source]:
     """Every source of text in settings, in the order of their fields."""
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, Source):
-                yield one
-            elif isinstance(one, Settings):
-                yield from sources_in(one)
+    yield from (found for _, found in settings_in(settings) if isinstance(found, Source))
 
 
 def missing_files(recipe: Settings) -> Iterator[str]:

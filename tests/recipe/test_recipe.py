@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,53 @@ def test_a_link_to_the_text_that_is_trained_on_is_no_other_text(tmp_path: Path) 
 def test_a_share_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path, held_out: float) -> None:
     with pytest.raises(RecipeError, match=r"score\.data\.0\.held_out"):
         load_recipe(write(tmp_path, score={"data": [{"path": "text.txt", "held_out": held_out}]}))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("distill.stages", "distill.phases"),
+        ("distill.teacher.samples", "distill.teacher.drawn_tokens"),
+        ("distill.teacher.window_blocks", "distill.teacher.window_sequences"),
+        ("search.tournament.blocks", "search.tournament.sequences"),
+        ("evaluate.blocks", "evaluate.sequences"),
+        ("depth_first.distill.stages", "depth_first.distill.phases"),
+    ],
+)
+def test_a_key_of_a_former_version_is_refused_with_its_new_name(tmp_path: Path, old: str, new: str) -> None:
+    two_steps = ("depth_first.num_hidden_layers=1", "depth_first.distill.tokens=1")
+    path, overrides = write(tmp_path), two_steps if old.startswith("depth_first") else ()
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, (*overrides, f"{old}=3"))
+    assert str(caught.value) == f"{path}: {old} is now {new}"
+
+
+@pytest.mark.parametrize(
+    ("phase", "fault"),
+    [
+        ({"min_learning_rate": 1.0}, "phase phase-2: min_learning_rate must be at most learning_rate, 0.0001, got 1.0"),
+        ({"offload_activations": True}, "phase phase-2: offload_activations needs gradient_checkpointing: true"),
+        ({"tokens": None}, "distill.phases.1.tokens"),
+        ({"learning_rate": 0}, "distill.phases.1.learning_rate: input should be greater than 0, got 0"),
+        ({"learning_rat": 1}, "unknown key distill.phases.1.learning_rat; did you mean learning_rate?"),
+        ({"optim": "sgd"}, "unknown key distill.phases.1.optim"),
+    ],
+)
+def test_a_phase_is_validated_together_with_what_it_takes_from_the_section(
+    tmp_path: Path, phase: dict[str, object], fault: str
+) -> None:
+    phases = [{"tokens": 100000}, {"tokens": 100000, "name": None, **phase}]
+    path = write(tmp_path, distill={"data": [{"path": "text.txt"}], "phases": phases})
+    with pytest.raises(RecipeError, match=re.escape(fault)) as caught:
+        load_recipe(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_phase_takes_what_it_leaves_out_from_the_section(tmp_path: Path) -> None:
+    own = [{"path": "long.txt"}]
+    phases = [{"tokens": 100000, "learning_rate": 0.5}, {"tokens": 200000, "seq_len": 4096, "data": own}]
+    section = {"data": [{"path": "text.txt"}], "seq_len": 2048, "warmup_steps": 7, "phases": phases}
+    first, second = load_recipe(write(tmp_path, distill=section)).distill.curriculum
+    assert (first.tokens, first.seq_len, first.warmup_steps, first.learning_rate) == (100000, 2048, 7, 0.5)
+    assert (second.tokens, second.seq_len, second.warmup_steps, second.learning_rate) == (200000, 4096, 7, 1e-4)
+    assert [phase.data[0].path for phase in (first, second)] == [str(tmp_path / n) for n in ("text.txt", "long.txt")]

@@ -1,0 +1,52 @@
+"""Paths in a recipe: which settings hold one, and making them absolute."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from minitron.data.documents import is_text_file
+from minitron.settings import Settings
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relative:
+    """Marks a setting as a path that is taken from the recipe's folder.
+
+    Attributes:
+        or_dataset: Only where it is the name of a text file; anything else is the name of a dataset.
+    """
+
+    or_dataset: bool = False
+
+
+RecipePath = Annotated[str, Relative()]
+TextPath = Annotated[str, Relative(or_dataset=True)]
+
+
+def settings_in(settings: Settings, place: str = "") -> Iterator[tuple[str, Settings]]:
+    """All settings that lie in others, themselves first, each with its place in the recipe, as `distill.data.0`."""
+    yield place, settings
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        inner = {f".{number}": one for number, one in enumerate(value)} if isinstance(value, tuple) else {"": value}
+        for number, one in inner.items():
+            if isinstance(one, Settings):
+                yield from settings_in(one, f"{place}.{name}{number}".lstrip("."))
+
+
+def resolve_paths(settings: SettingsT, folder: Path) -> SettingsT:
+    """The same settings with every path in them taken from a folder."""
+    changed: dict[str, object] = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        marks = [mark for mark in field.metadata if isinstance(mark, Relative)]
+        if isinstance(value, Settings):
+            changed[name] = resolve_paths(value, folder)
+        elif isinstance(value, tuple):
+            changed[name] = tuple(resolve_paths(one, folder) if isinstance(one, Settings) else one for one in value)
+        elif marks and (is_text_file(value) or not marks[0].or_dataset):
+            changed[name] = str(folder / value)
+    return settings.model_copy(update=changed)
