@@ -32,7 +32,6 @@ from minitron.estimate.serving.workload import Workload
 from minitron.search.limits import Limits, count_grid
 from minitron.search.solver import solve_budget
 from minitron.search.space import SearchSpace, size_range
-from minitron.units import GIB
 
 
 def the_space() -> SearchSpace:
@@ -91,7 +90,7 @@ def main() -> None:
     space, device = the_space(), find_device("a10g")
     budget = usable_bytes(device.visible_bytes, utilization=0.95, reserved_gib=1.3)
     plain = Workload(context_tokens=131072)
-    paged = Workload(context_tokens=131072, accounting="vllm", workspace_bytes=GIB)
+    paged = Workload(context_tokens=131072, accounting="vllm", workspace_gib=1)
     cases = {
         "memory, plain": (plain, Limits(budget_bytes=budget)),
         "memory, vLLM's blocks": (paged, Limits(budget_bytes=budget)),

@@ -38,4 +38,6 @@ def evaluate(
     folder = Path(checkpoint)
     loaded = None if teacher is None else load_model(Path(teacher), device=device)
     model = load_model(folder, device=device)
-    return evaluate_model(model, folder, section, Workload(context_tokens=context), teacher=loaded, seed=0)
+    return evaluate_model(
+        model, folder, section, make_section(Workload, {"context_tokens": context}), teacher=loaded, seed=0
+    )

@@ -9,6 +9,7 @@ from minitron.errors import MinitronError
 from minitron.estimate.devices import DEVICES, Device, find_device
 from minitron.estimate.serving.model_fit import Memory, fit_model
 from minitron.estimate.serving.workload import Workload
+from minitron.recipe.load import make_section
 from minitron.units import GIB
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def fit(
     Raises:
         MinitronError: The model cannot be read, or there is no such GPU or precision.
     """
-    workload = Workload(context_tokens=context, sequences=sequences, accounting=accounting)
+    workload = make_section(Workload, {"context_tokens": context, "sequences": sequences, "accounting": accounting})
     return fit_model(Path(model), workload, Memory(device=choose_device(gpu, None)), weights=weights).to_json()
 
 

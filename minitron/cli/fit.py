@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     from minitron.api.fit import choose_device
     from minitron.errors import MinitronError
     from minitron.estimate.serving.model_fit import Memory, fit_model
-    from minitron.estimate.serving.throughput import Lengths
+    from minitron.estimate.serving.workload import Lengths
     from minitron.report.tables import fit_table
 
     device = choose_device(args.gpu, args.memory_gib, bandwidth_gb_s=args.bandwidth_gb_s, bf16_tflops=args.bf16_tflops)
@@ -77,22 +77,20 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _workload(args: argparse.Namespace) -> "Workload":
-    from minitron.estimate.serving.workload import Engine, Workload
-    from minitron.units import gib_to_bytes
+    from minitron.estimate.serving.workload import Workload
+    from minitron.recipe.load import make_section
 
-    return Workload(
-        context_tokens=args.context,
-        sequences=args.sequences,
-        kv_dtype=args.kv,
-        ssm_dtype=args.ssm,
-        workspace_bytes=None if args.workspace_gib is None else gib_to_bytes(args.workspace_gib),
-        accounting=args.accounting,
-        engine=Engine(
-            max_num_seqs=args.max_num_seqs,
-            max_num_batched_tokens=args.max_num_batched_tokens,
-            prefix_caching=args.prefix_caching,
-        ),
-    )
+    engine = ("max_num_seqs", "max_num_batched_tokens", "prefix_caching")
+    given = {
+        "context_tokens": args.context,
+        "sequences": args.sequences,
+        "kv_dtype": args.kv,
+        "ssm_dtype": args.ssm,
+        "workspace_gib": args.workspace_gib,
+        "accounting": args.accounting,
+        "engine": {name: getattr(args, name) for name in engine},
+    }
+    return make_section(Workload, given)
 
 
 def _serve_lines(command: str | None, *, fits: bool, context: int) -> list[str]:

@@ -1,53 +1,22 @@
 """What the student must keep to: memory at a workload, parameters, throughput."""
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
-from minitron.dtypes import CacheDtype, WeightsDtype
 from minitron.errors import RecipeError
 from minitron.estimate.devices import Device, find_device, usable_bytes
-from minitron.estimate.serving.throughput import Lengths
-from minitron.estimate.serving.workload import Engine, Workload
+from minitron.estimate.serving.workload import Lengths, Workload
 from minitron.search.limits import Limits
-from minitron.settings import Fraction, NonNegativeFloat, PositiveInt, Settings
+from minitron.settings import Fraction, NonNegativeFloat, PositiveInt
 from minitron.units import GIB, gib_to_bytes
 
 
-class EngineSection(Settings):
-    """vLLM's settings, used by its accounting."""
-
-    max_num_seqs: PositiveInt = Field(default=256, description="Sequences that may run at once.")
-    max_num_batched_tokens: PositiveInt = Field(default=2048, description="Tokens of one step.")
-    prefix_caching: bool = Field(default=False, description="Share prefixes; doubles a sequence's Mamba blocks.")
-    context_gib: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
-        default=(0.3, 0.6), description="Assumed CUDA context and fragmentation, low and high."
-    )
-    graph_gib: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
-        default=(0.1, 1.0), description="Assumed CUDA graphs, low and high."
-    )
-
-    @property
-    def engine(self) -> Engine:
-        """The settings as the memory model takes them."""
-        return Engine(
-            max_num_seqs=self.max_num_seqs,
-            max_num_batched_tokens=self.max_num_batched_tokens,
-            prefix_caching=self.prefix_caching,
-            context_bytes=(gib_to_bytes(self.context_gib[0]), gib_to_bytes(self.context_gib[1])),
-            graph_bytes=(gib_to_bytes(self.graph_gib[0]), gib_to_bytes(self.graph_gib[1])),
-        )
-
-
-class ThroughputSection(Settings):
+class ThroughputSection(Lengths):
     """What throughput is predicted for; the rates of a GPU without a profile are given."""
 
     gpu: str | None = Field(default=None, description="A device profile; the budget's when null.")
     bandwidth_gb_s: float | None = Field(default=None, gt=0, description="Peak bandwidth, 10^9 bytes a second.")
     bf16_tflops: float | None = Field(default=None, gt=0, description="Peak dense bf16 rate, 10^12 a second.")
     fp8_tflops: float | None = Field(default=None, gt=0, description="Peak dense fp8 rate, where there are fp8 cores.")
-    input_tokens: PositiveInt = Field(default=8192, description="Tokens in, 8192 as published (2508.14444).")
-    output_tokens: PositiveInt = Field(default=16384, description="Tokens out, 16384 as published (2508.14444).")
 
     @model_validator(mode="after")
     def _profile_or_rates(self) -> "ThroughputSection":
@@ -58,13 +27,8 @@ class ThroughputSection(Settings):
             find_device(self.gpu)
         return self
 
-    @property
-    def lengths(self) -> Lengths:
-        """Tokens in and out as the throughput model takes them."""
-        return Lengths(input_tokens=self.input_tokens, output_tokens=self.output_tokens)
 
-
-class BudgetSection(Settings):
+class BudgetSection(Workload):
     """What the student must keep to: exactly one of gpu, memory_gib and memory_bytes, the workload, other limits."""
 
     gpu: str | None = Field(default=None, description="A device profile, whose visible memory is the budget.")
@@ -76,16 +40,6 @@ class BudgetSection(Settings):
     reserved_gib: NonNegativeFloat = Field(
         default=0.0, description="GiB set aside for others, as 1.3 for a vision encoder."
     )
-    context_tokens: PositiveInt = Field(description="Tokens that each sequence must hold.")
-    sequences: PositiveInt = Field(default=1, description="Sequences at once.")
-    weights_dtype: WeightsDtype = Field(default="bf16", description="Precision of the weights.")
-    kv_dtype: CacheDtype = Field(default="bf16", description="Precision of the attention cache.")
-    ssm_dtype: CacheDtype = Field(default="fp32", description="Precision of the Mamba state, fp32 in HF and vLLM.")
-    workspace_gib: NonNegativeFloat | None = Field(
-        default=None, description="GiB for activations and logits; when null 0 (plain) or an estimate (vllm)."
-    )
-    accounting: Literal["plain", "vllm"] = Field(default="plain", description="As stored, or in vLLM's blocks.")
-    engine: EngineSection = EngineSection()
     max_params: PositiveInt | None = Field(default=None, description="Most parameters.")
     min_tokens_per_s: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="Least predicted output tokens a second."
@@ -140,19 +94,10 @@ class BudgetSection(Settings):
             max_params=self.max_params,
             min_tokens_per_s=self.min_tokens_per_s,
             device=self.device,
-            lengths=self.throughput.lengths,
+            lengths=self.throughput,
         )
 
     @property
     def workload(self) -> Workload:
-        """The workload as the memory model takes it."""
-        return Workload(
-            context_tokens=self.context_tokens,
-            sequences=self.sequences,
-            weights_dtype=self.weights_dtype,
-            kv_dtype=self.kv_dtype,
-            ssm_dtype=self.ssm_dtype,
-            workspace_bytes=None if self.workspace_gib is None else gib_to_bytes(self.workspace_gib),
-            accounting=self.accounting,
-            engine=self.engine.engine,
-        )
+        """The workload alone."""
+        return self.changed()

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from minitron.errors import BudgetError
 from minitron.estimate.devices import Device
 from minitron.estimate.serving.memory import memory_bytes, memory_parts
-from minitron.estimate.serving.throughput import Lengths, predict_tokens_per_second, serving_cost, tokens_per_second
-from minitron.estimate.serving.workload import Workload
+from minitron.estimate.serving.throughput import predict_tokens_per_second, serving_cost, tokens_per_second
+from minitron.estimate.serving.workload import Lengths, Workload
 from minitron.models.axes import Indices
 from minitron.models.shape import HybridShape
 from minitron.search.space import ShapeGrid

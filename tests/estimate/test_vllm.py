@@ -1,7 +1,6 @@
 """vLLM's accounting: its published blocks and bytes, a plain loop as an oracle, and verdicts that keep their word."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -35,8 +34,8 @@ def test_one_long_sequence_takes_the_published_blocks_and_bytes(
 ) -> None:
     for workload, gib in (
         (PAGED, fp32),
-        (replace(PAGED, ssm_dtype="bf16"), bf16_state),
-        (replace(PAGED, kv_dtype="fp8"), fp8_cache),
+        (PAGED.changed(ssm_dtype="bf16"), bf16_state),
+        (PAGED.changed(kv_dtype="fp8"), fp8_cache),
     ):
         memory = memory_bytes(shape, workload)
         cache = memory.kv_bytes + memory.ssm_bytes + memory.conv_bytes
@@ -47,7 +46,7 @@ def test_one_long_sequence_takes_the_published_blocks_and_bytes(
 
 
 def test_a_narrower_state_makes_smaller_blocks() -> None:
-    blocks = cache_blocks(NANO_9B.family, NANO_9B.counts, NANO_9B.sizes, replace(PAGED, ssm_dtype="bf16"))
+    blocks = cache_blocks(NANO_9B.family, NANO_9B.counts, NANO_9B.sizes, PAGED.changed(ssm_dtype="bf16"))
     assert blocks is not None
     assert blocks.block_tokens == 672
 
@@ -103,19 +102,19 @@ def test_bytes_equal_a_plain_loop_over_layers_and_blocks(
     )
     memory = memory_bytes(shape, workload)
     assert memory.kv_bytes + memory.ssm_bytes + memory.conv_bytes == oracle(shape, workload)
-    assert memory.kv_bytes >= memory_bytes(shape, replace(workload, accounting="plain")).kv_bytes
+    assert memory.kv_bytes >= memory_bytes(shape, workload.changed(accounting="plain")).kv_bytes
 
 
 @given(context=st.integers(1, 200_000), sequences=st.integers(1, 50), budget_mib=st.integers(18_000, 40_000))
 def test_the_largest_context_and_sequences_are_the_last_that_fit(context: int, sequences: int, budget_mib: int) -> None:
-    workload = replace(PAGED, context_tokens=context, sequences=sequences, engine=Engine(max_num_seqs=10_000))
+    workload = PAGED.changed(context_tokens=context, sequences=sequences, engine=Engine(max_num_seqs=10_000))
     budget = budget_mib * 2**20
     report = fit(NANO_9B, workload, budget)
     for largest, field in ((report.max_context_tokens, "context_tokens"), (report.max_sequences, "sequences")):
         assert largest is not None
         if largest > 0:
-            assert fit(NANO_9B, replace(workload, **{field: largest}), budget).fits
-        assert not fit(NANO_9B, replace(workload, **{field: largest + 1}), budget).fits
+            assert fit(NANO_9B, workload.changed(**{field: largest}), budget).fits
+        assert not fit(NANO_9B, workload.changed(**{field: largest + 1}), budget).fits
 
 
 def words_after(option: str, words: Sequence[str] | None) -> str:
@@ -135,9 +134,9 @@ def test_the_published_9b_is_tight_on_an_a10g_and_its_serve_line_asks_for_what_s
     served = int(words_after("--max-model-len", words))
     assert served == report.max_context_tokens
     assert served < 131072
-    assert fit(NANO_9B, replace(PAGED, context_tokens=served), budget).fits
+    assert fit(NANO_9B, PAGED.changed(context_tokens=served), budget).fits
     # With fp8 keys and values it is sure, and the line asks for all of it.
-    narrow = replace(PAGED, kv_dtype="fp8")
+    narrow = PAGED.changed(kv_dtype="fp8")
     assert fit(NANO_9B, narrow, budget).verdict == "fits"
     words = serve_command("nano", narrow, fit(NANO_9B, narrow, budget), utilization=0.92)
     assert words_after("--max-model-len", words) == "131072"
@@ -153,32 +152,32 @@ def test_a_model_that_does_not_fit_has_no_serve_line() -> None:
 
 def test_more_sequences_than_the_engine_runs_are_refused() -> None:
     with pytest.raises(ValueError, match="max_num_seqs must be at least the 300 sequences, got 256"):
-        replace(PAGED, sequences=300)
+        PAGED.changed(sequences=300)
 
 
 def test_what_costs_nothing_has_no_limit_only_where_all_else_fits() -> None:
     shape = make_tiny_shape(hybrid_override_pattern="MM")
-    for workload in (PAGED, replace(PAGED, accounting="plain")):
+    for workload in (PAGED, PAGED.changed(accounting="plain")):
         assert fit(shape, workload, 10**11).max_context_tokens is None
         assert fit(shape, workload, 1000).max_context_tokens == 0
 
 
 def test_a_precision_that_vllm_cannot_keep_is_refused() -> None:
     with pytest.raises(ValueError, match="ssm_dtype must be one of fp32, bf16, fp16, got 'fp8'"):
-        replace(PAGED, ssm_dtype="fp8")
+        PAGED.changed(ssm_dtype="fp8")
     with pytest.raises(ValueError, match="kv_dtype must be one of bf16, fp16, fp8, got 'int8'"):
-        replace(PAGED, kv_dtype="int8")
+        PAGED.changed(kv_dtype="int8")
 
 
 def test_shared_prefixes_are_asked_for_as_they_were_accounted_for() -> None:
-    workload = replace(PAGED, engine=Engine(prefix_caching=True, max_num_batched_tokens=512), ssm_dtype="bf16")
+    workload = PAGED.changed(engine=Engine(prefix_caching=True, max_num_batched_tokens=512), ssm_dtype="bf16")
     words = " ".join(serve_command("nano", workload, fit(NANO_9B, workload, 40 * GIB), utilization=0.9) or ())
     assert "--max-num-seqs 256 --gpu-memory-utilization 0.9 --max-num-batched-tokens 512" in words
     assert words.endswith("--mamba-ssm-cache-dtype bfloat16 --enable-prefix-caching --mamba-cache-mode align")
 
 
 def test_a_given_workspace_replaces_the_estimate() -> None:
-    report = fit(NANO_9B, replace(PAGED, workspace_bytes=GIB), 30 * GIB)
+    report = fit(NANO_9B, PAGED.changed(workspace_gib=1), 30 * GIB)
     assert report.memory.workspace_bytes == report.workspace_low_bytes == GIB
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from minitron.estimate.devices import find_device
 from minitron.estimate.serving.memory import memory_bytes
-from minitron.estimate.serving.throughput import Lengths, predict_tokens_per_second
-from minitron.estimate.serving.workload import Workload
+from minitron.estimate.serving.throughput import predict_tokens_per_second
+from minitron.estimate.serving.workload import Lengths, Workload
 from minitron.models.shape import HybridShape
 from minitron.search import space as space_module
 from minitron.search.limits import Limits
@@ -64,7 +64,7 @@ def test_count_bytes_and_order_equal_a_plain_loop(data: Any, accounting: str, gr
         "num_attention_heads": some(range(3, 7, 3)),
     }
     space = SearchSpace(source=shape, layers=tuple(layers), sizes=sizes)
-    workload = Workload(context_tokens=50, sequences=2, accounting=accounting, workspace_bytes=100)
+    workload = Workload(context_tokens=50, sequences=2, accounting=accounting, workspace_gib=100 / GIB)
     shapes = every_shape(space)
     totals = [memory_bytes(each, workload).total_bytes for each in shapes]
     limits = Limits(
@@ -101,12 +101,12 @@ def test_the_published_three_are_the_top_of_the_published_grid() -> None:
     )
     assert space.num_shapes == 27
     limits = Limits(budget_bytes=int(DEVICE.visible_bytes * 0.95 - 1.3 * GIB))
-    workload = Workload(context_tokens=131072, workspace_bytes=int(0.65 * GIB))
+    workload = Workload(context_tokens=131072, workspace_gib=0.65)
     result = solve_budget(space, workload, limits, top_k=3)
     three = {(4480, 17920, 112), (4480, 15680, 128), (4800, 14400, 120)}
     assert dims(result) == three
     # By the plain formula four larger points pass, too: the published rule needs the workspace, or a cap of parameters.
-    bare = replace(workload, workspace_bytes=None)
+    bare = workload.changed(workspace_gib=None)
     plain = solve_budget(space, bare, limits, top_k=7)
     assert len(dims(plain) - three) == 4
     capped = solve_budget(space, bare, replace(limits, max_params=9_000_000_000), top_k=3)

@@ -1,6 +1,6 @@
 """Whether a shape fits a budget, with the largest context and the largest number of sequences that fit."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from minitron.estimate.serving.memory import MemoryBytes, memory_bytes
 from minitron.estimate.serving.vllm_cache import CacheBlocks, cache_blocks, workspace_range
@@ -94,9 +94,9 @@ def fit(shape: HybridShape, workload: Workload, budget_bytes: int, *, weights_by
 
 
 def _largest_plain(shape: HybridShape, workload: Workload, cache_budget: int) -> tuple[int | None, int | None]:
-    token = memory_bytes(shape, replace(workload, context_tokens=1))
+    token = memory_bytes(shape, workload.changed(context_tokens=1))
     left = cache_budget - token.ssm_bytes - token.conv_bytes
-    one = memory_bytes(shape, replace(workload, sequences=1))
+    one = memory_bytes(shape, workload.changed(sequences=1))
     sequence = one.kv_bytes + one.ssm_bytes + one.conv_bytes
     return _largest(left, token.kv_bytes), _largest(cache_budget, sequence)
 

@@ -3,7 +3,7 @@
 import logging
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -13,9 +13,9 @@ from minitron.dtypes import StoredDtype, find_dtype
 from minitron.estimate.devices import Device, usable_bytes
 from minitron.estimate.serving.fit import FitReport, fit
 from minitron.estimate.serving.memory import MemoryBytes, block_bytes
-from minitron.estimate.serving.throughput import Lengths, predict_tokens_per_second
+from minitron.estimate.serving.throughput import predict_tokens_per_second
 from minitron.estimate.serving.vllm_command import serve_command
-from minitron.estimate.serving.workload import Workload
+from minitron.estimate.serving.workload import Lengths, Workload
 from minitron.models.config import read_config, shape_from_config
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def fit_model(
     config = read_config(model) if checkpoint is None else checkpoint.config
     shape = shape_from_config(config) if checkpoint is None else checkpoint.shape
     stored = None if checkpoint is None or weights is not None else checkpoint.weights_bytes
-    workload = replace(workload, weights_dtype=weights or _stored_dtype(checkpoint))
+    workload = workload.changed(weights_dtype=weights or _stored_dtype(checkpoint))
     longest = config.get("max_position_embeddings")
     if isinstance(longest, int) and workload.context_tokens > longest:
         logger.warning("config.json says max_position_embeddings %d, fewer than %d", longest, workload.context_tokens)

@@ -8,7 +8,7 @@ against the published measurements.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from minitron.estimate.devices import Device
 from minitron.estimate.precision import WEIGHT_FORMATS, model_tensor_bits
 from minitron.estimate.serving.cache import conv_state_bits, kv_token_bits, ssm_state_bits
 from minitron.estimate.serving.memory import memory_parts
-from minitron.estimate.serving.workload import Workload
+from minitron.estimate.serving.workload import Lengths, Workload
 from minitron.models.axes import SizeT
 from minitron.models.families.family import Family
 from minitron.models.shape import HybridShape
@@ -30,19 +30,6 @@ COMPUTE_EFFICIENCY = 0.56
 
 # One model's number, or an array of them over many shapes.
 Counts = int | npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lengths:
-    """Tokens in and out of each request."""
-
-    input_tokens: int = 8192
-    output_tokens: int = 16384
-
-    def __post_init__(self) -> None:
-        for name in ("input_tokens", "output_tokens"):
-            if getattr(self, name) < 1:
-                raise BudgetError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +71,7 @@ def serving_cost(
         lengths: Tokens in and out.
         budget_bytes: Memory for weights, caches and workspace.
     """
-    one = replace(workload, context_tokens=lengths.input_tokens + lengths.output_tokens, sequences=1)
+    one = workload.changed(context_tokens=lengths.input_tokens + lengths.output_tokens, sequences=1)
     parts = memory_parts(family, counts, sizes, one)
     sequence = parts["kv_bytes"] + parts["ssm_bytes"] + parts["conv_bytes"]
     left = budget_bytes - parts["weights_bytes"] - parts["workspace_bytes"]

@@ -111,9 +111,8 @@ def workspace_range(
                 widest = np.maximum(widest, dim_size(spec.dims[0], sizes))
     step = engine.max_num_batched_tokens * (sizes["hidden_size"] + widest) * 2
     logits = engine.max_num_seqs * sizes["vocab_size"] * 4
-    low = engine.context_bytes[0] + engine.graph_bytes[0] + step + logits
-    high = engine.context_bytes[1] + engine.graph_bytes[1] + 2 * step + 2 * logits
-    return low, high
+    low, high = engine.overhead_bytes
+    return low + step + logits, high + 2 * step + 2 * logits
 
 
 def _group(attention: int, mamba: int) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from minitron.dtypes import DTYPES
 from minitron.estimate.serving.fit import FitReport
-from minitron.estimate.serving.workload import Workload
+from minitron.estimate.serving.workload import Engine, Workload
 
 
 def serve_command(model: str, workload: Workload, report: FitReport, *, utilization: float) -> Sequence[str] | None:
@@ -32,7 +32,7 @@ def serve_command(model: str, workload: Workload, report: FitReport, *, utilizat
     words += ["--max-num-seqs", str(sequences), "--gpu-memory-utilization", f"{math.floor(utilization * 1e4) / 1e4:g}"]
     if workload.weights_dtype == "fp8":
         words += ["--quantization", "fp8"]
-    if workload.engine.max_num_batched_tokens != type(workload.engine)().max_num_batched_tokens:
+    if workload.engine.max_num_batched_tokens != Engine().max_num_batched_tokens:
         words += ["--max-num-batched-tokens", str(workload.engine.max_num_batched_tokens)]
     words += ["--kv-cache-dtype", "fp8" if workload.kv_dtype == "fp8" else "auto"]
     words += ["--mamba-ssm-cache-dtype", str(DTYPES[workload.ssm_dtype].torch)]

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -16,7 +16,13 @@ from minitron.errors import MinitronError
 from minitron.importance.forward_loop import listen
 from minitron.importance.scores import Scores, load_scores, save_scores
 from minitron.importance.selection import select_units
-from minitron.integrations.modelopt.constraints import BudgetSettings, check_constraints, check_keys, choose_shape
+from minitron.integrations.modelopt.constraints import (
+    DEFAULT_SETTINGS,
+    check_constraints,
+    check_keys,
+    choose_shape,
+    read_settings,
+)
 from minitron.integrations.modelopt.plan_state import MODE, forget_plan, remember_plan
 from minitron.models.config import shape_from_config
 from minitron.models.shape import HybridShape
@@ -32,16 +38,14 @@ SCORES_FILE = "scores.safetensors"
 class MinitronSearcher(BaseSearcher):  # type: ignore[misc]
     """Calibrates by the caller's forward loop, chooses a shape, and prunes the model in place.
 
-    `config` takes `forward_loop` (or `data_loader` with `collect_func`), every field of `BudgetSettings`, and `scores`
-    (or ModelOpt's `checkpoint`): a file, or a folder of one, where the scores are kept and taken from when they are of
-    this model.
+    `config` takes `forward_loop` (or `data_loader` with `collect_func`), every setting of `SearchSettings` and
+    `Workload`, and `scores` (or ModelOpt's `checkpoint`): a file, or a folder of one, where the scores are saved, and
+    loaded from when they are of this model.
     """
 
     best: dict[str, object]
     scores: Scores | None
-    _own: ClassVar[dict[str, object]] = {"scores": None} | {
-        setting.name: getattr(BudgetSettings(), setting.name) for setting in fields(BudgetSettings)
-    }
+    _own: ClassVar[dict[str, object]] = {"scores": None} | DEFAULT_SETTINGS
 
     @property
     def default_search_config(self) -> dict[str, object]:
@@ -87,7 +91,7 @@ class MinitronSearcher(BaseSearcher):  # type: ignore[misc]
     def _prune(self) -> None:
         model = cast(PreTrainedModel, self.model)
         source = model_shape(model)
-        settings = BudgetSettings(**{field.name: self.config[field.name] for field in fields(BudgetSettings)})
+        settings = read_settings(self.config)
         check_constraints(self.constraints, source, settings)
         model.eval()
         self.scores = self._calibrated(model, source)
