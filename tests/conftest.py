@@ -4,145 +4,23 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
 
 # Read as Triton is imported, which transformers does: without a GPU its interpreter runs kernels, on CPU tensors.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, NemotronHConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
-from minitron.checkpoints.names import model_places, read_place
-from minitron.checkpoints.weights import write_weights
-from minitron.estimate.serving.memory import memory_bytes
-from minitron.estimate.serving.workload import Workload
-from minitron.models.config import config_for_shape
 from minitron.models.shape import HybridShape
-from minitron.runtime.loading import new_model
+from tests.support.models import make_tiny_model, make_tiny_shape, write_tiny_checkpoint
+from tests.support.recipes import write_tiny_recipe
 
 # Small products on two cores: one thread is as fast and does not fight with other processes.
 torch.set_num_threads(1)
-
-
-def make_tiny_shape(**changes: int | str) -> HybridShape:
-    """Every dim differs from every other and is above 1, so that a swapped axis cannot pass."""
-    dims: dict[str, int | str] = {
-        "hybrid_override_pattern": "M-*MM-*-",
-        "vocab_size": 271,
-        "hidden_size": 22,
-        "intermediate_size": 36,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 3,
-        "head_dim": 10,
-        "mamba_num_heads": 8,
-        "mamba_head_dim": 5,
-        "n_groups": 2,
-        "ssm_state_size": 7,
-        "conv_kernel": 4,
-    }
-    return HybridShape(**(dims | changes))  # type: ignore[arg-type]
-
-
-def make_moe_shape(**changes: int | str) -> HybridShape:
-    """A hybrid with blocks of experts; `moe_latent_size=9` lets them read latent channels."""
-    experts: dict[str, int | str] = {
-        "hybrid_override_pattern": "ME*-EM",
-        "n_routed_experts": 15,
-        "num_experts_per_tok": 4,
-        "n_group": 3,
-        "topk_group": 2,
-        "moe_intermediate_size": 11,
-        "moe_shared_expert_intermediate_size": 13,
-    }
-    return make_tiny_shape(**(experts | changes))
-
-
-def make_dense_shape(model_type: str, **changes: int | str) -> HybridShape:
-    """A dense transformer of three layers."""
-    dims: dict[str, int | str] = {
-        "hybrid_override_pattern": "TTT",
-        "vocab_size": 271,
-        "hidden_size": 24,
-        "intermediate_size": 37,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 3,
-        "head_dim": 10,
-        "model_type": model_type,
-    }
-    return HybridShape(**(dims | changes))  # type: ignore[arg-type]
-
-
-def make_config(shape: HybridShape) -> Any:
-    """transformers' configuration of a shape."""
-    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    if shape.model_type != "nemotron_h":
-        return AutoConfig.for_model(
-            shape.model_type, **shape.config_sizes, num_hidden_layers=shape.num_hidden_layers, **ids
-        )
-    pattern = shape.hybrid_override_pattern
-    return NemotronHConfig(**shape.config_sizes, hybrid_override_pattern=pattern, chunk_size=8, **ids)
-
-
-def make_tiny_model(shape: HybridShape, *, seed: int = 0) -> PreTrainedModel:
-    """A model of a shape with weights strong enough that its SSM moves the logits by tens of percent."""
-    model = new_model(make_config(shape), seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("A_log"):
-                parameter.copy_(torch.log(torch.linspace(0.02, 1, len(parameter))))
-            elif name.endswith("dt_bias"):
-                parameter.uniform_(-3, -1, generator=generator)
-            elif name.endswith("conv1d.weight"):
-                parameter.normal_(0, 0.5, generator=generator)
-            elif name.endswith("norm.weight") or name.endswith("norm_f.weight") or name.endswith(".D"):
-                parameter.uniform_(0.5, 1.5, generator=generator)
-            elif parameter.ndim >= 2:
-                parameter.normal_(0, 0.12, generator=generator)
-            else:
-                parameter.normal_(0, 0.2, generator=generator)
-        for name, buffer in model.named_buffers():
-            if name.endswith("e_score_correction_bias"):
-                buffer.uniform_(0, 0.3, generator=generator)
-    return model
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, after <pad>, <s> and </s>."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-
-
-def write_tiny_checkpoint(
-    folder: Path,
-    *,
-    shape: HybridShape | None = None,
-    shard_bytes: int = 2**32,
-    dtype: torch.dtype = torch.float32,
-) -> Path:
-    """A whole checkpoint folder of a model, the tiny hybrid's unless told otherwise, tokenizer included."""
-    shape = shape or make_tiny_shape()
-    model = make_tiny_model(shape)
-    folder.mkdir(parents=True)
-    state = model.state_dict()
-    tensors = ((name, read_place(state, place).to(dtype)) for name, place in model_places(shape).items())
-    write_weights(folder, tensors, shard_bytes=shard_bytes)
-    model.config.architectures = [type(model).__name__]
-    config = config_for_shape(json.loads(model.config.to_json_string(use_diff=False)), shape)
-    (folder / "config.json").write_text(json.dumps(config))
-    make_tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -169,36 +47,3 @@ def token_ids() -> torch.Tensor:
 def recipe_path(tmp_path: Path) -> Path:
     sizes = {"num_hidden_layers": [8, 7], "hidden_size": [22, 18, 14], "mamba_num_heads": [8, 6, 4]}
     return write_tiny_recipe(tmp_path, make_tiny_shape(), sizes)
-
-
-def write_tiny_recipe(tmp_path: Path, shape: HybridShape, sizes: dict[str, list[int]]) -> Path:
-    """A whole recipe for a teacher of a shape, with a budget of seven tenths of what that needs."""
-    write_tiny_checkpoint(tmp_path / "teacher", shape=shape)
-    (tmp_path / "text.txt").write_text("\n---\n".join(f"line {i} of some text" for i in range(60)))
-    (tmp_path / "heldout.txt").write_text("\n---\n".join(f"line {i} of some other text" for i in range(60)))
-    problems = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(3)]
-    (tmp_path / "problems.jsonl").write_text("\n".join(json.dumps(problem) for problem in problems))
-    data = [{"path": "text.txt"}]
-    recipe = {
-        "version": 1,
-        "name": "tiny",
-        "teacher": "teacher",
-        "score": {"data": data, "samples": 4, "seq_len": 16},
-        "budget": {
-            "memory_bytes": memory_bytes(shape, Workload(context_tokens=64)).total_bytes * 7 // 10,
-            "utilization": 1.0,
-            "context_tokens": 64,
-        },
-        "search": sizes,
-        "distill": {"data": data, "tokens": 256, "seq_len": 16, "batch_size": 2, "learning_rate": 0.001},
-        "evaluate": {
-            "data": [{"path": "heldout.txt"}],
-            "sequences": 2,
-            "seq_len": 16,
-            "task": {"name": "sums", "path": "problems.jsonl", "max_new_tokens": 3},
-            "speed_new_tokens": 2,
-        },
-    }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return path

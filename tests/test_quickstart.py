@@ -15,9 +15,7 @@ from minitron.recipe.load import load_recipe
 from minitron.recipe.space import search_space
 from minitron.runtime.loading import load_model, load_tokenizer
 from minitron.search.solver import solve_budget
-
-QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
-TEACHER = QUICKSTART / "teacher"
+from tests.support.paths import QUICKSTART, TEACHER
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from minitron.artifacts.artifact import working_folder
 from minitron.checkpoints.checkpoint import checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.lineage import add_step, lineage_of, read_lineage, write_lineage
 from minitron.cli.main import main
-from tests.checkpoints.test_merge import assert_same_bits, read, write_variant
+from tests.support.merging import assert_same_bits, read, write_variant
 
 Pair = tuple[Path, Path]
 

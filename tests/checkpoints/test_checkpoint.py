@@ -11,7 +11,7 @@ from minitron.checkpoints.headers import INDEX_FILE, SINGLE_FILE
 from minitron.checkpoints.weights import open_weights
 from minitron.models.shape import HybridShape
 from minitron.runtime.loading import load_model
-from tests.conftest import make_dense_shape, write_tiny_checkpoint
+from tests.support.models import make_dense_shape, write_tiny_checkpoint
 
 
 def test_an_opened_checkpoint_counts_what_its_shape_plans(tiny_checkpoint: Path, tiny_shape: HybridShape) -> None:

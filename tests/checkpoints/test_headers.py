@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.headers import INDEX_FILE, SINGLE_FILE, StoredTensor, read_header, read_headers
-from tests.conftest import write_tiny_checkpoint
+from tests.support.models import write_tiny_checkpoint
 
 A = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 B = {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}

@@ -1,7 +1,6 @@
 """Merging checkpoints: laws to the bit, one rounding, bounded memory, and every refusal."""
 
 import json
-import shutil
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -9,47 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.checkpoints.headers import SINGLE_FILE, StoredTensor, read_header
 from minitron.checkpoints.merging.merge import PIECE_NUMBERS, merge_checkpoints, merged_pieces
 from minitron.checkpoints.merging.mergeable import interpolation_weights
-from minitron.checkpoints.weights import write_weights
 from minitron.models.shape import HybridShape
 from minitron.runtime.loading import load_model
-from tests.conftest import make_dense_shape, make_moe_shape, make_tiny_shape, write_tiny_checkpoint
+from tests.support.merging import assert_same_bits, read, write_variant
+from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape, write_tiny_checkpoint
 
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 Tensors = dict[str, torch.Tensor]
-
-
-def read(folder: Path) -> Tensors:
-    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
-
-
-def write_variant(
-    source: Path, folder: Path, *, seed: int, dtype: torch.dtype | None = None, shard: int = 2**30
-) -> Path:
-    """A checkpoint of other weights beside a first one, as training would leave it: some stay as they are."""
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
-    generator = torch.Generator().manual_seed(seed)
-
-    def moved(tensor: torch.Tensor) -> torch.Tensor:
-        noise = torch.randn(tensor.shape, generator=generator) * (torch.rand(tensor.shape, generator=generator) > 0.1)
-        return (tensor + noise * 10 ** torch.randn(tensor.shape, generator=generator)).to(dtype or tensor.dtype)
-
-    tensors = ((name, moved(tensor)) for name, tensor in sorted(read(source).items()))
-    write_weights(folder, tensors, shard_bytes=shard)
-    return folder
-
-
-def assert_same_bits(found: Tensors, expected: Tensors) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype
-        words = WORDS[tensor.element_size()]
-        assert torch.equal(found[name].view(words), tensor.view(words)), name
 
 
 def rounded_once(numbers: np.ndarray, dtype: torch.dtype) -> torch.Tensor:

@@ -16,17 +16,7 @@ from minitron.checkpoints.headers import SINGLE_FILE
 from minitron.cli.main import main
 from minitron.importance.scores import random_scores, save_scores
 from minitron.models.shape import HybridShape
-
-
-def fail(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """The one line that a failing command prints."""
-    assert main(argv) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    lines = [line for line in printed.err.splitlines() if line.startswith("minitron: ")]
-    assert len(lines) == 1
-    assert "Traceback" not in printed.err
-    return lines[0]
+from tests.support.commands import fail
 
 
 def test_a_misspelt_key_is_one_line(recipe_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

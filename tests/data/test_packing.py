@@ -19,7 +19,7 @@ from minitron.data.sequence_file import SequenceFile
 from minitron.data.sequences import blend_sources
 from minitron.data.sources import Blend, TextSource
 from minitron.distributed import Ranks
-from tests.conftest import make_tokenizer
+from tests.support.models import make_tokenizer
 
 SIZES: dict[str, int] = {"seq_len": 12, "num_sequences": 61, "seed": 3}
 

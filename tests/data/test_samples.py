@@ -8,7 +8,7 @@ import torch
 
 from minitron.data.samples import Samples, blend_samples, pad_documents
 from minitron.data.sources import TextSource
-from tests.conftest import make_tokenizer
+from tests.support.models import make_tokenizer
 
 EOS, PAD = 2, 0
 

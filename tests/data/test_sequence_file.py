@@ -8,7 +8,7 @@ from minitron.data.packing import write_sequence_file
 from minitron.data.sequence_file import SequenceFile, open_sequence_file
 from minitron.data.sequences import TokenSequences, blend_sources
 from minitron.data.sources import Blend, TextSource
-from tests.conftest import make_tokenizer
+from tests.support.models import make_tokenizer
 
 SEQ_LEN, NUM_BLOCKS, SEED = 9, 23, 5
 

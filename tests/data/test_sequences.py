@@ -9,7 +9,7 @@ import pytest
 from minitron.data import sequences
 from minitron.data.sequences import blend_sources, pack_documents
 from minitron.data.sources import TextSource, source_seed
-from tests.conftest import make_tokenizer
+from tests.support.models import make_tokenizer
 
 EOS = 2
 

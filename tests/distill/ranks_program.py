@@ -28,8 +28,8 @@ from minitron.importance.selection import select_units
 from minitron.prune.in_memory import prune_model
 from minitron.prune.plan import PrunePlan
 from minitron.runtime.loading import load_model
+from tests.support.paths import TEACHER
 
-TEACHER = Path(__file__).parents[2] / "examples" / "quickstart" / "teacher"
 SETTINGS = DistillSettings(batch_size=4, learning_rate=1e-3, warmup_steps=2, chunk_tokens=37)
 STEPS, SEQ_LEN = 6, 24
 

@@ -11,7 +11,7 @@ from minitron.distill.loss.objective import Objective
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.model import DistillationModel
 from minitron.models.shape import HybridShape
-from tests.conftest import make_tiny_model
+from tests.support.models import make_tiny_model
 
 
 class NarrowCopies(TorchDispatchMode):

@@ -16,7 +16,7 @@ from minitron.distill.training.stage import DistillSettings, TrainingRun, distil
 from minitron.distill.training.states import MARKER_FILE, last_whole_state
 from minitron.distill.training.trainer import DistillationTrainer, DivergedError
 from minitron.models.shape import HybridShape
-from tests.conftest import make_dense_shape, make_tiny_model
+from tests.support.models import make_dense_shape, make_tiny_model
 
 SETTINGS = DistillSettings(batch_size=2, learning_rate=3e-3, warmup_steps=2)
 

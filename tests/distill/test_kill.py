@@ -14,8 +14,8 @@ import torch
 from minitron.pipeline.runner import run_pipeline
 from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 KILLS = 10
 SHORT, LONG = 40, 80  # steps of the two stages
 CURRICULUM = (

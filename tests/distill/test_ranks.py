@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 PROGRAM = Path(__file__).with_name("ranks_program.py")
 SHARED_WAYS = ("ddp", "ddp-stopped", "fsdp2", "fsdp2-stopped")
 

@@ -1,10 +1,8 @@
 """`minitron run --dry-run`: what it says of a run follows from the recipe and a config.json, and nothing is loaded."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,20 +13,11 @@ from minitron.dry_run.shapes import in_proportion, kept_layers, plan_shapes
 from minitron.models.shape import HybridShape
 from minitron.pipeline.runner import stages_of
 from minitron.recipe.load import load_recipe
-from tests.cli.test_cli import fail
-from tests.conftest import make_tiny_shape
+from tests.support.commands import fail
+from tests.support.dry_runs import commands, forecast
+from tests.support.models import make_tiny_shape
 
 TWO_GPUS = ("--set", "devices={gpu: h100, gpus_per_node: 2}")
-
-
-def forecast(capsys: pytest.CaptureFixture[str], recipe: Path, *argv: str) -> dict[str, Any]:
-    assert main(["run", str(recipe), "--dry-run", "--json", *argv]) == 0
-    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return answer
-
-
-def commands(found: dict[str, Any]) -> list[str]:
-    return [command for step in found["launch"] for command in step["commands"]]
 
 
 def test_weights_and_text_need_not_be_there(recipe_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

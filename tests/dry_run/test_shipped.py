@@ -7,8 +7,8 @@ import pytest
 
 from minitron.cli.main import main
 from minitron.recipe.load import load_recipe
-from tests.dry_run.test_forecast import commands, forecast
-from tests.recipe.test_recipe import ROOT
+from tests.support.dry_runs import commands, forecast
+from tests.support.paths import ROOT
 
 RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.yaml"))
 TEACHERS = {

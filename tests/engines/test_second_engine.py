@@ -21,12 +21,12 @@ from minitron.models.slicing import slice_tensors
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.plan import PrunePlan
 from minitron.runtime.loading import set_time_step_limit
+from tests.support.paths import TEACHER
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("mlx_lm") is None, reason="mlx-lm is not installed, `make test-engines` installs it"
 )
 
-TEACHER = Path(__file__).parents[2] / "examples" / "quickstart" / "teacher"
 LAYERS = (0, 1, 2, 3, 4, 7, 8, 9, 10, 11)
 TEXTS = ("12 + 30 =", "The cat", "Question: Tom has 3 apples.", "Once upon a time", "7 * 8")
 NEW_TOKENS = 64

@@ -12,8 +12,8 @@ from minitron.estimate.serving.fit import fit
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.workload import Workload
 from minitron.units import GIB
-from tests.conftest import make_tiny_model, make_tiny_shape
-from tests.models.test_shape import NANO_9B, NANO_12B, PATTERN_9B, published
+from tests.support.models import make_tiny_model, make_tiny_shape
+from tests.support.published import NANO_9B, NANO_12B, PATTERN_9B, published
 
 LONG = Workload(context_tokens=131072)
 PUBLISHED_BUDGET = int(find_device("a10g").visible_bytes * 0.95 - 1.3 * GIB)

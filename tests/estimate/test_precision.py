@@ -7,7 +7,7 @@ from minitron.estimate.serving.memory import block_bytes, memory_bytes
 from minitron.estimate.serving.workload import Workload
 from minitron.models.axes import tensor_shape
 from minitron.models.shape import HybridShape
-from tests.models.test_shape import NANO_9B
+from tests.support.published import NANO_9B
 
 
 def count_one_by_one(shape: HybridShape, dtype: str) -> int:

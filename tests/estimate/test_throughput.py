@@ -19,7 +19,7 @@ from minitron.estimate.serving.workload import Engine, Workload
 from minitron.models.families.nemotron_h import NEMOTRON_H
 from minitron.models.shape import HybridShape
 from minitron.units import GIB
-from tests.models.test_shape import NANO_9B, PATTERN_9B, published
+from tests.support.published import NANO_9B, PATTERN_9B, published
 
 A10G = find_device("a10g")
 BUDGET = int(A10G.visible_bytes * 0.95 - 1.3 * GIB)

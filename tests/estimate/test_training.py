@@ -10,7 +10,7 @@ from minitron.estimate.training.activations import activation_bytes
 from minitron.estimate.training.memory import longest_block, training_bytes, training_verdict, writing_bytes
 from minitron.estimate.training.operations import device_hours, forward_operations, stage_length, training_operations
 from minitron.estimate.training.setup import TrainingSetup
-from tests.conftest import make_dense_shape, make_moe_shape, make_tiny_shape
+from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape
 
 SHAPE = make_tiny_shape()
 SETUP = TrainingSetup(seq_len=16, micro_batch_size=3)

@@ -14,8 +14,8 @@ from minitron.estimate.serving.vllm_command import serve_command
 from minitron.estimate.serving.workload import Engine, Workload
 from minitron.models.shape import HybridShape
 from minitron.units import GIB
-from tests.conftest import make_tiny_shape
-from tests.models.test_shape import NANO_9B, NANO_12B, PATTERN_8B, published
+from tests.support.models import make_tiny_shape
+from tests.support.published import NANO_9B, NANO_12B, PATTERN_8B, published
 
 H_8B = published(PATTERN_8B, 4096, 21504, 32, 128, 64)
 PAGED = Workload(context_tokens=131072, accounting="vllm")

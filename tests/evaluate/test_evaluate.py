@@ -12,7 +12,7 @@ from minitron.evaluate.perplexity import evaluate_text
 from minitron.evaluate.speed import tokens_per_second
 from minitron.evaluate.task import Problem, evaluate_task, extract_answer, read_problems
 from minitron.models.shape import HybridShape
-from tests.conftest import make_tiny_model, make_tokenizer
+from tests.support.models import make_tiny_model, make_tokenizer
 
 
 def test_loss_and_kl_equal_a_plain_fp64_computation(tiny_model: PreTrainedModel, tiny_shape: HybridShape) -> None:

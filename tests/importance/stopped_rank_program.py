@@ -16,7 +16,7 @@ from minitron.importance.scores import save_scores
 from minitron.importance.state import StateFile
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
-from tests.importance.test_calibrate import make_samples
+from tests.support.samples import make_samples
 
 
 def main(checkpoint: Path, output: Path, way: str, victim: int, saves: int, when: str) -> None:

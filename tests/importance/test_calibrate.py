@@ -15,13 +15,13 @@ from minitron.importance.depth.greedy import LogitDepth
 from minitron.importance.scorers import SCORERS
 from minitron.importance.scorers.activation import ActivationScorer
 from minitron.importance.scorers.scorer import SCORED_AXES
-from minitron.importance.scores import Scores
 from minitron.importance.selection import mamba_channels, mamba_heads
 from minitron.models.shape import HybridShape
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack, Stack
-from tests.conftest import make_tiny_model, write_tiny_checkpoint
 from tests.importance import oracle
+from tests.support.models import make_tiny_model, write_tiny_checkpoint
+from tests.support.samples import make_samples
 
 Case = tuple[Stack, PreTrainedModel, Samples, list[torch.Tensor]]
 
@@ -40,11 +40,6 @@ def case(request: pytest.FixtureRequest, folder: Path) -> Case:
     lengths = [13] * 5 if samples.lengths is None else samples.lengths.tolist()
     bare = [torch.from_numpy(row[:n]).long() for row, n in zip(samples.token_ids, lengths, strict=True)]
     return stack, model, samples, bare
-
-
-def make_samples(*, padded: bool, count: int = 5) -> Samples:
-    token_ids = np.random.default_rng(0).integers(3, 271, (count, 13), dtype=np.int32)
-    return Samples(token_ids=token_ids, lengths=np.array([5, 13, 9, 1, 12])[:count] if padded else None)
 
 
 def assert_axis(found: Any, expected: Any, rtol: float = 1e-5) -> None:
@@ -166,20 +161,6 @@ def test_depth_samples_are_the_first_ones(folder: Path, tiny_shape: HybridShape)
 def test_calibration_leaves_no_hook_behind(tiny_model: PreTrainedModel, tiny_shape: HybridShape) -> None:
     calibrate(MemoryStack(tiny_model, tiny_shape), make_samples(padded=False))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny_model.modules())
-
-
-def assert_identical(found: Scores, expected: Scores) -> None:
-    """Bit for bit."""
-    for axis in ("intermediate_size", "mamba", "num_attention_heads"):
-        one, other = getattr(found, axis), getattr(expected, axis)
-        assert list(one) == list(other)
-        for layer in one:
-            np.testing.assert_array_equal(one[layer], other[layer])
-    assert found.hidden_size is not None
-    assert expected.hidden_size is not None
-    np.testing.assert_array_equal(found.hidden_size, expected.hidden_size)
-    np.testing.assert_array_equal(found.depth, expected.depth)
-    assert found.removed == expected.removed
 
 
 def test_scores_that_are_not_finite_are_refused(tiny_model: PreTrainedModel, tiny_shape: HybridShape) -> None:

@@ -16,10 +16,10 @@ from minitron.distributed import Ranks
 from minitron.importance.experts import ExpertStatistics
 from minitron.models.shape import HybridShape
 from minitron.runtime.stack import Block, MemoryStack
-from tests.conftest import make_moe_shape, make_tiny_model
-from tests.prune.exact import tensors_on_disk
-from tests.prune.reference import reference
-from tests.prune.strategies import seeds, shapes
+from tests.support.exact import tensors_on_disk
+from tests.support.models import make_moe_shape, make_tiny_model
+from tests.support.numpy_model import reference
+from tests.support.strategies import seeds, shapes
 
 Found = dict[tuple[str, int], torch.Tensor]
 

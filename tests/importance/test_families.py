@@ -20,8 +20,8 @@ from minitron.models.families import FAMILIES
 from minitron.models.shape import HybridShape
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
-from tests.conftest import write_tiny_checkpoint
-from tests.prune.strategies import seeds, shapes
+from tests.support.models import write_tiny_checkpoint
+from tests.support.strategies import seeds, shapes
 
 
 def arrays(scores: Scores) -> dict[str, Any]:

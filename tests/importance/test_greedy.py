@@ -17,9 +17,9 @@ from minitron.importance.selection import top_blocks
 from minitron.models.quotas import BlockQuotas
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
-from tests.conftest import make_tiny_model, make_tiny_shape
 from tests.importance import oracle
-from tests.importance.test_calibrate import make_samples
+from tests.support.models import make_tiny_model, make_tiny_shape
+from tests.support.samples import make_samples
 
 PATTERN = make_tiny_shape().hybrid_override_pattern  # M-*MM-*-
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from minitron.importance.scores import load_scores
-from tests.importance.test_calibrate import assert_identical
-from tests.importance.test_ranks import ROOT, TEACHER
+from tests.support.paths import ROOT, TEACHER
+from tests.support.samples import assert_identical
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from minitron.importance.scores import load_scores, random_scores, save_scores
 from minitron.importance.selection import select_units, top_blocks, top_mamba_channels, top_mamba_heads
 from minitron.models.quotas import BlockQuotas
 from minitron.models.shape import HybridShape
-from tests.conftest import make_tiny_shape
+from tests.support.models import make_tiny_shape
 
 
 def test_heads_are_kept_evenly_over_groups_even_when_one_group_scores_higher() -> None:

@@ -17,7 +17,7 @@ from minitron.importance.state import StateFile
 from minitron.models.quotas import BlockQuotas
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack, Stack
-from tests.importance.test_calibrate import assert_identical, make_samples
+from tests.support.samples import assert_identical, make_samples
 
 
 class Stop(BaseException):

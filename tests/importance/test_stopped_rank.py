@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from minitron.importance.scores import load_scores
-from tests.conftest import write_tiny_checkpoint
-from tests.importance.test_calibrate import assert_identical
-from tests.importance.test_ranks import ROOT
+from tests.support.models import write_tiny_checkpoint
+from tests.support.paths import ROOT
+from tests.support.samples import assert_identical
 
 pytestmark = pytest.mark.slow
 

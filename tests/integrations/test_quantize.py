@@ -37,7 +37,7 @@ from minitron.models.config import config_for_shape
 from minitron.models.shape import HybridShape
 from minitron.runtime.loading import assemble_model, config_of, load_model, load_tokenizer
 from tests import conftest
-from tests.conftest import make_dense_shape, make_moe_shape, make_tiny_shape, write_tiny_checkpoint
+from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape, write_tiny_checkpoint
 
 FORMATS = tuple(QUANTIZED_FORMATS)
 # How far the noise of the stored weights may be from the simulated one, as a share of it; two unrelated noises are 1.41

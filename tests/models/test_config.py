@@ -7,7 +7,7 @@ from transformers import AutoConfig
 
 from minitron.models.config import config_for_shape, shape_from_config
 from minitron.models.shape import HybridShape
-from tests.conftest import make_config, make_dense_shape, make_moe_shape, make_tiny_shape
+from tests.support.models import make_config, make_dense_shape, make_moe_shape, make_tiny_shape
 
 
 def config_of(shape: HybridShape) -> dict[str, object]:

@@ -14,14 +14,9 @@ from minitron.pipeline.runner import run_pipeline
 from minitron.recipe.load import load_recipe
 from minitron.recipe.space import search_space
 from minitron.search.solver import solve_budget
-from tests.models.test_shape import NANO_9B, NANO_12B
-from tests.recipe.test_recipe import ROOT
-
-TWO_STEPS = (
-    "search.num_hidden_layers=null",
-    "depth_first={num_hidden_layers: 6, distill: {data: [{path: text.txt}], tokens: 128, seq_len: 16, batch_size: 2}}",
-    "score.depth={scorer: logit_mse, remove: 2, keep_attention: 1}",
-)
+from tests.support.paths import ROOT
+from tests.support.published import NANO_9B, NANO_12B
+from tests.support.recipes import TWO_STEPS
 
 
 def run(recipe_path: Path, folder: Path, *overrides: str, **options: Any) -> dict[str, bool]:

@@ -20,8 +20,8 @@ from minitron.pipeline.run_folder import PLAN_FILE, RECORD_FILE
 from minitron.pipeline.runner import run_pipeline
 from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 CURRICULUM = (
     "distill.tokens=null",
     "distill.phases=[{name: short, tokens: 128}, {tokens: 96, seq_len: 24, batch_size: 1, learning_rate: 0.0005}]",

@@ -18,7 +18,8 @@ from minitron.pipeline.stage_list import STAGE_NAMES as ALL_STAGES
 from minitron.recipe.load import load_recipe
 from minitron.recipe.recipe import Recipe
 from minitron.runtime.loading import count_params
-from tests.conftest import make_dense_shape, make_moe_shape, write_tiny_recipe
+from tests.support.models import make_dense_shape, make_moe_shape
+from tests.support.recipes import write_tiny_recipe
 
 OPTIONAL = ("correct", "depth", "depth_distill", "cache")
 STAGE_NAMES = tuple(name for name in ALL_STAGES if name not in OPTIONAL)

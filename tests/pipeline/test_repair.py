@@ -27,7 +27,7 @@ from minitron.prune.reconstruction.blockwise import RepairSettings
 from minitron.prune.reconstruction.state import describe_way
 from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
-from tests.pipeline.test_depth import TWO_STEPS
+from tests.support.recipes import TWO_STEPS
 
 REPAIR = "prune.repair={samples: 6, seq_len: 16}"
 

@@ -9,23 +9,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from minitron.checkpoints.checkpoint import checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.headers import SINGLE_FILE
 from minitron.checkpoints.weights import open_weights
-from minitron.importance.scores import random_scores
-from minitron.importance.selection import select_units
 from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.plan import PrunePlan, load_plan, save_plan
 from minitron.prune.verification import check_params
 from minitron.runtime.loading import count_params
-from tests.conftest import write_tiny_checkpoint
-
-LAYERS = (0, 1, 2, 4, 6, 7)
-
-
-def make_plan(shape: HybridShape) -> PrunePlan:
-    target = shape.resized(layers=LAYERS, hidden_size=13, intermediate_size=21, mamba_num_heads=4, mamba_head_dim=3)
-    keep = select_units(random_scores(shape, seed=0), shape, target, LAYERS)
-    return PrunePlan(source=shape, target=target, keep=keep)
+from tests.support.models import write_tiny_checkpoint
+from tests.support.plans import make_plan
 
 
 def test_planned_counted_and_reloaded_parameters_agree(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -19,7 +19,7 @@ from minitron.prune.norm_compensation import norm_scales
 from minitron.prune.plan import PrunePlan
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
-from tests.conftest import make_dense_shape, make_tiny_shape, write_tiny_checkpoint
+from tests.support.models import make_dense_shape, make_tiny_shape, write_tiny_checkpoint
 
 SHAPES = [make_tiny_shape(), make_dense_shape("qwen3", tie_word_embeddings=1)]
 

@@ -15,7 +15,7 @@ from minitron.importance.selection import select_units
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.plan import PrunePlan
 from minitron.runtime.loading import load_model, save_model
-from tests.conftest import make_moe_shape, write_tiny_checkpoint
+from tests.support.models import make_moe_shape, write_tiny_checkpoint
 
 SHAPES = {
     "mtp.layers.0.enorm.weight": (22,),

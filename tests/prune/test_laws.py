@@ -13,11 +13,11 @@ from minitron.models.families import FAMILIES
 from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
 from minitron.prune.plan import PrunePlan
-from tests.conftest import make_moe_shape
-from tests.prune.exact import ROUNDING, exact_model, logits_of, pruned, tensors_on_disk
-from tests.prune.hand import kept, sliced_by_hand
-from tests.prune.reference import reference
-from tests.prune.strategies import choose_rows, plans, possible_counts, seeds, shapes, tokens
+from tests.support.exact import ROUNDING, exact_model, logits_of, pruned, tensors_on_disk
+from tests.support.hand import kept, sliced_by_hand
+from tests.support.models import make_moe_shape
+from tests.support.numpy_model import reference
+from tests.support.strategies import choose_rows, plans, possible_counts, seeds, shapes, tokens
 
 FEW = settings(max_examples=12, deadline=None)
 MAMBA = ("mamba_num_heads", "mamba_head_dim")

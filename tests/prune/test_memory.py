@@ -8,8 +8,8 @@ from minitron.models.shape import HybridShape
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.in_memory import prune_model
 from minitron.runtime.loading import load_model
-from tests.conftest import make_tiny_shape
-from tests.prune.test_checkpoint import make_plan
+from tests.support.models import make_tiny_shape
+from tests.support.plans import make_plan
 
 
 def test_a_model_pruned_in_memory_equals_one_pruned_on_disk(

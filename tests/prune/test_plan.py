@@ -16,8 +16,8 @@ from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
 from minitron.prune.plan import PrunePlan, load_plan, save_plan
 from minitron.prune.plan_summary import as_runs, describe_plan, diff_plans
-from tests.conftest import make_dense_shape, make_moe_shape, make_tiny_shape
-from tests.prune.strategies import plans, shapes
+from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape
+from tests.support.strategies import plans, shapes
 
 FEW = settings(max_examples=15, deadline=None)
 families = pytest.mark.parametrize("model_type", sorted(FAMILIES))

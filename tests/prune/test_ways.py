@@ -23,10 +23,10 @@ from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.in_memory import prune_model
 from minitron.prune.plan import PrunePlan
 from minitron.runtime.loading import count_params, load_model, save_model
-from tests.conftest import make_tiny_model, write_tiny_checkpoint
-from tests.prune.exact import tensors_on_disk
-from tests.prune.hand import sliced_by_hand
-from tests.prune.strategies import plans, shapes
+from tests.support.exact import tensors_on_disk
+from tests.support.hand import sliced_by_hand
+from tests.support.models import make_tiny_model, write_tiny_checkpoint
+from tests.support.strategies import plans, shapes
 
 FEW = settings(max_examples=6, deadline=None)
 families = pytest.mark.parametrize("model_type", sorted(FAMILIES))

@@ -6,8 +6,8 @@ import yaml
 
 from minitron.errors import RecipeError
 from minitron.recipe.load import load_recipe
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "examples").rglob("*.yaml"))
 MINIMAL = {
     "version": 1,

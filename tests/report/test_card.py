@@ -7,7 +7,7 @@ import yaml
 from minitron.checkpoints.checkpoint import checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.lineage import add_step, lineage_of, read_lineage, write_lineage
 from minitron.report.model_card import model_card
-from tests.conftest import write_tiny_checkpoint
+from tests.support.models import write_tiny_checkpoint
 
 
 def test_a_card_names_the_teacher_every_step_and_the_hashes(tmp_path: Path) -> None:

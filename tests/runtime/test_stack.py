@@ -19,8 +19,8 @@ from minitron.models.families import FAMILIES
 from minitron.models.shape import HybridShape
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack, Stack
-from tests.conftest import write_tiny_checkpoint
-from tests.prune.strategies import shapes, tokens
+from tests.support.models import write_tiny_checkpoint
+from tests.support.strategies import shapes, tokens
 
 
 @pytest.fixture(params=["memory", "layerwise"])

@@ -19,8 +19,8 @@ from minitron.search.limits import Limits
 from minitron.search.solver import RANKINGS, NothingFitsError, SearchResult, solve_budget
 from minitron.search.space import SearchSpace, size_range
 from minitron.units import GIB
-from tests.conftest import make_tiny_shape
-from tests.models.test_shape import NANO_9B, NANO_12B
+from tests.support.models import make_tiny_shape
+from tests.support.published import NANO_9B, NANO_12B
 
 WORKLOAD = Workload(context_tokens=64)
 SIZES = {"intermediate_size": (36, 24, 12), "mamba_num_heads": (8, 6, 4)}

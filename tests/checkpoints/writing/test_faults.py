@@ -22,23 +22,12 @@ from minitron.checkpoints.headers import INDEX_FILE, SINGLE_FILE
 from minitron.checkpoints.writing.journal import JOURNAL_FILE, is_unfinished
 from minitron.prune import checkpoint as checkpoint_module
 from minitron.prune.checkpoint import prune_checkpoint
-from tests.conftest import write_tiny_checkpoint
-from tests.prune.test_checkpoint import make_plan
+from tests.support.folders import contents, opens
+from tests.support.models import write_tiny_checkpoint
+from tests.support.plans import make_plan
 
 SHARD_BYTES = 4_000
 Contents = dict[str, bytes]
-
-
-def contents(folder: Path) -> Contents:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def opens(folder: Path) -> bool:
-    try:
-        open_checkpoint(folder)
-    except ValueError:
-        return False
-    return True
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from minitron.checkpoints.writing.journal import CONFIG_FILE
-from tests.checkpoints.writing.test_faults import contents, opens
-from tests.importance.test_ranks import ROOT, TEACHER
+from tests.support.folders import contents, opens
+from tests.support.paths import ROOT, TEACHER
 
 pytestmark = pytest.mark.slow
 KILLS = 24

@@ -21,7 +21,7 @@ from minitron.checkpoints.writing.journal import JOURNAL_FILE, resumable
 from minitron.checkpoints.writing.layout import plan_layout
 from minitron.checkpoints.writing.writer import write_layout
 from minitron.models.slicing import TensorCut, cut_tensor
-from tests.conftest import make_tiny_shape
+from tests.support.models import make_tiny_shape
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 OTHERS = {"I64": torch.int64, "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn}

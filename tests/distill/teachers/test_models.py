@@ -11,7 +11,7 @@ from minitron.distill.teachers.layerwise import LayerwiseTeacher
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack
-from tests.conftest import make_dense_shape, make_moe_shape, make_tiny_shape, write_tiny_checkpoint
+from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape, write_tiny_checkpoint
 
 SHAPES = {"hybrid": make_tiny_shape(), "experts": make_moe_shape(), "dense": make_dense_shape("llama")}
 BLOCKS_NT = np.random.default_rng(5).integers(3, 271, (7, 19)).astype(np.int32)

@@ -18,8 +18,8 @@ from minitron.prune.reconstruction.blockwise import RepairSettings, repair
 from minitron.prune.reconstruction.write import write_repaired
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
-from tests.conftest import make_dense_shape, make_moe_shape, write_tiny_checkpoint
-from tests.prune.reconstruction.test_repair import lstsq_by_rows, make_samples, mean_kl
+from tests.support.models import make_dense_shape, make_moe_shape, write_tiny_checkpoint
+from tests.support.repairs import lstsq_by_rows, make_samples, mean_kl
 
 SHAPES = {
     "experts": (make_moe_shape(), {"n_routed_experts": 12, "moe_shared_expert_intermediate_size": 9}),

@@ -25,17 +25,13 @@ from minitron.prune.reconstruction.write import write_repaired
 from minitron.runtime.dtypes import torch_dtype
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
-from tests.conftest import write_tiny_checkpoint
-from tests.prune.test_checkpoint import LAYERS, make_plan
+from tests.support.models import write_tiny_checkpoint
+from tests.support.plans import LAYERS, make_plan
+from tests.support.repairs import lstsq_by_rows, make_samples, mean_kl
 
 Array = npt.NDArray[np.float64]
 OUTPUTS = RepairSettings(projections="outputs", batch_size=2)
 WAYS = [OUTPUTS, RepairSettings(batch_size=2), RepairSettings(target="after_block", batch_size=2)]
-
-
-def make_samples(*, padded: bool = False, count: int = 10) -> Samples:
-    ids_NT = np.random.default_rng(3).integers(3, 271, (count, 24), dtype=np.int32)
-    return Samples(token_ids=ids_NT, lengths=np.arange(5, 5 + count) if padded else None)
 
 
 def repaired_in_memory(
@@ -47,19 +43,6 @@ def repaired_in_memory(
     weights = dict(repair(*stacks, plan, samples, way, **options))
     apply_repaired(student, plan.target.family, weights.items())
     return student, weights
-
-
-def lstsq_by_rows(weight: Array, inputs: Array, target: Array, ridge: float) -> Array:
-    """The same minimum found without second moments: the pull becomes rows below the tokens."""
-    pull = np.sqrt(ridge * (inputs**2).sum(0).mean()) * np.eye(inputs.shape[1])
-    change = np.linalg.lstsq(
-        np.vstack([inputs, pull]),
-        np.vstack([target - inputs @ weight.T, 0 * pull[:, : len(weight)]])
-        if len(weight) <= inputs.shape[1]
-        else np.vstack([target - inputs @ weight.T, np.zeros((len(pull), len(weight)))]),
-        rcond=None,
-    )[0]
-    return weight + change.T
 
 
 @settings(max_examples=40, deadline=None)
@@ -159,13 +142,6 @@ def test_a_plan_that_removes_nothing_changes_nothing(tiny_checkpoint: Path, way:
     with open_weights(source) as read:
         for name, weight in weights.items():
             torch.testing.assert_close(weight, read(name), rtol=0, atol=1e-5)
-
-
-def mean_kl(teacher: Any, student: Any, samples: Samples) -> float:
-    ids = samples.ids(torch.device("cpu"))
-    with torch.no_grad():
-        p, q = (torch.log_softmax(model(ids).logits.double(), -1) for model in (teacher, student))
-    return float((p.exp() * (p - q)).sum(-1).mean())
 
 
 @pytest.mark.parametrize("way", WAYS)

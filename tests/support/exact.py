@@ -11,7 +11,7 @@ from minitron.checkpoints.names import model_places, read_place
 from minitron.models.shape import HybridShape
 from minitron.prune.in_memory import prune_model
 from minitron.prune.plan import PrunePlan
-from tests.conftest import make_tiny_model
+from tests.support.models import make_tiny_model
 
 # Logits are of the order of 1; sums of a few hundred fp64 products differ by 1e-13 when they are reordered.
 ROUNDING = {"rtol": 1e-9, "atol": 1e-10}

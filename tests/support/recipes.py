@@ -1,0 +1,51 @@
+"""A whole recipe for a tiny teacher."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from minitron.estimate.serving.memory import memory_bytes
+from minitron.estimate.serving.workload import Workload
+from minitron.models.shape import HybridShape
+from tests.support.models import write_tiny_checkpoint
+
+
+def write_tiny_recipe(tmp_path: Path, shape: HybridShape, sizes: dict[str, list[int]]) -> Path:
+    """A whole recipe for a teacher of a shape, with a budget of seven tenths of what that needs."""
+    write_tiny_checkpoint(tmp_path / "teacher", shape=shape)
+    (tmp_path / "text.txt").write_text("\n---\n".join(f"line {i} of some text" for i in range(60)))
+    (tmp_path / "heldout.txt").write_text("\n---\n".join(f"line {i} of some other text" for i in range(60)))
+    problems = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(3)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(json.dumps(problem) for problem in problems))
+    data = [{"path": "text.txt"}]
+    recipe = {
+        "version": 1,
+        "name": "tiny",
+        "teacher": "teacher",
+        "score": {"data": data, "samples": 4, "seq_len": 16},
+        "budget": {
+            "memory_bytes": memory_bytes(shape, Workload(context_tokens=64)).total_bytes * 7 // 10,
+            "utilization": 1.0,
+            "context_tokens": 64,
+        },
+        "search": sizes,
+        "distill": {"data": data, "tokens": 256, "seq_len": 16, "batch_size": 2, "learning_rate": 0.001},
+        "evaluate": {
+            "data": [{"path": "heldout.txt"}],
+            "sequences": 2,
+            "seq_len": 16,
+            "task": {"name": "sums", "path": "problems.jsonl", "max_new_tokens": 3},
+            "speed_new_tokens": 2,
+        },
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+TWO_STEPS = (
+    "search.num_hidden_layers=null",
+    "depth_first={num_hidden_layers: 6, distill: {data: [{path: text.txt}], tokens: 128, seq_len: 16, batch_size: 2}}",
+    "score.depth={scorer: logit_mse, remove: 2, keep_attention: 1}",
+)
