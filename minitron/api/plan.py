@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from minitron.artifacts.json_files import JsonObject
 from minitron.checkpoints.checkpoint import PLAN_FILE
 from minitron.errors import MinitronError
 from minitron.prune.plan import load_plan
-from minitron.prune.plan_summary import describe_plan, diff_plans
+from minitron.prune.plan_summary import PlanDifference, PlanSummary, describe_plan, diff_plans
 
 
 def find_plan(path: Path) -> Path:
@@ -21,11 +20,11 @@ def find_plan(path: Path) -> Path:
     return found
 
 
-def show_plan(path: Path) -> JsonObject:
+def show_plan(path: Path) -> PlanSummary:
     """What a plan keeps and cuts."""
     return describe_plan(load_plan(find_plan(path)))
 
 
-def compare_plans(path: Path, other: Path) -> JsonObject:
+def compare_plans(path: Path, other: Path) -> PlanDifference:
     """How two plans for one source differ."""
     return diff_plans(load_plan(find_plan(path)), load_plan(find_plan(other)))

@@ -2,16 +2,13 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from minitron.artifacts.artifact import finished_with, require_free
-from minitron.artifacts.json_files import JsonObject
 from minitron.artifacts.shared import shared_artifact
-from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.distributed import Ranks
-from minitron.importance.scores import ScoreArray, Scores, load_scores
-from minitron.importance.selection import mamba_heads
+from minitron.importance.scores import Scores, load_scores
 from minitron.pipeline import fingerprints
 from minitron.pipeline.run_folder import SCORES_FILE
 from minitron.pipeline.scoring import calibration_settings, score_folder
@@ -20,35 +17,6 @@ from minitron.recipe.score import ScoreSection
 from minitron.runtime.loading import check_device
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockSummary:
-    """How much one block matters, and how unevenly its units do.
-
-    The units are FFN neurons, Mamba heads, attention heads or routed experts.
-
-    Attributes:
-        layer: Index of the block.
-        kind: Its letter in the pattern.
-        depth: Its depth score.
-        removed: Its place in the order of a greedy removal, from 1; None where it stays.
-        units: Number of its units; None where they have no scores.
-        lowest: Lowest score of a unit over the mean.
-        highest: Highest score of a unit over the mean.
-    """
-
-    layer: int
-    kind: str
-    depth: float
-    removed: int | None
-    units: int | None
-    lowest: float | None
-    highest: float | None
-
-    def to_json(self) -> JsonObject:
-        """As JSON."""
-        return asdict(self)
 
 
 def calibrate(
@@ -102,29 +70,3 @@ def score_checkpoint(
     ranks = Ranks(device)
     with shared_artifact(output, ranks, stage="score", inputs=inputs, seed=seed) as folder:
         return score_folder(checkpoint, section, folder, seed=seed, device=device, ranks=ranks)
-
-
-def summarize_scores(scores: Scores, checkpoint: Checkpoint) -> list[BlockSummary]:
-    """One entry a block."""
-    summary = []
-    for layer, kind in enumerate(checkpoint.shape.hybrid_override_pattern):
-        units = _units(scores, layer)
-        summary.append(
-            BlockSummary(
-                layer=layer,
-                kind=kind,
-                depth=float(scores.depth[layer]),
-                removed=scores.removed.index(layer) + 1 if layer in scores.removed else None,
-                units=None if units is None else len(units),
-                lowest=None if units is None else float(units.min() / units.mean()),
-                highest=None if units is None else float(units.max() / units.mean()),
-            )
-        )
-    return summary
-
-
-def _units(scores: Scores, layer: int) -> ScoreArray | None:
-    if layer in scores.mamba:
-        return mamba_heads(scores.mamba[layer])
-    found = (scores.intermediate_size, scores.num_attention_heads, scores.n_routed_experts)
-    return next((units[layer] for units in found if layer in units), None)

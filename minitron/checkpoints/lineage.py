@@ -1,23 +1,37 @@
-"""Where a checkpoint comes from: its teacher and every step since, in a file beside its weights."""
+"""The lineage of a checkpoint: its teacher and every step since, in a file beside its weights."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from minitron.artifacts.json_files import write_json
+from minitron.artifacts.json_files import JsonObject, write_json
 from minitron.checkpoints.checkpoint import LINEAGE_FILE, Checkpoint
 from minitron.errors import CheckpointError
 
 VERSIONED_PACKAGES = ("minitron", "torch", "transformers")
 
-Lineage = Mapping[str, Any]
+
+class TeacherRecord(TypedDict):
+    """The model that a checkpoint was made from first."""
+
+    name: str
+    params: int
+    shape: dict[str, int | str]
+    sha256: dict[str, str]
+
+
+class Lineage(TypedDict):
+    """A teacher, and every step since: its name under `step`, its settings, and versions of packages."""
+
+    teacher: TeacherRecord
+    steps: list[JsonObject]
 
 
 def lineage_of(checkpoint: Checkpoint, *, hashes: Mapping[str, str]) -> Lineage:
-    """A checkpoint's lineage: what its folder says, or for one that says nothing, itself as the teacher.
+    """A checkpoint's lineage; one without a lineage file is its own teacher.
 
     Args:
         checkpoint: The checkpoint.
@@ -30,7 +44,7 @@ def lineage_of(checkpoint: Checkpoint, *, hashes: Mapping[str, str]) -> Lineage:
     if found is not None:
         return found
     shape = {name: size for name, size in asdict(checkpoint.shape).items() if size}
-    teacher = {
+    teacher: TeacherRecord = {
         "name": str(checkpoint.config.get("_name_or_path") or checkpoint.folder.resolve().name),
         "params": checkpoint.params,
         "shape": shape,
@@ -40,7 +54,7 @@ def lineage_of(checkpoint: Checkpoint, *, hashes: Mapping[str, str]) -> Lineage:
 
 
 def read_lineage(folder: Path) -> Lineage | None:
-    """What a checkpoint folder says of where it comes from; None where it says nothing.
+    """The lineage in a checkpoint folder; None where there is none.
 
     Raises:
         CheckpointError: The file is not a lineage.
@@ -58,10 +72,12 @@ def read_lineage(folder: Path) -> Lineage | None:
     return lineage
 
 
-def add_step(lineage: Lineage, step: str, **said: Any) -> Lineage:
-    """The lineage with one more step: its name, what it says of itself, and the versions that did it."""
+def add_step(lineage: Lineage, step: str, **settings: object) -> Lineage:
+    """The lineage with one more step: its name, its settings, and the versions of the packages that took it."""
     versions = {package: version(package) for package in VERSIONED_PACKAGES}
-    return {**lineage, "steps": [*lineage["steps"], {"step": step, **said, "versions": versions}]}
+    # As it will be read back.
+    taken: JsonObject = json.loads(json.dumps({"step": step, **settings, "versions": versions}))
+    return {"teacher": lineage["teacher"], "steps": [*lineage["steps"], taken]}
 
 
 def write_lineage(lineage: Lineage, folder: Path) -> None:

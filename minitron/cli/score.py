@@ -40,16 +40,12 @@ def run(args: argparse.Namespace) -> None:
     require_text(args.data)
     require_device_name(args.device)
 
-    from minitron.api.score import score_checkpoint, summarize_scores
+    from minitron.api.score import score_checkpoint
     from minitron.checkpoints.checkpoint import open_checkpoint
+    from minitron.importance.summary import summarize_scores
     from minitron.report.tables import scores_table
 
     scores = score_checkpoint(args.checkpoint, section, output=args.output, seed=args.seed, device=args.device)
-    summary = summarize_scores(scores, open_checkpoint(args.checkpoint))
-    blocks = [block.to_json() for block in summary]
-    print_result(
-        args,
-        {"output": str(args.output), "blocks": blocks},
-        scores_table(blocks),
-        f"scores and pictures: {args.output}",
-    )
+    summary = summarize_scores(scores, open_checkpoint(args.checkpoint).shape)
+    result = {"output": str(args.output), "blocks": [block.to_json() for block in summary]}
+    print_result(args, result, scores_table(summary), f"scores and pictures: {args.output}")

@@ -1,7 +1,7 @@
-"""A plan as people look at it: what is cut where, and how two plans differ."""
+"""Summaries of pruning plans: what a plan cuts, and how two plans differ."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -9,12 +9,58 @@ from minitron.errors import MinitronError
 from minitron.models.axes import Indices
 from minitron.prune.plan import PrunePlan
 
+
+class CutSummary(TypedDict):
+    """A set of units that a plan cuts; `layer` is None for a model-wide axis, `entry` is the expert that owns it."""
+
+    axis: str
+    layer: int | None
+    entry: int | None
+    kept: int
+    of: int
+    indices: str
+
+
+class CutDifference(TypedDict):
+    """A set of units of which two plans keep different ones; `common` is the fraction of the larger set."""
+
+    axis: str
+    layer: int | None
+    entry: int | None
+    common: float
+    only_first: str
+    only_second: str
+
+
+class PlanSummary(TypedDict):
+    """What a plan keeps and cuts."""
+
+    params: dict[str, int]
+    layers: list[int]
+    removed_layers: list[int]
+    sizes: dict[str, dict[str, int]]
+    cuts: list[CutSummary]
+    scales: dict[str, float]
+
+
+class PlanDifference(TypedDict):
+    """How two plans for one source differ."""
+
+    same: bool
+    params: dict[str, int]
+    layers_only_first: list[int]
+    layers_only_second: list[int]
+    sizes: dict[str, dict[str, int]]
+    cuts: list[CutDifference]
+    scales_differ: bool
+
+
 # (axis, block of the source or None for a model-wide axis, entry of the axis that owns the set or None)
 UnitSet = tuple[str, int | None, int | None]
 
 
-def describe_plan(plan: PrunePlan) -> dict[str, Any]:
-    """What a plan does, as JSON takes it.
+def describe_plan(plan: PrunePlan) -> PlanSummary:
+    """What a plan keeps and cuts.
 
     `cuts` has one entry for each set of units: the axis, the source's block (null for a model-wide axis), how many of
     how many are kept, and the kept indices as runs such as "0-5,7".
@@ -36,8 +82,8 @@ def describe_plan(plan: PrunePlan) -> dict[str, Any]:
     }
 
 
-def diff_plans(one: PrunePlan, other: PrunePlan) -> dict[str, Any]:
-    """How two plans for one source differ, as JSON takes it.
+def diff_plans(one: PrunePlan, other: PrunePlan) -> PlanDifference:
+    """How two plans for one source differ.
 
     `cuts` has the sets of units that differ, with the share of the larger set that both keep; an axis that a plan does
     not cut counts as kept whole.
@@ -47,7 +93,7 @@ def diff_plans(one: PrunePlan, other: PrunePlan) -> dict[str, Any]:
     """
     if one.source != other.source:
         raise MinitronError(f"plans must start from one shape to be compared, got {one.source} and {other.source}")
-    cuts = []
+    cuts: list[CutDifference] = []
     first, second = ({key: kept for key, kept, _ in _index_sets(plan)} for plan in (one, other))
     for axis, layer, entry in sorted({*first, *second}, key=_order):
         whole = np.arange(one.source.sizes[axis])
@@ -55,8 +101,16 @@ def diff_plans(one: PrunePlan, other: PrunePlan) -> dict[str, Any]:
         gone = layer is not None and not {layer} & set(one.keep.layers) & set(other.keep.layers)
         if a != b and not gone:
             common = len(a & b) / max(len(a), len(b))
-            only = {"only_first": as_runs(sorted(a - b)), "only_second": as_runs(sorted(b - a))}
-            cuts.append({"axis": axis, "layer": layer, "entry": entry, "common": common, **only})
+            cuts.append(
+                {
+                    "axis": axis,
+                    "layer": layer,
+                    "entry": entry,
+                    "common": common,
+                    "only_first": as_runs(sorted(a - b)),
+                    "only_second": as_runs(sorted(b - a)),
+                }
+            )
     return {
         "same": one.keep.layers == other.keep.layers and not cuts and one.scales == other.scales,
         "params": {"first": one.target.params, "second": other.target.params},
@@ -72,7 +126,7 @@ def diff_plans(one: PrunePlan, other: PrunePlan) -> dict[str, Any]:
     }
 
 
-def as_runs(kept: Any) -> str:
+def as_runs(kept: Iterable[int] | Indices) -> str:
     """Indices in their order, ascending runs written short.
 
     >>> as_runs([0, 1, 2, 5, 4])

@@ -1,10 +1,11 @@
 """The model card of a pruned or distilled checkpoint, from its lineage."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import yaml
 
+from minitron.artifacts.json_files import JsonObject, JsonValue
+from minitron.checkpoints.lineage import Lineage, TeacherRecord
 from minitron.report.tables import format_count
 
 SIZE_LABELS = {
@@ -19,7 +20,7 @@ SIZE_LABELS = {
 }
 
 
-def model_card(lineage: Mapping[str, Any], *, name: str, params: int, shape: Mapping[str, Any]) -> str:
+def model_card(lineage: Lineage, *, name: str, params: int, shape: Mapping[str, int | str]) -> str:
     """A README.md for the hub: what the model is, how it was made, and from what, as markdown with its YAML header.
 
     Args:
@@ -29,7 +30,7 @@ def model_card(lineage: Mapping[str, Any], *, name: str, params: int, shape: Map
         shape: Its shape's dims by name.
     """
     teacher, steps = lineage["teacher"], lineage["steps"]
-    tags = ["minitron", *dict.fromkeys(step["step"] for step in steps)]
+    tags = ["minitron", *dict.fromkeys(str(step["step"]) for step in steps)]
     header = {"base_model": teacher["name"], "library_name": "transformers", "pipeline_tag": "text-generation"}
     return "\n".join(
         [
@@ -40,7 +41,7 @@ def model_card(lineage: Mapping[str, Any], *, name: str, params: int, shape: Map
             f"# {name}",
             "",
             f"{format_count(params)} parameters, made from {teacher['name']} ({format_count(teacher['params'])}) by "
-            "minitron: " + ", then ".join(_PAST[step["step"]] for step in steps) + ".",
+            "minitron: " + ", then ".join(_PAST[str(step["step"])] for step in steps) + ".",
             "",
             *_shape_table(teacher, params, shape),
             "",
@@ -66,12 +67,12 @@ _PAST = {
 }
 
 
-def _shape_table(teacher: Mapping[str, Any], params: int, shape: Mapping[str, Any]) -> Iterator[str]:
+def _shape_table(teacher: TeacherRecord, params: int, shape: Mapping[str, int | str]) -> Iterator[str]:
     before = teacher["shape"]
     yield "| | teacher | this model |"
     yield "|---|---|---|"
     yield f"| parameters | {teacher['params']:,} | {params:,} |"
-    patterns = before["hybrid_override_pattern"], shape["hybrid_override_pattern"]
+    patterns = str(before["hybrid_override_pattern"]), str(shape["hybrid_override_pattern"])
     yield f"| blocks | {len(patterns[0])} | {len(patterns[1])} |"
     for size, label in SIZE_LABELS.items():
         if before.get(size):
@@ -79,29 +80,29 @@ def _shape_table(teacher: Mapping[str, Any], params: int, shape: Mapping[str, An
     yield f"| pattern | `{patterns[0]}` | `{patterns[1]}` |"
 
 
-def _describe(number: int, step: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{number}. **{_PAST[step['step']]}**"
+def _describe(number: int, step: JsonObject) -> Iterator[str]:
+    yield f"{number}. **{_PAST[str(step['step'])]}**"
     yield from _bullets({key: value for key, value in step.items() if key != "step"}, indent="   ")
     yield ""
 
 
-def _bullets(said: Mapping[str, Any], *, indent: str) -> Iterator[str]:
-    for key, value in said.items():
+def _bullets(settings: JsonObject, *, indent: str) -> Iterator[str]:
+    for key, value in settings.items():
         label = f"{indent}- {key.replace('_', ' ')}:"
         if value is None or value in ([], {}):
             continue
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             yield label
             yield from _bullets(value, indent=indent + "  ")
-        elif isinstance(value, list) and isinstance(value[0], Mapping):
-            for number, inner in enumerate(value, start=1):
+        elif isinstance(value, list | tuple) and isinstance(value[0], dict):
+            for number, inner in enumerate((one for one in value if isinstance(one, dict)), start=1):
                 yield f"{indent}- {key.replace('_', ' ')} {number}:"
                 yield from _bullets(inner, indent=indent + "  ")
         else:
             yield f"{label} {_inline(value)}"
 
 
-def _inline(value: Any) -> str:
+def _inline(value: JsonValue) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_inline(inner) for inner in value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,14 +1,13 @@
 """Tables of a plan, and of how two plans differ."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.table import Table
+
+from minitron.prune.plan_summary import CutDifference, CutSummary, PlanDifference, PlanSummary
 
 MOST_INDICES = 36  # characters of kept indices that a row shows
 
 
-def plan_table(described: Mapping[str, Any]) -> Table:
+def plan_table(described: PlanSummary) -> Table:
     """One row a set of units that is cut, blocks by their number in the source."""
     params = described["params"]
     removed = described["removed_layers"]
@@ -26,26 +25,27 @@ def plan_table(described: Mapping[str, Any]) -> Table:
     return table
 
 
-def plan_diff_table(difference: Mapping[str, Any]) -> Table:
+def plan_diff_table(difference: PlanDifference) -> Table:
     """One row a set of units that two plans choose differently, with the share that both keep."""
     title = "the plans are the same" if difference["same"] else "the plans differ"
     table = Table(title=title, title_justify="left")
     for column in ("block", "axis", "both keep", "only the first", "only the second"):
         table.add_column(column, justify="right" if column in ("block", "both keep") else "left")
-    layers = [", ".join(map(str, difference[f"layers_only_{which}"])) for which in ("first", "second")]
+    only_layers = (difference["layers_only_first"], difference["layers_only_second"])
+    layers = [", ".join(map(str, found)) for found in only_layers]
     if any(layers):
         table.add_row("", "blocks", "", *layers)
     for axis, sizes in difference["sizes"].items():
         table.add_row("", axis, "", str(sizes["first"]), str(sizes["second"]))
     for cut in difference["cuts"]:
-        only = (_short(cut[f"only_{which}"]) for which in ("first", "second"))
+        only = (_short(cut["only_first"]), _short(cut["only_second"]))
         table.add_row(_where(cut), cut["axis"], f"{cut['common']:.1%}", *only)
     if difference["scales_differ"]:
         table.add_row("", "factors on norms", "", "differ", "differ")
     return table
 
 
-def _where(cut: Mapping[str, Any]) -> str:
+def _where(cut: CutSummary | CutDifference) -> str:
     if cut["layer"] is None:
         return "all"
     return str(cut["layer"]) if cut["entry"] is None else f"{cut['layer']}, expert {cut['entry']}"

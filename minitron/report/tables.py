@@ -8,6 +8,7 @@ from rich.table import Table
 
 from minitron.estimate.serving.model_fit import ModelFit
 from minitron.evaluate.metrics import Metrics
+from minitron.importance.summary import BlockSummary
 from minitron.search.record import CandidateRecord, SearchRecord
 from minitron.units import format_bytes
 
@@ -167,20 +168,20 @@ def quantized_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def scores_table(summary: list[dict[str, Any]]) -> Table:
-    """One line a block: what it is, its depth score, and how unevenly its units matter."""
+def scores_table(summary: Sequence[BlockSummary]) -> Table:
+    """One line a block: its kind, its depth score, and how unevenly its units matter."""
     table = Table(title="Importance by block", title_justify="left")
     for column in ("block", "kind", "depth score", "removed as", "units", "lowest / mean", "highest / mean"):
         table.add_column(column, justify="right")
-    for row in summary:
+    for block in summary:
         table.add_row(
-            str(row["layer"]),
-            row["kind"],
-            f"{row['depth']:.4g}",
-            _optional(row["removed"], "{}"),
-            _optional(row["units"], "{}"),
-            _optional(row["lowest"], "{:.3f}"),
-            _optional(row["highest"], "{:.3f}"),
+            str(block.layer),
+            block.kind,
+            f"{block.depth:.4g}",
+            _optional(block.removed, "{}"),
+            _optional(block.units, "{}"),
+            _optional(block.lowest, "{:.3f}"),
+            _optional(block.highest, "{:.3f}"),
         )
     return table
 
