@@ -72,7 +72,7 @@ def zero_shot(recipe: Recipe, scores: Scores, shapes: list[tuple[int, ...]], fol
         text_sources(section.data, held_out=True),
         load_tokenizer(Path(recipe.teacher)),
         seq_len=section.seq_len,
-        num_sequences=section.blocks,
+        num_sequences=section.sequences,
         seed=recipe.seed,
     )
     rows = []

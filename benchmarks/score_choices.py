@@ -80,7 +80,7 @@ class Bench:
             text_sources(section.data, held_out=True),
             self.tokenizer,
             seq_len=section.seq_len,
-            num_sequences=section.blocks,
+            num_sequences=section.sequences,
             seed=0,
         )
 

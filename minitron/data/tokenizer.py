@@ -1,11 +1,11 @@
-"""What packing asks of a tokenizer; those of transformers have it."""
+"""The interface of a tokenizer that packing needs; tokenizers of transformers have it."""
 
 from collections.abc import Mapping
 from typing import Protocol
 
 
 class Tokenizer(Protocol):
-    """A tokenizer of transformers, as far as text is packed by it."""
+    """A tokenizer of transformers, as far as packing uses it."""
 
     @property
     def eos_token_id(self) -> int:
@@ -13,7 +13,7 @@ class Tokenizer(Protocol):
 
     @property
     def pad_token_id(self) -> int:
-        """The token that fills a sample up."""
+        """The padding token."""
 
     def get_vocab(self) -> Mapping[str, int]:
         """Every token and its id."""

@@ -7,7 +7,7 @@ from minitron.dry_run.training import Training
 from minitron.estimate.devices import find_device
 from minitron.estimate.training.memory import (
     TrainingBytes,
-    longest_block,
+    longest_sequence,
     training_bytes,
     training_verdict,
     writing_bytes,
@@ -85,8 +85,8 @@ def cost_of(operations: int, devices: DevicesSection | None, *, processes: int |
 def _memory(training: Training, setup: TrainingSetup, devices: DevicesSection) -> dict[str, Any]:
     found = training_bytes(training.student, training.teacher, setup)
     held = _held_against(found, devices)
-    longest = longest_block(training.student, training.teacher, setup, held["device_bytes"])
-    return {"memory": {**held, "longest_block_tokens": longest}}
+    longest = longest_sequence(training.student, training.teacher, setup, held["device_bytes"])
+    return {"memory": {**held, "longest_sequence_tokens": longest}}
 
 
 def _held_against(found: TrainingBytes, devices: DevicesSection) -> dict[str, Any]:

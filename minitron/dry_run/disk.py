@@ -99,7 +99,7 @@ def _caches(shapes: Shapes, trainings: Sequence[Training]) -> Iterator[DiskItem]
             token = cache_token_bytes(
                 shapes.teacher.vocab_size, training.section.teacher.top_k, training.section.drawn_tokens
             )
-            size = training.length.packed_tokens * token + training.length.blocks * CACHED_BLOCK_BYTES
+            size = training.length.packed_tokens * token + training.length.sequences * CACHED_BLOCK_BYTES
             what = f"teacher's cache, {token} bytes a token"
             yield DiskItem(stage="cache", part=training.name, what=what, bytes=size)
             yield DiskItem(stage="cache", part=training.name, what="packed text", bytes=_packed(training, shapes))

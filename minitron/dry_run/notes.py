@@ -60,8 +60,8 @@ def _training_warnings(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if memory is None or memory["verdict"] == "fits":
             continue
         where = f"{row['stage']} {row['name']}".strip()
-        longest = memory.get("longest_block_tokens", row["seq_len"])
-        mend = f"; blocks of up to {longest:,} tokens would fit" if longest < row["seq_len"] else ""
+        longest = memory.get("longest_sequence_tokens", row["seq_len"])
+        mend = f"; sequences of up to {longest:,} tokens would fit" if longest < row["seq_len"] else ""
         yield (
             f"{where} {_said(memory)}: about {memory['total_bytes'] / GIB:.1f} of {memory['device_bytes'] / GIB:.1f} "
             f"GiB a device with blocks of {row['seq_len']:,} tokens{mend}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from minitron.dry_run.shapes import Shapes
 from minitron.errors import MinitronError
-from minitron.estimate.training.operations import StageLength, stage_length, training_operations
+from minitron.estimate.training.operations import PhaseLength, phase_length, training_operations
 from minitron.estimate.training.setup import TrainingSetup
 from minitron.models.shape import HybridShape
 from minitron.recipe.distill import DistillSection, TrainSection
@@ -38,10 +38,10 @@ class Training:
         return self.section.teacher.mode if isinstance(self.section, DistillSection) else None
 
     @property
-    def length(self) -> StageLength:
+    def length(self) -> PhaseLength:
         """Blocks and steps."""
         section = self.section
-        return stage_length(
+        return phase_length(
             section.tokens or 0, seq_len=section.seq_len, batch_size=section.batch_size, epochs=section.epochs
         )
 

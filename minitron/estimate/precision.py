@@ -1,4 +1,4 @@
-"""Precisions: bits an element, and what a quantized weight carries beside its elements."""
+"""Weight formats: bits of a number, and the scales that quantized weights carry."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ class WeightFormat:
     """How the matrices of the blocks are stored.
 
     Attributes:
-        bits: Bits an element.
+        bits: Bits of a number.
         scale_bits: Bits of one scale; 0 where there are none.
         scale_per: What shares one scale: the whole matrix, a row of it, or a run of `group` elements of a row.
         group: Length of such a run.
-        matrix_bits: Bits that each matrix carries beside them: the scale of its activations.
-        column_bits: Bits that each column carries: the scale that its activation is multiplied with. It is part of the
-            norm, and nothing is stored, where several matrices read the same activations.
+        matrix_bits: Bits beside them for each matrix: the scale of its activations.
+        column_bits: Bits for each column: the scale that its activation is multiplied with. It is folded into the
+            norm, and takes nothing, where several matrices read the same activations.
     """
 
     bits: int
@@ -31,7 +31,7 @@ class WeightFormat:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether only the blocks' matrices are stored so, and all else in 16 bits."""
+        """Whether the format is of the blocks' matrices alone, and all else is in 16 bits."""
         return self.scale_bits > 0
 
 

@@ -1,1 +1,1 @@
-"""What a model can do: loss and KL on held-out text, exact match on a task, generation speed."""
+"""Measures a model: loss and KL on held-out text, exact match on a task, generation speed."""

@@ -1,4 +1,4 @@
-"""What is measured of a model, as `metrics.json` and `minitron eval --json` hold it."""
+"""Metrics of a model, as in `metrics.json` and `minitron eval --json`."""
 
 from dataclasses import asdict, dataclass
 
@@ -19,8 +19,8 @@ class Metrics:
         kl_to_teacher: Forward KL from the teacher on the same text, nats a token; None without a teacher.
         tokens_per_s: Generated tokens a second at batch size 1.
         task: The task's name; None without one, as are the next two.
-        exact_match: Share of the problems that are answered exactly.
-        problems: Problems that were asked.
+        exact_match: Fraction of the problems that are answered exactly.
+        problems: Number of problems.
     """
 
     params: int

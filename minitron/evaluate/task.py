@@ -25,7 +25,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEvaluation:
-    """Share of problems answered exactly, and how many were asked."""
+    """Fraction of problems answered exactly, and their number."""
 
     exact_match: float
     problems: int
@@ -53,7 +53,7 @@ def read_problems(path: Path, *, limit: int | None = None) -> list[Problem]:
 
 
 def extract_answer(generated: str) -> str:
-    """What follows the thinking trace, stripped; the whole text where there is no trace, nothing where it never ends.
+    """The answer after the thinking trace, stripped; all text without a trace, nothing if the trace never ends.
 
     >>> extract_answer("<think>7+5=2</think> 2")
     '2'
@@ -74,13 +74,13 @@ def evaluate_task(
     max_new_tokens: int,
     batch_size: int = 64,
 ) -> TaskEvaluation:
-    """Asks every problem by greedy generation and compares the answers exactly.
+    """Answers every problem by greedy generation and compares the answers exactly.
 
-    Problems of like length share a batch, so that little is padded (on the left).
+    Problems of similar length share a batch, so that little is padded (on the left).
     """
     ordered = sorted(problems, key=lambda problem: len(problem.prompt))
     starts = range(0, len(ordered), batch_size)
-    right = 0
+    correct = 0
     stops = _stop_tokens(model, tokenizer)
     for start in track(starts, "evaluate task", total=len(starts)):
         batch = ordered[start : start + batch_size]
@@ -96,8 +96,8 @@ def evaluate_task(
         )
         new_BT = output_BT[:, inputs["input_ids"].shape[1] :]
         for problem, new_T in zip(batch, new_BT, strict=True):
-            right += extract_answer(_decode(tokenizer, new_T, stops)) == problem.answer
-    return TaskEvaluation(exact_match=right / len(problems), problems=len(problems))
+            correct += extract_answer(_decode(tokenizer, new_T, stops)) == problem.answer
+    return TaskEvaluation(exact_match=correct / len(problems), problems=len(problems))
 
 
 def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -1,1 +1,1 @@
-"""Other projects' interfaces."""
+"""Integrations with other projects."""

@@ -1,4 +1,4 @@
-"""Keep: which blocks and which indices of every axis survive a cut."""
+"""Keep: the blocks and the indices of every axis that pruning keeps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from minitron.models.shape import HybridShape
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
-    """What of a model survives.
+    """The blocks and indices that pruning keeps.
 
     Attributes:
         layers: Source indices of the kept blocks, ascending.
@@ -27,7 +27,7 @@ class Keep:
         return {axis: kept for (axis, where), kept in self.indices.items() if where in (None, layer)}
 
     def shape(self, source: HybridShape) -> HybridShape:
-        """The shape that is left of the source.
+        """The shape of the pruned model.
 
         Raises:
             ShapeError: Blocks of one kind keep different numbers of an axis, or some of them all.

@@ -22,7 +22,7 @@ class BlockQuotas:
     protected: frozenset[int] = frozenset()
 
     def check(self, pattern: str, kept: int) -> None:
-        """Refuses a number of blocks that the quotas do not allow.
+        """Checks that the quotas allow to keep a number of blocks.
 
         Raises:
             ShapeError: They do not.

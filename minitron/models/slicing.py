@@ -1,4 +1,4 @@
-"""Cutting tensors by axis: one generic function of (tensor, declaration, kept indices) that knows no model."""
+"""Slices tensors by axis: one generic function of (tensor, declaration, kept indices) that knows no model."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ def _entries(
 
 
 def cut_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:
-    """The part of a tensor that survives, contiguous, in the same dtype; a tensor that keeps everything is passed on.
+    """The kept part of a tensor, contiguous, in the same dtype; a tensor that keeps everything is returned as it is.
 
     Raises:
         ShapeError: The tensor does not have the shape that the cut starts from.

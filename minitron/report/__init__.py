@@ -1,1 +1,1 @@
-"""What a person looks at: tables for a terminal, figures, the model card."""
+"""Reports for people: tables for a terminal, figures, the model card."""

@@ -1,4 +1,4 @@
-"""The picture of a search: candidates by bytes, quality and speed, and how a tournament went."""
+"""Figure of a search: candidates by bytes, quality and speed, and the rounds of a tournament."""
 
 import math
 from pathlib import Path
@@ -30,7 +30,7 @@ def draw_candidates(search: SearchRecord, path: Path) -> None:
 
 
 def quality(candidate: CandidateRecord) -> tuple[str, float]:
-    """What all candidates were judged by alike, in words, and its value: after the first round, else what is known."""
+    """The measure that all candidates have, in words, and its value: KL after the first round, else what is known."""
     if candidate.rounds:
         first = candidate.rounds[0]
         return f"KL to the teacher after {first.tokens:,} tokens", math.nan if first.kl is None else first.kl

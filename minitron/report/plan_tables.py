@@ -4,11 +4,11 @@ from rich.table import Table
 
 from minitron.prune.plan_summary import CutDifference, CutSummary, PlanDifference, PlanSummary
 
-MOST_INDICES = 36  # characters of kept indices that a row shows
+MOST_INDICES = 36  # characters of kept indices shown in a row
 
 
 def plan_table(described: PlanSummary) -> Table:
-    """One row a set of units that is cut, blocks by their number in the source."""
+    """One row a set of units that is pruned; blocks have their numbers in the source."""
     params = described["params"]
     removed = described["removed_layers"]
     table = Table(
@@ -26,7 +26,7 @@ def plan_table(described: PlanSummary) -> Table:
 
 
 def plan_diff_table(difference: PlanDifference) -> Table:
-    """One row a set of units that two plans choose differently, with the share that both keep."""
+    """One row a set of units that two plans choose differently, with the fraction that both keep."""
     title = "the plans are the same" if difference["same"] else "the plans differ"
     table = Table(title=title, title_justify="left")
     for column in ("block", "axis", "both keep", "only the first", "only the second"):

@@ -1,4 +1,4 @@
-"""The picture of a run: bytes against the budget, recovery while distilling, and quality side by side."""
+"""Figure of a run: bytes against the budget, loss while distilling, and quality side by side."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ MODEL_COLORS = {"teacher": "#444444", "pruned": "#D55E00", "distilled": "#0072B2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """What the picture of a run shows.
+    """The data of a run's figure.
 
     Attributes:
         title: Name of the run.

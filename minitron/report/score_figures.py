@@ -1,4 +1,4 @@
-"""Pictures of scores: a heat map of each axis, and the depth score of each block."""
+"""Figures of scores: a heat map of each axis, and the depth score of each block."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tables for a terminal: the closing table of a run, candidates, the verdict of fit, metrics of one model."""
+"""Tables for a terminal: metrics of models, candidates of a search, fit, quantization, scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -75,7 +75,7 @@ def _size_columns(candidates: Sequence[CandidateRecord]) -> dict[str, list[str]]
 
 
 def candidates_table(search: SearchRecord) -> Table:
-    """Candidates of a search, the chosen one first; what was not predicted or measured has no column.
+    """Candidates of a search, the chosen one first; values that were not predicted or measured have no column.
 
     A star marks those on the Pareto front.
     """
@@ -156,7 +156,7 @@ def fit_table(found: ModelFit) -> Table:
 
 
 def quantized_table(result: Mapping[str, Any]) -> Table:
-    """What quantization saved and what it cost."""
+    """Bytes that quantization saved, and its KL."""
     before, after = result["weights_bytes_before"], result["weights_bytes_after"]
     table = Table(title=f"Weights as {result['format']}", title_justify="left", show_header=False)
     table.add_column("")

@@ -1,4 +1,4 @@
-"""What a search found, as its file `candidates.json` holds it."""
+"""Records of a search: its candidates, as in `candidates.json`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,7 +42,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateRecord:
-    """A candidate, what was predicted of it and what was measured.
+    """A candidate, with predictions and measurements.
 
     Attributes:
         layers: Kept blocks, as ascending indices of the source's.
@@ -80,7 +80,7 @@ class CandidateRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRecord:
-    """A search's candidates, the chosen one first, beside the models that they were cut from.
+    """A search's candidates, the chosen one first, and the models that they were pruned from.
 
     Attributes:
         chosen_by: The recipe's `search.choose`.

@@ -7,8 +7,8 @@ import pytest
 
 from minitron.estimate.devices import find_device
 from minitron.estimate.training.activations import activation_bytes
-from minitron.estimate.training.memory import longest_block, training_bytes, training_verdict, writing_bytes
-from minitron.estimate.training.operations import device_hours, forward_operations, stage_length, training_operations
+from minitron.estimate.training.memory import longest_sequence, training_bytes, training_verdict, writing_bytes
+from minitron.estimate.training.operations import device_hours, forward_operations, phase_length, training_operations
 from minitron.estimate.training.setup import TrainingSetup
 from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape
 
@@ -56,7 +56,7 @@ def test_hours_are_operations_at_the_share_of_the_peak_rate() -> None:
 
 @pytest.mark.parametrize(("tokens", "epochs"), [(1000, 1), (1000, 3), (63, 1)])
 def test_steps_are_whole_batches_of_whole_blocks(tokens: int, epochs: int) -> None:
-    length = stage_length(tokens, seq_len=7, batch_size=5, epochs=epochs)
+    length = phase_length(tokens, seq_len=7, batch_size=5, epochs=epochs)
     assert length.steps == tokens // 7 * epochs // 5
     assert length.trained_tokens == length.steps * 35 <= tokens * epochs
     assert length.packed_tokens == tokens // 7 * 7
@@ -123,13 +123,13 @@ def test_activations_are_what_products_read_and_write() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"checkpointing": True, "precision": "bf16", "weights_dtype": "bf16"}])
-def test_the_longest_block_fits_and_one_token_more_does_not(changes: dict[str, Any]) -> None:
+def test_the_longest_sequence_fits_and_one_token_more_does_not(changes: dict[str, Any]) -> None:
     setup = replace(SETUP, **changes)
     memory = 2**31
-    longest = longest_block(SHAPE, SHAPE, setup, memory)
+    longest = longest_sequence(SHAPE, SHAPE, setup, memory)
     fits, beyond = (training_bytes(SHAPE, SHAPE, replace(setup, seq_len=longest + more)).total_bytes for more in (0, 1))
     assert 0 < fits <= memory < beyond
-    assert longest_block(SHAPE, SHAPE, setup, 1000) == 0
+    assert longest_sequence(SHAPE, SHAPE, setup, 1000) == 0
 
 
 @pytest.mark.parametrize(("total", "verdict"), [(95, "fits"), (96, "tight"), (100, "tight"), (101, "does not fit")])

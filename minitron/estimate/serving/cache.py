@@ -1,4 +1,4 @@
-"""What a model keeps of the tokens it has seen: attention cache, Mamba state and convolution state, as stored."""
+"""Bytes of a model's caches as they are stored: attention cache, Mamba state and convolution state."""
 
 # H mamba heads, P head dim, G groups, N state, k conv kernel
 

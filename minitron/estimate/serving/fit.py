@@ -15,7 +15,7 @@ FITS, TIGHT, TOO_LARGE = "fits", "tight", "does not fit"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitReport:
-    """Verdict on a shape.
+    """Whether a shape fits a budget.
 
     Attributes:
         params: Exact parameters.
@@ -63,11 +63,11 @@ class FitReport:
 
 
 def fit(shape: HybridShape, workload: Workload, budget_bytes: int, *, weights_bytes: int | None = None) -> FitReport:
-    """Holds a shape's bytes against a budget.
+    """Compares a shape's bytes with a budget.
 
     Args:
         shape: The shape.
-        workload: What is to be served.
+        workload: What is served.
         budget_bytes: Bytes allowed.
         weights_bytes: Bytes of the weights where they are known; counted when None.
     """

@@ -1,7 +1,7 @@
 """Memory model: the bytes that a hybrid model needs at a workload. Pure arithmetic, for one shape or for many at once.
 
-Everything is counted from the family's declarations, on numbers or on numpy arrays of sizes alike, so that the
-enumeration of a million shapes and the verdict on one are the same lines of code.
+Everything is counted from the family's declarations, on numbers or on numpy arrays of sizes alike, so that a search
+over a million shapes and the report on one share the same code.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def memory_bytes(shape: HybridShape, workload: Workload, *, weights_bytes: int |
 
     Args:
         shape: The shape.
-        workload: What is to be served.
+        workload: What is served.
         weights_bytes: Bytes of the weights where they are known, as from a checkpoint's headers; counted when None.
     """
     parts = {name: int(part) for name, part in memory_parts(shape.family, shape.counts, shape.sizes, workload).items()}
@@ -71,7 +71,7 @@ def memory_parts(
         family: The model's family.
         counts: Letter of a kind of block -> how many there are.
         sizes: Axis -> size, or an array of sizes that broadcasts against the others.
-        workload: What is to be served.
+        workload: What is served.
     """
     caches = cache_bytes if workload.accounting == "plain" else paged_cache_bytes
     return {

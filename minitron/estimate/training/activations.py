@@ -1,7 +1,7 @@
 """Activations of training, estimated from a family's declarations.
 
-What every matrix product of a block reads and writes is kept for its backward pass, and two fp32 copies for each norm.
-Mamba's own kernels are assumed; torch's fallback for them needs several times as much.
+Inputs and outputs of every matrix product of a block are kept for its backward pass, and two fp32 copies for each norm.
+Mamba's CUDA kernels are assumed; torch's fallback for them needs several times as much.
 """
 
 from minitron.estimate.training.setup import TrainingSetup

@@ -1,4 +1,4 @@
-"""Memory of training on one device: what is known of weights, gradients and optimizer, and an estimate of the rest.
+"""Memory of training on one device: weights, gradients and optimizer are counted, all else is estimated.
 
 Nothing here was measured on a GPU.
 """
@@ -28,10 +28,10 @@ class TrainingBytes:
         weights_bytes: Trained weights, or this device's shard of them.
         gradients_bytes: Their gradients; with DDP also its buckets.
         optimizer_bytes: The optimizer's state.
-        passing_bytes: The larger of two that pass: bf16 copies that autocast makes of fp32 weights and the backward
-            pass needs (those of one block where blocks are recomputed), and whole gradients of what is gathered.
+        passing_bytes: The larger of two that do not exist at once: bf16 copies that autocast makes of fp32 weights and
+            the backward pass needs (of one block where blocks are recomputed), and whole gradients of what is gathered.
         teacher_bytes: The teacher's weights; of a layerwise one a block, the head and a window of hidden states.
-        gathered_bytes: Weights that are whole for a moment where they are in shards.
+        gathered_bytes: Weights that FSDP gathers for the blocks in use.
         activations_bytes: What the backward pass needs, estimated.
         loss_bytes: Chunks of logits, the head's gradient in fp32, last hidden states.
         overhead_bytes: Context, communication, fragmentation: assumed.
@@ -57,9 +57,9 @@ def training_bytes(student: HybridShape, teacher: HybridShape | None, setup: Tra
     """Bytes that one device needs in a step, estimated.
 
     Args:
-        student: What is trained.
-        teacher: What it learns from; None without a teacher.
-        setup: How it is trained.
+        student: The trained model.
+        teacher: The teacher; None without one.
+        setup: Settings of the training.
     """
     shards = setup.devices if setup.sharded else 1
     weight = dtype_bytes(setup.weights_dtype)
@@ -83,7 +83,7 @@ def training_bytes(student: HybridShape, teacher: HybridShape | None, setup: Tra
 
 
 def writing_bytes(teacher: HybridShape, setup: TrainingSetup) -> TrainingBytes:
-    """Bytes that one device needs to write a teacher's cache: the teacher, one block's products, a chunk of logits."""
+    """Bytes that one device needs to write a teacher cache: the teacher, a block's activations, a chunk of logits."""
     numbers = max(block_activation_bytes(teacher, kind, setup) for kind, count in teacher.counts.items() if count)
     return TrainingBytes(
         weights_bytes=0,
@@ -97,8 +97,8 @@ def writing_bytes(teacher: HybridShape, setup: TrainingSetup) -> TrainingBytes:
     )
 
 
-def longest_block(student: HybridShape, teacher: HybridShape | None, setup: TrainingSetup, memory_bytes: int) -> int:
-    """Tokens of the longest block that leaves the total within a memory, all else as it is; 0 when none does."""
+def longest_sequence(student: HybridShape, teacher: HybridShape | None, setup: TrainingSetup, memory_bytes: int) -> int:
+    """Tokens of the longest sequence that a memory holds, all other settings unchanged; 0 when none fits."""
     low, high = 0, 2**24
     while low < high:
         tokens = (low + high + 1) // 2

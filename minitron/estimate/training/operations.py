@@ -1,7 +1,7 @@
-"""Training model: operations of distillation a token, tokens of a stage, and hours on given devices. Estimates.
+"""Estimates of training: operations a token, tokens and steps of a phase, and hours on given devices.
 
-What is counted: two operations a weight and token in every forward product, attention's products over the causal
-half of a block, and the products of Mamba's chunked scan. A backward pass takes twice the forward's; gradient
+Counted are two operations a weight and token in every forward product, attention's products over the causal half of a
+sequence, and the products of Mamba's chunked scan. A backward pass takes twice the forward's; gradient
 checkpointing runs the forward pass of the blocks once more. The loss forms both logits and two gradients from them, and
 never again: its products are those of the two heads. Norms, activations, optimizer and communication are left out.
 """
@@ -15,51 +15,50 @@ from minitron.estimate.devices import Device
 from minitron.models.axes import tensor_numel
 from minitron.models.shape import HybridShape
 
-# chunk_size in the published configurations; a chunk of 256 adds under 1% to a block.
+# chunk_size in the published configurations; a chunk of 256 adds under 1% to a block of the model.
 SCAN_CHUNK = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageLength:
-    """How far a stage of training goes.
+class PhaseLength:
+    """Length of a phase of training.
 
     Attributes:
-        seq_len: Tokens a block.
-        batch_size: Blocks a step.
-        blocks: Blocks of text that are packed.
-        steps: Optimizer steps, all passes over the blocks together.
+        seq_len: Tokens a sequence.
+        batch_size: Sequences a step.
+        sequences: Packed sequences of text.
+        steps: Optimizer steps, all epochs together.
     """
 
     seq_len: int
     batch_size: int
-    blocks: int
+    sequences: int
     steps: int
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens that the student sees: whole steps only."""
+        """Tokens that the student is trained on, in whole steps."""
         return self.steps * self.batch_size * self.seq_len
 
     @property
     def packed_tokens(self) -> int:
-        """Tokens of text."""
-        return self.blocks * self.seq_len
+        """Tokens of packed text."""
+        return self.sequences * self.seq_len
 
 
-def stage_length(tokens: int, *, seq_len: int, batch_size: int, epochs: int = 1) -> StageLength:
-    """Blocks and steps of a stage, as its training counts them.
+def phase_length(tokens: int, *, seq_len: int, batch_size: int, epochs: int = 1) -> PhaseLength:
+    """Sequences and steps of a phase, as training counts them.
 
-    >>> stage_length(1000, seq_len=16, batch_size=4, epochs=2).steps
+    >>> phase_length(1000, seq_len=16, batch_size=4, epochs=2).steps
     31
     """
-    blocks = max(1, tokens // seq_len)
-    return StageLength(
-        seq_len=seq_len, batch_size=batch_size, blocks=blocks, steps=blocks * epochs // max(1, batch_size)
-    )
+    sequences = max(1, tokens // seq_len)
+    steps = sequences * epochs // max(1, batch_size)
+    return PhaseLength(seq_len=seq_len, batch_size=batch_size, sequences=sequences, steps=steps)
 
 
 def block_operations(shape: HybridShape, seq_len: int) -> int:
-    """Operations of all blocks' forward pass for one token of a block of `seq_len` tokens.
+    """Operations of all blocks' forward pass for one token of a sequence of `seq_len` tokens.
 
     Source of the scan's terms: arXiv 2405.21060, section 6 (block decomposition of SSD), dense within a chunk.
     """
@@ -88,13 +87,13 @@ def training_operations(
 
     Args:
         student: What is trained.
-        seq_len: Tokens a block.
-        teacher: A teacher whose forward pass goes with each batch; None where there is none, or its tokens are cached.
+        seq_len: Tokens a sequence.
+        teacher: A teacher that runs forward on each batch; None where there is none, or its targets are cached.
         checkpointing: Blocks run forward once more in the backward pass; the head does not.
     """
     passes = 4 if checkpointing else 3
-    learnt = passes * block_operations(student, seq_len) + 3 * 2 * head_params(student)
-    return learnt + (0 if teacher is None else forward_operations(teacher, seq_len))
+    trained = passes * block_operations(student, seq_len) + 3 * 2 * head_params(student)
+    return trained + (0 if teacher is None else forward_operations(teacher, seq_len))
 
 
 def device_hours(operations: float, device: Device, *, mfu: float) -> float:

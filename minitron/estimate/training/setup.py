@@ -1,4 +1,4 @@
-"""How a stage is trained, as far as its memory depends on it, and what optimizers keep."""
+"""Settings of training that its memory depends on, and the state that optimizers keep."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,22 +30,22 @@ OPTIMIZER_BYTES: dict[str, Callable[[int], float]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSetup:
-    """How a stage is trained, as far as memory depends on it.
+    """Settings of a phase of training that its memory depends on.
 
     Attributes:
-        seq_len: Tokens a block.
-        micro_batch_size: Blocks in one forward pass of a device.
+        seq_len: Tokens a sequence.
+        micro_batch_size: Sequences in one forward pass of a device.
         devices: Processes, a device each.
-        sharded: Student, teacher, gradients and optimizer in shards; else a copy of each on every device.
+        sharded: Student, teacher, gradients and optimizer in shards (FSDP2); else a copy of each on every device (DDP).
         checkpointing: Blocks are recomputed in the backward pass.
-        offloaded: What they are recomputed from lies on the host.
+        offloaded: The activations that recomputation starts from are kept on the host.
         weights_dtype: Precision of trained weights and their gradients, fp32 or bf16.
         precision: Precision of the blocks' products.
         optim: Optimizer by its name in Hugging Face Trainer.
         chunk_tokens: Tokens whose logits are held at once.
         teacher_mode: online, layerwise or cached; None without a teacher.
         teacher_dtype: Precision of an online teacher.
-        window_sequences: Blocks of text whose last hidden states a layerwise teacher holds.
+        window_sequences: Sequences whose last hidden states a layerwise teacher holds.
     """
 
     seq_len: int

@@ -63,13 +63,13 @@ class Family:
         embeddings: The model tensor that token ids look up.
         head: The model tensor that turns hidden states into logits.
         final_norm: The model tensor of the norm after the last block.
-        computed: Ends of names of stored tensors that hold nothing but what a configuration says.
+        computed: Suffixes of stored tensors that follow from the configuration alone.
         extra_prefix: What the names of tensors beside the model start with, before the number of their layer; empty
             where there are none.
         extra_tensors: Tensors of such a layer beside those of a block, named inside it.
         extra_count: The configuration key that holds the number of such layers.
-        only_values: Configuration key -> the values of it that are declared here; others change what tensors there are.
-        keeps: Letter -> what such a block keeps of the tokens it has seen: keys and values, or a Mamba state.
+        only_values: Configuration key -> its supported values; others change what tensors there are.
+        keeps: Letter -> the cache of such a block: keys and values, or a Mamba state.
         hook_points: Name of an activation -> letter of the block kind that has it -> where it is, one place or several.
         branches: Letter -> the branches of such a block, in the order in which they add to the residual stream.
         experts: Letter -> the submodule of such a block that holds routed experts as stacks.
@@ -116,7 +116,7 @@ class Family:
         return next(spec for spec in self.block_tensors[kind] if spec.name == name)
 
     def readers(self, kind: str, point: HookPoint, axis: str, sizes: Mapping[str, SizeT]) -> tuple[str, ...]:
-        """Of a hook point's readers, those that a block of these sizes has and whose last dim runs over the axis."""
+        """A hook point's readers that a block of these sizes has and whose last dim runs over the axis."""
         found = {
             spec.in_memory or spec.name
             for spec in self.tensors_of(kind, sizes)
@@ -134,7 +134,7 @@ class Family:
         return tuple(kind for kind, kept in self.keeps.items() if kept == what)
 
     def num_keeping(self, what: str, counts: Mapping[str, int]) -> int:
-        """How many of so many blocks of each kind keep keys and values (`kv`) or a Mamba state (`state`)."""
+        """Number of blocks that keep keys and values (`kv`) or a Mamba state (`state`), by the counts of the kinds."""
         return sum(counts.get(kind, 0) for kind in self.kinds_that_keep(what))
 
     def block_params(self, kind: str, sizes: Mapping[str, SizeT]) -> SizeT:
@@ -142,13 +142,13 @@ class Family:
         return sum(tensor_numel(spec, sizes) for spec in self.tensors_of(kind, sizes))  # type: ignore[return-value]
 
     def params(self, counts: Mapping[str, int], sizes: Mapping[str, SizeT]) -> SizeT:
-        """Exact parameters of a model with so many blocks of each kind; sizes are numbers or arrays."""
+        """Exact parameters of a model with these numbers of blocks of each kind; sizes are numbers or arrays."""
         outside = sum(tensor_numel(spec, sizes) for spec in self.tensors_outside(sizes))
         blocks = sum(count * self.block_params(kind, sizes) for kind, count in counts.items() if count)
         return outside + blocks  # type: ignore[return-value]
 
     def active_params(self, counts: Mapping[str, int], sizes: Mapping[str, SizeT]) -> SizeT:
-        """Parameters that multiply one token: of a stack of experts those that it goes to, of a table none."""
+        """Parameters that multiply one token: of stacked experts those it is routed to, of an embedding table none."""
         head = self.head_tensor(sizes)
         outside = sum(
             tensor_numel(spec, sizes)
