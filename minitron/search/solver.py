@@ -26,18 +26,18 @@ class Candidate:
     """A shape within the limits.
 
     Attributes:
+        shape: The pruned shape.
         layers: Kept blocks, as ascending indices of the source's.
-        shape: The shape that is left.
-        memory: Its bytes.
-        tokens_per_s: Predicted output tokens a second; None without a device.
+        memory: Bytes that it needs.
         retained: Fraction of the teacher's importance that it keeps, the product over its axes; None without scores.
+        tokens_per_s: Predicted output tokens a second; None without a device.
     """
 
-    layers: tuple[int, ...]
     shape: HybridShape
+    layers: tuple[int, ...]
     memory: MemoryBytes
-    tokens_per_s: float | None = None
     retained: float | None = None
+    tokens_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,28 +6,19 @@ Source of names: transformers 5.23, models/llama/modeling_llama.py and models/qw
 from dataclasses import replace
 
 from minitron.models.axes import Axis, TensorSpec
+from minitron.models.families import mixers
 from minitron.models.families.family import Branch, Family, HookPoint
-from minitron.models.families.mixers import (
-    HEAD_DIM,
-    HIDDEN,
-    TRANSFORMER_KEYS,
-    VOCAB,
-    attention,
-    attention_readers,
-    by_name,
-    gated_feed_forward,
-    input_of,
-)
+from minitron.models.families.mixers import HIDDEN, VOCAB
 
 LAYER = (
     TensorSpec("input_layernorm.weight", (HIDDEN,)),
-    *attention("self_attn"),
+    *mixers.attention("self_attn"),
     TensorSpec("post_attention_layernorm.weight", (HIDDEN,)),
-    *gated_feed_forward("mlp"),
+    *mixers.gated_feed_forward("mlp"),
 )
 QUERY_KEY_NORMS = (
-    TensorSpec("self_attn.q_norm.weight", (HEAD_DIM,)),
-    TensorSpec("self_attn.k_norm.weight", (HEAD_DIM,)),
+    TensorSpec("self_attn.q_norm.weight", (mixers.HEAD_DIM,)),
+    TensorSpec("self_attn.k_norm.weight", (mixers.HEAD_DIM,)),
 )
 
 
@@ -35,12 +26,12 @@ LLAMA = Family(
     model_type="llama",
     block_kinds={"T": "full_attention"},
     only_kind="T",
-    axes=by_name(
+    axes=mixers.by_name(
         Axis(name="hidden_size"),
         Axis(name="intermediate_size", block="T"),
         Axis(name="num_attention_heads", block="T", grouped_by="num_key_value_heads"),
     ),
-    config_keys={**TRANSFORMER_KEYS, "tie_word_embeddings": ("tie_word_embeddings",)},
+    config_keys={**mixers.TRANSFORMER_KEYS, "tie_word_embeddings": ("tie_word_embeddings",)},
     switches=("tie_word_embeddings",),
     defaults={
         "num_key_value_heads": lambda sizes: sizes["num_attention_heads"],
@@ -69,7 +60,7 @@ LLAMA = Family(
                 HookPoint(
                     module="input_layernorm",
                     side="output",
-                    readers=attention_readers("self_attn"),
+                    readers=mixers.attention_readers("self_attn"),
                 ),
                 HookPoint(
                     module="post_attention_layernorm",
@@ -78,9 +69,9 @@ LLAMA = Family(
                 ),
             )
         },
-        "ffn": {"T": input_of("mlp.down_proj")},
+        "ffn": {"T": mixers.input_of("mlp.down_proj")},
         "ffn_preactivation": {"T": (HookPoint(module="mlp.gate_proj", side="output"),)},
-        "attention_output": {"T": input_of("self_attn.o_proj")},
+        "attention_output": {"T": mixers.input_of("self_attn.o_proj")},
     },
     branches={
         "T": (

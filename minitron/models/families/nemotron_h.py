@@ -6,18 +6,9 @@ Source of names and orders: transformers 5.23, models/nemotron_h/modeling_nemotr
 from collections.abc import Mapping
 
 from minitron.models.axes import Axis, TensorSpec
+from minitron.models.families import mixers
 from minitron.models.families.family import Branch, Family, HookPoint
-from minitron.models.families.mixers import (
-    HIDDEN,
-    TRANSFORMER_KEYS,
-    VOCAB,
-    attention,
-    attention_readers,
-    by_name,
-    feed_forward,
-    input_of,
-    mamba2,
-)
+from minitron.models.families.mixers import HIDDEN, VOCAB
 
 EXPERTS = (("n_routed_experts",),)
 EXPERT_FFN = (("moe_intermediate_size",),)
@@ -25,9 +16,9 @@ SHARED_FFN = (("moe_shared_expert_intermediate_size",),)
 LATENT = (("moe_latent_size",),)
 
 NORM = TensorSpec("norm.weight", (HIDDEN,))
-MAMBA = (NORM, *mamba2("mixer"))
-MLP = (NORM, *feed_forward("mixer"))
-ATTENTION = (NORM, *attention("mixer"))
+MAMBA = (NORM, *mixers.mamba2("mixer"))
+MLP = (NORM, *mixers.feed_forward("mixer"))
+ATTENTION = (NORM, *mixers.attention("mixer"))
 
 
 def expert(projection: str, *, latent: bool) -> TensorSpec:
@@ -70,7 +61,7 @@ def normed(*readers: str) -> tuple[HookPoint, ...]:
 NEMOTRON_H = Family(
     model_type="nemotron_h",
     block_kinds={"M": "linear_attention", "-": "mlp", "*": "full_attention", "E": "moe"},
-    axes=by_name(
+    axes=mixers.by_name(
         Axis(name="hidden_size"),
         Axis(name="intermediate_size", block="-"),
         Axis(name="mamba_num_heads", block="M", grouped_by="n_groups"),
@@ -87,7 +78,7 @@ NEMOTRON_H = Family(
         Axis(name="moe_shared_expert_intermediate_size", block="E"),
     ),
     config_keys={
-        **TRANSFORMER_KEYS,
+        **mixers.TRANSFORMER_KEYS,
         "head_dim": ("head_dim", "attention_head_dim"),
         "mamba_num_heads": ("mamba_num_heads", "mamba_n_heads"),
         "mamba_head_dim": ("mamba_head_dim", "mamba_d_head"),
@@ -152,7 +143,7 @@ NEMOTRON_H = Family(
         "hidden": {
             "M": normed("mixer.in_proj.weight"),
             "-": normed("mixer.up_proj.weight"),
-            "*": normed(*attention_readers("mixer")),
+            "*": normed(*mixers.attention_readers("mixer")),
             "E": normed(
                 "mixer.gate.weight",
                 "mixer.experts.up_proj",
@@ -160,12 +151,12 @@ NEMOTRON_H = Family(
                 "mixer.shared_experts.up_proj.weight",
             ),
         },
-        "ffn": {"-": input_of("mixer.down_proj")},
+        "ffn": {"-": mixers.input_of("mixer.down_proj")},
         "ffn_preactivation": {"-": (HookPoint(module="mixer.up_proj", side="output"),)},
-        "shared_ffn": {"E": input_of("mixer.shared_experts.down_proj")},
+        "shared_ffn": {"E": mixers.input_of("mixer.shared_experts.down_proj")},
         "mamba_x": {"M": (HookPoint(module="mixer.in_proj", side="output", part=("mixer.in_proj.weight", 0, 1)),)},
-        "mamba_output": {"M": input_of("mixer.out_proj")},
-        "attention_output": {"*": input_of("mixer.o_proj")},
+        "mamba_output": {"M": mixers.input_of("mixer.out_proj")},
+        "attention_output": {"*": mixers.input_of("mixer.o_proj")},
     },
     branches={
         "M": (Branch(projection="mixer.out_proj"),),
