@@ -21,7 +21,7 @@ test-engines: $(VENV)/.engines
 	$(BIN)/python -m pytest tests/engines
 
 test-kernels: $(VENV)/.kernels
-	$(BIN)/python -m pytest tests/distill/kernels
+	$(BIN)/python -m pytest tests/distill/loss/test_fused.py
 
 bench-kd: $(VENV)/.peers
 	$(BIN)/python benchmarks/kd_loss.py

@@ -12,7 +12,7 @@ from minitron.importance.calibrate import calibrate
 from minitron.importance.scores import save_scores
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
-from tests.importance.rank_settings import ALL_SETTINGS, samples_of
+from tests.support.rank_settings import ALL_SETTINGS, samples_of
 
 
 def main(checkpoint: Path, output: Path) -> None:

@@ -19,7 +19,7 @@ from minitron.importance.selection import mamba_channels, mamba_heads
 from minitron.models.shape import HybridShape
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack, Stack
-from tests.importance import oracle
+from tests.support import score_oracle as oracle
 from tests.support.models import make_tiny_model, write_tiny_checkpoint
 from tests.support.samples import make_samples
 

@@ -19,7 +19,7 @@ from minitron.distill.teachers.cache_file import open_teacher_cache
 from minitron.distill.teachers.cached import CachedTeacher
 from minitron.distill.teachers.records import bytes_per_token
 from minitron.distill.teachers.top_k import keep_top_k
-from tests.distill.teachers.made import (
+from tests.support.teacher_caches import (
     NUM_BLOCKS,
     SEQ_LEN,
     VOCAB,

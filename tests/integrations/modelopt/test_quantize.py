@@ -36,7 +36,6 @@ from minitron.integrations.modelopt.quantize.ignore_lists import HF_QUANT_CONFIG
 from minitron.models.config import config_for_shape
 from minitron.models.shape import HybridShape
 from minitron.runtime.loading import assemble_model, config_of, load_model, load_tokenizer
-from tests import conftest
 from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape, write_tiny_checkpoint
 
 FORMATS = tuple(QUANTIZED_FORMATS)
@@ -80,9 +79,7 @@ def make_even_shape() -> HybridShape:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The source, a text, and a checkpoint in every format."""
     root = tmp_path_factory.mktemp("quantized")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conftest, "make_tiny_shape", make_even_shape)
-        source = write_tiny_checkpoint(root / "source", dtype=torch.bfloat16)
+    source = write_tiny_checkpoint(root / "source", shape=make_even_shape(), dtype=torch.bfloat16)
     text = root / "text.txt"
     text.write_text("\n---\n".join(f"line {i} of some text, {i * i}" for i in range(80)))
     found = {"source": source, "text": text}

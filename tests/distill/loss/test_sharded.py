@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from minitron.distill.loss.chunked import Losses
 from minitron.distill.loss.objective import DenseTargets, Objective
-from tests.distill.problems import (
+from tests.support.loss_problems import (
     DIVERGENCES,
     MASKS,
     TOLERANCE,
@@ -25,8 +25,8 @@ from tests.distill.problems import (
     normal,
     with_labels,
 )
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 TOKENS, ROWS = 13, 31
 SHARES = {2: (19, 12), 3: (5, 17, 9)}
 

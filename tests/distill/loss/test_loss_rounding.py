@@ -11,7 +11,7 @@ import torch
 from minitron.distill.loss.divergences.forward_kl import ForwardKL
 from minitron.distill.loss.divergences.jsd import JSD
 from minitron.distill.loss.objective import DenseTargets, Objective, TopTargets
-from tests.distill.problems import (
+from tests.support.loss_problems import (
     MASKS,
     Problem,
     assert_solves,

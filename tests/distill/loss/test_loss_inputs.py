@@ -12,7 +12,7 @@ import torch
 from minitron.distill.loss.chunked import distillation_loss
 from minitron.distill.loss.divergences.forward_kl import ForwardKL
 from minitron.distill.loss.objective import DenseTargets, Objective
-from tests.distill.problems import (
+from tests.support.loss_problems import (
     MASKS,
     Problem,
     assert_solves,
@@ -26,7 +26,7 @@ from tests.distill.problems import (
     top_of,
     with_labels,
 )
-from tests.distill.reference import as_array
+from tests.support.loss_reference import as_array
 
 N = 13
 

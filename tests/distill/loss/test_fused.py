@@ -14,6 +14,7 @@ from minitron.distill.loss.divergences.forward_kl import ForwardKL
 from minitron.distill.loss.divergences.jsd import JSD
 from minitron.distill.loss.divergences.reverse_kl import ReverseKL
 from minitron.distill.loss.objective import Objective
+from tests.support.paths import ROOT
 
 pytest.importorskip("triton", reason="triton is not installed, `make test-kernels` installs it")
 
@@ -254,6 +255,6 @@ def test_every_variant_compiles_for_a_gpu_that_need_not_be_here(tmp_path: Path) 
         capture_output=True,
         text=True,
         env=environment,
-        cwd=Path(__file__).parents[3],
+        cwd=ROOT,
     )
     assert done.stdout.split() == lines, done.stderr[-2000:]

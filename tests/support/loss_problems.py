@@ -17,7 +17,7 @@ from minitron.distill.loss.divergences.forward_kl import ForwardKL
 from minitron.distill.loss.divergences.jsd import JSD
 from minitron.distill.loss.divergences.reverse_kl import ReverseKL
 from minitron.distill.loss.objective import DenseTargets, Objective, Targets, TopTargets
-from tests.distill.reference import EXTENDED, Reference, as_array, log_softmax, reference
+from tests.support.loss_reference import EXTENDED, Reference, as_array, log_softmax, reference
 
 DIVERGENCES: dict[str, Divergence] = {
     "forward_kl": ForwardKL(),

@@ -12,8 +12,8 @@ from minitron.distill.loss.divergences.forward_kl import ForwardKL
 from minitron.distill.loss.divergences.jsd import JSD
 from minitron.distill.loss.divergences.reverse_kl import ReverseKL
 from minitron.distill.loss.objective import DenseTargets, Objective
-from tests.distill.problems import DIVERGENCES, Problem, dense_problem, top_of, with_labels
-from tests.distill.reference import cosine_reference, mse_reference, reference
+from tests.support.loss_problems import DIVERGENCES, Problem, dense_problem, top_of, with_labels
+from tests.support.loss_reference import cosine_reference, mse_reference, reference
 
 TEACHER, STUDENT = (1 / 2, 1 / 2), (1 / 4, 3 / 4)
 TO_TEACHER = log(2 / 3) / 4 + log(6 / 5) * 3 / 4  # KL(student || mean of both), which is (3/8, 5/8)

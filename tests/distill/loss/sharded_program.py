@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from minitron.distill.loss.objective import DenseTargets
 from minitron.distill.loss.sharded import sharded_loss
-from tests.distill.problems import UPSTREAM
-from tests.distill.test_sharded import CASES, Case, rows_of
+from tests.distill.loss.test_sharded import CASES, Case, rows_of
+from tests.support.loss_problems import UPSTREAM
 
 
 def solve(case: Case, rank: int, group: dist.ProcessGroup | None) -> dict[str, torch.Tensor]:

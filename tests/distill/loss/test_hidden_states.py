@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitron.distill.loss.hidden_states import HIDDEN_LOSSES, CosineLoss, MSELoss
-from tests.distill.problems import MASKS, UPSTREAM, norm, normal
-from tests.distill.reference import as_array, cosine_reference, mse_reference
+from tests.support.loss_problems import MASKS, UPSTREAM, norm, normal
+from tests.support.loss_reference import as_array, cosine_reference, mse_reference
 
 every_loss = pytest.mark.parametrize(
     ("loss", "of"), [(CosineLoss(), cosine_reference), (MSELoss(), mse_reference)], ids=["cosine", "mse"]

@@ -17,7 +17,7 @@ from minitron.importance.selection import top_blocks
 from minitron.models.quotas import BlockQuotas
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
-from tests.importance import oracle
+from tests.support import score_oracle as oracle
 from tests.support.models import make_tiny_model, make_tiny_shape
 from tests.support.samples import make_samples
 

@@ -13,8 +13,8 @@ from minitron.importance.calibrate import calibrate
 from minitron.importance.scores import Scores, load_scores
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
-from tests.importance.rank_settings import ALL_SETTINGS, samples_of
 from tests.support.paths import ROOT, TEACHER
+from tests.support.rank_settings import ALL_SETTINGS, samples_of
 
 
 @pytest.fixture(scope="module")

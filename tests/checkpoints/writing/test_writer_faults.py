@@ -24,6 +24,7 @@ from minitron.prune import checkpoint as checkpoint_module
 from minitron.prune.checkpoint import prune_checkpoint
 from tests.support.folders import contents, opens
 from tests.support.models import write_tiny_checkpoint
+from tests.support.paths import ROOT
 from tests.support.plans import make_plan
 
 SHARD_BYTES = 4_000
@@ -203,7 +204,7 @@ def test_a_limit_of_file_size_is_one_line_and_a_later_call_goes_on(
     program = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from tests.checkpoints.writing.test_faults import prune\n"
+        "from tests.checkpoints.writing.test_writer_faults import prune\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, resource.RLIM_INFINITY))\n"
         "try:\n"
         "    prune(Path(sys.argv[1]), Path(sys.argv[2]))\n"
@@ -212,7 +213,7 @@ def test_a_limit_of_file_size_is_one_line_and_a_later_call_goes_on(
     )
     output = tmp_path / "output"
     command = [sys.executable, "-c", program, str(source), str(output)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     assert "must not fill the filesystem, it did (File too large); make room and call again" in answer.stdout
     assert not opens(output)
     prune(source, output)

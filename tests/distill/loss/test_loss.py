@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from minitron.distill.loss.divergences.forward_kl import ForwardKL
 from minitron.distill.loss.objective import Objective, TopTargets
-from tests.distill.problems import (
+from tests.support.loss_problems import (
     DIVERGENCES,
     MASKS,
     TOLERANCE,
@@ -31,7 +31,7 @@ from tests.distill.problems import (
     vocabulary_of,
     with_labels,
 )
-from tests.distill.reference import log_softmax
+from tests.support.loss_reference import log_softmax
 
 N = 13
 
