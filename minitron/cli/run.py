@@ -29,15 +29,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _dry_run(args: argparse.Namespace) -> None:
     from minitron.dry_run.run import plan_run
+    from minitron.dry_run.tables import closing_lines, disk_table, sizes_table, stages_table, training_memory_table
     from minitron.errors import MinitronError
     from minitron.recipe.load import load_recipe
-    from minitron.report.dry_run_tables import (
-        disk_table,
-        forecast_lines,
-        shapes_table,
-        stages_table,
-        training_memory_table,
-    )
 
     if args.first is not None or args.last is not None:
         raise MinitronError("--dry-run is of the whole run, it takes neither --from nor --to")
@@ -45,6 +39,6 @@ def _dry_run(args: argparse.Namespace) -> None:
     arguments = [str(args.recipe), *(word for override in args.set for word in ("--set", override))]
     arguments += [] if args.output is None else ["--output", str(args.output)]
     found = plan_run(recipe, arguments)
-    tables = (shapes_table(found), stages_table(found), training_memory_table(found), disk_table(found))
+    tables = (sizes_table(found), stages_table(found), training_memory_table(found), disk_table(found))
     shown: list[Shown] = [table for table in tables if table is not None]
-    print_result(args, found, *shown, *forecast_lines(found))
+    print_result(args, found.to_json(), *shown, *closing_lines(found))

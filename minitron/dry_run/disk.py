@@ -1,9 +1,9 @@
-"""Room on the disk that a run needs: what stays, and what is there while a stage runs."""
+"""Disk space of a run: files that stay, and files that are there while a stage runs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
+from minitron.artifacts.json_files import JsonObject
 from minitron.dry_run.shapes import Shapes
 from minitron.dry_run.training import Training
 from minitron.dtypes import dtype_bytes, find_dtype
@@ -11,7 +11,7 @@ from minitron.estimate.training.setup import OPTIMIZER_BYTES
 from minitron.recipe.distill import DistillSection
 from minitron.recipe.recipe import Recipe
 
-CACHED_BLOCK_BYTES = 8  # of a block in a teacher's cache, beside its tokens
+CACHED_SEQUENCE_BYTES = 8  # of a sequence in a teacher's cache, beside its tokens
 SHORT_IDS = 2**16  # ids below it take two bytes in a file of packed text, others four
 
 
@@ -21,7 +21,7 @@ class DiskItem:
 
     Attributes:
         stage: The stage.
-        part: The part of it that needs it at once: the stage of a curriculum.
+        part: The phase of the curriculum; what one phase needs is there at once.
         what: What it is.
         bytes: Its size.
         stays: Whether it is there when the stage is over.
@@ -34,34 +34,59 @@ class DiskItem:
     stays: bool = True
 
 
-def plan_disk(
-    recipe: Recipe, config: Mapping[str, Any], shapes: Shapes, trainings: Sequence[Training]
-) -> dict[str, Any]:
-    """Every item that a run writes, what of it stays, and the most that is there at once."""
-    items = [*_checkpoints(recipe, config, shapes), *_while_training(shapes, trainings), *_caches(shapes, trainings)]
-    stays = sum(item.bytes for item in items if item.stays)
-    passing: dict[tuple[str, str], int] = {}
-    for item in items:
-        if not item.stays:
-            passing[item.stage, item.part] = passing.get((item.stage, item.part), 0) + item.bytes
-    return {
-        "items": [asdict(item) for item in items],
-        "stays_bytes": stays,
-        "most_bytes": stays + max(passing.values(), default=0),
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskPlan:
+    """Disk space of a run.
+
+    Attributes:
+        items: Everything that is written.
+    """
+
+    items: tuple[DiskItem, ...]
+
+    @property
+    def stays_bytes(self) -> int:
+        """Bytes that are there when the run is over."""
+        return sum(item.bytes for item in self.items if item.stays)
+
+    @property
+    def most_bytes(self) -> int:
+        """The most bytes at once."""
+        passing: dict[tuple[str, str], int] = {}
+        for item in self.items:
+            if not item.stays:
+                passing[item.stage, item.part] = passing.get((item.stage, item.part), 0) + item.bytes
+        return self.stays_bytes + max(passing.values(), default=0)
+
+    def to_json(self) -> JsonObject:
+        """As JSON."""
+        return {**asdict(self), "stays_bytes": self.stays_bytes, "most_bytes": self.most_bytes}
 
 
-def cache_token_bytes(vocab_size: int, top_k: int, samples: int = 0) -> int:
-    """Bytes of a token in a teacher's cache: packed ids, their log-probabilities and the rest in 16 bits each.
+def plan_disk(recipe: Recipe, config: Mapping[str, object], shapes: Shapes, trainings: Sequence[Training]) -> DiskPlan:
+    """Everything that a run writes.
+
+    Args:
+        recipe: The recipe.
+        config: The teacher's `config.json`.
+        shapes: The run's shapes.
+        trainings: The run's phases of training.
+    """
+    found = (_checkpoints(recipe, config, shapes), _while_training(shapes, trainings), _caches(shapes, trainings))
+    return DiskPlan(items=tuple(item for items in found for item in items))
+
+
+def cache_token_bytes(vocab_size: int, top_k: int, drawn_tokens: int = 0) -> int:
+    """Bytes of a token in a teacher's cache: packed ids, their log-probabilities and the tail mass in 16 bits each.
 
     >>> cache_token_bytes(131072, 64)
     266
     """
     id_bits = (vocab_size - 1).bit_length()
-    return -(-(top_k + samples) * id_bits // 8) + 2 * (top_k + 1 + (samples > 0))
+    return -(-(top_k + drawn_tokens) * id_bits // 8) + 2 * (top_k + 1 + (drawn_tokens > 0))
 
 
-def _checkpoints(recipe: Recipe, config: Mapping[str, Any], shapes: Shapes) -> Iterator[DiskItem]:
+def _checkpoints(recipe: Recipe, config: Mapping[str, object], shapes: Shapes) -> Iterator[DiskItem]:
     stored = dtype_bytes(find_dtype(str(config.get("dtype") or config.get("torch_dtype"))) or "bf16")
     cut = stored if recipe.prune.weights_dtype is None else dtype_bytes(recipe.prune.weights_dtype)
     if recipe.correct_teacher is not None:
@@ -99,7 +124,7 @@ def _caches(shapes: Shapes, trainings: Sequence[Training]) -> Iterator[DiskItem]
             token = cache_token_bytes(
                 shapes.teacher.vocab_size, training.section.teacher.top_k, training.section.drawn_tokens
             )
-            size = training.length.packed_tokens * token + training.length.sequences * CACHED_BLOCK_BYTES
+            size = training.length.packed_tokens * token + training.length.sequences * CACHED_SEQUENCE_BYTES
             what = f"teacher's cache, {token} bytes a token"
             yield DiskItem(stage="cache", part=training.name, what=what, bytes=size)
             yield DiskItem(stage="cache", part=training.name, what="packed text", bytes=_packed(training, shapes))

@@ -1,42 +1,33 @@
-"""What a forecast rests on, what is missing for the run, and what will not fit: a sentence each."""
+"""Warnings and assumptions of a dry run, a sentence each."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from minitron.data.documents import is_text_file
+from minitron.dry_run.costs import PhaseCost
 from minitron.dry_run.launch import FIRST_MACHINE, THIS_MACHINE
 from minitron.dry_run.shapes import Shapes
+from minitron.dry_run.stages import PlannedStage
 from minitron.dry_run.training import Training
 from minitron.dtypes import dtype_bytes
+from minitron.estimate.serving.fit import FITS, TIGHT
 from minitron.estimate.training.setup import OPTIMIZER_BYTES
 from minitron.recipe.devices import DevicesSection
 from minitron.recipe.distill import DistillSection
 from minitron.recipe.recipe import Recipe
-from minitron.recipe.source import Source
 from minitron.units import GIB
 
 LIBRARIES = {"adamw_torch_8bit": "torchao", "adamw_torch_4bit": "torchao"}
 
 
-def missing_files(recipe: Recipe) -> Iterator[str]:
-    """Text that the recipe names and that is not there."""
-    paths = [source.path for source in _sources(recipe) if is_text_file(source.path)]
-    if recipe.evaluate.task is not None:
-        paths.append(recipe.evaluate.task.path)
-    yield from (path for path in dict.fromkeys(paths) if not Path(path).is_file())
-
-
-def memory_warnings(recipe: Recipe, stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def memory_warnings(recipe: Recipe, stages: Sequence[PlannedStage]) -> Iterator[str]:
     """What does not surely fit the device."""
     for stage in stages:
-        held = stage["holds"]
-        if held is not None and held["verdict"] != "fits" and recipe.device != "cpu":
+        held = stage.held
+        if held is not None and held.verdict != FITS and recipe.device != "cpu":
             yield (
-                f"{stage['name']} {_said(held)}: {held['what']} takes about {held['total_bytes'] / GIB:.1f} of "
-                f"{held['device_bytes'] / GIB:.1f} GiB; run it by --set device=cpu"
+                f"{stage.name} {_finding(held.verdict)}: {held.what} takes about {held.total_bytes / GIB:.1f} of "
+                f"{held.device_bytes / GIB:.1f} GiB; run it by --set device=cpu"
             )
-        yield from _training_warnings(stage["trainings"])
+        yield from _phase_warnings(stage.phases)
 
 
 def settings_warnings(trained: Sequence[Training]) -> Iterator[str]:
@@ -50,28 +41,28 @@ def settings_warnings(trained: Sequence[Training]) -> Iterator[str]:
             )
 
 
-def _said(memory: Mapping[str, Any]) -> str:
-    return "is tight" if memory["verdict"] == "tight" else "does not fit"
+def _finding(verdict: str) -> str:
+    return "is tight" if verdict == TIGHT else "does not fit"
 
 
-def _training_warnings(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for row in rows:
-        memory = row.get("memory")
-        if memory is None or memory["verdict"] == "fits":
+def _phase_warnings(phases: Sequence[PhaseCost]) -> Iterator[str]:
+    for phase in phases:
+        memory = phase.memory
+        if memory is None or memory.verdict == FITS:
             continue
-        where = f"{row['stage']} {row['name']}".strip()
-        longest = memory.get("longest_sequence_tokens", row["seq_len"])
-        mend = f"; sequences of up to {longest:,} tokens would fit" if longest < row["seq_len"] else ""
+        where = f"{phase.stage} {phase.name}".strip()
+        longest = phase.seq_len if memory.longest_sequence_tokens is None else memory.longest_sequence_tokens
+        mend = f"; sequences of up to {longest:,} tokens would fit" if longest < phase.seq_len else ""
         yield (
-            f"{where} {_said(memory)}: about {memory['total_bytes'] / GIB:.1f} of {memory['device_bytes'] / GIB:.1f} "
-            f"GiB a device with blocks of {row['seq_len']:,} tokens{mend}"
+            f"{where} {_finding(memory.verdict)}: about {memory.parts.total_bytes / GIB:.1f} of "
+            f"{memory.device_bytes / GIB:.1f} GiB a device with sequences of {phase.seq_len:,} tokens{mend}"
         )
 
 
 def assumptions(recipe: Recipe, shapes: Shapes, trained: Sequence[Training]) -> Iterator[str]:
-    """What the numbers rest on."""
+    """Assumptions that the numbers are made under."""
     yield (
-        "operations are counted: 2 a weight and token, attention over half a block, Mamba's scan in chunks of 128; "
+        "operations are counted: 2 a weight and token, attention over half a sequence, Mamba's scan in chunks of 128; "
         "a backward pass is two forward ones, and blocks run once more where they are recomputed; optimizer and "
         "communication are left out"
     )
@@ -81,13 +72,13 @@ def assumptions(recipe: Recipe, shapes: Shapes, trained: Sequence[Training]) -> 
             "--set devices.gpus_per_node=8"
         )
     else:
-        yield from _of_devices(recipe.devices)
-        yield from _of_hosts(recipe.devices, trained)
-    yield from _of_shapes(recipe, shapes)
-    yield from _of_settings(trained)
+        yield from _device_assumptions(recipe.devices)
+        yield from _host_assumptions(recipe.devices, trained)
+    yield from _shape_assumptions(recipe, shapes)
+    yield from _settings_assumptions(trained)
 
 
-def _of_devices(devices: DevicesSection) -> Iterator[str]:
+def _device_assumptions(devices: DevicesSection) -> Iterator[str]:
     yield f"hours are operations at {devices.mfu:.0%} of the peak bf16 rate (devices.mfu): assumed, not measured"
     yield (
         "memory is estimated: weights, gradients, optimizer and teacher are counted, activations are what matrix "
@@ -100,7 +91,7 @@ def _of_devices(devices: DevicesSection) -> Iterator[str]:
         )
 
 
-def _of_hosts(devices: DevicesSection, trained: Sequence[Training]) -> Iterator[str]:
+def _host_assumptions(devices: DevicesSection, trained: Sequence[Training]) -> Iterator[str]:
     most = max((_loaded_bytes(training) for training in trained if training.section.sharding == "fsdp2"), default=0)
     if most:
         yield (
@@ -117,7 +108,7 @@ def _loaded_bytes(training: Training) -> int:
     return weights
 
 
-def _of_shapes(recipe: Recipe, shapes: Shapes) -> Iterator[str]:
+def _shape_assumptions(recipe: Recipe, shapes: Shapes) -> Iterator[str]:
     if shapes.blocks_cut:
         low, high = shapes.lightest / 1e9, shapes.heaviest / 1e9
         yield (
@@ -128,7 +119,7 @@ def _of_shapes(recipe: Recipe, shapes: Shapes) -> Iterator[str]:
         yield f"the shape depends on scores (search.choose={recipe.search.choose}): counted for the largest that fits"
 
 
-def _of_settings(trained: Sequence[Training]) -> Iterator[str]:
+def _settings_assumptions(trained: Sequence[Training]) -> Iterator[str]:
     if any(training.section.precision == training.section.weights_dtype == "fp32" for training in trained):
         yield "what computes in fp32 takes longer than its hours, which are at the bf16 rate"
     unknown = {training.section.optim for training in trained} - set(OPTIMIZER_BYTES)
@@ -139,13 +130,3 @@ def _of_settings(trained: Sequence[Training]) -> Iterator[str]:
         yield f"the optimizer is {', '.join(sorted(libraries))}'s: pip install 'minitron[lowmem]'"
     if any(each.section.loss.hidden for each in trained if isinstance(each.section, DistillSection)):
         yield "hidden states that are matched are left out of the memory"
-
-
-def _sources(recipe: Recipe) -> Iterator[Source]:
-    sections: list[Any] = [recipe.score, recipe.distill, *recipe.distill.phases, recipe.evaluate]
-    sections += [recipe.prune.repair, recipe.prune.compensate, recipe.correct_teacher]
-    if recipe.depth_first is not None:
-        sections += [recipe.depth_first.distill, *recipe.depth_first.distill.phases]
-    for section in sections:
-        if section is not None:
-            yield from section.data or ()

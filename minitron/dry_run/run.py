@@ -1,25 +1,80 @@
-"""The forecast of a run as one JSON object."""
+"""The dry run: what a run would do, take and need, from the recipe and the teacher's config.json alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from minitron.dry_run.costs import describe_training, describe_writing
-from minitron.dry_run.disk import plan_disk
-from minitron.dry_run.launch import plan_launch
-from minitron.dry_run.notes import assumptions, memory_warnings, missing_files, settings_warnings
-from minitron.dry_run.shapes import describe_shapes, plan_shapes
-from minitron.dry_run.stages import describe_stage, plan_stages
+from minitron.artifacts.json_files import JsonObject
+from minitron.dry_run.costs import Cost, phase_costs, sum_costs
+from minitron.dry_run.disk import DiskPlan, plan_disk
+from minitron.dry_run.launch import LaunchStep, plan_launch
+from minitron.dry_run.notes import assumptions, memory_warnings, settings_warnings
+from minitron.dry_run.shapes import plan_shapes
+from minitron.dry_run.sizes import Sizes, measure_sizes
+from minitron.dry_run.stages import PlannedStage, plan_stages
 from minitron.dry_run.training import trainings
 from minitron.estimate.devices import find_device
 from minitron.models.config import read_config, shape_from_config
+from minitron.pipeline.preflight import check_against_teacher, missing_text
+from minitron.pipeline.stage_list import stages_of
 from minitron.recipe.devices import DevicesSection
-from minitron.recipe.lengths import check_lengths
 from minitron.recipe.recipe import Recipe
 
 
-def plan_run(recipe: Recipe, arguments: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
     """What a run would do, take and need.
+
+    Attributes:
+        name: The recipe's name.
+        teacher: The teacher's folder.
+        weights_are_there: Whether it holds weights.
+        devices: What training runs on; None without.
+        sizes: Sizes of the models.
+        stages: The stages in order.
+        disk: Files.
+        launch: The commands to type.
+        missing: Text files that are not there.
+        warnings: What will not work or fit.
+        assumptions: What the numbers rest on.
+    """
+
+    name: str
+    teacher: Path
+    weights_are_there: bool
+    devices: DevicesSection | None
+    sizes: Sizes
+    stages: tuple[PlannedStage, ...]
+    disk: DiskPlan
+    launch: tuple[LaunchStep, ...]
+    missing: tuple[str, ...]
+    warnings: tuple[str, ...]
+    assumptions: tuple[str, ...]
+
+    @property
+    def cost(self) -> Cost:
+        """Operations and hours of all stages."""
+        return sum_costs([stage.cost for stage in self.stages])
+
+    def to_json(self) -> JsonObject:
+        """As JSON."""
+        return {
+            "name": self.name,
+            "teacher": {"folder": str(self.teacher), "weights_are_there": self.weights_are_there},
+            "devices": None if self.devices is None else _describe(self.devices),
+            "shapes": self.sizes.to_json(),
+            "stages": [stage.to_json() for stage in self.stages],
+            **asdict(self.cost),
+            "disk": self.disk.to_json(),
+            "launch": [asdict(step) for step in self.launch],
+            "missing": list(self.missing),
+            "warnings": list(self.warnings),
+            "assumptions": list(self.assumptions),
+        }
+
+
+def plan_run(recipe: Recipe, arguments: Sequence[str]) -> DryRun:
+    """Plans a run; weights and text need not be there.
 
     Args:
         recipe: A loaded recipe.
@@ -31,44 +86,26 @@ def plan_run(recipe: Recipe, arguments: Sequence[str]) -> dict[str, Any]:
     folder = Path(recipe.teacher)
     config = read_config(folder)
     teacher = shape_from_config(config)
-    check_lengths(recipe)
-    shapes = plan_shapes(recipe, teacher)
-    stages, trained, devices = plan_stages(recipe, shapes), list(trainings(recipe, shapes)), recipe.devices
-    rows = [describe_training(training, devices) for training in trained]
-    rows += [describe_writing(training, devices) for training in trained if training.mode == "cached"]
-    described = [_with_training(describe_stage(stage, devices), rows) for stage in stages]
-    return {
-        "name": recipe.name,
-        "teacher": {"folder": str(folder), "weights_are_there": any(folder.glob("*.safetensors"))},
-        "devices": _devices(devices),
-        "shapes": describe_shapes(recipe, shapes),
-        "stages": described,
-        "operations": sum(stage["operations"] for stage in described),
-        "gpu_hours": _sum(described, "gpu_hours"),
-        "hours": _sum(described, "hours"),
-        "disk": plan_disk(recipe, config, shapes, trained),
-        "launch": plan_launch(stages, arguments, devices),
-        "missing": list(missing_files(recipe)),
-        "warnings": [*memory_warnings(recipe, described), *settings_warnings(trained)],
-        "assumptions": list(assumptions(recipe, shapes, trained)),
-    }
+    check_against_teacher(recipe, teacher)
+    shapes, stages = plan_shapes(recipe, teacher), stages_of(recipe)
+    trained = list(trainings(recipe, shapes))
+    planned = plan_stages(recipe, shapes, stages, phase_costs(trained, recipe.devices))
+    return DryRun(
+        name=recipe.name,
+        teacher=folder,
+        weights_are_there=any(folder.glob("*.safetensors")),
+        devices=recipe.devices,
+        sizes=measure_sizes(recipe, shapes),
+        stages=planned,
+        disk=plan_disk(recipe, config, shapes, trained),
+        launch=plan_launch(stages, arguments, recipe.devices),
+        missing=tuple(missing_text(recipe)),
+        warnings=(*memory_warnings(recipe, planned), *settings_warnings(trained)),
+        assumptions=tuple(assumptions(recipe, shapes, trained)),
+    )
 
 
-def _with_training(stage: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    own = [row for row in rows if row["stage"] == stage["name"]]
-    summed = {"operations": stage["operations"] + sum(row["operations"] for row in own)}
-    for key in ("gpu_hours", "hours"):
-        summed[key] = None if stage[key] is None else stage[key] + sum(row[key] for row in own)
-    return {**stage, **summed, "trainings": own}
-
-
-def _sum(stages: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    return None if any(stage[key] is None for stage in stages) else sum(stage[key] for stage in stages)
-
-
-def _devices(devices: DevicesSection | None) -> dict[str, Any] | None:
-    if devices is None:
-        return None
+def _describe(devices: DevicesSection) -> JsonObject:
     device = find_device(devices.gpu)
     return {
         **devices.model_dump(),

@@ -1,12 +1,9 @@
-"""Shapes of a run before anything is scored: the teacher, what is left of its blocks, the candidates that fit."""
+"""Shapes of a run before anything is scored: the teacher, the one that is cut, and the candidates that fit."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
 
 from minitron.errors import MinitronError
-from minitron.estimate.serving.memory import memory_bytes
 from minitron.models.quotas import BlockQuotas
 from minitron.models.shape import HybridShape
 from minitron.recipe.recipe import Recipe
@@ -45,12 +42,13 @@ class Shapes:
 
 
 def plan_shapes(recipe: Recipe, teacher: HybridShape) -> Shapes:
-    """The shapes of a run; which blocks go is assumed: of each kind in proportion, as far as quotas allow.
+    """The shapes of a run that has passed the preflight checks.
+
+    Which blocks go is assumed: of each kind in proportion, as far as quotas allow.
 
     Raises:
-        MinitronError: The teacher cannot be cut as the recipe asks, or nothing fits whichever blocks go.
+        MinitronError: Nothing fits, whichever blocks go.
     """
-    _check_depth(recipe, teacher)
     source, ends = teacher, (teacher.params, teacher.params)
     if recipe.depth_first is not None:
         kept = recipe.depth_first.num_hidden_layers
@@ -71,26 +69,6 @@ def plan_shapes(recipe: Recipe, teacher: HybridShape) -> Shapes:
         by_scores=recipe.search.choose not in RANKED_WITHOUT_SCORES,
         blocks_cut=ends[0] != ends[1],
     )
-
-
-def describe_shapes(recipe: Recipe, shapes: Shapes) -> dict[str, Any]:
-    """The shapes and the candidates as JSON holds them, with their bytes at the budget's workload."""
-    limits = recipe.budget.limits
-    whole = partial(_whole, recipe)
-    return {
-        "teacher": whole(shapes.teacher),
-        "source": whole(shapes.source),
-        "student": whole(shapes.student),
-        "params_by_blocks": [shapes.lightest, shapes.heaviest],
-        "budget_bytes": limits.budget_bytes,
-        "context_tokens": recipe.budget.context_tokens,
-        "sequences": recipe.budget.sequences,
-        "num_shapes": shapes.found.num_shapes,
-        "num_feasible": shapes.found.num_feasible,
-        "chosen_by": recipe.search.choose,
-        "depends_on_scores": shapes.by_scores and shapes.found.num_feasible > 1,
-        "candidates": [{**whole(each.shape), "tokens_per_s": each.tokens_per_s} for each in shapes.found.candidates],
-    }
 
 
 def kept_layers(recipe: Recipe, shape: HybridShape, choose: Choice, kept: int) -> tuple[int, ...]:
@@ -127,8 +105,6 @@ def _ends(recipe: Recipe, shape: HybridShape, kept: int) -> tuple[int, int]:
 
 def _search(recipe: Recipe, source: HybridShape) -> SearchResult:
     section, workload, limits = recipe.search, recipe.budget.workload, recipe.budget.limits
-    if section.choose == "throughput" and limits.device is None:
-        raise MinitronError("search.choose=throughput needs a gpu: give budget.gpu or budget.throughput")
     rank_by = RANKED_WITHOUT_SCORES.get(section.choose, "memory")
 
     def solve(choose: Choice) -> SearchResult:
@@ -145,32 +121,3 @@ def _search(recipe: Recipe, source: HybridShape) -> SearchResult:
             return max(removable, key=lambda layer: source.block_params(pattern[layer]))
 
         return solve(heaviest_first)
-
-
-def _check_depth(recipe: Recipe, teacher: HybridShape) -> None:
-    blocks, remove = teacher.num_hidden_layers, recipe.score.depth.remove
-    if not remove:
-        return
-    recipe.score.depth.quotas.check(teacher.hybrid_override_pattern, blocks - remove)
-    left = blocks - remove
-    if recipe.depth_first is not None:
-        asked = recipe.depth_first.num_hidden_layers
-        reached = left == asked
-    else:
-        space = search_space(recipe.search, teacher, lambda kept: tuple(range(kept)))
-        asked = min(len(layers) for layers in space.layers)
-        reached = left <= asked
-    if not reached:
-        raise MinitronError(
-            f"score.depth.remove must reach the blocks that are to be left, it leaves {left} of {blocks} and {asked} "
-            "are asked for"
-        )
-
-
-def _whole(recipe: Recipe, shape: HybridShape) -> dict[str, Any]:
-    return {
-        "shape": asdict(shape),
-        "blocks": {kind: count for kind, count in shape.counts.items() if count},
-        "params": shape.params,
-        "memory": asdict(memory_bytes(shape, recipe.budget.workload)),
-    }

@@ -1,122 +1,157 @@
-"""The stages of a run in order: what each does, and what those that train nothing cost. Estimates."""
+"""The stages of a run in order: what each does and costs. Estimates."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 
-from minitron.dry_run.costs import cost_of
+from minitron.artifacts.json_files import JsonObject
+from minitron.dry_run.costs import Cost, PhaseCost, cost_of, sum_costs
 from minitron.dry_run.shapes import Shapes
 from minitron.dry_run.training import rounds_tokens
 from minitron.estimate.devices import find_device
 from minitron.estimate.training.memory import OVERHEAD_BYTES, training_verdict
 from minitron.estimate.training.operations import forward_operations, head_params, training_operations
 from minitron.models.shape import HybridShape
+from minitron.pipeline.stage_list import Stage
 from minitron.recipe.devices import DevicesSection
 from minitron.recipe.distill import DistillSection
 from minitron.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedStage:
-    """A stage of a run.
+class StageWork:
+    """What a stage does beside training.
 
     Attributes:
-        name: Its name, as `--to` and `--from` take it.
-        does: What it does.
-        shared: Whether several processes may run it.
-        operations: What it computes beside training; 0 where that does not matter.
-        holds: What of models it holds at once on the device; empty where that is little.
-        held_bytes: Their weights.
+        does: What it does, for a person.
+        operations: What it computes; 0 where that does not matter.
+        models: The models that it holds at once on the device; empty where that is little.
+        weights_bytes: Their weights.
+    """
+
+    does: str
+    operations: int = 0
+    models: str = ""
+    weights_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldModels:
+    """Models that a stage holds at once on the device, and whether they fit."""
+
+    what: str
+    total_bytes: int
+    device_bytes: int
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStage:
+    """A stage of a run and what it costs.
+
+    Attributes:
+        name: Its name.
+        does: What it does, for a person.
+        shared: Whether several processes may run it together.
+        held: Models that it holds at once; None where that is little, or without devices.
+        cost: Operations and hours, its phases included.
+        phases: The phases that it trains or caches.
     """
 
     name: str
     does: str
-    shared: bool = False
-    operations: int = 0
-    holds: str = ""
-    held_bytes: int = 0
+    shared: bool
+    held: HeldModels | None
+    cost: Cost
+    phases: tuple[PhaseCost, ...]
+
+    def to_json(self) -> JsonObject:
+        """As JSON."""
+        return {
+            "name": self.name,
+            "does": self.does,
+            "processes": "any" if self.shared else "one",
+            "holds": None if self.held is None else asdict(self.held),
+            **asdict(self.cost),
+            "trainings": [phase.to_json() for phase in self.phases],
+        }
 
 
-def plan_stages(recipe: Recipe, shapes: Shapes) -> tuple[PlannedStage, ...]:
-    """The stages that a recipe has, in order."""
-    found: list[PlannedStage | None] = [
-        _correct(recipe),
-        _depth(recipe, shapes.teacher),
-        _depth_distill(recipe),
-        _score(recipe, shapes.source),
-        _search(recipe, shapes),
-        _prune(recipe, shapes),
-        _cache(recipe),
-        PlannedStage(name="distill", does=_distillation(recipe.distill), shared=True),
-        _evaluate(recipe, shapes),
-        PlannedStage(name="report", does="table and picture"),
-    ]
-    return tuple(stage for stage in found if stage is not None)
+def plan_stages(
+    recipe: Recipe, shapes: Shapes, stages: Iterable[Stage], phases: Sequence[PhaseCost]
+) -> tuple[PlannedStage, ...]:
+    """What the stages of a run do and cost.
 
-
-def describe_stage(stage: PlannedStage, devices: DevicesSection | None) -> dict[str, Any]:
-    """A stage as JSON holds it; what takes one process takes one device."""
-    cost = cost_of(stage.operations, devices, processes=1)
-    holds = None
-    if stage.held_bytes and devices is not None:
-        total, visible = stage.held_bytes + OVERHEAD_BYTES, find_device(devices.gpu).visible_bytes
-        verdict = training_verdict(total, visible)
-        holds = {"what": stage.holds, "total_bytes": total, "device_bytes": visible, "verdict": verdict}
-    return {
-        "name": stage.name,
-        "does": stage.does,
-        "processes": "any" if stage.shared else "one",
-        "operations": stage.operations,
-        "holds": holds,
-        **cost,
-    }
-
-
-def _correct(recipe: Recipe) -> PlannedStage | None:
-    if recipe.correct_teacher is None:
-        return None
-    return PlannedStage(name="correct", does="fine-tune the teacher on the distillation's text", shared=True)
-
-
-def _depth(recipe: Recipe, teacher: HybridShape) -> PlannedStage | None:
-    if recipe.depth_first is None:
-        return None
-    blocks, kept = teacher.num_hidden_layers, recipe.depth_first.num_hidden_layers
-    depth = recipe.score.depth
-    how = f"{depth.scorer}, greedy" if depth.remove else depth.scorer
-    attention = "" if depth.keep_attention is None else f", {depth.keep_attention} attention blocks stay"
-    return PlannedStage(
-        name="depth",
-        does=f"score {blocks} blocks by {how}; keep {kept}{attention}",
-        operations=_scoring(recipe, teacher, with_depth=True),
-        **_whole(recipe.score.layerwise, "the teacher", teacher),
+    Args:
+        recipe: The recipe.
+        shapes: The run's shapes.
+        stages: The recipe's stages in order.
+        phases: Costs of all phases that are trained or cached.
+    """
+    return tuple(
+        _plan(stage, recipe, shapes, [each for each in phases if each.stage == stage.name]) for stage in stages
     )
 
 
-def _depth_distill(recipe: Recipe) -> PlannedStage | None:
-    if recipe.depth_first is None:
+def _plan(stage: Stage, recipe: Recipe, shapes: Shapes, phases: Sequence[PhaseCost]) -> PlannedStage:
+    work = WORK[stage.name](recipe, shapes) if stage.name in WORK else StageWork(does=stage.does)
+    # Beside training, a stage computes on one device.
+    own = cost_of(work.operations, recipe.devices, processes=1)
+    return PlannedStage(
+        name=stage.name,
+        does=work.does,
+        shared=stage.shared,
+        held=_held(work, recipe.devices),
+        cost=sum_costs([own, *(phase.cost for phase in phases)]),
+        phases=tuple(phases),
+    )
+
+
+def _held(work: StageWork, devices: DevicesSection | None) -> HeldModels | None:
+    if not work.weights_bytes or devices is None:
         return None
-    return PlannedStage(name="depth_distill", does=_distillation(recipe.depth_first.distill), shared=True)
+    total, visible = work.weights_bytes + OVERHEAD_BYTES, find_device(devices.gpu).visible_bytes
+    return HeldModels(
+        what=work.models, total_bytes=total, device_bytes=visible, verdict=training_verdict(total, visible)
+    )
 
 
-def _score(recipe: Recipe, source: HybridShape) -> PlannedStage:
+def _depth(recipe: Recipe, shapes: Shapes) -> StageWork:
+    assert recipe.depth_first is not None
+    teacher, depth = shapes.teacher, recipe.score.depth
+    how = f"{depth.scorer}, greedy" if depth.remove else depth.scorer
+    attention = "" if depth.keep_attention is None else f", {depth.keep_attention} attention blocks stay"
+    kept = recipe.depth_first.num_hidden_layers
+    models, weights_bytes = _whole(recipe.score.layerwise, "the teacher", teacher)
+    return StageWork(
+        does=f"score {teacher.num_hidden_layers} blocks by {how}; keep {kept}{attention}",
+        operations=_scoring(recipe, teacher, with_depth=True),
+        models=models,
+        weights_bytes=weights_bytes,
+    )
+
+
+def _depth_distill(recipe: Recipe, shapes: Shapes) -> StageWork:
+    assert recipe.depth_first is not None
+    return StageWork(does=_distillation(recipe.depth_first.distill))
+
+
+def _score(recipe: Recipe, shapes: Shapes) -> StageWork:
     section = recipe.score
     width = section.width
     scorers = sorted({width.hidden_size, width.intermediate_size, width.mamba, width.num_attention_heads})
     where = ", a block in memory at a time" if section.layerwise else ""
-    with_depth = recipe.depth_first is None
-    return PlannedStage(
-        name="score",
+    models, weights_bytes = _whole(section.layerwise, "what is scored", shapes.source)
+    return StageWork(
         does=f"{section.samples:,} samples of {section.seq_len:,} tokens, {' and '.join(scorers)}{where}",
-        operations=_scoring(recipe, source, with_depth=with_depth),
-        **_whole(section.layerwise, "what is scored", source),
+        operations=_scoring(recipe, shapes.source, with_depth=recipe.depth_first is None),
+        models=models,
+        weights_bytes=weights_bytes,
     )
 
 
-def _whole(layerwise: bool, what: str, *shapes: HybridShape) -> dict[str, Any]:
-    """Models that are held in fp32, as stages outside training load them."""
-    if layerwise:
-        return {}
-    return {"holds": f"{what} in fp32", "held_bytes": 4 * sum(shape.params for shape in shapes)}
+def _whole(layerwise: bool, what: str, *shapes: HybridShape) -> tuple[str, int]:
+    """Models that are held in fp32, as stages outside training load them, and their bytes."""
+    return ("", 0) if layerwise else (f"{what} in fp32", 4 * sum(shape.params for shape in shapes))
 
 
 def _scoring(recipe: Recipe, shape: HybridShape, *, with_depth: bool) -> int:
@@ -133,12 +168,12 @@ def _scoring(recipe: Recipe, shape: HybridShape, *, with_depth: bool) -> int:
     return forward + sweeps * samples * section.seq_len * ((whole - head) // 2 + head)
 
 
-def _search(recipe: Recipe, shapes: Shapes) -> PlannedStage:
+def _search(recipe: Recipe, shapes: Shapes) -> StageWork:
     section = recipe.search
     number = shapes.found.num_shapes
     does = f"{number:,} shape{'' if number == 1 else 's'} against the budget, chosen by {section.choose}"
     if section.choose not in ("zero_shot", "tournament"):
-        return PlannedStage(name="search", does=does)
+        return StageWork(does=does)
     first, rounds = recipe.distill.curriculum[0], section.tournament
     candidates = min(section.shortlist, shapes.found.num_feasible)
     both = forward_operations(shapes.student, first.seq_len) + forward_operations(shapes.teacher, first.seq_len)
@@ -147,49 +182,59 @@ def _search(recipe: Recipe, shapes: Shapes) -> PlannedStage:
         operations += rounds_tokens(recipe, candidates) * training_operations(
             shapes.student, first.seq_len, teacher=shapes.teacher, checkpointing=first.gradient_checkpointing
         )
-    models = {shape.params: shape for shape in (shapes.teacher, shapes.source)}
-    return PlannedStage(
-        name="search",
-        does=f"{does} of {candidates}",
-        operations=operations,
-        **_whole(False, "the teacher, what is cut and a candidate", *models.values(), shapes.student),
-    )
+    cut = {shape.params: shape for shape in (shapes.teacher, shapes.source)}.values()
+    models, weights_bytes = _whole(False, "the teacher, what is cut and a candidate", *cut, shapes.student)
+    return StageWork(does=f"{does} of {candidates}", operations=operations, models=models, weights_bytes=weights_bytes)
 
 
-def _prune(recipe: Recipe, shapes: Shapes) -> PlannedStage:
+def _prune(recipe: Recipe, shapes: Shapes) -> StageWork:
     extra = [name for name in ("compensate", "repair") if getattr(recipe.prune, name) is not None]
     layerwise = recipe.prune.repair is None or recipe.prune.repair.layerwise
-    return PlannedStage(
-        name="prune",
-        does=", ".join(["cut to the chosen shape", *extra]),
-        **_whole(layerwise, "what is cut and the student", shapes.source, shapes.student),
-    )
+    models, weights_bytes = _whole(layerwise, "what is cut and the student", shapes.source, shapes.student)
+    return StageWork(does=", ".join(["cut to the chosen shape", *extra]), models=models, weights_bytes=weights_bytes)
 
 
-def _cache(recipe: Recipe) -> PlannedStage | None:
+def _cache(recipe: Recipe, shapes: Shapes) -> StageWork:
     teacher = recipe.distill.teacher
-    if teacher.mode != "cached":
-        return None
     where = ", a block in memory at a time" if teacher.layerwise else ""
-    return PlannedStage(name="cache", does=f"write the teacher's best {teacher.top_k} tokens{where}", shared=True)
+    return StageWork(does=f"write the teacher's best {teacher.top_k} tokens{where}")
+
+
+def _distill(recipe: Recipe, shapes: Shapes) -> StageWork:
+    return StageWork(does=_distillation(recipe.distill))
 
 
 def _distillation(section: DistillSection) -> str:
     loss = section.loss.divergence + (" and cross-entropy" if section.loss.cross_entropy else "")
     teacher = {"online": "an online", "layerwise": "a layerwise", "cached": "a cached"}[section.teacher.mode]
-    stages = f", {len(section.phases)} stages" if section.phases else ""
+    phases = f", {len(section.phases)} phases" if section.phases else ""
     merged = f", the last {len(section.merge)} merged" if len(section.merge) > 1 else ""
-    return f"{loss} from {teacher} teacher{stages}{merged}"
+    return f"{loss} from {teacher} teacher{phases}{merged}"
 
 
-def _evaluate(recipe: Recipe, shapes: Shapes) -> PlannedStage:
+def _evaluate(recipe: Recipe, shapes: Shapes) -> StageWork:
     section = recipe.evaluate
     teacher, student = (forward_operations(shape, section.seq_len) for shape in (shapes.teacher, shapes.student))
+    # Teacher, pruned and distilled, and the teacher again beside each of them.
     operations = section.sequences * section.seq_len * (4 * teacher + 2 * student)
     task = "" if section.task is None else f", {section.task.name}"
-    return PlannedStage(
-        name="evaluate",
-        does=f"loss and KL on {section.sequences:,} held-out blocks{task}",
+    models, weights_bytes = _whole(False, "the teacher and a student", shapes.teacher, shapes.student)
+    return StageWork(
+        does=f"loss and KL on {section.sequences:,} held-out sequences{task}",
         operations=operations,
-        **_whole(False, "the teacher, and it again as what is measured,", shapes.teacher, shapes.teacher),
+        models=models,
+        weights_bytes=weights_bytes,
     )
+
+
+# Stages whose work depends on the recipe; of others the pipeline's list says what they do.
+WORK: dict[str, Callable[[Recipe, Shapes], StageWork]] = {
+    "depth": _depth,
+    "depth_distill": _depth_distill,
+    "score": _score,
+    "search": _search,
+    "prune": _prune,
+    "cache": _cache,
+    "distill": _distill,
+    "evaluate": _evaluate,
+}

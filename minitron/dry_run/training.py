@@ -1,9 +1,8 @@
-"""What each stage of training costs: tokens, steps, operations, and the memory of one device. Estimates."""
+"""The phases of training in a run: what each trains, for how long, and its setup on given devices."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from minitron.dry_run.shapes import Shapes
 from minitron.errors import MinitronError
@@ -16,11 +15,11 @@ from minitron.recipe.recipe import Recipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """A stage of training in a run.
+    """A phase of training in a run.
 
     Attributes:
         stage: The pipeline's stage.
-        name: The stage of a curriculum; empty where there is no curriculum.
+        name: The phase; empty where there is no curriculum.
         section: Its settings.
         student: What is trained.
         teacher: What it learns from; None for a fine-tuning.
@@ -39,14 +38,14 @@ class Training:
 
     @property
     def length(self) -> PhaseLength:
-        """Blocks and steps."""
+        """Sequences and steps."""
         section = self.section
         return phase_length(
             section.tokens or 0, seq_len=section.seq_len, batch_size=section.batch_size, epochs=section.epochs
         )
 
     def operations(self) -> int:
-        """Operations of the whole stage."""
+        """Operations of the whole phase."""
         taught = self.teacher if self.mode in ("online", "layerwise") else None
         a_token = training_operations(
             self.student, self.section.seq_len, teacher=taught, checkpointing=self.section.gradient_checkpointing
@@ -57,29 +56,13 @@ class Training:
         """How it is trained on so many devices.
 
         Raises:
-            MinitronError: The batch cannot be shared out over them, or they do not suit the sharding or the teacher.
+            MinitronError: The batch cannot be divided among them, or they do not suit the sharding or the teacher.
         """
         section = self.section
-        if section.sharding == "fsdp2" and count == 1:
-            raise MinitronError(
-                f"{self.where}.sharding=fsdp2 needs several devices, got 1; raise devices.gpus_per_node or use ddp"
-            )
-        if self.mode == "layerwise" and count > 1:
-            raise MinitronError("a layerwise teacher takes one process; in several use a cached or an online one")
-        share, rest = divmod(section.batch_size, count)
-        micro = section.micro_batch_size or share
-        if rest or share % micro:
-            raise MinitronError(
-                f"{self.where}.batch_size must be a multiple of {count} devices times the micro batch, got "
-                f"{section.batch_size} blocks and a micro batch of {micro}"
-            )
-        held: dict[str, Any] = {}
-        if isinstance(section, DistillSection):
-            teacher = section.teacher
-            held = {"teacher_dtype": teacher.dtype, "window_sequences": teacher.window_sequences}
+        taught = section.teacher if isinstance(section, DistillSection) else None
         return TrainingSetup(
             seq_len=section.seq_len,
-            micro_batch_size=micro,
+            micro_batch_size=self._micro_batch_size(count),
             devices=count,
             sharded=section.sharding == "fsdp2",
             checkpointing=section.gradient_checkpointing,
@@ -89,7 +72,8 @@ class Training:
             optim=section.optim,
             chunk_tokens=section.chunk_tokens,
             teacher_mode=self.mode,
-            **held,
+            teacher_dtype="fp32" if taught is None else taught.dtype,
+            window_sequences=0 if taught is None else taught.window_sequences,
         )
 
     @property
@@ -98,9 +82,26 @@ class Training:
         section = {"correct": "correct_teacher", "depth_distill": "depth_first.distill"}.get(self.stage, self.stage)
         return f"{section}.phases.{self.name}" if self.name else section
 
+    def _micro_batch_size(self, count: int) -> int:
+        section = self.section
+        if section.sharding == "fsdp2" and count == 1:
+            raise MinitronError(
+                f"{self.where}.sharding=fsdp2 needs several devices, got 1; raise devices.gpus_per_node or use ddp"
+            )
+        if self.mode == "layerwise" and count > 1:
+            raise MinitronError("a layerwise teacher takes one process; in several use a cached or an online one")
+        share, remainder = divmod(section.batch_size, count)
+        micro = section.micro_batch_size or share
+        if remainder or share % micro:
+            raise MinitronError(
+                f"{self.where}.batch_size must be a multiple of {count} devices times the micro batch, got "
+                f"{section.batch_size} sequences and a micro batch of {micro}"
+            )
+        return micro
+
 
 def trainings(recipe: Recipe, shapes: Shapes) -> Iterator[Training]:
-    """The stages of training of a recipe, in order."""
+    """The phases of training of a recipe, in order."""
     teacher = shapes.teacher
     if recipe.correct_teacher is not None:
         yield Training(stage="correct", name="", section=recipe.correct_teacher, student=teacher, teacher=None)
@@ -120,5 +121,5 @@ def rounds_tokens(recipe: Recipe, candidates: int) -> int:
 
 def _curriculum(stage: str, section: DistillSection, student: HybridShape, teacher: HybridShape) -> Iterator[Training]:
     names = section.phase_names if section.phases else ("",)
-    for name, found in zip(names, section.curriculum, strict=True):
-        yield Training(stage=stage, name=name, section=found, student=student, teacher=teacher)
+    for name, phase in zip(names, section.curriculum, strict=True):
+        yield Training(stage=stage, name=name, section=phase, student=student, teacher=teacher)

@@ -26,17 +26,34 @@ def check_recipe(recipe: Recipe) -> None:
             that predict further tokens are in the way of a cut.
     """
     checkpoint = open_checkpoint(Path(recipe.teacher))
-    missing = list(missing_files(recipe))
+    missing = missing_text(recipe)
     if missing:
         raise MinitronError("\n".join(f"data file not found: {path}" for path in missing))
     _check_extras(recipe, checkpoint)
+    check_against_teacher(recipe, checkpoint.shape)
+
+
+def missing_text(recipe: Recipe) -> list[str]:
+    """Text files that the recipe names and that are not there, each once; the task's problems are the last."""
+    missing = list(missing_files(recipe))
+    task = recipe.evaluate.task
+    if task is not None and not Path(task.path).is_file() and task.path not in missing:
+        missing.append(task.path)
+    return missing
+
+
+def check_against_teacher(recipe: Recipe, teacher: HybridShape) -> None:
+    """Refuses a recipe that does not suit the teacher's shape; neither weights nor text are looked at.
+
+    Raises:
+        MinitronError: See `check_recipe`.
+    """
     depth = recipe.score.depth
     if depth.remove:
-        pattern = checkpoint.shape.hybrid_override_pattern
-        depth.quotas.check(pattern, len(pattern) - depth.remove)
-    _check_search(recipe, checkpoint.shape)
+        depth.quotas.check(teacher.hybrid_override_pattern, teacher.num_hidden_layers - depth.remove)
+    _check_search(recipe, teacher)
     check_lengths(recipe)
-    check_training(recipe, checkpoint.shape)
+    check_training(recipe, teacher)
 
 
 def check_training(recipe: Recipe, teacher: HybridShape) -> None:

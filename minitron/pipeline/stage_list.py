@@ -18,6 +18,7 @@ class Stage:
 
     Attributes:
         name: Its name, as `--from` and `--to` take it; its folder in the run folder and its module bear it too.
+        does: What it does, for a person.
         reads: Stages whose results it reads.
         fingerprint: Recipe -> everything else that its result depends on.
         applies: Whether a recipe has it.
@@ -25,6 +26,7 @@ class Stage:
     """
 
     name: str
+    does: str
     reads: tuple[str, ...]
     fingerprint: Callable[[Recipe], JsonObject]
     applies: Callable[[Recipe], bool] = lambda recipe: True
@@ -38,32 +40,67 @@ def _has_depth_stages(recipe: Recipe) -> bool:
 STAGES = (
     Stage(
         name="correct",
+        does="fine-tune the teacher on the distillation's text",
         reads=(),
         fingerprint=fingerprints.correct,
         applies=lambda recipe: recipe.correct_teacher is not None,
         shared=True,
     ),
-    Stage(name="depth", reads=(), fingerprint=fingerprints.depth, applies=_has_depth_stages),
+    Stage(
+        name="depth",
+        does="score and remove blocks",
+        reads=(),
+        fingerprint=fingerprints.depth,
+        applies=_has_depth_stages,
+    ),
     Stage(
         name="depth_distill",
+        does="distill what the removal left",
         reads=("correct", "depth"),
         fingerprint=fingerprints.depth_distill,
         applies=_has_depth_stages,
         shared=True,
     ),
-    Stage(name="score", reads=("depth_distill",), fingerprint=fingerprints.score),
-    Stage(name="search", reads=("depth_distill", "score"), fingerprint=fingerprints.search),
-    Stage(name="prune", reads=("depth_distill", "score", "search"), fingerprint=fingerprints.prune),
+    Stage(
+        name="score",
+        does="score units and blocks on calibration text",
+        reads=("depth_distill",),
+        fingerprint=fingerprints.score,
+    ),
+    Stage(
+        name="search",
+        does="find shapes within the budget",
+        reads=("depth_distill", "score"),
+        fingerprint=fingerprints.search,
+    ),
+    Stage(
+        name="prune",
+        does="cut to the chosen shape",
+        reads=("depth_distill", "score", "search"),
+        fingerprint=fingerprints.prune,
+    ),
     Stage(
         name="cache",
+        does="write the teacher's best tokens",
         reads=("correct",),
         fingerprint=fingerprints.cache,
         applies=lambda recipe: recipe.distill.teacher.mode == "cached",
         shared=True,
     ),
-    Stage(name="distill", reads=("correct", "prune", "cache"), fingerprint=fingerprints.distill, shared=True),
-    Stage(name="evaluate", reads=("prune", "distill"), fingerprint=fingerprints.evaluate),
-    Stage(name="report", reads=("distill", "evaluate"), fingerprint=fingerprints.report),
+    Stage(
+        name="distill",
+        does="distill the pruned checkpoint",
+        reads=("correct", "prune", "cache"),
+        fingerprint=fingerprints.distill,
+        shared=True,
+    ),
+    Stage(
+        name="evaluate",
+        does="measure teacher, pruned and distilled",
+        reads=("prune", "distill"),
+        fingerprint=fingerprints.evaluate,
+    ),
+    Stage(name="report", does="table and picture", reads=("distill", "evaluate"), fingerprint=fingerprints.report),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 CACHE_STAGES = ("correct", "cache")  # what a teacher's cache takes: nothing of the student

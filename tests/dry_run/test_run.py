@@ -150,8 +150,8 @@ def test_what_does_not_fit_is_warned_of_with_the_longest_sequence_that_would(
     found = forecast(capsys, recipe_path, *long)
     (row,) = next(stage["trainings"] for stage in found["stages"] if stage["name"] == "distill")
     assert row["memory"]["verdict"] == "does not fit"
-    assert 0 < row["memory"]["longest_sequence_tokens"] < 12000000
-    assert f"sequences of up to {row['memory']['longest_sequence_tokens']:,} tokens would fit" in found["warnings"][0]
+    assert 0 < row["memory"]["longest_block_tokens"] < 12000000
+    assert f"sequences of up to {row['memory']['longest_block_tokens']:,} tokens would fit" in found["warnings"][0]
 
 
 def test_settings_that_are_known_not_to_work_together_are_warned_of(
