@@ -40,7 +40,7 @@ class BlockQuotas:
         """Of the layers that are left, those that may be removed next on the way to `kept` blocks.
 
         Raises:
-            ShapeError: The quotas do not allow to go on to `kept` blocks.
+            ShapeError: The quotas do not allow to keep `kept` blocks.
         """
         left = {kind: sum(pattern[layer] == kind for layer in layers) for kind in set(pattern)}
         surplus = {kind: left[kind] - number for kind, number in self.exactly.items() if kind in left}

@@ -89,7 +89,7 @@ class SearchRecord:
         num_shapes: Shapes that were counted.
         num_feasible: Shapes within the limits.
         teacher: The teacher.
-        source: What is cut: the teacher, or what the depth stages left of it.
+        source: The model that is pruned: the teacher, or the result of the depth stages.
         candidates: Best first.
     """
 

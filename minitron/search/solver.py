@@ -66,7 +66,7 @@ def solve_budget(
 
     Args:
         space: The shapes to look at.
-        workload: What is to be served.
+        workload: What is served.
         limits: What candidates must keep to.
         top_k: How many candidates to give.
         rank_by: memory, the largest first (the published rule: arXiv 2508.14444); importance, what keeps most; or
