@@ -10,55 +10,79 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from arms import kl_of, percent
 from rich.console import Console
 from rich.table import Table
 
-from minitron.pipeline.run_folder import read_candidates, read_metrics
+from minitron.artifacts.json_files import JsonObject
+from minitron.evaluate.metrics import Metrics
+from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.runner import run_pipeline
 from minitron.recipe.load import load_recipe
 from minitron.recipe.recipe import Recipe
+from minitron.search.record import CandidateRecord
 
 WAYS = ("largest", "importance", "zero_shot", "tournament")
 
 
-def chosen(recipe: Recipe, folder: Path) -> tuple[dict[str, Any], float]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What a way of choosing came to.
+
+    Attributes:
+        candidate: The shape that it chose.
+        search_s: Seconds of the search.
+        pruned: Metrics before distillation.
+        distilled: Metrics after it.
+    """
+
+    candidate: CandidateRecord
+    search_s: float
+    pruned: Metrics
+    distilled: Metrics
+
+    def to_json(self) -> JsonObject:
+        """As JSON."""
+        return {
+            "shape": asdict(self.candidate.shape),
+            "layers": list(self.candidate.layers),
+            "search_s": self.search_s,
+            "pruned": self.pruned.to_json(),
+            "distilled": self.distilled.to_json(),
+        }
+
+
+def chosen(recipe: Recipe, folder: Path) -> tuple[CandidateRecord, float]:
     """The first candidate of a search, and the seconds that the search took."""
     started = time.monotonic()
     for _ in run_pipeline(recipe, folder, last="search"):
         pass
-    candidate: dict[str, Any] = read_candidates(folder / "search")["candidates"][0]
-    return candidate, time.monotonic() - started
+    return RunFolder(folder).read_candidates().candidates[0], time.monotonic() - started
 
 
-def run_seed(path: Path, overrides: tuple[str, ...], ways: list[str], folder: Path) -> dict[str, dict[str, Any]]:
+def run_seed(path: Path, overrides: tuple[str, ...], ways: list[str], folder: Path) -> dict[str, Choice]:
     """Way -> the shape it chose and its metrics before and after distillation."""
-    results: dict[str, dict[str, Any]] = {}
-    by_shape: dict[str, dict[str, Any]] = {}
+    results: dict[str, Choice] = {}
+    by_shape: dict[tuple[object, ...], dict[str, Metrics]] = {}
     for way in ways:
         recipe = load_recipe(path, (*overrides, f"search.choose={way}"))
         candidate, seconds = chosen(recipe, folder)
-        key = json.dumps([candidate["shape"], candidate["layers"]])
+        key = (candidate.shape, candidate.layers)
         if key not in by_shape:
             for _ in run_pipeline(recipe, folder, last="evaluate"):
                 pass
-            by_shape[key] = read_metrics(folder / "evaluate")
-        metrics = by_shape[key]
-        results[way] = {
-            "shape": candidate["shape"],
-            "layers": candidate["layers"],
-            "search_s": seconds,
-            "pruned": metrics["pruned"],
-            "distilled": metrics["distilled"],
-        }
-        shown = {name: round(metrics[name]["kl_to_teacher"], 4) for name in ("pruned", "distilled")}
+            by_shape[key] = RunFolder(folder).read_metrics()
+        pruned, distilled = (by_shape[key][name] for name in ("pruned", "distilled"))
+        results[way] = Choice(candidate=candidate, search_s=seconds, pruned=pruned, distilled=distilled)
+        shown = f"KL {kl_of(pruned):.4f} pruned, {kl_of(distilled):.4f} distilled"
         print(f"seed {recipe.seed}: {way} chose {_describe(candidate)} in {seconds:.0f} s: {shown}", flush=True)
     return results
 
 
-def results_table(results: dict[int, dict[str, dict[str, Any]]]) -> Table:
+def results_table(results: dict[int, dict[str, Choice]]) -> Table:
     """One row a seed and way."""
     table = Table(title="Ways of choosing, distilled in full at equal tokens", title_justify="left")
     for column in (
@@ -75,27 +99,26 @@ def results_table(results: dict[int, dict[str, dict[str, Any]]]) -> Table:
         table.add_column(column, justify="right")
     for seed, ways in results.items():
         for way, found in ways.items():
-            distilled = found["distilled"]
             table.add_row(
                 str(seed),
                 way,
-                _describe(found),
-                f"{distilled['memory']['total_bytes']:,}",
-                f"{found['pruned']['kl_to_teacher']:.4f}",
-                f"{distilled['kl_to_teacher']:.4f}",
-                f"{distilled['loss']:.4f}",
-                f"{distilled['exact_match']:.1%}",
-                f"{found['search_s']:.0f} s",
+                _describe(found.candidate),
+                f"{found.distilled.memory.total_bytes:,}",
+                f"{kl_of(found.pruned):.4f}",
+                f"{kl_of(found.distilled):.4f}",
+                f"{found.distilled.loss:.4f}",
+                percent(found.distilled.exact_match),
+                f"{found.search_s:.0f} s",
             )
         table.add_section()
     return table
 
 
-def _describe(candidate: dict[str, Any]) -> str:
-    shape = candidate["shape"]
+def _describe(candidate: CandidateRecord) -> str:
+    shape = candidate.shape
     return (
-        f"{len(candidate['layers'])} / {shape['hidden_size']} / {shape['intermediate_size']} / "
-        f"{shape['mamba_num_heads']}x{shape['mamba_head_dim']}"
+        f"{len(candidate.layers)} / {shape.hidden_size} / {shape.intermediate_size} / "
+        f"{shape.mamba_num_heads}x{shape.mamba_head_dim}"
     )
 
 
@@ -113,7 +136,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             results[seed] = run_seed(args.recipe, (*args.set, f"seed={seed}"), args.ways, Path(folder))
         if args.json:
-            args.json.write_text(json.dumps(results, indent=2))
+            shown = {seed: {way: each.to_json() for way, each in ways.items()} for seed, ways in results.items()}
+            args.json.write_text(json.dumps(shown, indent=2))
     Console(width=150).print(results_table(results))
 
 

@@ -12,23 +12,25 @@ import argparse
 import json
 import statistics
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from arms import distill_and_measure, kl_of, percent
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig
 
-from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from minitron.artifacts.json_files import JsonObject
+from minitron.checkpoints.checkpoint import PLAN_FILE, Checkpoint, open_checkpoint
+from minitron.evaluate.metrics import Metrics
 from minitron.importance.scores import random_scores
-from minitron.importance.selection import top_blocks
-from minitron.models.quotas import BlockQuotas
 from minitron.models.shape import HybridShape
-from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, read_metrics
+from minitron.pipeline.blocks import kept_blocks
+from minitron.pipeline.pruning import Cut, prune_to
+from minitron.pipeline.recovery import compose_plans
+from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RunFolder
 from minitron.pipeline.runner import run_pipeline
-from minitron.pipeline.stages.distill import recover
-from minitron.pipeline.stages.evaluate import evaluate_folder
-from minitron.pipeline.stages.prune import prune_to
+from minitron.pipeline.sections import cut_source
 from minitron.recipe.load import load_recipe
 from minitron.recipe.recipe import Recipe
 from minitron.runtime.loading import load_model, new_model
@@ -36,108 +38,103 @@ from minitron.runtime.loading import load_model, new_model
 ARMS = ("minitron", "random cut", "from scratch")
 
 
-def run_seed(recipe: Recipe, folder: Path, arms: list[str]) -> dict[str, dict[str, Any]]:
-    """Metrics of every arm for one seed; those of our cut carry its state before distillation under `before`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedResult:
+    """Metrics of one seed.
+
+    Attributes:
+        teacher: The teacher.
+        before: Our cut before distillation.
+        arms: Arm -> its student.
+    """
+
+    teacher: Metrics
+    before: Metrics
+    arms: dict[str, Metrics]
+
+    def to_json(self) -> JsonObject:
+        """As JSON: our arm carries what it is compared with."""
+        found: JsonObject = {}
+        for arm, metrics in self.arms.items():
+            beside = {"before": self.before.to_json(), "teacher": self.teacher.to_json()} if arm == "minitron" else {}
+            found[arm] = {**metrics.to_json(), **beside}
+        return found
+
+
+def run_seed(recipe: Recipe, folder: Path, arms: list[str]) -> SeedResult:
+    """Metrics of every arm for one seed."""
     for outcome in run_pipeline(recipe, folder, last="evaluate"):
         print(f"seed {recipe.seed}: {outcome.name} {outcome.seconds:.0f} s", flush=True)
-    metrics = read_metrics(folder / "evaluate")
-    print({name: (round(m["kl_to_teacher"], 4), m["exact_match"]) for name, m in metrics.items()}, flush=True)
-    results = {"minitron": metrics["distilled"] | {"before": metrics["pruned"], "teacher": metrics["teacher"]}}
-    source = open_checkpoint(Path(recipe.teacher))
-    pruned = open_checkpoint(folder / "prune" / CHECKPOINT_FOLDER)
-
+    run = RunFolder(folder)
+    metrics, pruned = run.read_metrics(), open_checkpoint(run.pruned)
+    found = {"minitron": metrics["distilled"]}
+    _show(recipe, "minitron", found["minitron"])
     if "random cut" in arms:
-        cut = cut_at_random(recipe, source, pruned.shape, folder / "random")
-        results["random cut"] = distill_and_measure(recipe, cut, load_model(cut), folder / "random-distilled")
+        cut = cut_at_random(recipe, run, pruned.shape)
+        # A depth stage's plan is not composed with it: both start from the checkpoint that widths are cut from.
+        kept = compose_plans([cut.folder.with_name(PLAN_FILE)]) if recipe.depth_first is None else None
+        output, student = folder / "random-distilled", load_model(cut.folder, device=recipe.device)
+        found["random cut"], _ = distill_and_measure(recipe, run, student, cut, output, kept)
+        _show(recipe, "random cut", found["random cut"])
     if "from scratch" in arms:
-        fresh = new_model(AutoConfig.from_pretrained(pruned.folder), seed=recipe.seed)
-        results["from scratch"] = distill_and_measure(recipe, pruned.folder, fresh, folder / "scratch-distilled")
-    return results
+        fresh = new_model(AutoConfig.from_pretrained(pruned.folder), seed=recipe.seed).to(recipe.device)
+        found["from scratch"], _ = distill_and_measure(recipe, run, fresh, pruned, folder / "scratch-distilled", None)
+        _show(recipe, "from scratch", found["from scratch"])
+    return SeedResult(teacher=metrics["teacher"], before=metrics["pruned"], arms=found)
 
 
-def cut_at_random(recipe: Recipe, source: Checkpoint, shape: HybridShape, output: Path) -> Path:
-    """The teacher cut to a shape by random scores, written as a checkpoint."""
-    layers = random_layers(source.shape, shape, recipe)
+def cut_at_random(recipe: Recipe, run: RunFolder, shape: HybridShape) -> Checkpoint:
+    """The checkpoint that the recipe cuts, cut to a shape by random scores, as many blocks under the same quota."""
+    source = open_checkpoint(cut_source(recipe, run))
+    depth_L = random_scores(source.shape, seed=recipe.seed + 1000).depth
+    layers = kept_blocks(recipe, source.shape, depth_L, shape.num_hidden_layers)
     target = source.shape.resized(layers=layers, **{axis: shape.sizes[axis] for axis in shape.family.axes})
     scores = random_scores(source.shape, seed=recipe.seed)
-    return prune_to(source, scores, target, layers, output / CHECKPOINT_FOLDER).folder
+    cut = Cut(source=source, scores=scores, target=target, layers=layers)
+    return prune_to(cut, run.path / "random" / CHECKPOINT_FOLDER)
 
 
-def random_layers(source: HybridShape, target: HybridShape, recipe: Recipe) -> tuple[int, ...]:
-    """As many blocks as the target has, chosen at random under the same quota."""
-    depth_L = random_scores(source, seed=recipe.seed + 1000).depth
-    return top_blocks(
-        depth_L,
-        source.hybrid_override_pattern,
-        target.num_hidden_layers,
-        quotas=BlockQuotas(at_least={"*": recipe.search.keep_attention}),
-    )
-
-
-def distill_and_measure(recipe: Recipe, template: Path, student: Any, output: Path) -> dict[str, Any]:
-    """Distills a student as the recipe says and measures it."""
-    output.mkdir(parents=True)
-    recover(recipe, student, open_checkpoint(template), output)
-    metrics = evaluate_folder(
-        output / CHECKPOINT_FOLDER,
-        recipe.evaluate,
-        recipe.budget.workload,
-        teacher=load_model(Path(recipe.teacher), device=recipe.device),
-        seed=recipe.seed,
-        device=recipe.device,
-    )
-    shown = {key: round(metrics[key], 4) for key in ("kl_to_teacher", "loss", "exact_match")}
-    print(f"seed {recipe.seed}: {output.name} {shown}", flush=True)
-    return metrics
-
-
-def results_table(results: dict[int, dict[str, dict[str, Any]]]) -> Table:
-    """One row a seed and arm, and a median row an arm."""
+def results_table(results: dict[int, SeedResult]) -> Table:
+    """One row a seed and arm, and a median row an arm; a recipe without a task has no exact match."""
     table = Table(title="Recovery at equal tokens", title_justify="left")
     for column in ("seed", "arm", "parameters", "KL before", "KL after", "ratio", "held-out loss", "exact match"):
         table.add_column(column, justify="right")
-    for seed, arms in results.items():
-        for arm, found in arms.items():
-            before = found.get("before", {}).get("kl_to_teacher")
+    for seed, found in results.items():
+        for arm, metrics in found.arms.items():
+            before = kl_of(found.before) if arm == "minitron" else None
             table.add_row(
                 str(seed),
                 arm,
-                f"{found['params']:,}",
+                f"{metrics.params:,}",
                 "-" if before is None else f"{before:.4f}",
-                f"{found['kl_to_teacher']:.4f}",
-                "-" if before is None else f"{before / found['kl_to_teacher']:.1f}x",
-                f"{found['loss']:.4f}",
-                f"{found['exact_match']:.1%}",
+                f"{kl_of(metrics):.4f}",
+                "-" if before is None else f"{before / kl_of(metrics):.1f}x",
+                f"{metrics.loss:.4f}",
+                percent(metrics.exact_match),
             )
-        teacher = arms["minitron"]["teacher"]
-        table.add_row(
-            str(seed),
-            "teacher",
-            f"{teacher['params']:,}",
-            "-",
-            "-",
-            "-",
-            f"{teacher['loss']:.4f}",
-            f"{teacher['exact_match']:.1%}",
-            end_section=True,
-        )
-    for arm in next(iter(results.values())):
-        median = {
-            key: statistics.median(arms[arm][key] for arms in results.values())
-            for key in ("kl_to_teacher", "loss", "exact_match")
-        }
+        teacher = found.teacher
+        numbers = ("-", "-", "-", f"{teacher.loss:.4f}", percent(teacher.exact_match))
+        table.add_row(str(seed), "teacher", f"{teacher.params:,}", *numbers, end_section=True)
+    for arm in next(iter(results.values())).arms:
+        each = [found.arms[arm] for found in results.values()]
+        exact = [metrics.exact_match for metrics in each if metrics.exact_match is not None]
         table.add_row(
             "median",
             arm,
             "",
             "",
-            f"{median['kl_to_teacher']:.4f}",
+            f"{statistics.median(map(kl_of, each)):.4f}",
             "",
-            f"{median['loss']:.4f}",
-            f"{median['exact_match']:.1%}",
+            f"{statistics.median(metrics.loss for metrics in each):.4f}",
+            percent(statistics.median(exact) if exact else None),
             style="bold",
         )
     return table
+
+
+def _show(recipe: Recipe, arm: str, metrics: Metrics) -> None:
+    numbers = f"KL {kl_of(metrics):.4f}, loss {metrics.loss:.4f}, exact match {percent(metrics.exact_match)}"
+    print(f"seed {recipe.seed}: {arm}: {numbers}", flush=True)
 
 
 def main() -> None:
@@ -156,7 +153,7 @@ def main() -> None:
             results[seed] = run_seed(recipe, Path(folder), args.arms)
     Console(width=120).print(results_table(results))
     if args.json:
-        args.json.write_text(json.dumps(results, indent=2))
+        args.json.write_text(json.dumps({seed: found.to_json() for seed, found in results.items()}, indent=2))
 
 
 if __name__ == "__main__":

@@ -17,20 +17,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from arms import distill_and_measure, kl_of, percent
 from rich.console import Console
 from rich.table import Table
 
-from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.checkpoint import PLAN_FILE, open_checkpoint
 from minitron.data.sequences import blend_sources
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.importance.scores import Scores
-from minitron.importance.selection import top_blocks
-from minitron.models.quotas import BlockQuotas
-from minitron.pipeline.run_folder import CHECKPOINT_FOLDER
-from minitron.pipeline.stages.distill import recover
-from minitron.pipeline.stages.evaluate import evaluate_folder
-from minitron.pipeline.stages.prune import prune_section, prune_to
-from minitron.pipeline.stages.score import score_folder
+from minitron.pipeline.blocks import kept_blocks
+from minitron.pipeline.context import Execution
+from minitron.pipeline.pruning import Cut, prune_to
+from minitron.pipeline.recovery import compose_plans
+from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RunFolder
+from minitron.pipeline.scoring import score_folder
+from minitron.pipeline.sections import prune_section
 from minitron.pipeline.text import text_sources
 from minitron.recipe.load import load_recipe
 from minitron.recipe.prune import PruneSection, RepairSection
@@ -55,13 +56,14 @@ def cut(recipe: Recipe, scores: Scores, sizes: tuple[int, ...], folder: Path) ->
     """The plain and the repaired checkpoint of a shape."""
     source = open_checkpoint(Path(recipe.teacher))
     hidden, ffn, heads, blocks = sizes
-    quotas = BlockQuotas(at_least={"*": recipe.search.keep_attention})
-    layers = top_blocks(scores.depth, source.shape.hybrid_override_pattern, blocks, quotas=quotas)
+    layers = kept_blocks(recipe, source.shape, scores.depth, blocks)
     target = source.shape.resized(layers=layers, hidden_size=hidden, intermediate_size=ffn, mamba_num_heads=heads)
+    wanted = Cut(source=source, scores=scores, target=target, layers=layers)
+    execution = Execution(device=recipe.device, seed=recipe.seed)
     folders = {arm: folder / arm / CHECKPOINT_FOLDER for arm in ARMS}
     for arm, output in folders.items():
         section = prune_section(recipe) if arm == "repaired" else PruneSection()
-        prune_to(source, scores, target, layers, output, section=section, seed=recipe.seed, device=recipe.device)
+        prune_to(wanted, output, section=section, execution=execution)
     return folders
 
 
@@ -89,9 +91,9 @@ def zero_shot(recipe: Recipe, scores: Scores, shapes: list[tuple[int, ...]], fol
 
 def distilled(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Held-out metrics after distillation of both arms, and the share of the tokens that repair saved."""
-    found: dict[str, Any] = {"plain": distill_and_measure(recipe, folder, "plain", 1.0), "tokens_saved": None}
+    found: dict[str, Any] = {"plain": distill_arm(recipe, folder, "plain", 1.0), "tokens_saved": None}
     for share in SHARES:
-        arm = distill_and_measure(recipe, folder, "repaired", share)
+        arm = distill_arm(recipe, folder, "repaired", share)
         found[f"repaired {share:.0%}"] = arm
         if arm["kl_to_teacher"] > found["plain"]["kl_to_teacher"]:
             break
@@ -99,26 +101,29 @@ def distilled(recipe: Recipe, folder: Path) -> dict[str, Any]:
     return found
 
 
-def distill_and_measure(recipe: Recipe, folder: Path, arm: str, share: float) -> dict[str, Any]:
+def distill_arm(recipe: Recipe, folder: Path, arm: str, share: float) -> dict[str, Any]:
     """Distills one arm on a share of the recipe's tokens and measures it."""
-    tokens = int(recipe.distill.tokens * share)
-    shorter = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"tokens": tokens})})
+    shorter = shortened(recipe, share)
     template = open_checkpoint(folder / arm / CHECKPOINT_FOLDER)
-    output = folder / f"{arm}-{tokens}"
-    output.mkdir()
-    record = recover(shorter, load_model(template.folder, device=recipe.device), template, output)
-    metrics = evaluate_folder(
-        output / CHECKPOINT_FOLDER,
-        recipe.evaluate,
-        recipe.budget.workload,
-        teacher=load_model(Path(recipe.teacher), device=recipe.device),
-        seed=recipe.seed,
-        device=recipe.device,
-    )
-    kl = metrics["kl_to_teacher"]
-    print(f"seed {recipe.seed}: {arm}, {tokens:,} tokens: KL {kl:.4f} in {record.seconds:.0f} s", flush=True)
-    shown = {key: metrics.get(key) for key in ("kl_to_teacher", "loss", "exact_match")}
+    student = load_model(template.folder, device=recipe.device)
+    kept = compose_plans([template.folder.with_name(PLAN_FILE)])
+    run, output = RunFolder(folder), folder / f"{arm}-{share:g}"
+    metrics, record = distill_and_measure(shorter, run, student, template, output, kept)
+    kl = kl_of(metrics)
+    print(f"seed {recipe.seed}: {arm}, {record.tokens:,} tokens: KL {kl:.4f} in {record.seconds:.0f} s", flush=True)
+    shown = {"kl_to_teacher": kl, "loss": metrics.loss, "exact_match": metrics.exact_match}
     return shown | {"curve": record.curve, "tokens": record.tokens}
+
+
+def shortened(recipe: Recipe, share: float) -> Recipe:
+    """The recipe with a share of the tokens in every phase; its teacher is online and as it is."""
+    section = recipe.distill
+    changes: dict[str, Any] = {
+        "tokens": None if section.tokens is None else int(section.tokens * share),
+        "phases": tuple(phase.model_copy(update={"tokens": int(phase.tokens * share)}) for phase in section.phases),
+        "teacher": section.teacher.model_copy(update={"mode": "online", "layerwise": False}),
+    }
+    return recipe.model_copy(update={"distill": section.model_copy(update=changes), "correct_teacher": None})
 
 
 def results_tables(results: dict[int, dict[str, Any]]) -> list[Table]:
@@ -139,8 +144,7 @@ def results_tables(results: dict[int, dict[str, Any]]) -> list[Table]:
         for seed, found in results.items():
             arms = {name: arm for name, arm in found["distilled"].items() if isinstance(arm, dict)}
             for name, arm in arms.items():
-                exact = "-" if arm["exact_match"] is None else f"{arm['exact_match']:.1%}"
-                numbers = (f"{arm['kl_to_teacher']:.4f}", f"{arm['loss']:.4f}", exact)
+                numbers = (f"{arm['kl_to_teacher']:.4f}", f"{arm['loss']:.4f}", percent(arm["exact_match"]))
                 second.add_row(str(seed), name, f"{arm['tokens']:,}", *numbers)
             saved = found["distilled"]["tokens_saved"]
             note = "not as good at equal tokens" if saved is None else f"at least {saved:.0%} of the tokens saved"
@@ -159,7 +163,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", type=Path, help="also write the results here")
     args = parser.parse_args()
-    shapes = [tuple(map(int, shape.split(","))) for shape in args.shapes] if args.shapes else list(SHAPES)
+    shapes: list[tuple[int, ...]] = list(SHAPES)
+    if args.shapes:
+        shapes = [tuple(map(int, shape.split(","))) for shape in args.shapes]
     results: dict[int, dict[str, Any]] = {}
     for seed in args.seeds:
         with tempfile.TemporaryDirectory() as name:
