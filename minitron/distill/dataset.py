@@ -1,6 +1,6 @@
-"""Packed blocks as Trainer reads them: token ids, next tokens, and each block's position."""
+"""Packed sequences as Trainer reads them: token ids, next tokens (labels), and each sequence's position."""
 
-# B blocks of a batch, T tokens of a block
+# B sequences of a batch, T tokens a sequence, N sequences
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-NOT_COUNTED = -100  # label of a token that takes no part, as Hugging Face has it
+NOT_COUNTED = -100  # label of a masked token, Hugging Face's ignore_index
 
 
 class PackedSequences(Protocol):
@@ -22,7 +22,7 @@ class PackedSequences(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Any) -> Any:
-        """Ids [T] of a block, or [n, T] of a slice."""
+        """Ids [T] of a sequence, or [n, T] of a slice."""
 
 
 class SequenceDataset(Dataset[dict[str, torch.Tensor]]):
@@ -32,7 +32,7 @@ class SequenceDataset(Dataset[dict[str, torch.Tensor]]):
         sequences_NT: Token ids.
         epochs: Passes.
         seed: Fixes the order of the passes but the first.
-        next_tokens: The last token of a block, whose next one is not known, does not count.
+        next_tokens: The last token of a sequence, whose next one is not known, is masked.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class SequenceDataset(Dataset[dict[str, torch.Tensor]]):
         return len(self._sequences_NT) * self._epochs
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
-        index = self._block_at(position)
+        index = self._sequence_at(position)
         ids_T = torch.from_numpy(np.asarray(self._sequences_NT[index]).astype(np.int64))
         labels_T = ids_T.roll(-1)
         if self._next_tokens:
             labels_T[-1] = NOT_COUNTED
         return {"input_ids": ids_T, "labels": labels_T, "index": torch.tensor(index)}
 
-    def _block_at(self, position: int) -> int:
+    def _sequence_at(self, position: int) -> int:
         epoch, place = divmod(position, len(self._sequences_NT))
         if epoch == 0:
             return place

@@ -25,7 +25,7 @@ STATE_SUBFOLDER = "sharded"
 
 
 def shard_blocks(module: nn.Module, blocks: Iterable[nn.Module], *, device: torch.device) -> None:
-    """Shards a module over all processes in place, each block gathered on its own, the rest with the module itself.
+    """Shards a module over all processes in place, each block gathered on its own, all else with the module.
 
     Weights are moved to the device a block at a time, so that it never holds the whole module.
 

@@ -16,6 +16,7 @@ from minitron.distill.loss.divergences.divergence import Divergence
 from minitron.distill.loss.divergences.forward_kl import ForwardKL
 from minitron.distill.loss.divergences.jsd import JSD
 from minitron.distill.loss.divergences.reverse_kl import ReverseKL
+from minitron.distill.loss.inputs import LossScope
 from minitron.distill.loss.objective import DenseTargets, Objective, Targets, TopTargets
 from tests.support.loss_reference import EXTENDED, Reference, as_array, log_softmax, reference
 
@@ -59,9 +60,7 @@ class Problem:
             head_VD,
             self.targets,
             self.objective,
-            labels_N=self.labels_N,
-            mask_N=self.mask_N,
-            vocab_size=self.vocab_size,
+            LossScope(labels_N=self.labels_N, mask_N=self.mask_N, vocab_size=self.vocab_size),
             chunk_tokens=chunk_tokens,
         )
 
@@ -152,7 +151,7 @@ def mixed(divergence: object, **changes: object) -> Objective:
     return Objective(**{"divergence": divergence, "temperature": 1.6, "cross_entropy": 0.4} | changes)  # type: ignore[arg-type]
 
 
-def told_of(problem: Problem, kept: int | None) -> Problem:
+def with_kept(problem: Problem, kept: int | None) -> Problem:
     return problem if kept is None else top_of(problem, kept)
 
 
@@ -177,11 +176,11 @@ def top_of(problem: Problem, kept: int) -> Problem:
     log_p_NV = np.stack([log_softmax(row_V / EXTENDED(problem.objective.temperature)) for row_V in logits_NV])
     order_NV = np.argsort(-log_p_NV, axis=1)
     ids_NK, others_NR = np.sort(order_NV[:, :kept], axis=1), order_NV[:, kept:]
-    log_rest_N = np.log(np.exp(np.take_along_axis(log_p_NV, others_NR, axis=1)).sum(axis=1))
+    log_tail_N = np.log(np.exp(np.take_along_axis(log_p_NV, others_NR, axis=1)).sum(axis=1))
     targets = TopTargets(
         ids_NK=torch.from_numpy(ids_NK),
         log_probs_NK=_as_tensor(np.take_along_axis(log_p_NV, ids_NK, axis=1), hidden_ND.dtype),
-        log_rest_N=_as_tensor(log_rest_N, hidden_ND.dtype),
+        log_tail_N=_as_tensor(log_tail_N, hidden_ND.dtype),
     )
     return replace(problem, targets=targets, vocab_size=vocab_size)
 

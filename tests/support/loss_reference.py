@@ -111,7 +111,7 @@ def teacher_of(
     ids_K = targets.ids_NK[token].tolist()
     outcome_V = np.full(vocab_size, len(ids_K))
     outcome_V[ids_K] = np.arange(len(ids_K))
-    log_p_K, log_rest = as_array(targets.log_probs_NK[token], real), as_array(targets.log_rest_N[token], real)
+    log_p_K, log_rest = as_array(targets.log_probs_NK[token], real), as_array(targets.log_tail_N[token], real)
     return np.append(log_p_K, log_rest), outcome_V
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from minitron.distill.loss.objective import DenseTargets
-from minitron.distill.teachers.cache_file import TeacherCache
+from minitron.distill.teachers.cache_file import CacheContents, TeacherCache
 from minitron.distill.teachers.cache_writer import write_teacher_cache
 from minitron.distill.teachers.records import RecordLayout
 
@@ -47,17 +47,17 @@ def make_blocks(seed: int = 3) -> Any:
 
 def write(folder: Path, teacher: Any = None, sequences_NT: Any = None, **changes: Any) -> TeacherCache:
     """A cache of five tokens in shards of four blocks, written in batches of three."""
+    run = {"batch_size": 3} | {name: changes.pop(name) for name in ("batch_size", "ranks") if name in changes}
     settings: dict[str, Any] = {
         "top_k": 5,
         "vocab_size": VOCAB,
         "temperature": 1.0,
-        "batch_size": 3,
         "made_from": {"teacher": "t", "text": "x"},
     } | changes
     layout = RecordLayout(vocab_size=settings["vocab_size"], top_k=settings["top_k"], seq_len=SEQ_LEN)
     settings.setdefault("shard_bytes", 4 * layout.record_bytes + 1)
     sequences_NT = make_blocks() if sequences_NT is None else sequences_NT
-    return write_teacher_cache(teacher or RandomTeacher(), sequences_NT, folder, **settings)
+    return write_teacher_cache(teacher or RandomTeacher(), sequences_NT, folder, CacheContents(**settings), **run)
 
 
 def files(folder: Path) -> dict[str, bytes]:

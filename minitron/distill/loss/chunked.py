@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch.autograd.function import Function, FunctionCtx, once_differentiable
 
-from minitron.distill.loss.divergences.forward_kl import ForwardKL
-from minitron.distill.loss.objective import DenseTargets, Objective, Targets, TopTargets
+from minitron.distill.loss.inputs import LossScope, check_inputs
+from minitron.distill.loss.objective import DenseTargets, Objective, Rows, Targets, TopTargets
 from minitron.distill.loss.products import add_head_grad_, hidden_grad, logits_into, wide_dtype
 from minitron.distill.loss.rows import row_losses_, top_row_losses_
-from minitron.distill.loss.vocabulary import WHOLE, Vocabulary
 from minitron.errors import MinitronError
 
 DEFAULT_CHUNK_TOKENS = 512
+EVERYTHING = LossScope()
 ROW_PADDING = 16  # numbers behind each row of logits: a line of the cache in fp32
 
 
@@ -45,10 +45,8 @@ def distillation_loss(
     student_head_VD: torch.Tensor,
     targets: Targets | None,
     objective: Objective,
+    scope: LossScope = EVERYTHING,
     *,
-    labels_N: torch.Tensor | None = None,
-    mask_N: torch.Tensor | None = None,
-    vocab_size: int | None = None,
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
 ) -> Losses:
     """Loss of a student against its teacher, differentiable in the student's hidden states and head.
@@ -59,103 +57,28 @@ def distillation_loss(
     Args:
         student_hidden_ND: Student's last hidden states, after the final norm.
         student_head_VD: Student's `lm_head.weight`.
-        targets: What is known of the teacher; None where the objective has no divergence.
+        targets: The teacher's targets; None where the objective has no divergence.
         objective: What is minimized.
-        labels_N: Next tokens, where the objective has a cross-entropy.
-        mask_N: Which tokens count; all when None. Others cost nothing.
-        vocab_size: Rows of both heads beyond it are padding; when None, what the smaller of the heads has.
+        scope: Labels, loss mask and vocabulary.
         chunk_tokens: Tokens whose logits are held at once.
 
     Raises:
         MinitronError: The inputs do not belong together.
     """
-    check_inputs(student_hidden_ND, targets, objective, labels_N=labels_N, mask_N=mask_N, chunk_tokens=chunk_tokens)
-    rows = _shared_rows(student_head_VD, targets, vocab_size)
-    return compute_losses(
-        student_hidden_ND,
-        # Not sliced without need: the gradient of a slice is a copy of the head's whole gradient.
-        student_head_VD if rows == len(student_head_VD) else student_head_VD[:rows],
-        targets,
-        objective,
-        labels_N=labels_N if objective.cross_entropy else None,
-        mask_N=mask_N,
-        chunk_tokens=chunk_tokens,
-        vocabulary=WHOLE,
-    )
-
-
-def compute_losses(
-    student_hidden_ND: torch.Tensor,
-    student_head_VD: torch.Tensor,
-    targets: Targets | None,
-    objective: Objective,
-    *,
-    labels_N: torch.Tensor | None,
-    mask_N: torch.Tensor | None,
-    chunk_tokens: int,
-    vocabulary: Vocabulary,
-) -> Losses:
-    """The loss of checked inputs, over a vocabulary that is whole here or in shards."""
-    counted_N = None if mask_N is None else mask_N.nonzero().squeeze(1)
-    if counted_N is not None and len(counted_N) == len(student_hidden_ND):
-        counted_N = None
+    if chunk_tokens < 1:
+        raise MinitronError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
+    check_inputs(len(student_hidden_ND), targets, objective, scope)
+    rows = scope.rows(student_head_VD, targets)
     job = _Job(
         targets=targets,
         objective=objective,
-        labels_N=labels_N,
-        counted_N=counted_N,
+        labels_N=scope.labels_N if objective.cross_entropy else None,
+        counted_N=scope.counted(len(student_hidden_ND)),
         chunk_tokens=chunk_tokens,
-        vocabulary=vocabulary,
     )
-    return Losses(*_ChunkedLoss.apply(student_hidden_ND, student_head_VD, job))  # type: ignore[no-untyped-call]
-
-
-def check_inputs(
-    student_hidden_ND: torch.Tensor,
-    targets: Targets | None,
-    objective: Objective,
-    *,
-    labels_N: torch.Tensor | None,
-    mask_N: torch.Tensor | None,
-    chunk_tokens: int,
-) -> None:
-    """Refuses inputs that do not belong together.
-
-    Raises:
-        MinitronError: Something is missing, or not of the student's tokens.
-    """
-    if chunk_tokens < 1:
-        raise MinitronError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
-    if (targets is None) != (objective.divergence is None):
-        raise MinitronError("a divergence needs the teacher's targets, and targets need a divergence")
-    drawn = isinstance(targets, TopTargets) and targets.sample is not None
-    if drawn and not isinstance(objective.divergence, ForwardKL):
-        raise MinitronError("tokens drawn from the rest are for the forward KL, leave them out for another divergence")
-    if objective.cross_entropy and labels_N is None:
-        raise MinitronError("a cross-entropy needs labels, none are given")
-    rows = {"labels": labels_N, "mask": mask_N}
-    if isinstance(targets, DenseTargets):
-        rows["teacher"] = targets.hidden_ND
-    elif targets is not None:
-        rows["teacher"] = targets.ids_NK
-    for name, tensor in rows.items():
-        if tensor is not None and len(tensor) != len(student_hidden_ND):
-            raise MinitronError(
-                f"teacher, student, labels and mask must be of the same tokens, got {len(student_hidden_ND)} of the "
-                f"student and {len(tensor)} of the {name}"
-            )
-
-
-def _shared_rows(student_head_VD: torch.Tensor, targets: Targets | None, vocab_size: int | None) -> int:
-    teacher = len(targets.head_VD) if isinstance(targets, DenseTargets) else len(student_head_VD)
-    smaller = min(len(student_head_VD), teacher)
-    if vocab_size is None:
-        return smaller
-    if not 1 <= vocab_size <= smaller:
-        raise MinitronError(
-            f"vocab_size must be at most what both heads have, {smaller}, and at least 1, got {vocab_size}"
-        )
-    return vocab_size
+    # Not sliced without need: the gradient of a slice is a copy of the head's whole gradient.
+    head_VD = student_head_VD if rows == len(student_head_VD) else student_head_VD[:rows]
+    return Losses(*_ChunkedLoss.apply(student_hidden_ND, head_VD, job))  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,12 +88,13 @@ class _Job:
     labels_N: torch.Tensor | None
     counted_N: torch.Tensor | None
     chunk_tokens: int
-    vocabulary: Vocabulary
 
 
 class _ChunkedLoss(Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, hidden_ND: torch.Tensor, head_VD: torch.Tensor, job: _Job) -> tuple[Any, ...]:
+    def forward(
+        ctx: FunctionCtx, hidden_ND: torch.Tensor, head_VD: torch.Tensor, job: _Job
+    ) -> tuple[torch.Tensor, ...]:
         device = hidden_ND.device.type
         narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
@@ -214,8 +138,8 @@ def _walk(
     grad_head_VD = torch.empty_like(head_VD, dtype=wide) if head else None
     divergence, entropy = (torch.zeros((), dtype=wide, device=head_VD.device) for _ in range(2))
     for start in range(0, count, job.chunk_tokens):
-        rows: Any = slice(start, min(count, start + job.chunk_tokens))
-        student_CV = student_buffer[: rows.stop - start]
+        rows: Rows = slice(start, min(count, start + job.chunk_tokens))
+        student_CV = student_buffer[: min(count, start + job.chunk_tokens) - start]
         if job.counted_N is not None:
             rows = job.counted_N[rows]
         hidden_CD = hidden_ND[rows]
@@ -230,8 +154,6 @@ def _walk(
             add_head_grad_(grad_head_VD, student_CV, hidden_CD, first=start == 0)
     if count == 0 and grad_head_VD is not None:
         grad_head_VD.zero_()
-    if grad_hidden_ND is not None:
-        job.vocabulary.sum_(grad_hidden_ND)  # in fp32: parts that were rounded would not sum to the whole
     return (divergence, entropy), (grad_hidden_ND, grad_head_VD)
 
 
@@ -242,7 +164,7 @@ def _logits_buffer(tokens: int, head_VD: torch.Tensor, dtype: torch.dtype) -> to
 
 
 def _chunk_losses_(
-    student_CV: torch.Tensor, teacher_buffer: torch.Tensor | None, rows: Any, labels_C: torch.Tensor | None, job: _Job
+    student_CV: torch.Tensor, teacher_buffer: torch.Tensor | None, rows: Rows, labels_C: torch.Tensor | None, job: _Job
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if isinstance(job.targets, TopTargets):
         return top_row_losses_(student_CV, job.targets.rows(rows), job.objective, labels_C)
@@ -250,4 +172,4 @@ def _chunk_losses_(
     if job.targets is not None and teacher_buffer is not None:
         teacher_CV = teacher_buffer[: len(student_CV)]
         logits_into(teacher_CV, job.targets.hidden_ND[rows], job.targets.head_VD[: student_CV.shape[1]])
-    return row_losses_(student_CV, teacher_CV, job.objective, labels_C, vocabulary=job.vocabulary)
+    return row_losses_(student_CV, teacher_CV, job.objective, labels_C)

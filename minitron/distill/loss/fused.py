@@ -21,27 +21,20 @@ def fused_rows_(
     teacher_CV: torch.Tensor | None,
     objective: Objective,
     labels_C: torch.Tensor | None = None,
-    *,
-    vocab_size: int | None = None,
-    out_CV: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses [C] (T^2 * divergence in nats) and cross-entropies [C] (0 where the objective has none), both in fp32.
 
-    The gradient of loss + objective.cross_entropy * cross-entropy by the student's raw logits overwrites them, or goes
-    to `out_CV`. No sum's order depends on chance, so the same row always gives the same bits.
+    The gradient of loss + objective.cross_entropy * cross-entropy by the student's raw logits overwrites them. No sum's
+    order depends on chance, so the same row always gives the same bits.
 
     Bytes a row of V columns moves: 20 V for forward KL (both logits read twice, the gradient written once), 28 V for
-    reverse KL and JSD (read three times, since the gradient needs the row's loss), 12 V for the cross-entropy alone;
-    2 V fewer where the gradient is bf16.
+    reverse KL and JSD (read three times, since the gradient needs the row's loss), 12 V for the cross-entropy alone.
 
     Args:
         student_CV: Student's logits, fp32, not divided by T; rows may lie further apart than V.
         teacher_CV: Teacher's, likewise; None where the objective has no divergence.
         objective: What is minimized.
         labels_C: Next tokens, where the objective has a cross-entropy; one outside the vocabulary makes it NaN.
-        vocab_size: Columns from it on are padding, which counts for nothing and whose gradient is 0; V when None.
-        out_CV: Takes the gradient in its own dtype, such as bf16 for the matrix products that follow; the student's
-            logits then stay as they are.
 
     Raises:
         MinitronError: The divergence has no kernel.
@@ -52,48 +45,42 @@ def fused_rows_(
             f"objective.divergence must be ForwardKL, ReverseKL, JSD or None for the fused loss, "
             f"got {type(objective.divergence).__name__}; the loss in torch takes any"
         )
-    tokens, columns = student_CV.shape
-    vocab_size = columns if vocab_size is None else vocab_size
-    grad_CV = student_CV if out_CV is None else out_CV
-    _check(student_CV, teacher_CV if kind != "none" else student_CV, grad_CV, vocab_size)
-    has_cross_entropy = objective.cross_entropy > 0
-    assert not has_cross_entropy or (labels_C is not None and labels_C.shape == (tokens,) and labels_C.stride(0) == 1)
-    losses_C, cross_entropies_C = torch.empty(2, tokens, dtype=torch.float32, device=student_CV.device)
-    if tokens == 0:
-        return losses_C, cross_entropies_C
+    teacher_CV = None if kind == "none" else teacher_CV
+    labels_C = labels_C if objective.cross_entropy > 0 else None
+    _check(student_CV, student_CV if kind == "none" else teacher_CV)
+    assert objective.cross_entropy == 0 or (labels_C is not None and labels_C.shape == student_CV.shape[:1])
+    assert labels_C is None or labels_C.stride(0) == 1
+    losses_C, cross_entropies_C = torch.empty(2, len(student_CV), dtype=torch.float32, device=student_CV.device)
     beta = objective.divergence.beta if isinstance(objective.divergence, JSD) else 0.5
-    with torch.cuda.device_of(student_CV):  # type: ignore[no-untyped-call]
-        row_kernel[(tokens,)](
-            student_CV,
-            teacher_CV if kind != "none" else None,
-            grad_CV,
-            labels_C if has_cross_entropy else None,
-            losses_C,
-            cross_entropies_C,
-            student_CV.stride(0),
-            0 if teacher_CV is None else teacher_CV.stride(0),
-            grad_CV.stride(0),
-            columns,
-            vocab_size,
-            float(objective.temperature),
-            beta,
-            math.log(beta),
-            math.log(1 - beta),
-            float(objective.cross_entropy),
-            KIND=kind,
-            HAS_CROSS_ENTROPY=has_cross_entropy,
-            AT_ONE=kind == "none" or objective.temperature == 1 or not has_cross_entropy,
-            BLOCK=block_columns(columns),
-            num_warps=WARPS,
-        )
+    if len(student_CV) > 0:
+        with torch.cuda.device_of(student_CV):  # type: ignore[no-untyped-call]
+            row_kernel[(len(student_CV),)](
+                student_CV,
+                teacher_CV,
+                labels_C,
+                losses_C,
+                cross_entropies_C,
+                student_CV.stride(0),
+                0 if teacher_CV is None else teacher_CV.stride(0),
+                student_CV.shape[1],
+                float(objective.temperature),
+                beta,
+                math.log(beta),
+                math.log(1 - beta),
+                float(objective.cross_entropy),
+                KIND=kind,
+                HAS_CROSS_ENTROPY=labels_C is not None,
+                AT_ONE=kind == "none" or objective.temperature == 1 or labels_C is None,
+                BLOCK=block_columns(student_CV.shape[1]),
+                num_warps=WARPS,
+            )
     return losses_C, cross_entropies_C
 
 
-def _check(student_CV: torch.Tensor, teacher_CV: torch.Tensor | None, grad_CV: torch.Tensor, vocab_size: int) -> None:
+def _check(student_CV: torch.Tensor, teacher_CV: torch.Tensor | None) -> None:
     """What the kernel would otherwise read or write out of bounds."""
     assert teacher_CV is not None
     assert len(teacher_CV) == len(student_CV)
-    assert grad_CV.shape == student_CV.shape
-    assert 0 < vocab_size <= min(student_CV.shape[1], teacher_CV.shape[1])
+    assert 0 < student_CV.shape[1] <= teacher_CV.shape[1]
     assert student_CV.dtype == teacher_CV.dtype == torch.float32
-    assert all(rows.stride(1) == 1 for rows in (student_CV, teacher_CV, grad_CV))
+    assert student_CV.stride(1) == teacher_CV.stride(1) == 1

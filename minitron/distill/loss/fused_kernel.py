@@ -24,55 +24,51 @@ def block_columns(columns: int) -> int:
 def row_kernel(
     student_ptr,
     teacher_ptr,
-    grad_ptr,
     labels_ptr,
     losses_ptr,
     cross_entropies_ptr,
     student_stride,
     teacher_stride,
-    grad_stride,
     columns,
-    vocab_size,
     temperature,
     beta,
     log_beta,
-    log_rest,
+    log_1m_beta,
     cross_entropy_factor,
     KIND: tl.constexpr,
     HAS_CROSS_ENTROPY: tl.constexpr,
     AT_ONE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A row's loss, cross-entropy and gradient; AT_ONE: the cross-entropy's softmax is at the divergence's T."""
+    """A row's loss and cross-entropy; the gradient replaces the logits. AT_ONE: both softmaxes are at the same T."""
     # int64, since C * V can pass 2^31.
     row = tl.program_id(0).to(tl.int64)
     student_ptr += row * student_stride
-    grad_ptr += row * grad_stride
     scale = 1.0 if KIND == "none" else 1 / temperature
     label = -1
     label_logit = 0.0
     if HAS_CROSS_ENTROPY:
         # Read before any thread of the row can overwrite it: the reductions below are barriers.
         label = tl.load(labels_ptr + row)
-        in_vocabulary = (label >= 0) & (label < vocab_size)
+        in_vocabulary = (label >= 0) & (label < columns)
         label_logit = tl.load(student_ptr + label, in_vocabulary, float("nan"))
     norm_p = (0.0, 0.0)
     if KIND != "none":
         teacher_ptr += row * teacher_stride
-        top_p, log_sum_p, _ = _log_sums(teacher_ptr, vocab_size, scale, True, BLOCK)
+        top_p, log_sum_p, _ = _log_sums(teacher_ptr, columns, scale, True, BLOCK)
         norm_p = (top_p, log_sum_p)
-    top_q, log_sum_q, log_sum_at_one = _log_sums(student_ptr, vocab_size, scale, AT_ONE, BLOCK)
+    top_q, log_sum_q, log_sum_at_one = _log_sums(student_ptr, columns, scale, AT_ONE, BLOCK)
     norm_q = (top_q, log_sum_q)
 
-    mixture = (beta, log_beta, log_rest)
+    mixture = (beta, log_beta, log_1m_beta)
     loss = 0.0
     mean_slope = 0.0
     if KIND == "reverse_kl" or KIND == "jsd":
-        loss, mean_slope = _row_loss(teacher_ptr, norm_p, student_ptr, norm_q, vocab_size, scale, mixture, KIND, BLOCK)
+        loss, mean_slope = _row_loss(teacher_ptr, norm_p, student_ptr, norm_q, columns, scale, mixture, KIND, BLOCK)
     loss_B = tl.zeros([BLOCK], tl.float32)
     for start in range(0, columns, BLOCK):
         column_B = start + tl.arange(0, BLOCK)
-        inside_B = column_B < vocab_size
+        inside_B = column_B < columns
         student_B = tl.load(student_ptr + column_B, inside_B, 0.0)
         log_q_B = _log_probs(student_B, norm_q, scale)
         grad_B = tl.zeros([BLOCK], tl.float32)
@@ -86,7 +82,7 @@ def row_kernel(
         if HAS_CROSS_ENTROPY:
             at_one_B = tl.exp(log_q_B if AT_ONE else student_B - top_q - log_sum_at_one)
             grad_B += cross_entropy_factor * (at_one_B - tl.where(column_B == label, 1.0, 0.0))
-        tl.store(grad_ptr + column_B, tl.where(inside_B, grad_B, 0.0), column_B < columns)
+        tl.store(student_ptr + column_B, grad_B, inside_B)
     if KIND == "forward_kl":
         loss = tl.sum(loss_B)
     tl.store(losses_ptr + row, loss * temperature * temperature)
@@ -94,14 +90,14 @@ def row_kernel(
 
 
 @triton.jit
-def _log_sums(logits_ptr, vocab_size, scale, AT_ONE: tl.constexpr, BLOCK: tl.constexpr):
+def _log_sums(logits_ptr, columns, scale, AT_ONE: tl.constexpr, BLOCK: tl.constexpr):
     """A row's maximum, and the logs of its sums of exp(scale (x - maximum)) and exp(x - maximum), equal if AT_ONE."""
     top = float("-inf")
     total = 0.0
     total_at_one = 0.0
-    for start in range(0, vocab_size, BLOCK):
+    for start in range(0, columns, BLOCK):
         column_B = start + tl.arange(0, BLOCK)
-        x_B = tl.load(logits_ptr + column_B, column_B < vocab_size, float("-inf"))
+        x_B = tl.load(logits_ptr + column_B, column_B < columns, float("-inf"))
         higher = tl.maximum(top, tl.max(x_B))
         total = total * tl.exp((top - higher) * scale) + tl.sum(tl.exp((x_B - higher) * scale))
         if not AT_ONE:
@@ -119,15 +115,15 @@ def _log_probs(logits_B, norm, scale):
 
 @triton.jit
 def _row_loss(
-    teacher_ptr, norm_p, student_ptr, norm_q, vocab_size, scale, mixture, KIND: tl.constexpr, BLOCK: tl.constexpr
+    teacher_ptr, norm_p, student_ptr, norm_q, columns, scale, mixture, KIND: tl.constexpr, BLOCK: tl.constexpr
 ):
     """A row's reverse KL or JSD, and the mean under q of the slope that its gradient needs."""
     loss_B = tl.zeros([BLOCK], tl.float32)
     slope_sum_B = tl.zeros([BLOCK], tl.float32)
     q_sum_B = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, vocab_size, BLOCK):
+    for start in range(0, columns, BLOCK):
         column_B = start + tl.arange(0, BLOCK)
-        inside_B = column_B < vocab_size
+        inside_B = column_B < columns
         log_p_B = _log_probs(tl.load(teacher_ptr + column_B, inside_B, 0.0), norm_p, scale)
         log_q_B = _log_probs(tl.load(student_ptr + column_B, inside_B, 0.0), norm_q, scale)
         q_B = tl.exp(log_q_B)
@@ -144,9 +140,9 @@ def _terms(log_p_B, log_q_B, mixture, KIND: tl.constexpr):
     p_B, q_B = tl.exp(log_p_B), tl.exp(log_q_B)
     if KIND == "reverse_kl":
         return q_B * (log_q_B - log_p_B) + (p_B - q_B)
-    beta, log_beta, log_rest = mixture
-    further_B = _log_one_plus_exp(-tl.abs(log_p_B - log_q_B + (log_beta - log_rest)))
-    log_m_B = tl.maximum(log_p_B + log_beta, log_q_B + log_rest) + further_B
+    beta, log_beta, log_1m_beta = mixture
+    further_B = _log_one_plus_exp(-tl.abs(log_p_B - log_q_B + (log_beta - log_1m_beta)))
+    log_m_B = tl.maximum(log_p_B + log_beta, log_q_B + log_1m_beta) + further_B
     m_B = tl.exp(log_m_B)
     from_p_B = p_B * (log_p_B - log_m_B) + (m_B - p_B)
     from_q_B = q_B * (log_q_B - log_m_B) + (m_B - q_B)
@@ -167,9 +163,9 @@ def _slope(log_p_B, log_q_B, mixture, KIND: tl.constexpr):
     """The divergence's derivative by q, but for a constant: log q/p for reverse KL, (1 - beta) log q/m for JSD."""
     if KIND == "reverse_kl":
         return log_q_B - log_p_B
-    beta, log_beta, log_rest = mixture
+    beta, log_beta, log_1m_beta = mixture
     # log q/m less its most, -log(1 - beta): small where q is far above p, where a difference of logs would be rounding.
-    odds_B = log_p_B - log_q_B + (log_beta - log_rest)
+    odds_B = log_p_B - log_q_B + (log_beta - log_1m_beta)
     return (beta - 1) * (tl.maximum(odds_B, 0.0) + _log_one_plus_exp(-tl.abs(odds_B)))
 
 

@@ -1,4 +1,4 @@
-"""Losses on hidden states of mapped blocks, for deep cuts; one function a kind."""
+"""Losses on hidden states behind mapped blocks, for deep cuts."""
 
 # N tokens, D hidden channels that both models have
 

@@ -1,4 +1,4 @@
-"""The matrix products of the loss, with logits and sums in fp32 (fp64 for fp64) whatever the inputs are stored in.
+"""Matrix products of the loss, with logits and sums in fp32 (fp64 for fp64) whatever the inputs are stored in.
 
 On CUDA bf16 inputs go through products that accumulate and give fp32; elsewhere narrow heads are widened a block of
 rows at a time, since CPUs multiply fp32 faster, so that no wide copy of a head is ever held.

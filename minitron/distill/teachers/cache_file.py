@@ -1,16 +1,17 @@
-"""A teacher's cache on the disk: a header and shards of records, which are mapped into memory when read."""
+"""File format of a teacher's cache: a header, and shards of records that are memory-mapped when read."""
 
-# T tokens a block
+# T tokens a sequence
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from minitron.distill.loss.objective import TopTargets
 from minitron.distill.teachers.packing import id_bits
@@ -21,29 +22,32 @@ from minitron.units import GIB
 HEADER_FILE = "teacher-cache.json"
 PLAN_FILE = "teacher-cache.partial.json"
 SHARD_BYTES = GIB
+CACHE_VERSION = 2
 
 
 class CacheHeader(BaseModel):
-    """What a teacher's cache says of itself."""
+    """Header of a teacher's cache."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1] = Field(default=1, description="Version of the format.")
+    version: Literal[2] = Field(default=2, description="Version of the format.")
     vocab_size: int = Field(description="Size of the vocabulary that the probabilities are over.")
     top_k: int = Field(ge=1, description="Tokens kept of each distribution.")
-    samples: int = Field(default=0, ge=0, description="Tokens drawn from the rest of each distribution.")
+    drawn_tokens: int = Field(default=0, ge=0, description="Tokens drawn from the tail of each distribution.")
     temperature: float = Field(gt=0, allow_inf_nan=False, description="Softmax temperature of the probabilities.")
-    seq_len: int = Field(ge=1, description="Tokens a block.")
-    num_sequences: int = Field(ge=1, description="Blocks.")
+    seq_len: int = Field(ge=1, description="Tokens a sequence.")
+    num_sequences: int = Field(ge=1, description="Sequences.")
     sequences_per_shard: int = Field(ge=1, description="Sequences in each file but the last.")
     id_bits: int = Field(description="Bits of a token id.")
     bytes_per_token: int = Field(description="Bytes a token.")
-    made_from: dict[str, Any] = Field(description="What teacher and text it was made from.")
+    made_from: dict[str, JsonValue] = Field(description="What teacher and text it was made from.")
 
     @property
     def layout(self) -> RecordLayout:
         """Sizes of its records."""
-        return RecordLayout(vocab_size=self.vocab_size, top_k=self.top_k, samples=self.samples, seq_len=self.seq_len)
+        return RecordLayout(
+            vocab_size=self.vocab_size, top_k=self.top_k, drawn_tokens=self.drawn_tokens, seq_len=self.seq_len
+        )
 
     @property
     def total_bytes(self) -> int:
@@ -52,50 +56,62 @@ class CacheHeader(BaseModel):
 
     @property
     def num_shards(self) -> int:
-        """Files that hold the blocks."""
+        """Files that hold the sequences."""
         return -(-self.num_sequences // self.sequences_per_shard)
 
-    def shard_blocks(self, shard: int) -> range:
-        """The blocks of a shard."""
+    def shard_sequences(self, shard: int) -> range:
+        """The sequences of a shard."""
         first = shard * self.sequences_per_shard
         return range(first, min(first + self.sequences_per_shard, self.num_sequences))
 
 
-def make_header(
-    *,
-    vocab_size: int,
-    top_k: int,
-    samples: int = 0,
-    temperature: float,
-    seq_len: int,
-    num_sequences: int,
-    made_from: dict[str, Any],
-    shard_bytes: int = SHARD_BYTES,
-) -> CacheHeader:
-    """The header of a cache whose files take at most `shard_bytes`, or a block where that is larger.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheContents:
+    """What a cache keeps of the teacher's distributions.
+
+    Attributes:
+        vocab_size: Rows of the head beyond it are padding and have no share of the probability.
+        top_k: Tokens kept, below `vocab_size`.
+        drawn_tokens: Tokens drawn from the tail of each distribution, at random that a sequence's position fixes.
+        temperature: Softmax temperature of what is kept.
+        made_from: Hashes of the teacher and of the text, by which an unfinished cache is known to be the same.
+        shard_bytes: What a file takes at most, or a sequence where that is larger; processes share out whole files.
+    """
+
+    vocab_size: int
+    top_k: int
+    drawn_tokens: int = 0
+    temperature: float = 1.0
+    made_from: Mapping[str, object]
+    shard_bytes: int = SHARD_BYTES
+
+
+def make_header(contents: CacheContents, *, seq_len: int, num_sequences: int) -> CacheHeader:
+    """The header of a cache of so many sequences.
 
     Raises:
         MinitronError: The sizes are none that a cache can have.
     """
+    vocab_size, top_k, drawn_tokens = contents.vocab_size, contents.top_k, contents.drawn_tokens
     _check_sizes(vocab_size, top_k)
-    layout = RecordLayout(vocab_size=vocab_size, top_k=top_k, samples=samples, seq_len=seq_len)
+    layout = RecordLayout(vocab_size=vocab_size, top_k=top_k, drawn_tokens=drawn_tokens, seq_len=seq_len)
     return CacheHeader(
         vocab_size=vocab_size,
         top_k=top_k,
-        samples=samples,
-        temperature=temperature,
+        drawn_tokens=drawn_tokens,
+        temperature=contents.temperature,
         seq_len=seq_len,
         num_sequences=num_sequences,
-        sequences_per_shard=min(num_sequences, max(1, shard_bytes // layout.record_bytes)),
+        sequences_per_shard=min(num_sequences, max(1, contents.shard_bytes // layout.record_bytes)),
         id_bits=id_bits(vocab_size),
-        bytes_per_token=bytes_per_token(vocab_size, top_k, samples),
-        made_from=json.loads(json.dumps(made_from)),  # as it will be read again
+        bytes_per_token=bytes_per_token(vocab_size, top_k, drawn_tokens),
+        made_from=json.loads(json.dumps(contents.made_from)),  # as it will be read again
     )
 
 
 def shard_file(folder: Path, header: CacheHeader, shard: int) -> Path:
-    """Where a shard lies: it is named by its first block."""
-    return folder / f"blocks-{header.shard_blocks(shard).start:012d}.bin"
+    """Where a shard lies: it is named by its first sequence."""
+    return folder / f"sequences-{header.shard_sequences(shard).start:012d}.bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,30 +120,30 @@ class TeacherCache:
 
     Attributes:
         folder: Where it lies.
-        header: What it says of itself.
+        header: Its header.
     """
 
     folder: Path
     header: CacheHeader
     _maps: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict, repr=False, compare=False)
 
-    def read(self, block: int, ids_T: npt.NDArray[np.integer], *, device: torch.device) -> TopTargets:
-        """The targets of a block, whose token ids are given so that another text is noticed.
+    def read(self, sequence: int, ids_T: npt.NDArray[np.integer], *, device: torch.device) -> TopTargets:
+        """The targets of a sequence, whose token ids are given so that another text is noticed.
 
         Raises:
-            MinitronError: There is no such block, it is of another text or other length, or it was damaged.
+            MinitronError: There is no such sequence, it is of another text or other length, or it was damaged.
         """
         header = self.header
-        if not 0 <= block < header.num_sequences:
+        if not 0 <= sequence < header.num_sequences:
             raise MinitronError(
-                f"the cache {self.folder} must hold every block that is asked for, it has {header.num_sequences} and "
-                f"block {block} was asked for; make it from the whole text"
+                f"the cache {self.folder} must hold every sequence that is read, it has {header.num_sequences} and "
+                f"sequence {sequence} was asked for; make it from the whole text"
             )
         if len(ids_T) != header.seq_len:
             raise MinitronError(
-                f"the text must be in blocks of {header.seq_len} tokens as the cache {self.folder}, got {len(ids_T)}"
+                f"the text must be in sequences of {header.seq_len} tokens as the cache {self.folder}, got {len(ids_T)}"
             )
-        shard, position = divmod(block, header.sequences_per_shard)
+        shard, position = divmod(sequence, header.sequences_per_shard)
         if shard not in self._maps:
             self._maps[shard] = np.memmap(shard_file(self.folder, header, shard), np.uint8, mode="r")
         size = header.layout.record_bytes
@@ -135,7 +151,7 @@ class TeacherCache:
         try:
             return header.layout.decode(record, ids_T, device=device)
         except ValueError as error:
-            raise MinitronError(f"{self.folder}, block {block}: {error}") from error
+            raise MinitronError(f"{self.folder}, sequence {sequence}: {error}") from error
 
 
 def open_teacher_cache(folder: Path) -> TeacherCache:
@@ -149,11 +165,14 @@ def open_teacher_cache(folder: Path) -> TeacherCache:
         unfinished = (folder / PLAN_FILE).is_file()
         raise MinitronError(
             f"{folder} must hold a teacher's cache, "
-            + ("its cache is unfinished; call its writer again to go on" if unfinished else f"it has no {HEADER_FILE}")
+            + ("its cache is unfinished; call its writer again to resume" if unfinished else f"it has no {HEADER_FILE}")
         )
     header = read_cache_header(path)
     for shard in range(header.num_shards):
-        path, expected = shard_file(folder, header, shard), len(header.shard_blocks(shard)) * header.layout.record_bytes
+        path, expected = (
+            shard_file(folder, header, shard),
+            len(header.shard_sequences(shard)) * header.layout.record_bytes,
+        )
         found = path.stat().st_size if path.is_file() else None
         if found != expected:
             raise MinitronError(
@@ -174,13 +193,15 @@ def read_cache_header(path: Path) -> CacheHeader:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "JSON"
-        raise MinitronError(f"{path} must be the header of a cache of version 1, {where}: {first['msg']}") from error
+        raise MinitronError(
+            f"{path} must be the header of a cache of version {CACHE_VERSION}, {where}: {first['msg']}"
+        ) from error
     _check_sizes(header.vocab_size, header.top_k)
-    expected = (id_bits(header.vocab_size), bytes_per_token(header.vocab_size, header.top_k, header.samples))
+    expected = (id_bits(header.vocab_size), bytes_per_token(header.vocab_size, header.top_k, header.drawn_tokens))
     if (header.id_bits, header.bytes_per_token) != expected:
         raise MinitronError(
             f"{path} must say {expected} for id_bits and bytes_per_token, which follow from vocab_size, top_k and "
-            f"samples, it says {(header.id_bits, header.bytes_per_token)}; make the cache again"
+            f"drawn_tokens, it says {(header.id_bits, header.bytes_per_token)}; make the cache again"
         )
     return header
 

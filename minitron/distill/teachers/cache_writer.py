@@ -1,12 +1,12 @@
-"""Writing a teacher's cache, so that a killed writer goes on where it was."""
+"""Writes a teacher's cache; an interrupted writer resumes where it was killed."""
 
-# B blocks of a batch, T tokens a block, N blocks of the stage
+# B sequences of a batch, T tokens a sequence, N sequences of the phase
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from minitron.distill.loss.objective import DenseTargets, TopTargets
 from minitron.distill.teachers.cache_file import (
     HEADER_FILE,
     PLAN_FILE,
-    SHARD_BYTES,
+    CacheContents,
     CacheHeader,
     TeacherCache,
     make_header,
@@ -53,49 +53,29 @@ def write_teacher_cache(
     teacher: Teacher,
     sequences_NT: PackedSequences,
     folder: Path,
+    contents: CacheContents,
     *,
-    top_k: int,
-    vocab_size: int,
-    temperature: float,
     batch_size: int,
-    samples: int = 0,
-    made_from: Mapping[str, Any],
     ranks: WriterRanks | None = None,
-    shard_bytes: int = SHARD_BYTES,
 ) -> TeacherCache:
-    """Runs the teacher over all blocks and keeps the most likely tokens of each distribution.
+    """Runs the teacher over all sequences and keeps the most likely tokens of each distribution.
 
-    A folder in which the same cache is unfinished is gone on with, from the first batch that is not whole; one in which
-    it is finished is left as it is. Several processes take whole files in turn, each running the teacher on blocks of
-    its own: a teacher that is spread over the processes must be run by one call of all of them, and cannot be here.
+    An unfinished cache of the same contents is resumed from the first batch that is not whole; a finished one is left
+    as it is. Several processes take whole files in turn, each running the teacher on sequences of its own: a teacher
+    that is sharded over the processes must be run by one call of all of them, and cannot be here.
 
     Args:
         teacher: Gives whole distributions.
-        sequences_NT: Sequences of the whole stage.
+        sequences_NT: Sequences of the whole phase.
         folder: Where the cache is made.
-        top_k: Tokens kept, below `vocab_size`.
-        vocab_size: Rows of the head beyond it are padding and have no share of the probability.
-        temperature: Softmax temperature of what is kept.
+        contents: What is kept.
         batch_size: Sequences that the teacher is run on at once.
-        samples: Tokens drawn from the rest of each distribution, at random that a block's position fixes.
-        made_from: Hashes of the teacher and of the text; what decides whether an unfinished cache is the same.
         ranks: The processes that write together; alone when None.
-        shard_bytes: What a file takes at most, or a block where that is larger; processes share out whole files.
 
     Raises:
         MinitronError: The folder holds another cache, the disk has no room, or the teacher gives no such distributions.
     """
-    seq_len = int(sequences_NT.shape[1])
-    header = make_header(
-        vocab_size=vocab_size,
-        top_k=top_k,
-        samples=samples,
-        temperature=temperature,
-        seq_len=seq_len,
-        num_sequences=len(sequences_NT),
-        made_from=dict(made_from),
-        shard_bytes=shard_bytes,
-    )
+    header = make_header(contents, seq_len=int(sequences_NT.shape[1]), num_sequences=len(sequences_NT))
     index, count, wait = (0, 1, _go_on) if ranks is None else (ranks.rank, ranks.world_size, ranks.barrier)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / f"{LOCK_FILE}.{index}", folder):
@@ -129,7 +109,7 @@ def _claim(folder: Path, header: CacheHeader) -> None:
             f"{folder} must hold this cache or none, {found.name} tells of another one; remove it or choose another "
             "folder"
         )
-    written = sum(path.stat().st_size for path in folder.glob("blocks-*"))
+    written = sum(path.stat().st_size for path in folder.glob("sequences-*"))
     require_room(folder, header.total_bytes - written, what="the teacher's cache")
 
 
@@ -141,27 +121,27 @@ class _Writer:
         self._header, self._batch_size = header, batch_size
 
     def write(self, shards: range) -> None:
-        blocks = sum(len(self._header.shard_blocks(shard)) for shard in shards)
+        sequences = sum(len(self._header.shard_sequences(shard)) for shard in shards)
         with progress_bar() as progress, reporting_full_disk(self._folder):
-            task = progress.add_task("teacher's cache, blocks", total=blocks)
+            task = progress.add_task("teacher's cache, sequences", total=sequences)
             for shard in shards:
                 for done in self._write_shard(shard):
                     progress.advance(task, done)
 
     def _write_shard(self, shard: int) -> Iterator[int]:
-        """Yields numbers of blocks as they are done."""
-        blocks, path = self._header.shard_blocks(shard), shard_file(self._folder, self._header, shard)
+        """Yields numbers of sequences as they are done."""
+        sequences, path = self._header.shard_sequences(shard), shard_file(self._folder, self._header, shard)
         if path.is_file():
-            yield len(blocks)
+            yield len(sequences)
             return
         partial = path.with_name(path.name + ".partial")
         with partial.open("a+b") as file:
             # Batches begin where they would have, so that the teacher's rounding is that of an uninterrupted run.
-            done = self._whole_blocks(file, blocks) // self._batch_size * self._batch_size
+            done = self._whole_records(file, sequences) // self._batch_size * self._batch_size
             file.truncate(done * self._header.layout.record_bytes)
             yield done
-            for first in range(blocks.start + done, blocks.stop, self._batch_size):
-                batch = range(first, min(first + self._batch_size, blocks.stop))
+            for first in range(sequences.start + done, sequences.stop, self._batch_size):
+                batch = range(first, min(first + self._batch_size, sequences.stop))
                 file.write(self._records(batch))
                 file.flush()
                 yield len(batch)
@@ -169,14 +149,14 @@ class _Writer:
         partial.rename(path)
         sync_folder(self._folder)
 
-    def _whole_blocks(self, file: BinaryIO, blocks: range) -> int:
+    def _whole_records(self, file: BinaryIO, sequences: range) -> int:
         # Each record proves by its checksums that it is whole, which a file's length does not after a power cut.
         layout = self._header.layout
         file.seek(0)
-        for done, block in enumerate(blocks):
-            if not layout.is_whole(memoryview(file.read(layout.record_bytes)), self._sequences_NT[block]):
+        for done, sequence in enumerate(sequences):
+            if not layout.is_whole(memoryview(file.read(layout.record_bytes)), self._sequences_NT[sequence]):
                 return done
-        return len(blocks)
+        return len(sequences)
 
     def _records(self, batch: range) -> bytes:
         ids_BT = np.asarray(self._sequences_NT[batch.start : batch.stop])
@@ -196,7 +176,7 @@ class _Writer:
             top_k=header.top_k,
             vocab_size=header.vocab_size,
             temperature=header.temperature,
-            draws_NM=_draws(batch, header) if header.samples else None,
+            draws_NM=_draws(batch, header) if header.drawn_tokens else None,
         )
         return b"".join(
             header.layout.encode(part, ids_T) for part, ids_T in zip(_split(kept, header.seq_len), ids_BT, strict=True)
@@ -209,6 +189,6 @@ def _split(targets: TopTargets, seq_len: int) -> Iterator[TopTargets]:
 
 
 def _draws(batch: range, header: CacheHeader) -> torch.Tensor:
-    # By the block's position alone, so that they are the same whatever batch or process a block falls to.
-    size = (header.seq_len, header.samples)
-    return torch.cat([torch.rand(size, generator=torch.Generator().manual_seed(block)) for block in batch])
+    # By the sequence's position alone, so that they are the same whatever batch or process it falls to.
+    size = (header.seq_len, header.drawn_tokens)
+    return torch.cat([torch.rand(size, generator=torch.Generator().manual_seed(sequence)) for sequence in batch])

@@ -1,6 +1,6 @@
-"""The teacher as its cache: no model is run."""
+"""Teacher whose logits are read from a cache; no model is run."""
 
-# B blocks, T tokens a block
+# B sequences of a batch, T tokens a sequence
 
 import torch
 
@@ -11,9 +11,9 @@ from minitron.errors import MinitronError
 
 
 class CachedTeacher:
-    """A teacher's most likely tokens as they were written; the others are one outcome.
+    """A teacher's most likely tokens as they were written; all others are one outcome, the tail.
 
-    The rest is that of the first `cache.header.vocab_size` tokens, so that a student's loss is to be taken over them.
+    The tail mass is over the first `cache.header.vocab_size` tokens, so a student's loss must be taken over them.
 
     Args:
         cache: What is read.
@@ -38,10 +38,10 @@ class CachedTeacher:
         """The stored targets, in fp32.
 
         Raises:
-            MinitronError: A block is not in the cache, is of another text, or was damaged.
+            MinitronError: A sequence is not in the cache, is of another text, or was damaged.
         """
         texts = input_ids_BT.cpu().numpy()
-        blocks = [
-            self.cache.read(int(block), ids_T, device=self._device) for block, ids_T in zip(index_B, texts, strict=True)
+        parts = [
+            self.cache.read(int(index), ids_T, device=self._device) for index, ids_T in zip(index_B, texts, strict=True)
         ]
-        return join_targets(blocks)
+        return join_targets(parts)

@@ -1,6 +1,6 @@
-"""A teacher larger than memory: a window of the text at a time goes through the checkpoint block by block."""
+"""Teacher larger than memory: a window of sequences at a time runs through the checkpoint block by block."""
 
-# B blocks of text in a batch, T tokens a block, D hidden, V vocabulary
+# B sequences of a batch, T tokens a sequence, D hidden, V vocabulary
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ class LayerwiseTeacher:
 
     Args:
         stack: The model.
-        sequences_NT: Sequences of the whole stage.
+        sequences_NT: Sequences of the whole phase.
         window_sequences: Sequences of text in a window.
 
     Raises:
@@ -34,7 +34,7 @@ class LayerwiseTeacher:
             raise MinitronError(f"window_sequences must be at least 1, got {window_sequences}")
         self._stack = stack
         self._sequences_NT = sequences_NT
-        self._window_blocks = window_sequences
+        self._window_sequences = window_sequences
         self._first = 0
         self._window: list[torch.Tensor] = []
         self._head_VD = _gather_head(stack)
@@ -42,10 +42,10 @@ class LayerwiseTeacher:
     def targets(self, input_ids_BT: torch.Tensor, index_B: torch.Tensor) -> DenseTargets:
         """The last hidden states and the head, in fp32 on the stack's device.
 
-        A block outside the window makes the window begin there.
+        A sequence outside the window makes the window begin there.
 
         Raises:
-            MinitronError: The batch is not of the stage's text at these positions.
+            MinitronError: The batch is not of the phase's text at these positions.
         """
         index = [int(i) for i in index_B]
         self._check(input_ids_BT, index)
@@ -59,9 +59,9 @@ class LayerwiseTeacher:
     def _check(self, input_ids_BT: torch.Tensor, index: list[int]) -> None:
         beyond = [i for i in index if not 0 <= i < len(self._sequences_NT)]
         if beyond:
-            raise MinitronError(f"blocks must be among the stage's {len(self._sequences_NT)}, got {beyond[0]}")
+            raise MinitronError(f"sequences must be among the phase's {len(self._sequences_NT)}, got {beyond[0]}")
         if not np.array_equal(input_ids_BT.cpu().numpy(), np.stack([self._sequences_NT[i] for i in index])):
-            raise MinitronError(f"the batch must be of the stage's text, blocks {index} of it are other tokens")
+            raise MinitronError(f"the batch must be of the phase's text, sequences {index} of it are other tokens")
 
     @torch.no_grad()
     def _compute(self, first: int) -> None:
@@ -71,10 +71,12 @@ class LayerwiseTeacher:
 
     def _run_window(self, first: int) -> None:
         self._window = []  # its memory is free before the next one takes as much
-        ids_BT = torch.from_numpy(np.asarray(self._sequences_NT[first : first + self._window_blocks]).astype(np.int64))
+        ids_BT = torch.from_numpy(
+            np.asarray(self._sequences_NT[first : first + self._window_sequences]).astype(np.int64)
+        )
         streams = [self._stack.embed(ids_1T) for ids_1T in torch.split(ids_BT, 1)]
         layers = range(self._stack.shape.num_hidden_layers)
-        description = f"teacher on blocks {first} to {first + len(streams) - 1}"
+        description = f"teacher on sequences {first} to {first + len(streams) - 1}"
         for block in track(self._stack.blocks(layers), description, total=len(layers)):
             for position, stream_1TD in enumerate(streams):
                 streams[position] = self._stack.run([block], stream_1TD, None)

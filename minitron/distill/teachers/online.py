@@ -1,9 +1,8 @@
-"""A teacher in memory: a forward pass beside the student's, whole in each process or sharded over them."""
+"""Teacher in memory: a forward pass beside the student's, whole in each process or sharded over them."""
 
-# B blocks of a batch, T tokens of a block, D hidden
+# B sequences of a batch, T tokens a sequence, D hidden
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -31,7 +30,7 @@ class OnlineTeacher:
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        """Its blocks, to be listened to."""
+        """Its blocks, for activation hooks."""
         return blocks_of(self._module.model)
 
     def targets(self, input_ids_BT: torch.Tensor, index_B: torch.Tensor) -> DenseTargets:
@@ -48,5 +47,5 @@ class _LastHidden(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids_BT: torch.Tensor) -> Any:
+    def forward(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
         return last_hidden_states(self.model, input_ids_BT)

@@ -1,4 +1,4 @@
-"""Token ids packed to as many bits as a vocabulary needs."""
+"""Packs token ids into as many bits as a vocabulary needs."""
 
 # N tokens, K ids a token, W bytes a packed token
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from minitron.errors import MinitronError
 
-# An id and the bits before it in its first byte must fit 32 bits, and a rest of 1 - 1/V must not round to 1 in fp16.
+# An id and the bits before it in its first byte must fit 32 bits, and a tail of 1 - 1/V must not round to 1 in fp16.
 MOST_ID_BITS = 24
 
 

@@ -1,6 +1,6 @@
-"""A block of the teacher's cache as bytes. The format is described in docs/teacher-cache.md."""
+"""Bytes of a sequence in the teacher's cache. The format is described in docs/teacher-cache.md."""
 
-# T tokens a block, K ids a token, X = K + 1 outcomes, W bytes a token's packed ids
+# T tokens a sequence, K ids a token, X = K + 1 outcomes, W bytes a token's packed ids
 
 import struct
 import zlib
@@ -15,54 +15,54 @@ from minitron.distill.teachers.packing import id_bits, pack_ids, packed_bytes, u
 from minitron.distill.teachers.top_k import from_fp16, to_fp16
 from minitron.errors import MinitronError
 
-CHECKSUMS = struct.Struct("<II")  # of the block's text, of what follows
+CHECKSUMS = struct.Struct("<II")  # of the sequence's text, of what follows
 FP16 = np.dtype("<f2")
 
 
-def bytes_per_token(vocab_size: int, top_k: int, samples: int = 0) -> int:
-    """Bytes of the cache a token; a block has 8 more.
+def bytes_per_token(vocab_size: int, top_k: int, drawn_tokens: int = 0) -> int:
+    """Bytes of the cache a token; a sequence has 8 more.
 
     >>> bytes_per_token(131072, 64), bytes_per_token(131072, 64, 16)
     (266, 302)
     """
-    return packed_bytes(top_k + samples, id_bits(vocab_size)) + FP16.itemsize * stored_numbers(top_k, samples)
+    return packed_bytes(top_k + drawn_tokens, id_bits(vocab_size)) + FP16.itemsize * stored_numbers(top_k, drawn_tokens)
 
 
-def stored_numbers(top_k: int, samples: int) -> int:
-    """Numbers a token: log-probabilities of the kept and of the rest, and the rest's entropy where it is drawn from."""
-    return top_k + 1 + (samples > 0)
+def stored_numbers(top_k: int, drawn_tokens: int) -> int:
+    """Numbers a token: log-probabilities of the kept and of the tail, and the tail's entropy where it is drawn from."""
+    return top_k + 1 + (drawn_tokens > 0)
 
 
 def text_checksum(ids_T: npt.NDArray[np.integer]) -> int:
-    """CRC-32 of a block's token ids as little-endian 32-bit integers."""
+    """CRC-32 of a sequence's token ids as little-endian 32-bit integers."""
     return zlib.crc32(ids_T.astype("<i4").tobytes())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordLayout:
-    """Sizes that all blocks of a cache share.
+    """Sizes that all sequences of a cache share.
 
     Attributes:
         vocab_size: Ids are below it.
         top_k: Tokens kept.
-        samples: Tokens drawn from the rest.
-        seq_len: Tokens a block.
+        drawn_tokens: Tokens drawn from the tail.
+        seq_len: Tokens a sequence.
     """
 
     vocab_size: int
     top_k: int
     seq_len: int
-    samples: int = 0
+    drawn_tokens: int = 0
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of a block."""
-        return CHECKSUMS.size + self.seq_len * bytes_per_token(self.vocab_size, self.top_k, self.samples)
+        """Bytes of a sequence."""
+        return CHECKSUMS.size + self.seq_len * bytes_per_token(self.vocab_size, self.top_k, self.drawn_tokens)
 
     def encode(self, targets: TopTargets, ids_T: npt.NDArray[np.integer]) -> bytes:
-        """The record of a block's targets and text."""
+        """The record of a sequence's targets and text."""
         log_probs_TX = to_fp16(targets).cpu().numpy().astype(FP16)
-        ids_TX = targets.ids_NK if targets.sample is None else torch.cat([targets.ids_NK, targets.sample.ids_NM], dim=1)
+        ids_TX = targets.ids_NK if targets.drawn is None else torch.cat([targets.ids_NK, targets.drawn.ids_NM], dim=1)
         packed_TW = pack_ids(ids_TX.cpu().numpy(), id_bits(self.vocab_size))
         payload = log_probs_TX.tobytes() + packed_TW.tobytes()
         return CHECKSUMS.pack(text_checksum(ids_T), zlib.crc32(payload)) + payload
@@ -75,7 +75,7 @@ class RecordLayout:
         return bool((text, payload) == (text_checksum(ids_T), zlib.crc32(record[CHECKSUMS.size :])))
 
     def decode(self, record: memoryview, ids_T: npt.NDArray[np.integer], *, device: torch.device) -> TopTargets:
-        """The targets of a block of this text.
+        """The targets of a sequence of this text.
 
         Raises:
             MinitronError: The record is of another text, or not what was written.
@@ -87,12 +87,12 @@ class RecordLayout:
             raise MinitronError(
                 "the bytes must be those that were written, their checksum differs; make the cache again"
             )
-        tokens, outcomes = self.seq_len, stored_numbers(self.top_k, self.samples)
+        tokens, outcomes = self.seq_len, stored_numbers(self.top_k, self.drawn_tokens)
         log_probs_TX = np.frombuffer(record, FP16, tokens * outcomes, CHECKSUMS.size).reshape(tokens, outcomes)
         packed_TW = np.frombuffer(record, np.uint8, offset=CHECKSUMS.size + log_probs_TX.nbytes).reshape(tokens, -1)
-        ids_TX = torch.from_numpy(unpack_ids(packed_TW, id_bits(self.vocab_size), self.top_k + self.samples))
+        ids_TX = torch.from_numpy(unpack_ids(packed_TW, id_bits(self.vocab_size), self.top_k + self.drawn_tokens))
         ids_TX = ids_TX.to(device).long()
-        drawn_TM = ids_TX[:, self.top_k :] if self.samples else None
+        drawn_TM = ids_TX[:, self.top_k :] if self.drawn_tokens else None
         # The file stays as it is: torch gets a copy in the machine's byte order.
         stored_TX = torch.from_numpy(log_probs_TX.astype(np.float16))
         return from_fp16(ids_TX[:, : self.top_k], stored_TX.to(device), drawn_TM)

@@ -1,6 +1,6 @@
-"""What a teacher is to distillation: something that says what to match on a batch."""
+"""Interface of a teacher: token ids in, targets out."""
 
-# B blocks of a batch, T tokens of a block
+# B sequences of a batch, T tokens a sequence
 
 from typing import Protocol
 
@@ -10,12 +10,12 @@ from minitron.distill.loss.objective import Targets
 
 
 class Teacher(Protocol):
-    """The one seam between a teacher, wherever it is, and the student's training."""
+    """A source of targets, wherever the teacher runs."""
 
     def targets(self, input_ids_BT: torch.Tensor, index_B: torch.Tensor) -> Targets:
-        """What the student is to match on a batch, row by row of its B * T tokens.
+        """Targets of a batch, row by row of its B * T tokens.
 
         Args:
             input_ids_BT: Token ids.
-            index_B: Positions of the blocks in the stage's text.
+            index_B: Positions of the sequences in the phase's text.
         """

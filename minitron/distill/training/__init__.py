@@ -1,1 +1,1 @@
-"""One training stage by Hugging Face Trainer."""
+"""Training one phase with Hugging Face Trainer."""

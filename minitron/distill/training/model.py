@@ -1,6 +1,6 @@
-"""Student and teacher under one module, whose output is the losses of a batch."""
+"""Student and teacher as one module whose output is the losses of a batch."""
 
-# B blocks of a batch, T tokens, D hidden, N tokens of all blocks
+# B sequences of a batch, T tokens a sequence, D hidden, N = B * T tokens
 
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from minitron.distill.dataset import NOT_COUNTED
 from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS, distillation_loss
 from minitron.distill.loss.hidden_states import HiddenLoss
+from minitron.distill.loss.inputs import LossScope
 from minitron.distill.loss.objective import Objective
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.teachers.teacher import Teacher
@@ -28,7 +29,7 @@ class HiddenMatch:
 
     Attributes:
         loss: The distance.
-        weight: Factor on its mean over the pairs.
+        weight: Weight of its mean over the pairs.
         pairs: (student's block, teacher's block).
         channels: The teacher's hidden channels that the student kept, in the student's order; None when all.
     """
@@ -42,7 +43,7 @@ class HiddenMatch:
 class DistillationModel(nn.Module):
     """Student and frozen teacher as one module.
 
-    Being one module, it is what DDP and FSDP2 take hold of, so that the student's gradients are synchronized. The
+    Being one module, it is what DDP and FSDP2 wrap, so that the student's gradients are synchronized. The
     teacher is held outside the module tree: it is neither trained nor saved.
     """
 
@@ -78,42 +79,41 @@ class DistillationModel(nn.Module):
         Args:
             input_ids: [B, T] token ids.
             labels: [B, T] next tokens, -100 where a token does not count.
-            index: [B] positions of the blocks in the stage's text.
+            index: [B] positions of the sequences in the phase's text.
         """
         mask_N = (labels != NOT_COUNTED).flatten()
         pairs = self._hidden.pairs if self._hidden is not None else ()
         (teacher,) = self._teacher
         teacher_blocks = teacher.blocks if isinstance(teacher, OnlineTeacher) else ()
-        with listening(teacher_blocks, [layer for _, layer in pairs]) as taught:
+        with listening(teacher_blocks, [layer for _, layer in pairs]) as teacher_states:
             targets = None if teacher is None else teacher.targets(input_ids, index)
-        learning = listening(blocks_of(self.student), [layer for layer, _ in pairs])
-        with learning as learnt, autocast_without_copies(input_ids.device):
+        listening_student = listening(blocks_of(self.student), [layer for layer, _ in pairs])
+        with listening_student as student_states, autocast_without_copies(input_ids.device):
             hidden_BTD = last_hidden_states(self.student, input_ids)
         losses = distillation_loss(
             hidden_BTD.flatten(0, 1),
             output_head(self.student),
             targets,
             self._objective,
-            labels_N=labels.flatten(),
-            mask_N=mask_N,
+            LossScope(labels_N=labels.flatten(), mask_N=mask_N),
             chunk_tokens=self._chunk_tokens,
         )
-        apart = self._hidden_loss(learnt, taught, mask_N)
+        distance = self._hidden_loss(student_states, teacher_states, mask_N)
         total, hidden = losses.total, torch.zeros_like(losses.divergence)
-        if apart is not None and self._hidden is not None:
-            total, hidden = total + self._hidden.weight * apart, apart.detach()
+        if distance is not None and self._hidden is not None:
+            total, hidden = total + self._hidden.weight * distance, distance.detach()
         return torch.stack([total, losses.divergence, losses.cross_entropy, hidden])
 
     def _hidden_loss(
-        self, learnt: dict[int, torch.Tensor], taught: dict[int, torch.Tensor], mask_N: torch.Tensor
+        self, student_states: dict[int, torch.Tensor], teacher_states: dict[int, torch.Tensor], mask_N: torch.Tensor
     ) -> torch.Tensor | None:
         match = self._hidden
         if match is None:
             return None
-        apart = torch.zeros((), device=mask_N.device)
+        distance = torch.zeros((), device=mask_N.device)
         for student_layer, teacher_layer in match.pairs:
-            teacher_ND = taught[teacher_layer].flatten(0, 1)
+            teacher_ND = teacher_states[teacher_layer].flatten(0, 1)
             if match.channels is not None:
                 teacher_ND = teacher_ND[:, list(match.channels)]
-            apart = apart + match.loss(learnt[student_layer].flatten(0, 1), teacher_ND, mask_N)
-        return apart / len(match.pairs)
+            distance = distance + match.loss(student_states[student_layer].flatten(0, 1), teacher_ND, mask_N)
+        return distance / len(match.pairs)

@@ -1,4 +1,4 @@
-"""Saved states of a stage of training: which are whole, of what form, and which names in them are second ones."""
+"""Resumable training states: which are whole, in which form, and which tensors in them are tied."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def last_whole_state(folder: Path, *, sharded: bool) -> Path | None:
     if found != sharded:
         forms = {True: "fsdp2", False: "ddp"}
         raise MinitronError(
-            f"training must go on with the sharding that it began with, {newest} is of {forms[found]} and "
+            f"training must resume with the sharding that it began with, {newest} is of {forms[found]} and "
             f"{forms[sharded]} is asked for; set distill.sharding={forms[found]}, or remove the state to begin anew"
         )
     return newest

@@ -2,6 +2,7 @@
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.distill.dataset import PackedSequences
+from minitron.distill.teachers.cache_file import CacheContents
 from minitron.distill.teachers.cache_writer import write_teacher_cache
 from minitron.distill.teachers.teacher import Teacher
 from minitron.pipeline import fingerprints
@@ -25,12 +26,14 @@ def run(context: StageContext) -> None:
             _teacher(context, phase, sequences_NT),
             sequences_NT,
             own / CACHE_FOLDER,
-            top_k=phase.teacher.top_k,
-            samples=phase.drawn_tokens,
-            vocab_size=vocab_size,
-            temperature=phase.loss.temperature,
+            CacheContents(
+                vocab_size=vocab_size,
+                top_k=phase.teacher.top_k,
+                drawn_tokens=phase.drawn_tokens,
+                temperature=phase.loss.temperature,
+                made_from={"teacher": fingerprints.teacher(recipe), **fingerprints.cached_phase(phase)},
+            ),
             batch_size=phase.micro_batch_size or min(phase.batch_size, MOST_SEQUENCES_AT_ONCE),
-            made_from={"teacher": fingerprints.teacher(recipe), **fingerprints.cached_phase(phase)},
             ranks=ranks,
         )
 

@@ -156,46 +156,10 @@ def test_rows_that_lie_further_apart_are_read_and_written_in_place(divergence: D
     assert torch.equal(teacher, rows.teacher)
 
 
-@pytest.mark.parametrize("divergence", [*DIVERGENCES, None])
-@pytest.mark.parametrize("vocab_size", [29, 4096, 4098])
-def test_padding_columns_count_for_nothing_and_have_no_gradient(vocab_size: int, divergence: Divergence | None) -> None:
-    rows = make_rows(8190)
-    objective = Objective(divergence=divergence, temperature=0.7, cross_entropy=0.3)
-    labels = rows.labels % vocab_size
-    alone = rows.student[:, :vocab_size].clone()
-    expected = fused_rows_(alone, rows.teacher[:, :vocab_size] if divergence else None, objective, labels)
-    rows.student[:, vocab_size:] = 1e4
-    rows.teacher[:, vocab_size:] = float("nan")
-    teacher = rows.teacher if divergence else None
-    found = fused_rows_(rows.student, teacher, objective, labels, vocab_size=vocab_size)
-    assert (rows.student[:, vocab_size:] == 0).all()
-    torch.testing.assert_close(rows.student[:, :vocab_size], alone, rtol=2e-6, atol=1e-9)
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("divergence", [*DIVERGENCES, None])
-def test_a_gradient_in_bf16_is_the_rounded_one_and_leaves_the_logits(divergence: Divergence | None) -> None:
-    rows = make_rows(4099)
-    objective = Objective(divergence=divergence, temperature=0.7, cross_entropy=0.3)
-    teacher = rows.teacher if divergence else None
-    grad, student = rows.student.clone(), rows.student.clone()
-    expected = fused_rows_(grad, teacher, objective, rows.labels)
-    # Wider rows: the gradient's stride is its own.
-    out = torch.full((C, 4111), 7.0, dtype=torch.bfloat16, device=DEVICE)[:, :4099]
-    found = fused_rows_(student, teacher, objective, rows.labels, out_CV=out)
-    assert torch.equal(student, rows.student)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    # The GPU rounds to the nearest of eight bits, Triton's interpreter cuts off.
-    torch.testing.assert_close(out.float(), grad, rtol=2**-8 if DEVICE == "cuda" else 2**-7, atol=1e-37)
-
-
 def test_a_label_outside_the_vocabulary_gives_nan() -> None:
     rows = make_rows(37)
-    labels = torch.tensor([4, -100, 31], device=DEVICE)
-    _, cross_entropies = fused_rows_(
-        rows.student, None, Objective(divergence=None, cross_entropy=1.0), labels, vocab_size=31
-    )
+    labels = torch.tensor([4, -100, 37], device=DEVICE)
+    _, cross_entropies = fused_rows_(rows.student, None, Objective(divergence=None, cross_entropy=1.0), labels)
     assert cross_entropies.isnan().tolist() == [False, True, True]
 
 
@@ -222,7 +186,7 @@ from triton.compiler import ASTSource
 from minitron.distill.loss.fused_kernel import WARPS, block_columns, row_kernel
 
 for line in sys.stdin.read().split():
-    kind, cross_entropy, at_one, grad = line.split(",")
+    kind, cross_entropy, at_one = line.split(",")
     constants = dict(KIND=kind, HAS_CROSS_ENTROPY=cross_entropy == "1", AT_ONE=at_one == "1")
     constants["BLOCK"] = block_columns(2**17)
     if kind == "none":
@@ -231,21 +195,19 @@ for line in sys.stdin.read().split():
         constants["labels_ptr"] = None
     types = {}
     for name in row_kernel.arg_names:
-        whole = "i32" if name in ("columns", "vocab_size") or name.endswith("_stride") else "fp32"
+        whole = "i32" if name == "columns" or name.endswith("_stride") else "fp32"
         types[name] = "*fp32" if name.endswith("_ptr") else whole
-    types |= {"labels_ptr": "*i64", "grad_ptr": "*" + grad} | dict.fromkeys(constants, "constexpr")
+    types |= {"labels_ptr": "*i64"} | dict.fromkeys(constants, "constexpr")
     source = ASTSource(fn=row_kernel, signature=types, constexprs=constants)
-    kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": WARPS})
-    # Rounded to nearest where it is narrowed.
-    assert ("cvt.rn.bf16" in kernel.asm["ptx"]) == (grad == "bf16"), line
+    triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": WARPS})
     print(line)
 """
 
 
 def test_every_variant_compiles_for_a_gpu_that_need_not_be_here(tmp_path: Path) -> None:
-    lines = ["none,1,1,bf16"]
+    lines = ["none,1,1"]
     for kind in ("forward_kl", "reverse_kl", "jsd"):
-        lines += [f"{kind},1,0,bf16", f"{kind},0,1,fp32"]
+        lines += [f"{kind},1,0", f"{kind},0,1"]
     # In a process of its own, since the interpreter takes more than the compiler does.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)

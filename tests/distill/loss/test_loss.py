@@ -26,9 +26,9 @@ from tests.support.loss_problems import (
     every_divergence,
     mixed,
     problems,
-    told_of,
     top_of,
     vocabulary_of,
+    with_kept,
     with_labels,
 )
 from tests.support.loss_reference import log_softmax
@@ -62,7 +62,7 @@ def test_losses_and_gradients_equal_the_reference(
     divergence: object, kept: int | None, chunk_tokens: int, dtype: torch.dtype
 ) -> None:
     problem = dense_problem(mixed(divergence), dtype=dtype, rows=(33, 35), vocab_size=31)
-    problem = told_of(with_labels(replace(problem, mask_N=MASKS["two of three count"](N))), kept)
+    problem = with_kept(with_labels(replace(problem, mask_N=MASKS["two of three count"](N))), kept)
     assert_solves(problem.solve(chunk_tokens=chunk_tokens), problem.reference(), TOLERANCE[dtype])
 
 
@@ -71,7 +71,7 @@ def test_losses_and_gradients_equal_the_reference(
 @pytest.mark.parametrize("factor", [0.0, 0.8])
 def test_gradcheck_passes(divergence: object, kept: int | None, factor: float) -> None:
     problem = dense_problem(mixed(divergence, cross_entropy=factor), dtype=torch.float64, tokens=7, rows=(19, 17))
-    problem = told_of(with_labels(replace(problem, mask_N=MASKS["two of three count"](7))), kept)
+    problem = with_kept(with_labels(replace(problem, mask_N=MASKS["two of three count"](7))), kept)
     inputs = problem.student_hidden_ND.requires_grad_(), problem.student_head_VD.requires_grad_()
     assert torch.autograd.gradcheck(lambda hidden, head: problem.losses(hidden, head, chunk_tokens=3).total, inputs)
 
@@ -100,7 +100,7 @@ FAULTS: dict[str, Callable[[Problem], Solution]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_caught(fault: str, kept: int | None) -> None:
     problem = dense_problem(mixed(ForwardKL()), rows=(32, 33), vocab_size=31)
-    problem = told_of(with_labels(replace(problem, mask_N=MASKS["two of three count"](N))), kept)
+    problem = with_kept(with_labels(replace(problem, mask_N=MASKS["two of three count"](N))), kept)
     expected = problem.reference()
     assert_solves_to_rounding(problem.solve(), expected, 1e-6)
     with pytest.raises(AssertionError):
@@ -120,7 +120,7 @@ def test_the_gradient_of_a_top_token_is_its_error_and_of_others_a_share_of_the_b
     targets = problem.targets
     assert isinstance(targets, TopTargets)
     q_V, ids_K = np.exp(log_softmax(problem.student_head_VD[:, 0].numpy())), targets.ids_NK[0].numpy()
-    expected_V = q_V - q_V / (1 - q_V[ids_K].sum()) * targets.log_rest_N.exp().item()
+    expected_V = q_V - q_V / (1 - q_V[ids_K].sum()) * targets.log_tail_N.exp().item()
     expected_V[ids_K] = q_V[ids_K] - targets.log_probs_NK[0].exp().numpy()
     found_V = problem.solve().head_grad_VD[:, 0].numpy() / UPSTREAM  # the hidden state is 1: logits are the head
     np.testing.assert_allclose(found_V, expected_V, rtol=1e-10, atol=1e-14)

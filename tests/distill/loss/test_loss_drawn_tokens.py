@@ -1,4 +1,4 @@
-"""The forward KL by the teacher's best tokens and some that are drawn from the rest."""
+"""The forward KL by the teacher's best tokens and some that are drawn from the tail."""
 
 # N tokens, V vocabulary, D hidden, K outcomes kept of the teacher, M drawn from the others
 
@@ -9,7 +9,8 @@ import torch
 
 from minitron.distill.loss.chunked import distillation_loss
 from minitron.distill.loss.divergences.reverse_kl import ReverseKL
-from minitron.distill.loss.objective import DenseTargets, Objective, RestSample, TopTargets
+from minitron.distill.loss.inputs import LossScope
+from minitron.distill.loss.objective import DenseTargets, DrawnTokens, Objective, TopTargets
 
 N, V, D, K = 7, 23, 5, 4
 
@@ -29,7 +30,7 @@ def make_problem() -> tuple[torch.Tensor, torch.Tensor, DenseTargets]:
 
 
 def sampled(dense: DenseTargets, temperature: float, *, draws: int | None) -> TopTargets:
-    """Every token of the rest once, or so many at random."""
+    """Every token of the tail once, or so many at random."""
     log_p_NV = (dense.hidden_ND / temperature).log_softmax(1)
     log_probs_NK, ids_NK = log_p_NV.topk(K)
     rest_NV = log_p_NV.exp().scatter(1, ids_NK, 0.0)
@@ -41,8 +42,8 @@ def sampled(dense: DenseTargets, temperature: float, *, draws: int | None) -> To
     return TopTargets(
         ids_NK=ids_NK,
         log_probs_NK=log_probs_NK,
-        log_rest_N=rest_NV.sum(1).log(),
-        sample=RestSample(ids_NM=others_NM, entropy_N=entropy_N),
+        log_tail_N=rest_NV.sum(1).log(),
+        drawn=DrawnTokens(ids_NM=others_NM, entropy_N=entropy_N),
     )
 
 
@@ -69,7 +70,7 @@ def test_many_draws_come_near_the_whole_gradient_and_none_does_not() -> None:
     targets = sampled(dense, 1.0, draws=20_000)
     expected, drawn, bucket = (
         torch.autograd.grad(distillation_loss(hidden_ND, head_VD, one, Objective()).total, head_VD)[0]
-        for one in (dense, targets, replace(targets, sample=None))
+        for one in (dense, targets, replace(targets, drawn=None))
     )
     assert (drawn - expected).norm() < 0.02 * expected.norm()
     assert (bucket - expected).norm() > 0.2 * expected.norm()
@@ -79,17 +80,14 @@ def test_gradcheck_passes_with_masks_and_cross_entropy() -> None:
     hidden_ND, head_VD, dense = make_problem()
     targets, labels_N = sampled(dense, 1.3, draws=6), torch.arange(N)
     objective = Objective(temperature=1.3, cross_entropy=0.4)
+    scope = LossScope(labels_N=labels_N, mask_N=labels_N % 3 != 0)
     assert torch.autograd.gradcheck(
-        lambda hidden, head: (
-            distillation_loss(
-                hidden, head, targets, objective, labels_N=labels_N, mask_N=labels_N % 3 != 0, chunk_tokens=2
-            ).total
-        ),
+        lambda hidden, head: distillation_loss(hidden, head, targets, objective, scope, chunk_tokens=2).total,
         (hidden_ND, head_VD),
     )
 
 
 def test_draws_are_refused_for_other_divergences() -> None:
     hidden_ND, head_VD, dense = make_problem()
-    with pytest.raises(ValueError, match="tokens drawn from the rest are for the forward KL"):
+    with pytest.raises(ValueError, match="tokens drawn from the tail are for the forward KL"):
         distillation_loss(hidden_ND, head_VD, sampled(dense, 1.0, draws=3), Objective(divergence=ReverseKL()))

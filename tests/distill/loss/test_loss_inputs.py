@@ -22,8 +22,8 @@ from tests.support.loss_problems import (
     every_divergence,
     mixed,
     norm,
-    told_of,
     top_of,
+    with_kept,
     with_labels,
 )
 from tests.support.loss_reference import as_array
@@ -34,7 +34,7 @@ N = 13
 @dense_or_top
 @pytest.mark.parametrize("mask", ["none counts", "one counts"])
 def test_tokens_that_do_not_count_move_nothing_whatever_is_in_them(mask: str, kept: int | None) -> None:
-    problem = told_of(with_labels(dense_problem(mixed(ForwardKL()), mask_N=MASKS[mask](N))), kept)
+    problem = with_kept(with_labels(dense_problem(mixed(ForwardKL()), mask_N=MASKS[mask](N))), kept)
     assert problem.mask_N is not None
     assert problem.labels_N is not None
     labels_N = torch.where(problem.mask_N, problem.labels_N, -100)
@@ -80,11 +80,11 @@ def test_losses_alone_need_no_gradient() -> None:
 @every_divergence
 @dense_or_top
 def test_inputs_are_left_as_they_were(divergence: object, kept: int | None) -> None:
-    problem = told_of(with_labels(dense_problem(mixed(divergence), mask_N=MASKS["one counts"](N))), kept)
+    problem = with_kept(with_labels(dense_problem(mixed(divergence), mask_N=MASKS["one counts"](N))), kept)
     targets = problem.targets
     assert targets is not None
     inputs = [problem.student_hidden_ND, problem.student_head_VD, problem.labels_N, problem.mask_N]
-    inputs += [getattr(targets, name) for name in targets.__slots__ if name != "sample"]
+    inputs += [getattr(targets, name) for name in targets.__slots__ if name != "drawn"]
     before = [tensor.clone() for tensor in inputs if tensor is not None]
     problem.losses(problem.student_hidden_ND, problem.student_head_VD)
     hidden_ND, head_VD = problem.student_hidden_ND.requires_grad_(), problem.student_head_VD.requires_grad_()
@@ -154,7 +154,7 @@ def _without_last(tensor_N: torch.Tensor | None) -> torch.Tensor:
 @dense_or_top
 @pytest.mark.parametrize("of", FEWER)
 def test_different_numbers_of_tokens_are_refused(of: str, kept: int | None) -> None:
-    problem = told_of(with_labels(dense_problem(mixed(ForwardKL()))), kept)
+    problem = with_kept(with_labels(dense_problem(mixed(ForwardKL()))), kept)
     problem = replace(problem, mask_N=torch.ones(N, dtype=torch.bool) if of == "mask" else None)
     problem.solve()
     with pytest.raises(ValueError, match="token"):

@@ -21,8 +21,8 @@ from tests.support.loss_problems import (
     every_divergence,
     mixed,
     normal,
-    told_of,
     top_of,
+    with_kept,
     with_labels,
 )
 
@@ -39,7 +39,7 @@ def test_a_rest_is_not_lost_in_rounding_nor_below_what_fp32_holds(divergence: ob
         targets=TopTargets(
             ids_NK=torch.tensor([[0, 1]]),
             log_probs_NK=torch.tensor([[0.6, 0.3]]).log(),
-            log_rest_N=torch.tensor([0.1]).log(),
+            log_tail_N=torch.tensor([0.1]).log(),
         ),
         objective=Objective(divergence=divergence),  # type: ignore[arg-type]
     )
@@ -54,7 +54,7 @@ def test_a_teacher_with_nothing_left_for_the_rest_is_finite(divergence: object) 
     targets = replace(
         problem.targets,
         log_probs_NK=(probs_NK / probs_NK.sum(-1, keepdim=True)).log(),
-        log_rest_N=torch.full((N,), -torch.inf),
+        log_tail_N=torch.full((N,), -torch.inf),
     )
     problem = replace(problem, targets=targets)
     assert_solves(problem.solve(), problem.reference(), 1e-6)
@@ -77,7 +77,7 @@ def test_logits_of_hundreds_stay_finite_and_right(divergence: object, kept: int 
         )
     )
     assert (problem.student_hidden_ND @ problem.student_head_VD.T).abs().max() > 300
-    problem = told_of(problem, kept)
+    problem = with_kept(problem, kept)
     assert_solves(problem.solve(), problem.reference(), 1e-6, grad_tolerance=1e-5)
 
 
@@ -86,7 +86,7 @@ def test_logits_of_hundreds_stay_finite_and_right(divergence: object, kept: int 
 def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(divergence: object, kept: int | None) -> None:
     problem = dense_problem(mixed(divergence, cross_entropy=0.0), dtype=torch.float64)
     same = DenseTargets(hidden_ND=problem.student_hidden_ND, head_VD=problem.student_head_VD)
-    solution = told_of(replace(problem, targets=same), kept).solve()
+    solution = with_kept(replace(problem, targets=same), kept).solve()
     assert abs(solution.losses.total.item()) < 1e-12
     assert solution.hidden_grad_ND.abs().max() < 1e-12
     assert solution.head_grad_VD.abs().max() < 1e-12
@@ -126,7 +126,7 @@ def test_a_student_near_its_teacher_loses_nothing_to_rounding_nor_to_autocast(dt
 @pytest.mark.slow
 def test_every_divergence_near_the_teacher_in_bf16_under_autocast(divergence: object, kept: int | None) -> None:
     objective = mixed(divergence, temperature=1.0, cross_entropy=0.1 if kept else 0.0)
-    problem = told_of(near_teacher(objective, torch.bfloat16), kept)
+    problem = with_kept(near_teacher(objective, torch.bfloat16), kept)
     if isinstance(problem.targets, TopTargets):
         whole = top_of(replace(problem, targets=near_teacher(objective, torch.float32).targets), 64).targets
         problem = replace(problem, targets=whole)

@@ -54,20 +54,20 @@ def test_what_is_read_is_the_top_k_of_the_teacher(
     assert torch.equal(found.ids_NK, exact.ids_NK)
     assert found.ids_NK.dtype == torch.int64
     torch.testing.assert_close(found.log_probs_NK, exact.log_probs_NK, atol=2e-3, rtol=2e-3)
-    torch.testing.assert_close(found.log_rest_N, exact.log_rest_N, atol=0, rtol=2**-10)
+    torch.testing.assert_close(found.log_tail_N, exact.log_tail_N, atol=0, rtol=2**-10)
 
 
 def test_the_bytes_are_as_documented(tmp_path: Path) -> None:
     sequences_NT = make_blocks()
     write(tmp_path)
     assert sorted(files(tmp_path)) == [
-        "blocks-000000000000.bin",
-        "blocks-000000000004.bin",
-        "blocks-000000000008.bin",
+        "sequences-000000000000.bin",
+        "sequences-000000000004.bin",
+        "sequences-000000000008.bin",
         "teacher-cache.json",
     ]
     size = 8 + SEQ_LEN * bytes_per_token(VOCAB, 5)
-    shard = (tmp_path / "blocks-000000000004.bin").read_bytes()
+    shard = (tmp_path / "sequences-000000000004.bin").read_bytes()
     assert len(shard) == 4 * size
     record = shard[2 * size : 3 * size]
     text, payload = struct.unpack("<II", record[:8])
@@ -77,14 +77,14 @@ def test_the_bytes_are_as_documented(tmp_path: Path) -> None:
     number = int.from_bytes(record[8 + 84 + 4 * 6 : 8 + 84 + 5 * 6], "little")  # the fifth token's ids
     found = read(tmp_path, sequences_NT, [6])
     assert found.ids_NK[4].tolist() == [number >> (9 * k) & 511 for k in range(5)]
-    assert found.log_rest_N[4] == log_probs[4 * 6 + 5]
+    assert found.log_tail_N[4] == log_probs[4 * 6 + 5]
     assert list(log_probs[24:29]) == sorted(log_probs[24:29], reverse=True)
     header = json.loads((tmp_path / "teacher-cache.json").read_text())
     assert header == {
-        "version": 1,
+        "version": 2,
         "vocab_size": VOCAB,
         "top_k": 5,
-        "samples": 0,
+        "drawn_tokens": 0,
         "temperature": 1.0,
         "seq_len": SEQ_LEN,
         "num_sequences": NUM_BLOCKS,
@@ -113,7 +113,7 @@ def test_a_batch_that_is_not_whole_is_made_again(tmp_path: Path, damage: str) ->
     write(tmp_path / "once")
     with pytest.raises(StoppedError):
         write(tmp_path / "twice", RandomTeacher(stop_at=7))
-    partial = tmp_path / "twice" / "blocks-000000000004.bin.partial"
+    partial = tmp_path / "twice" / "sequences-000000000004.bin.partial"
     whole = partial.read_bytes()
     record = len(whole) // 3
     ends = {"cut": whole[:-1], "longer": whole + whole[: record // 2], "zeros": whole[:-record] + bytes(record)}
@@ -174,7 +174,7 @@ def test_another_text_is_refused(tmp_path: Path) -> None:
     sequences_NT = make_blocks()
     sequences_NT[5, 3] ^= 1
     read(tmp_path, sequences_NT, [4, 6])
-    with pytest.raises(ValueError, match="block 5: the cache was made from other text"):
+    with pytest.raises(ValueError, match="sequence 5: the cache was made from other text"):
         read(tmp_path, sequences_NT, [4, 5])
 
 
@@ -188,33 +188,33 @@ def test_another_temperature_is_refused(tmp_path: Path) -> None:
 def test_a_block_beyond_the_cache_is_refused(tmp_path: Path, block: int) -> None:
     write(tmp_path)
     ids_1T = torch.zeros(1, SEQ_LEN, dtype=torch.int64)
-    with pytest.raises(ValueError, match=f"it has 11 and block {block} was asked for"):
+    with pytest.raises(ValueError, match=f"it has 11 and sequence {block} was asked for"):
         CachedTeacher(open_teacher_cache(tmp_path)).targets(ids_1T, torch.tensor([block]))
 
 
 def test_blocks_of_another_length_are_refused(tmp_path: Path) -> None:
     write(tmp_path)
-    with pytest.raises(ValueError, match=f"blocks of {SEQ_LEN} tokens"):
+    with pytest.raises(ValueError, match=f"sequences of {SEQ_LEN} tokens"):
         read(tmp_path, make_blocks()[:, :-1], [0])
 
 
 def test_a_flipped_bit_is_noticed_at_reading(tmp_path: Path) -> None:
     write(tmp_path)
-    path = tmp_path / "blocks-000000000004.bin"
+    path = tmp_path / "sequences-000000000004.bin"
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 4
     path.write_bytes(damaged)
     read(tmp_path, make_blocks(), [6])
-    with pytest.raises(ValueError, match="block 7: the bytes must be those that were written"):
+    with pytest.raises(ValueError, match="sequence 7: the bytes must be those that were written"):
         read(tmp_path, make_blocks(), [7])
 
 
 def _remove_shard(folder: Path) -> None:
-    (folder / "blocks-000000000008.bin").unlink()
+    (folder / "sequences-000000000008.bin").unlink()
 
 
 def _cut_shard(folder: Path) -> None:
-    path = folder / "blocks-000000000004.bin"
+    path = folder / "sequences-000000000004.bin"
     path.write_bytes(path.read_bytes()[:-3])
 
 
@@ -238,14 +238,14 @@ def _empty(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_remove_shard, r"blocks-000000000008.bin must be of \d+ bytes, it is missing"),
-        (_cut_shard, r"blocks-000000000004.bin must be of 536 bytes, it has 533"),
-        (_change_header(version=2), "header of a cache of version 1, version: "),
-        (_change_header(color="red"), "header of a cache of version 1, color: "),
+        (_remove_shard, r"sequences-000000000008.bin must be of \d+ bytes, it is missing"),
+        (_cut_shard, r"sequences-000000000004.bin must be of 536 bytes, it has 533"),
+        (_change_header(version=1), "header of a cache of version 2, version: "),
+        (_change_header(color="red"), "header of a cache of version 2, color: "),
         (_change_header(id_bits=8), r"must say \(9, 18\) for id_bits and bytes_per_token"),
         (_change_header(top_k=VOCAB), "top_k must be at least 1 and below the vocabulary's 271"),
         (_change_header(num_sequences=13), "must be of .* bytes, it has"),
-        (_spoil_header, "header of a cache of version 1, JSON: "),
+        (_spoil_header, "header of a cache of version 2, JSON: "),
         (_empty, "it has no teacher-cache.json"),
     ],
 )
@@ -286,7 +286,7 @@ def test_a_full_disk_is_refused_before_the_teacher_is_run(tmp_path: Path, monkey
 def test_drawn_tokens_are_of_the_rest_and_the_same_whatever_the_batches(tmp_path: Path) -> None:
     sequences_NT = make_blocks()
     one, other = (
-        write(tmp_path / name, batch_size=batch, samples=9, top_k=5) for name, batch in (("one", 1), ("other", 4))
+        write(tmp_path / name, batch_size=batch, drawn_tokens=9, top_k=5) for name, batch in (("one", 1), ("other", 4))
     )
     assert one.header.bytes_per_token == bytes_per_token(VOCAB, 5, 9) == 16 + 2 * 7
     plain = write(tmp_path / "plain", top_k=5)
@@ -294,10 +294,10 @@ def test_drawn_tokens_are_of_the_rest_and_the_same_whatever_the_batches(tmp_path
         found, again, without = (
             cache.read(block, sequences_NT[block], device=torch.device("cpu")) for cache in (one, other, plain)
         )
-        assert found.sample is not None
-        assert again.sample is not None
-        assert torch.equal(found.sample.ids_NM, again.sample.ids_NM)
+        assert found.drawn is not None
+        assert again.drawn is not None
+        assert torch.equal(found.drawn.ids_NM, again.drawn.ids_NM)
         assert torch.equal(found.ids_NK, without.ids_NK)
         assert torch.equal(found.log_probs_NK, without.log_probs_NK)
-        assert not (found.sample.ids_NM[:, :, None] == found.ids_NK[:, None, :]).any()
-        assert (found.sample.ids_NM < VOCAB).all()
+        assert not (found.drawn.ids_NM[:, :, None] == found.ids_NK[:, None, :]).any()
+        assert (found.drawn.ids_NM < VOCAB).all()

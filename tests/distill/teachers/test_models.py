@@ -63,14 +63,14 @@ def test_a_block_does_not_depend_on_where_its_window_begins(tiny_checkpoint: Pat
 
 def test_a_batch_of_other_text_is_refused(tiny_checkpoint: Path) -> None:
     teacher, _ = layerwise(tiny_checkpoint, window_sequences=3)
-    with pytest.raises(ValueError, match="must be of the stage's text"):
+    with pytest.raises(ValueError, match="must be of the phase's text"):
         teacher.targets(batch(0, 1)[0], torch.tensor([0, 2]))
 
 
 @pytest.mark.parametrize("block", [-1, 7])
 def test_a_block_beyond_the_text_is_refused(tiny_checkpoint: Path, block: int) -> None:
     teacher, _ = layerwise(tiny_checkpoint, window_sequences=3)
-    with pytest.raises(ValueError, match=f"among the stage's 7, got {block}"):
+    with pytest.raises(ValueError, match=f"among the phase's 7, got {block}"):
         teacher.targets(batch(0)[0], torch.tensor([block]))
 
 

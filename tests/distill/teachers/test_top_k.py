@@ -18,7 +18,7 @@ def through_fp16(targets: TopTargets) -> TopTargets:
 
 
 def total(targets: TopTargets) -> torch.Tensor:
-    return targets.log_probs_NK.double().exp().sum(1) + targets.log_rest_N.double().exp()
+    return targets.log_probs_NK.double().exp().sum(1) + targets.log_tail_N.double().exp()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -41,9 +41,9 @@ def test_kept_are_the_best_of_the_softmax_and_the_rest_is_all_others(
     best_NK, ids_NK = logits_NV.log_softmax(1).topk(top_k)
     rest_N = 1 - best_NK.exp().sum(1)
     assert torch.equal(kept.ids_NK, ids_NK)
-    assert kept.log_probs_NK.dtype == kept.log_rest_N.dtype == torch.float32
+    assert kept.log_probs_NK.dtype == kept.log_tail_N.dtype == torch.float32
     torch.testing.assert_close(kept.log_probs_NK.double(), best_NK, atol=1e-5, rtol=0)
-    torch.testing.assert_close(kept.log_rest_N.double(), rest_N.log(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(kept.log_tail_N.double(), rest_N.log(), atol=1e-5, rtol=1e-5)
 
 
 def test_neither_a_tiny_rest_nor_a_tiny_share_of_the_best_cancels() -> None:
@@ -52,7 +52,7 @@ def test_neither_a_tiny_rest_nor_a_tiny_share_of_the_best_cancels() -> None:
     kept = keep_top_k(given_logits(torch.stack([certain, flat])), top_k=1, vocab_size=1000, temperature=1.0)
     best = math.exp(1e-3) / (math.exp(1e-3) + 999)
     expected_rest = torch.tensor([math.log(999) - 60, math.log1p(-best)])
-    torch.testing.assert_close(kept.log_rest_N, expected_rest, atol=0, rtol=1e-5)
+    torch.testing.assert_close(kept.log_tail_N, expected_rest, atol=0, rtol=1e-5)
     torch.testing.assert_close(kept.log_probs_NK[1], torch.tensor([math.log(best)]), atol=0, rtol=1e-5)
 
 
@@ -71,7 +71,7 @@ def test_fp16_moves_each_probability_by_at_most_its_rounding() -> None:
     # Half a step of fp16 at a log-probability, twice: its own, and the common factor's.
     bound_NK = 2.0**-10 * exact.log_probs_NK.abs().clamp(min=1)
     assert ((found.log_probs_NK - exact.log_probs_NK).abs() <= bound_NK).all()
-    assert ((found.log_rest_N - exact.log_rest_N).abs() <= 2.0**-11 * exact.log_rest_N.abs() + 2.0**-25).all()
+    assert ((found.log_tail_N - exact.log_tail_N).abs() <= 2.0**-11 * exact.log_tail_N.abs() + 2.0**-25).all()
 
 
 def test_a_rest_of_nothing_is_finite_and_takes_nothing() -> None:
@@ -80,11 +80,11 @@ def test_a_rest_of_nothing_is_finite_and_takes_nothing() -> None:
     exact = TopTargets(
         ids_NK=torch.tensor([[3, 1], [3, 4]]),
         log_probs_NK=masked.log_softmax(1)[:, [3, 4]],
-        log_rest_N=torch.full((2,), -torch.inf),
+        log_tail_N=torch.full((2,), -torch.inf),
     )
     found = through_fp16(exact)
     assert torch.isfinite(found.log_probs_NK).all()
-    assert found.log_rest_N.tolist() == [-65504.0, -65504.0]
+    assert found.log_tail_N.tolist() == [-65504.0, -65504.0]
     torch.testing.assert_close(found.log_probs_NK.exp(), torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
 
 
@@ -106,13 +106,13 @@ def test_tokens_are_drawn_as_often_as_the_teacher_says() -> None:
     logits_V = torch.tensor([5.0, 1.0, 0.0, 2.0, 4.0, -1.0, 0.5])
     draws_1M = torch.rand(1, 200_000, generator=torch.Generator().manual_seed(0))
     kept = keep_top_k(given_logits(logits_V[None]), top_k=2, vocab_size=7, temperature=1.5, draws_NM=draws_1M)
-    assert kept.sample is not None
+    assert kept.drawn is not None
     others = torch.tensor([1, 2, 3, 5, 6])
     expected = (logits_V[others] / 1.5).softmax(0)
-    counts = torch.bincount(kept.sample.ids_NM[0], minlength=7)
+    counts = torch.bincount(kept.drawn.ids_NM[0], minlength=7)
     assert counts[[0, 4]].tolist() == [0, 0]
     torch.testing.assert_close(counts[others] / 200_000, expected, atol=4e-3, rtol=0)
-    torch.testing.assert_close(kept.sample.entropy_N[0], -(expected * expected.log()).sum(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(kept.drawn.entropy_N[0], -(expected * expected.log()).sum(), atol=1e-5, rtol=0)
 
 
 def test_a_rest_of_nothing_draws_without_numbers_that_are_none() -> None:
@@ -125,6 +125,6 @@ def test_a_rest_of_nothing_draws_without_numbers_that_are_none() -> None:
         temperature=1.0,
         draws_NM=torch.rand(1, 3),
     )
-    assert kept.sample is not None
-    assert torch.isfinite(kept.sample.entropy_N).all()
-    assert (kept.sample.ids_NM < 6).all()
+    assert kept.drawn is not None
+    assert torch.isfinite(kept.drawn.entropy_N).all()
+    assert (kept.drawn.ids_NM < 6).all()

@@ -1,6 +1,5 @@
 """Divergences between teacher and student, one file each."""
 
-from minitron.distill.loss.divergences.divergence import Divergence, RowSum, sum_rows
 from minitron.distill.loss.divergences.forward_kl import ForwardKL
 from minitron.distill.loss.divergences.jsd import JSD
 from minitron.distill.loss.divergences.reverse_kl import ReverseKL
@@ -10,5 +9,3 @@ DIVERGENCES: dict[str, type[ForwardKL] | type[ReverseKL] | type[JSD]] = {
     "reverse_kl": ReverseKL,
     "jsd": JSD,
 }
-
-__all__ = ["DIVERGENCES", "JSD", "Divergence", "ForwardKL", "ReverseKL", "RowSum", "sum_rows"]

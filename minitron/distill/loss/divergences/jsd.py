@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from minitron.distill.loss.divergences.divergence import RowSum
+from minitron.distill.loss.divergences.divergence import sum_rows
 from minitron.errors import MinitronError
 
 
@@ -27,16 +27,14 @@ class JSD:
                 f"beta must lie between 0 and 1, got {self.beta}; forward and reverse KL are its limits"
             )
 
-    def losses(
-        self, log_p_CX: torch.Tensor, log_q_CX: torch.Tensor, row_sum: RowSum
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def losses(self, log_p_CX: torch.Tensor, log_q_CX: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses [C] and their gradient (1 - beta) q (log q/m - KL(q || m))."""
-        beta, rest = self.beta, 1 - self.beta
-        log_m_CX = torch.logaddexp(log_p_CX + math.log(beta), log_q_CX + math.log(rest))
+        beta, student_weight = self.beta, 1 - self.beta
+        log_m_CX = torch.logaddexp(log_p_CX + math.log(beta), log_q_CX + math.log(student_weight))
         from_p_CX, from_q_CX = log_p_CX - log_m_CX, log_q_CX - log_m_CX
         p_CX, q_CX, m_CX = log_p_CX.exp_(), log_q_CX.exp_(), log_m_CX.exp_()
         # Sums of m - p and m - q are 0 and take away the rounding of the normalizers.
-        loss_p_C1 = row_sum(from_p_CX.mul_(p_CX).add_(m_CX).sub_(p_CX))
-        loss_q_C1 = row_sum(from_q_CX * q_CX + (m_CX - q_CX))
-        grad_CX = from_q_CX.sub_(loss_q_C1).mul_(q_CX).mul_(rest)
-        return (beta * loss_p_C1 + rest * loss_q_C1).squeeze(-1), grad_CX
+        loss_p_C1 = sum_rows(from_p_CX.mul_(p_CX).add_(m_CX).sub_(p_CX))
+        loss_q_C1 = sum_rows(from_q_CX * q_CX + (m_CX - q_CX))
+        grad_CX = from_q_CX.sub_(loss_q_C1).mul_(q_CX).mul_(student_weight)
+        return (beta * loss_p_C1 + student_weight * loss_q_C1).squeeze(-1), grad_CX
