@@ -20,6 +20,9 @@ from minitron.recipe.source import Source
 # Ways of choosing a candidate that rank by arithmetic, and what the solver ranks by.
 RANK_BY = {"largest": "memory", "importance": "importance", "throughput": "throughput"}
 
+# Settings of a phase that a tournament has its own of; its teacher is the recipe's, online and in fp32.
+TOURNAMENTS_OWN = frozenset({"tokens", "epochs", "weights_dtype"})
+
 
 def data_hashes(sources: Sequence[Source]) -> list[JsonObject]:
     """What identifies each source of text: a file's content or a dataset's name, and how it is read."""
@@ -73,7 +76,7 @@ def score(recipe: Recipe) -> JsonObject:
 
 
 def search(recipe: Recipe) -> JsonObject:
-    """The candidates. Those that are measured depend on the text that a tournament trains on and is judged by."""
+    """The candidates, with what those depend on that are measured."""
     measured = recipe.search.choose not in RANK_BY
     unused = {"top_k"} if measured else {"shortlist", "tournament"}
     settings: JsonObject = {
@@ -81,9 +84,7 @@ def search(recipe: Recipe) -> JsonObject:
         "search": recipe.search.model_dump(mode="json", exclude=unused),
     }
     if measured:
-        # A tournament is over within the first phase, whatever follows it; epochs and tokens are its own.
-        first = recipe.distill.curriculum[0]
-        settings["distill"] = _trained(first, besides=frozenset({"tokens", "epochs"}))
+        settings["distill"] = _measured(recipe)
     return settings
 
 
@@ -157,6 +158,16 @@ def _trained(phase: TrainSection, *, besides: frozenset[str] = frozenset()) -> J
         kept: JsonObject = {"top_k": phase.teacher.top_k, "drawn_tokens": phase.drawn_tokens} if cached else {}
         found["teacher"] = {"dtype": phase.teacher_dtype, **kept}
     return found
+
+
+def _measured(recipe: Recipe) -> JsonObject:
+    """What candidates are measured by: the text of the first phase, which a tournament is over within."""
+    first = recipe.distill.curriculum[0]
+    if recipe.search.choose != "tournament":
+        return {"data": [*data_hashes(first.data)], "seq_len": first.seq_len}
+    found = _trained(first, besides=TOURNAMENTS_OWN)
+    loss = first.loss.model_copy(update={"hidden": None}).model_dump(mode="json")
+    return {key: value for key, value in found.items() if key != "teacher"} | {"loss": loss}
 
 
 def _correction(recipe: Recipe) -> JsonObject | None:

@@ -1,4 +1,7 @@
-"""Runs the pipeline's stages in order, skips those that are finished, and runs again what a change touches."""
+"""Runs the pipeline's stages in order, skips those that are finished, and runs again what a change touches.
+
+Whatever needs torch is imported when the first stage is due, so that a fault in a recipe is reported at once.
+"""
 
 import importlib
 import logging
@@ -6,18 +9,18 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minitron.artifacts.artifact import hash_inputs, read_header
 from minitron.artifacts.json_files import JsonObject
-from minitron.artifacts.shared import shared_artifact
-from minitron.distributed import Ranks
 from minitron.errors import MinitronError
-from minitron.pipeline.context import StageContext
 from minitron.pipeline.preflight import check_recipe
 from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.stage_list import Stage, select_stages, stages_of
 from minitron.recipe.recipe import Recipe
-from minitron.runtime.loading import check_device
+
+if TYPE_CHECKING:
+    from minitron.distributed import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ def run_pipeline(
     last: str | None = None,
     only: Collection[str] | None = None,
 ) -> Iterator[StageOutcome]:
-    """Runs the stages in order and yields what became of each as it ends.
+    """Checks a recipe, then gives an iterator that runs its stages in order and yields what became of each as it ends.
 
     A stage that is finished and was made from the same inputs is skipped. The inputs of a stage include those of the
     stages it reads, so a changed setting re-runs from the first stage it touches. Several processes started together
@@ -62,10 +65,18 @@ def run_pipeline(
         only: Names of the stages that may run; the others are passed over.
 
     Raises:
-        MinitronError: A stage's inputs cannot be used; stages that ended before are kept.
+        MinitronError: A stage is unknown, or the recipe cannot be followed. While stages run, that the inputs of one
+            cannot be used; stages that ended before are kept.
     """
     stages = select_stages(recipe, first=first, last=last, only=only)
     check_recipe(recipe)
+    return _run_stages(recipe, folder, stages, first)
+
+
+def _run_stages(recipe: Recipe, folder: Path, stages: tuple[Stage, ...], first: str | None) -> Iterator[StageOutcome]:
+    from minitron.distributed import Ranks
+    from minitron.runtime.loading import check_device
+
     check_device(recipe.device)
     ranks, run, inputs = Ranks(recipe.device), RunFolder(folder), stage_inputs(recipe)
     forced = False
@@ -93,7 +104,10 @@ def stage_inputs(recipe: Recipe) -> dict[str, JsonObject]:
     return inputs
 
 
-def _run_stage(stage: Stage, recipe: Recipe, run: RunFolder, ranks: Ranks, inputs: JsonObject) -> StageOutcome:
+def _run_stage(stage: Stage, recipe: Recipe, run: RunFolder, ranks: "Ranks", inputs: JsonObject) -> StageOutcome:
+    from minitron.artifacts.shared import shared_artifact
+    from minitron.pipeline.context import StageContext
+
     if ranks.world_size > 1 and not stage.shared:
         raise MinitronError(
             f"stage {stage.name} takes one process, {ranks.world_size} were started; run it first by `minitron run "

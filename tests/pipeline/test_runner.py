@@ -1,6 +1,8 @@
 """The whole pipeline on a tiny checkpoint: what it writes, what it skips, what it does again."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,4 +143,26 @@ def test_a_cut_that_extra_layers_are_in_the_way_of_is_refused_before_anything_ru
     save_file(load_file(file) | {"mtp.layers.0.enorm.weight": torch.ones(22)}, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="search.n_routed_experts needs prune.drop_mtp: true"):
         outcomes(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["first", "last", "only"])
+def test_an_unknown_stage_is_refused_before_torch_is_imported(recipe_path: Path, tmp_path: Path, option: str) -> None:
+    given = {"only": "only=['scores']"}.get(option, f"{option}='scores'")
+    program = f"""
+import sys
+from pathlib import Path
+from minitron.errors import MinitronError
+from minitron.pipeline.runner import run_pipeline
+from minitron.recipe.load import load_recipe
+try:
+    run_pipeline(load_recipe(Path({str(recipe_path)!r})), Path({str(tmp_path / "run")!r}), {given})
+except MinitronError as error:
+    print(error)
+assert "torch" not in sys.modules
+"""
+    answer = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert answer.startswith("a stage must be one of ")
+    assert all(name in answer for name in STAGE_NAMES)
+    assert "got 'scores'" in answer
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,85 @@
+"""What a stage's result depends on, and what it does not."""
+
+from pathlib import Path
+
+import pytest
+
+from minitron.pipeline import fingerprints
+from minitron.recipe.load import load_recipe
+
+TOURNAMENT = ("search.choose=tournament", "search.tournament={tokens: [64, 128], sequences: 3}")
+OWN_TEXT = (*TOURNAMENT, "distill.tokens=null", "distill.phases=[{data: [{path: own.txt}], tokens: 256}, {tokens: 64}]")
+
+
+@pytest.fixture
+def own_text(recipe_path: Path) -> Path:
+    path = recipe_path.parent / "own.txt"
+    path.write_text("a phase's own text")
+    return path
+
+
+def test_a_tournament_depends_on_the_content_of_the_text_that_it_trains_on(recipe_path: Path, own_text: Path) -> None:
+    recipe = load_recipe(recipe_path, OWN_TEXT)
+    before = fingerprints.search(recipe)
+    (recipe_path.parent / "text.txt").write_text("the section's text, which the first phase leaves aside")
+    assert fingerprints.search(recipe) == before
+    own_text.write_text("a phase's own text, changed")
+    assert fingerprints.search(recipe) != before
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "distill.micro_batch_size=1",
+        "distill.chunk_tokens=7",
+        "distill.gradient_checkpointing=true",
+        "distill.sharding=fsdp2",
+        "distill.save_steps=3",
+        "distill.epochs=2",
+        "distill.tokens=512",
+        "distill.weights_dtype=bf16",
+        "distill.teacher.dtype=bf16",
+        "distill.teacher={mode: cached, top_k: 5}",
+        "distill.loss.hidden={weight: 2}",
+        "search.top_k=3",
+    ],
+)
+def test_a_tournament_does_not_depend_on_what_changes_speed_or_what_it_does_not_use(
+    recipe_path: Path, override: str
+) -> None:
+    before = fingerprints.search(load_recipe(recipe_path, TOURNAMENT))
+    assert fingerprints.search(load_recipe(recipe_path, (*TOURNAMENT, override))) == before
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "distill.learning_rate=0.01",
+        "distill.batch_size=4",
+        "distill.seq_len=8",
+        "distill.warmup_steps=1",
+        "distill.optim=sgd",
+        "distill.precision=bf16",
+        "distill.loss.temperature=2",
+        "search.shortlist=3",
+        "search.tournament.tokens=[64, 96]",
+        "budget.context_tokens=32",
+    ],
+)
+def test_a_tournament_depends_on_how_it_trains(recipe_path: Path, override: str) -> None:
+    before = fingerprints.search(load_recipe(recipe_path, TOURNAMENT))
+    assert fingerprints.search(load_recipe(recipe_path, (*TOURNAMENT, override))) != before
+
+
+def test_zero_shot_depends_on_its_text_and_not_on_training(recipe_path: Path) -> None:
+    zero_shot = ("search.choose=zero_shot",)
+    before = fingerprints.search(load_recipe(recipe_path, zero_shot))
+    assert fingerprints.search(load_recipe(recipe_path, (*zero_shot, "distill.learning_rate=0.01"))) == before
+    (recipe_path.parent / "text.txt").write_text("another text")
+    assert fingerprints.search(load_recipe(recipe_path, zero_shot)) != before
+
+
+def test_a_curriculum_of_one_phase_is_the_section_itself(recipe_path: Path) -> None:
+    plain = load_recipe(recipe_path)
+    phased = load_recipe(recipe_path, ("distill.tokens=null", "distill.phases=[{tokens: 256}]"))
+    assert fingerprints.distill(phased) == fingerprints.distill(plain)
