@@ -121,7 +121,7 @@ def ratios_to_floor(order: list[str], taken: list[tuple[float, float]]) -> dict[
 def measure_times(names: list[str], args: argparse.Namespace, tokens: int) -> list[dict[str, Any]]:
     """Rows of the table, at one number of tokens."""
     inputs = make_inputs(args, tokens)
-    names = [name for name in names if not told(lack_of_memory(METHODS[name], tokens, args))]
+    names = [name for name in names if not reported(lack_of_memory(METHODS[name], tokens, args))]
     losses = {name: METHODS[name].make(args.chunk) for name in {*names, "floor"}}
     few = inputs.first(min(tokens, 1024 if args.device == "cpu" else tokens))
     for loss in losses.values():
@@ -147,7 +147,7 @@ def measure_times(names: list[str], args: argparse.Namespace, tokens: int) -> li
     ]
 
 
-def told(reason: str | None) -> bool:
+def reported(reason: str | None) -> bool:
     """Says why something is skipped, if it is."""
     if reason:
         CONSOLE.print(f"skipped: {reason}", highlight=False)
@@ -180,7 +180,7 @@ def measure_memory(names: list[str], args: argparse.Namespace, tokens: int) -> l
     """Rows of the table, at one number of tokens, each from a fresh process."""
     rows = []
     for name in names:
-        if told(lack_of_memory(METHODS[name], tokens, args)):
+        if reported(lack_of_memory(METHODS[name], tokens, args)):
             continue
         command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", name, str(tokens)]
         answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout

@@ -1,4 +1,4 @@
-"""What scoring costs beside the forward pass it listens to, and what prefix caching saves a greedy depth search.
+"""The cost of scoring beside its forward pass, and what prefix caching saves a greedy depth search.
 
     python benchmarks/scoring.py
     python benchmarks/scoring.py --device cuda

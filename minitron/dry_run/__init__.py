@@ -1,1 +1,1 @@
-"""What a run would do, take and need, from the recipe and the teacher's config.json alone: no weights, no torch."""
+"""Dry run: stages, hours, memory and disk of a run, from a recipe and the teacher's config.json alone. No torch."""

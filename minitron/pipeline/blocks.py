@@ -1,4 +1,4 @@
-"""Which blocks a recipe keeps, by their depth scores and under its quotas."""
+"""Selection of the blocks that a recipe keeps, by depth scores under quotas."""
 
 from minitron.errors import MinitronError
 from minitron.importance.scores import ScoreArray
@@ -9,7 +9,7 @@ from minitron.recipe.recipe import Recipe
 
 
 def kept_blocks(recipe: Recipe, shape: HybridShape, depth_L: ScoreArray, kept: int) -> tuple[int, ...]:
-    """Ascending indices of the `kept` best blocks, the attention blocks that must stay among them.
+    """Ascending indices of the `kept` best blocks; the recipe's quota of attention blocks stays.
 
     Raises:
         ShapeError: The recipe's quota does not allow so few blocks.
@@ -19,7 +19,7 @@ def kept_blocks(recipe: Recipe, shape: HybridShape, depth_L: ScoreArray, kept: i
 
 
 def check_depth_target(recipe: Recipe, blocks: int, fewest: int) -> None:
-    """Refuses a greedy removal that does not end where the recipe's depth does.
+    """Validates that a greedy removal of blocks ends at the depth that the recipe asks for.
 
     Args:
         recipe: The recipe.

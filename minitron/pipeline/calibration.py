@@ -1,4 +1,4 @@
-"""Calibration text and the models that it is run through, as a recipe's sections ask for them."""
+"""Calibration samples, and models to run them through, as a recipe's sections describe them."""
 
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.data.samples import Samples, blend_samples

@@ -55,7 +55,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _MeasuredFile:
-    """What an interrupted search has measured: entries of (candidate, result) and ((candidate, tokens), result)."""
+    """State to resume from: entries of (candidate, result) and ((candidate, tokens), result)."""
 
     zero_shot: tuple[tuple[int, ZeroShot], ...] = ()
     standings: tuple[tuple[tuple[int, int], Standing], ...] = ()
@@ -92,9 +92,10 @@ def measure_candidates(
 
 
 class _Bench:
-    """What is cut, the teacher, and the distillation's text: what is trained on and, behind it, what is judged by.
+    """Models and text that candidates are measured with.
 
-    A text that is too short for both is read again, of which the blending warns.
+    The first phase's text is packed once: training sequences first, held-out ones behind them. Text that is too short
+    for both is repeated, with a warning.
     """
 
     def __init__(self, recipe: Recipe, source: Checkpoint, scores: Scores, folder: Path) -> None:
@@ -121,20 +122,20 @@ class _Bench:
         self.held_out_NT: TokenSequences = sequences_NT[train:]
 
     def prune(self, candidate: Candidate) -> PreTrainedModel:
-        """The candidate as a model."""
+        """Prunes the source to a candidate, in memory."""
         shape = self.source.shape
         keep = select_units(self.scores, shape, candidate.shape, candidate.layers)
         return prune_model(self.model, PrunePlan(source=shape, target=candidate.shape, keep=keep))
 
     def measure(self, student: PreTrainedModel) -> ZeroShot:
-        """Loss, and KL to the teacher, on the text that is judged by."""
+        """Loss, and KL to the teacher, on the held-out sequences."""
         found = evaluate_text(student, self.held_out_NT, teacher=self.teacher)
         assert found.kl_to_teacher is not None
         return ZeroShot(loss=found.loss, kl=found.kl_to_teacher)
 
 
 class _Progress:
-    """What has been measured so far, kept in a file that is replaced atomically."""
+    """Results so far, in a file that is replaced atomically; an interrupted search resumes from it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

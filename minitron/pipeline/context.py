@@ -1,4 +1,4 @@
-"""What a stage works with."""
+"""The context that every stage gets: recipe, ranks, run folder and the stage's output."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from minitron.recipe.recipe import Recipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageContext:
-    """What a stage works with.
+    """The context of a stage.
 
     Attributes:
         recipe: The recipe.
@@ -27,7 +27,7 @@ class StageContext:
 
     @property
     def device(self) -> str:
-        """Where this process computes: on the recipe's device, or on its own of several."""
+        """Device of this process: the recipe's, or one of its own where several processes run."""
         return self.recipe.device if self.ranks.world_size == 1 else str(self.ranks.device)
 
     @property
@@ -38,7 +38,7 @@ class StageContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """Where something is computed, and the seed of its text's order.
+    """Device of a computation, and the seed of its text's order.
 
     Attributes:
         device: torch device.

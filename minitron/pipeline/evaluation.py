@@ -1,4 +1,4 @@
-"""Measuring a checkpoint as a recipe's section says."""
+"""Metrics of a checkpoint, as a recipe's evaluate section describes them."""
 
 from pathlib import Path
 

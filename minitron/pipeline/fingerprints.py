@@ -1,11 +1,10 @@
-"""What each stage's result depends on: a stage runs again when its fingerprint, or that of a stage it reads, changes.
+"""Fingerprints of the stages: a stage runs again when its own, or that of a stage it reads, changes.
 
 Text and weights count by their content, settings by their values. What changes speed or memory alone is left out.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from minitron.artifacts.json_files import JsonObject
 from minitron.checkpoints.checkpoint import checkpoint_hashes, file_hash
@@ -25,7 +24,7 @@ TOURNAMENTS_OWN = frozenset({"tokens", "epochs", "weights_dtype"})
 
 
 def data_hashes(sources: Sequence[Source]) -> list[JsonObject]:
-    """What identifies each source of text: a file's content or a dataset's name, and how it is read."""
+    """Identity of each source of text: a file's content or a dataset's name, and how it is read."""
     return [_source(source) for source in sources]
 
 
@@ -36,7 +35,13 @@ def teacher(recipe: Recipe) -> JsonObject:
 
 def scores(checkpoint: Path, section: ScoreSection, *, seed: int) -> JsonObject:
     """Scores of a checkpoint."""
-    speed: Any = {"data": True, "batch_size": True, "layerwise": True, "save_every": True, "depth": {"trials_at_once"}}
+    speed: dict[str, bool | set[str]] = {
+        "data": True,
+        "batch_size": True,
+        "layerwise": True,
+        "save_every": True,
+        "depth": {"trials_at_once"},
+    }
     return {
         **checkpoint_hashes(checkpoint),
         "data": [*data_hashes(section.data)],
@@ -96,7 +101,7 @@ def prune(recipe: Recipe) -> JsonObject:
         for name, found in (("compensate", section.compensate), ("repair", section.repair))
         if found is not None
     }
-    without_text: Any = {"compensate": {"data"}, "repair": {"data"}}
+    without_text = {"compensate": {"data"}, "repair": {"data"}}
     return {**section.model_dump(mode="json", exclude=without_text), **text}
 
 
@@ -144,7 +149,7 @@ def report(recipe: Recipe) -> JsonObject:
 
 
 def training(section: TrainSection) -> JsonObject:
-    """Everything in a section of training that its result depends on, however its curriculum is written."""
+    """Settings and text that a training's result depends on, phase by phase."""
     if not isinstance(section, DistillSection):
         return {"phases": [_trained(section)]}
     return {"phases": [_trained(phase) for phase in section.curriculum], "merge": list(section.merge)}

@@ -1,4 +1,4 @@
-"""What a written checkpoint says of itself: its lineage with one more step, and the model card that follows from it."""
+"""Provenance of a written checkpoint: its lineage with one more step, and its model card."""
 
 from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""Scoring a checkpoint as a recipe's section says."""
+"""Scores of a checkpoint, as a recipe's score section describes them."""
 
 import shutil
 from dataclasses import replace

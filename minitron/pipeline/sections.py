@@ -1,4 +1,4 @@
-"""Sections of a recipe with what they leave out taken from other sections."""
+"""Sections of a recipe, with settings that they leave out taken from other sections."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from minitron.recipe.score import DepthSection, ScoreSection
 
 
 def score_section(recipe: Recipe) -> ScoreSection:
-    """How widths are scored: as the recipe says, but blocks that a depth stage cut are not ranked again."""
+    """How the recipe scores widths; after a depth stage, blocks are not ranked again."""
     if recipe.depth_first is None:
         return recipe.score
     return recipe.score.model_copy(update={"depth": DepthSection()})

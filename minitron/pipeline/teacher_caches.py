@@ -1,4 +1,4 @@
-"""Where the caches of a teacher's logits lie, one for each phase of the distillation, and opening them."""
+"""Caches of a teacher's logits, one for each phase of the distillation: their folders, and opening them."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ CACHE_FOLDER = "cache"
 
 
 def phase_folder(folder: Path, position: int) -> Path:
-    """Where a phase's text and cache lie, by its place in the curriculum, whatever it is called."""
+    """Folder of a phase's text and cache, by its position in the curriculum."""
     return folder / f"phase-{position + 1}"
 
 

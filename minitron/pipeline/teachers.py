@@ -1,4 +1,4 @@
-"""Opens the teachers that a recipe asks for, each phase's with the text that it goes with."""
+"""Opens the teacher of each phase, with the packed text that it teaches on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

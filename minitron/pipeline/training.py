@@ -31,7 +31,7 @@ from minitron.runtime.stack import LayerwiseStack
 
 
 def objective_of(section: LossSettings) -> Objective:
-    """What a recipe's loss minimizes."""
+    """The objective of a recipe's loss section."""
     return Objective(
         divergence=JSD(beta=section.beta) if section.divergence == "jsd" else DIVERGENCES[section.divergence](),
         temperature=section.temperature,
@@ -74,7 +74,7 @@ def packed_text(section: TrainSection, teacher: Path, path: Path, *, seed: int, 
 
 
 def load_trained(checkpoint: Checkpoint, section: TrainSection, ranks: Ranks, *, device: str) -> PreTrainedModel:
-    """A model that is going to be trained; one that will be sharded is loaded on CPU."""
+    """Loads a model for training; one that will be sharded is loaded on CPU."""
     place = _loading_device(ranks, device, sharded=section.sharding == "fsdp2")
     return load_model(checkpoint.folder, device=place, dtype=torch_dtype(section.weights_dtype))
 

@@ -1,1 +1,1 @@
-"""The work of each pipeline stage, one file a stage; the only place where the package's parts meet."""
+"""The stages of the pipeline, one file each, with a function `run(context)`; stages do not import each other."""

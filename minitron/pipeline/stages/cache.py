@@ -1,4 +1,4 @@
-"""Teacher + training text -> the teacher's best tokens, one cache for each phase of the distillation."""
+"""Stage `cache`: teacher + training text -> the teacher's best tokens, one cache for each phase of the distillation."""
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.distill.dataset import PackedSequences

@@ -1,4 +1,4 @@
-"""Teacher + the distillation's text -> a teacher that knows that text (arXiv 2408.11796, teacher correction)."""
+"""Stage `correct`: teacher + the distillation's text -> a teacher fine-tuned on it (arXiv 2408.11796, section 2.2)."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Teacher -> a checkpoint with fewer blocks: the first of the two published steps, before any width is cut.
+"""Stage `depth`: teacher -> a checkpoint with fewer blocks, the first of the two published steps.
 
 Source: arXiv 2508.14444 (62 -> 56 blocks, distillation, then the widths). A recipe without `depth_first` has no such
 stage, and its search may cut depth and widths together.

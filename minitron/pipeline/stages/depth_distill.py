@@ -1,4 +1,4 @@
-"""The checkpoint with fewer blocks + teacher -> the same, distilled, which the widths are cut from."""
+"""Stage `depth_distill`: depth-pruned checkpoint + teacher -> its distilled form, which widths are cut from."""
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.pipeline.context import StageContext

@@ -1,4 +1,4 @@
-"""Pruned checkpoint + teacher -> distilled checkpoint and its loss curve."""
+"""Stage `distill`: pruned checkpoint + teacher -> distilled checkpoint and its loss curve."""
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.pipeline.context import StageContext

@@ -1,4 +1,4 @@
-"""Checkpoints -> their metrics."""
+"""Stage `evaluate`: teacher, pruned and distilled checkpoints -> their metrics."""
 
 from pathlib import Path
 

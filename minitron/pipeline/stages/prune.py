@@ -1,4 +1,4 @@
-"""Teacher + scores + best candidate -> pruned checkpoint, compensated and repaired where the recipe says so."""
+"""Stage `prune`: checkpoint + scores + best candidate -> pruned checkpoint, compensated and repaired if asked to."""
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.importance.scores import load_scores

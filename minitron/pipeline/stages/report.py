@@ -1,4 +1,4 @@
-"""Metrics and loss curve -> one picture."""
+"""Stage `report`: metrics + loss curve -> a picture."""
 
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.run_folder import PICTURE_FILE

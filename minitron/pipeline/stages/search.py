@@ -1,4 +1,4 @@
-"""Teacher's shape + scores -> candidates within the limits, the chosen one first."""
+"""Stage `search`: the shape that is cut + scores -> candidates within the limits, the chosen one first."""
 
 import itertools
 import math
