@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA := examples/quickstart/data
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow test-engines test-kernels bench-kd lint clean
+.PHONY: demo test test-slow test-engines test-kernels bench-kd docs lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo $(DATA)/problems-test.jsonl
@@ -26,6 +26,9 @@ test-kernels: $(VENV)/.kernels
 bench-kd: $(VENV)/.peers
 	$(BIN)/python benchmarks/kd_loss.py
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,7 +36,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) runs $(DATA) *.egg-info
+	rm -rf $(VENV) build runs $(DATA) *.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "minitron needs Python 3.11 or newer, this is " + sys.version.split()[0])'
@@ -58,6 +61,10 @@ $(VENV)/.kernels: $(VENV)/.dev
 
 $(VENV)/.peers: $(VENV)/.demo
 	$(INSTALL) --editable '.[peers]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.demo
+	$(INSTALL) --editable '.[docs]'
 	@touch $@
 
 $(DATA)/problems-test.jsonl: examples/quickstart/make_data.py | $(VENV)/.demo
