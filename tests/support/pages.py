@@ -71,7 +71,7 @@ def broken_links(path: Path, page: str) -> list[str]:
 
 
 def missing_paths(page: str) -> list[str]:
-    """The repository paths named in a page's inline code that are not there, and names that their files do not define."""
+    """The repository paths in a page's inline code that are not there, and the names that their files lack."""
     missing = []
     for code in INLINE_CODE.findall(prose(page)):
         for name, member in REPOSITORY_PATH.findall(code):
