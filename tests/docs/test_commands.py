@@ -4,10 +4,12 @@ import configparser
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from minitron.cli.main import build_parser, main
 from tests.support.pages import PAGES, ROOT, Block, blocks
@@ -49,13 +51,16 @@ def name_of(path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def after_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def after_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A checkout after `make demo`. Figures and speed, which have tests of their own, take no time here."""
     root = tmp_path_factory.mktemp("checkout")
     write_small_quickstart(root)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, path, **settings: Path(path).write_bytes(b"drawn elsewhere"))
+        patch.setattr("minitron.pipeline.evaluation.tokens_per_second", lambda *model, **settings: 1.0)
         patch.chdir(root)
         assert main(["run", "examples/quickstart/recipe.yaml"]) == 0
-    return root
+        yield root
 
 
 @pytest.mark.parametrize("path", RUN, ids=name_of)
