@@ -1,4 +1,4 @@
-"""Rows of logits to losses and gradients in one Triton kernel, for CUDA."""
+"""Losses and gradients of rows of logits in one Triton kernel, for CUDA."""
 
 # C tokens of a chunk, V vocabulary
 
@@ -52,29 +52,29 @@ def fused_rows_(
     assert labels_C is None or labels_C.stride(0) == 1
     losses_C, cross_entropies_C = torch.empty(2, len(student_CV), dtype=torch.float32, device=student_CV.device)
     beta = objective.divergence.beta if isinstance(objective.divergence, JSD) else 0.5
+    at_one = kind == "none" or objective.temperature == 1 or labels_C is None
     if len(student_CV) > 0:
         with torch.cuda.device_of(student_CV):  # type: ignore[no-untyped-call]
             row_kernel[(len(student_CV),)](
-                student_CV,
-                teacher_CV,
-                labels_C,
-                losses_C,
-                cross_entropies_C,
-                student_CV.stride(0),
-                0 if teacher_CV is None else teacher_CV.stride(0),
+                (student_CV, student_CV.stride(0), teacher_CV, _stride(teacher_CV), labels_C),
+                (losses_C, cross_entropies_C),
                 student_CV.shape[1],
-                float(objective.temperature),
-                beta,
-                math.log(beta),
-                math.log(1 - beta),
-                float(objective.cross_entropy),
-                KIND=kind,
-                HAS_CROSS_ENTROPY=labels_C is not None,
-                AT_ONE=kind == "none" or objective.temperature == 1 or labels_C is None,
+                (
+                    float(objective.temperature),
+                    float(objective.cross_entropy),
+                    beta,
+                    math.log(beta),
+                    math.log(1 - beta),
+                ),
+                MODE=(kind, labels_C is not None, at_one),
                 BLOCK=block_columns(student_CV.shape[1]),
                 num_warps=WARPS,
             )
     return losses_C, cross_entropies_C
+
+
+def _stride(rows_CV: torch.Tensor | None) -> int:
+    return 0 if rows_CV is None else rows_CV.stride(0)
 
 
 def _check(student_CV: torch.Tensor, teacher_CV: torch.Tensor | None) -> None:

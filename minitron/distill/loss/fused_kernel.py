@@ -1,4 +1,4 @@
-"""The kernel of the fused loss; one program does one row."""
+"""Triton kernel of the fused loss; one program computes one row."""
 
 # B columns of a block
 
@@ -21,56 +21,46 @@ def block_columns(columns: int) -> int:
 
 
 @triton.jit
-def row_kernel(
-    student_ptr,
-    teacher_ptr,
-    labels_ptr,
-    losses_ptr,
-    cross_entropies_ptr,
-    student_stride,
-    teacher_stride,
-    columns,
-    temperature,
-    beta,
-    log_beta,
-    log_1m_beta,
-    cross_entropy_factor,
-    KIND: tl.constexpr,
-    HAS_CROSS_ENTROPY: tl.constexpr,
-    AT_ONE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """A row's loss and cross-entropy; the gradient replaces the logits. AT_ONE: both softmaxes are at the same T."""
+def row_kernel(logits, outputs, columns, weights, MODE: tl.constexpr, BLOCK: tl.constexpr):
+    """A row's loss and cross-entropy; the gradient replaces the student's logits.
+
+    logits: (student's rows, their stride, teacher's rows, their stride, labels); teacher and labels may be None.
+    outputs: (losses, cross-entropies), one a row.
+    weights: (temperature, cross-entropy's weight, beta, log beta, log(1 - beta)).
+    MODE: (kind of divergence, whether there is a cross-entropy, whether both softmaxes are at the same temperature).
+    """
+    KIND: tl.constexpr = MODE[0]
+    HAS_CROSS_ENTROPY: tl.constexpr = MODE[1]
+    AT_ONE: tl.constexpr = MODE[2]
+    temperature, cross_entropy_weight, mixture = weights[0], weights[1], (weights[2], weights[3], weights[4])
     # int64, since C * V can pass 2^31.
     row = tl.program_id(0).to(tl.int64)
-    student_ptr += row * student_stride
+    student_ptr = logits[0] + row * logits[1]
     scale = 1.0 if KIND == "none" else 1 / temperature
     label = -1
     label_logit = 0.0
     if HAS_CROSS_ENTROPY:
         # Read before any thread of the row can overwrite it: the reductions below are barriers.
-        label = tl.load(labels_ptr + row)
-        in_vocabulary = (label >= 0) & (label < columns)
-        label_logit = tl.load(student_ptr + label, in_vocabulary, float("nan"))
+        label = tl.load(logits[4] + row)
+        label_logit = tl.load(student_ptr + label, (label >= 0) & (label < columns), float("nan"))
+    teacher_ptr = student_ptr
     norm_p = (0.0, 0.0)
     if KIND != "none":
-        teacher_ptr += row * teacher_stride
+        teacher_ptr = logits[2] + row * logits[3]
         top_p, log_sum_p, _ = _log_sums(teacher_ptr, columns, scale, True, BLOCK)
         norm_p = (top_p, log_sum_p)
     top_q, log_sum_q, log_sum_at_one = _log_sums(student_ptr, columns, scale, AT_ONE, BLOCK)
-    norm_q = (top_q, log_sum_q)
-
-    mixture = (beta, log_beta, log_1m_beta)
+    rows = (teacher_ptr, norm_p, student_ptr, (top_q, log_sum_q))
     loss = 0.0
     mean_slope = 0.0
     if KIND == "reverse_kl" or KIND == "jsd":
-        loss, mean_slope = _row_loss(teacher_ptr, norm_p, student_ptr, norm_q, columns, scale, mixture, KIND, BLOCK)
+        loss, mean_slope = _row_loss(rows, columns, scale, mixture, KIND, BLOCK)
     loss_B = tl.zeros([BLOCK], tl.float32)
     for start in range(0, columns, BLOCK):
         column_B = start + tl.arange(0, BLOCK)
         inside_B = column_B < columns
         student_B = tl.load(student_ptr + column_B, inside_B, 0.0)
-        log_q_B = _log_probs(student_B, norm_q, scale)
+        log_q_B = _log_probs(student_B, rows[3], scale)
         grad_B = tl.zeros([BLOCK], tl.float32)
         if KIND != "none":
             log_p_B = _log_probs(tl.load(teacher_ptr + column_B, inside_B, 0.0), norm_p, scale)
@@ -81,12 +71,11 @@ def row_kernel(
             grad_B *= temperature
         if HAS_CROSS_ENTROPY:
             at_one_B = tl.exp(log_q_B if AT_ONE else student_B - top_q - log_sum_at_one)
-            grad_B += cross_entropy_factor * (at_one_B - tl.where(column_B == label, 1.0, 0.0))
+            grad_B += cross_entropy_weight * (at_one_B - tl.where(column_B == label, 1.0, 0.0))
         tl.store(student_ptr + column_B, grad_B, inside_B)
-    if KIND == "forward_kl":
-        loss = tl.sum(loss_B)
-    tl.store(losses_ptr + row, loss * temperature * temperature)
-    tl.store(cross_entropies_ptr + row, log_sum_at_one - (label_logit - top_q) if HAS_CROSS_ENTROPY else 0.0)
+    loss = tl.sum(loss_B) if KIND == "forward_kl" else loss
+    tl.store(outputs[0] + row, loss * temperature * temperature)
+    tl.store(outputs[1] + row, log_sum_at_one - (label_logit - top_q) if HAS_CROSS_ENTROPY else 0.0)
 
 
 @triton.jit
@@ -114,10 +103,9 @@ def _log_probs(logits_B, norm, scale):
 
 
 @triton.jit
-def _row_loss(
-    teacher_ptr, norm_p, student_ptr, norm_q, columns, scale, mixture, KIND: tl.constexpr, BLOCK: tl.constexpr
-):
+def _row_loss(rows, columns, scale, mixture, KIND: tl.constexpr, BLOCK: tl.constexpr):
     """A row's reverse KL or JSD, and the mean under q of the slope that its gradient needs."""
+    teacher_ptr, norm_p, student_ptr, norm_q = rows[0], rows[1], rows[2], rows[3]
     loss_B = tl.zeros([BLOCK], tl.float32)
     slope_sum_B = tl.zeros([BLOCK], tl.float32)
     q_sum_B = tl.zeros([BLOCK], tl.float32)

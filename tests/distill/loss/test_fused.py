@@ -187,17 +187,13 @@ from minitron.distill.loss.fused_kernel import WARPS, block_columns, row_kernel
 
 for line in sys.stdin.read().split():
     kind, cross_entropy, at_one = line.split(",")
-    constants = dict(KIND=kind, HAS_CROSS_ENTROPY=cross_entropy == "1", AT_ONE=at_one == "1")
-    constants["BLOCK"] = block_columns(2**17)
-    if kind == "none":
-        constants["teacher_ptr"] = None
-    if cross_entropy != "1":
-        constants["labels_ptr"] = None
-    types = {}
-    for name in row_kernel.arg_names:
-        whole = "i32" if name == "columns" or name.endswith("_stride") else "fp32"
-        types[name] = "*fp32" if name.endswith("_ptr") else whole
-    types |= {"labels_ptr": "*i64"} | dict.fromkeys(constants, "constexpr")
+    constants = dict(MODE=(kind, cross_entropy == "1", at_one == "1"), BLOCK=block_columns(2**17))
+    logits = ["*fp32", "i32", "*fp32", "i32", "*i64"]
+    for place, absent in ((2, kind == "none"), (4, cross_entropy != "1")):
+        if absent:
+            constants[0, place], logits[place] = None, "constexpr"
+    types = dict(logits=tuple(logits), outputs=("*fp32", "*fp32"), columns="i32", weights=("fp32",) * 5)
+    types |= dict(MODE="constexpr", BLOCK="constexpr")
     source = ASTSource(fn=row_kernel, signature=types, constexprs=constants)
     triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": WARPS})
     print(line)
