@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from rich.table import Table
 
@@ -155,9 +154,9 @@ def fit_table(found: ModelFit) -> Table:
     return table
 
 
-def quantized_table(result: Mapping[str, Any]) -> Table:
+def quantized_table(result: Mapping[str, int | float | str]) -> Table:
     """Bytes that quantization saved, and its KL."""
-    before, after = result["weights_bytes_before"], result["weights_bytes_after"]
+    before, after = float(result["weights_bytes_before"]), float(result["weights_bytes_after"])
     table = Table(title=f"Weights as {result['format']}", title_justify="left", show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
