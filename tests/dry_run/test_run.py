@@ -126,6 +126,8 @@ def test_several_machines_are_told_who_is_first(recipe_path: Path, capsys: pytes
         ("distill.sharding=fsdp2", "needs several devices, got 1"),
         ("distill.teacher.mode=layerwise", "a layerwise teacher takes one process"),
         ("devices={gpu: abacus}", "gpu must be one of"),
+        ("distill.optim=adamx", "optim must be one of Trainer's"),
+        ("distill.teacher={mode: cached, top_k: 271}", "distill.teacher.top_k must be below the vocabulary's 271"),
     ],
 )
 def test_a_fault_that_can_be_known_is_one_line(

@@ -1,0 +1,43 @@
+"""Preflight validation: what a run refuses before its first stage."""
+
+from pathlib import Path
+
+import pytest
+from transformers.training_args import OptimizerNames
+
+from minitron.distill.optimizers import OPTIMIZER_NAMES
+from minitron.errors import MinitronError
+from minitron.pipeline.preflight import check_recipe, missing_text
+from minitron.recipe.load import load_recipe
+
+
+def test_the_optimizers_are_those_of_trainer() -> None:
+    assert {name.value for name in OptimizerNames} == set(OPTIMIZER_NAMES)
+
+
+def test_a_recipe_that_can_be_followed_passes(recipe_path: Path) -> None:
+    check_recipe(load_recipe(recipe_path))
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("distill.optim=adamx", "optim must be one of Trainer's, .*, got 'adamx'"),
+        ("distill.teacher={mode: cached, top_k: 271}", "top_k must be below the vocabulary's 271, got 271"),
+        ("search.choose=throughput", "search.choose=throughput needs a gpu"),
+    ],
+)
+def test_settings_that_cannot_be_followed_are_refused(recipe_path: Path, override: str, fault: str) -> None:
+    with pytest.raises(MinitronError, match=fault):
+        check_recipe(load_recipe(recipe_path, (override,)))
+
+
+def test_every_missing_text_is_named_the_tasks_too(recipe_path: Path) -> None:
+    recipe = load_recipe(recipe_path)
+    names = ("text.txt", "heldout.txt", "problems.jsonl")
+    for name in names:
+        (recipe_path.parent / name).unlink()
+    assert missing_text(recipe) == [str(recipe_path.parent / name) for name in names]
+    with pytest.raises(MinitronError) as fault:
+        check_recipe(recipe)
+    assert all(name in str(fault.value) for name in names)
