@@ -28,9 +28,9 @@ from transformers import NemotronHConfig
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.weights import write_weights
 from minitron.data.samples import Samples
-from minitron.importance.calibrate import CalibrationSettings, calibrate
+from minitron.importance.calibrate import calibrate
 from minitron.importance.scorers import SCORERS
-from minitron.importance.scorers.scorer import SCORED_AXES
+from minitron.importance.settings import CalibrationSettings, WidthSettings
 from minitron.models.axes import tensor_shape
 from minitron.models.config import config_for_shape
 from minitron.models.shape import HybridShape
@@ -90,7 +90,7 @@ def read_and_compute(folder: Path, samples: Samples, batch_size: int) -> tuple[f
 def score(folder: Path, samples: Samples, batch_size: int, scorer: str) -> dict[str, float]:
     """Seconds and peak resident bytes of the layerwise calibration."""
     stack = LayerwiseStack(open_checkpoint(folder))
-    settings = CalibrationSettings(width=dict.fromkeys(SCORED_AXES, SCORERS[scorer]()), batch_size=batch_size)
+    settings = CalibrationSettings(width=WidthSettings.uniform(scorer), batch_size=batch_size)
     with tempfile.TemporaryDirectory(dir=folder.parent) as state:
         started = time.perf_counter()
         scores = calibrate(stack, samples, settings, state_folder=Path(state))

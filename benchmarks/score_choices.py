@@ -22,13 +22,10 @@ from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.data.samples import blend_samples
 from minitron.data.sequences import blend_sources
 from minitron.evaluate.perplexity import evaluate_text
-from minitron.importance.calibrate import CalibrationSettings, calibrate
-from minitron.importance.depth.greedy import LogitDepth
-from minitron.importance.scorers import SCORERS
-from minitron.importance.scorers.activation import ActivationScorer
-from minitron.importance.scorers.scorer import SCORED_AXES
+from minitron.importance.calibrate import calibrate
 from minitron.importance.scores import Scores, random_scores
 from minitron.importance.selection import select_units, top_blocks
+from minitron.importance.settings import CalibrationSettings, DepthSettings, WidthSettings
 from minitron.models.quotas import BlockQuotas
 from minitron.models.shape import HybridShape
 from minitron.pipeline.text import text_sources
@@ -40,16 +37,16 @@ from minitron.runtime.loading import load_model, load_tokenizer
 from minitron.runtime.stack import MemoryStack
 
 WIDTH = {
-    "published": dict.fromkeys(SCORED_AXES, ActivationScorer()),
-    "FLAP": dict.fromkeys(SCORED_AXES, SCORERS["flap"]()),
-    "output energy": dict.fromkeys(SCORED_AXES, SCORERS["output_energy"]()),
+    "published": WidthSettings.uniform("activation"),
+    "FLAP": WidthSettings.uniform("flap"),
+    "output energy": WidthSettings.uniform("output_energy"),
 }
 DEPTH = {
-    "block influence": None,
-    "logit MSE, one sweep": LogitDepth(distance="logit_mse"),
-    "logit KLD, one sweep": LogitDepth(distance="logit_kld"),
-    "logit MSE, greedy": LogitDepth(distance="logit_mse", remove=3),
-    "logit KLD, greedy": LogitDepth(distance="logit_kld", remove=3),
+    "block influence": DepthSettings(),
+    "logit MSE, one sweep": DepthSettings(scorer="logit_mse", samples=64),
+    "logit KLD, one sweep": DepthSettings(scorer="logit_kld", samples=64),
+    "logit MSE, greedy": DepthSettings(scorer="logit_mse", remove=3, samples=64),
+    "logit KLD, greedy": DepthSettings(scorer="logit_kld", remove=3, samples=64),
 }
 
 
@@ -128,7 +125,9 @@ def depth_rows(bench: Bench, seeds: list[int]) -> list[dict[str, Any]]:
     """One row a number of blocks: score -> its KL for each seed."""
     source = bench.checkpoint.shape
     scores = {
-        name: [bench.scores(CalibrationSettings(width={}, depth=depth, depth_samples=64), seed) for seed in seeds]
+        name: [
+            bench.scores(CalibrationSettings(width=WidthSettings.uniform(None), depth=depth), seed) for seed in seeds
+        ]
         for name, depth in DEPTH.items()
     }
     scores["random"] = [random_scores(source, seed=seed) for seed in seeds]

@@ -28,10 +28,9 @@ from transformers import NemotronHConfig, PreTrainedModel
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.data.samples import Samples
-from minitron.importance.calibrate import CalibrationSettings, calibrate
-from minitron.importance.depth.greedy import LogitDepth
+from minitron.importance.calibrate import calibrate
 from minitron.importance.scorers import SCORERS
-from minitron.importance.scorers.scorer import SCORED_AXES
+from minitron.importance.settings import CalibrationSettings, DepthSettings, WidthSettings
 from minitron.models.shape import HybridShape
 from minitron.runtime.loading import load_model, new_model
 from minitron.runtime.stack import MemoryStack
@@ -55,7 +54,7 @@ def random_samples(shape: HybridShape, count: int, seq_len: int) -> Samples:
 
 def width_settings(scorer: str) -> CalibrationSettings:
     """All axes by one scorer; block influence comes along."""
-    return CalibrationSettings(width=dict.fromkeys(SCORED_AXES, SCORERS[scorer]()))
+    return CalibrationSettings(width=WidthSettings.uniform(scorer))
 
 
 @torch.no_grad()
@@ -141,7 +140,9 @@ def naive_greedy(model: PreTrainedModel, samples: Samples, remove: int) -> tuple
 def greedy_ratio(model: PreTrainedModel, shape: HybridShape, samples: Samples, remove: int, rounds: int) -> list[float]:
     """Time of the cached search over the naive one, a ratio a round; both must remove the same blocks."""
     stack = MemoryStack(model, shape)
-    settings = CalibrationSettings(width={}, depth=LogitDepth(remove=remove))
+    settings = CalibrationSettings(
+        width=WidthSettings.uniform(None), depth=DepthSettings(scorer="logit_mse", remove=remove, samples=None)
+    )
     ratios = []
     for _ in range(rounds):
         found: list[Any] = []

@@ -11,7 +11,7 @@ from minitron.distributed import Ranks
 from minitron.importance.scores import Scores, load_scores
 from minitron.pipeline import fingerprints
 from minitron.pipeline.run_folder import SCORES_FILE
-from minitron.pipeline.scoring import calibration_settings, score_folder
+from minitron.pipeline.scoring import score_folder
 from minitron.recipe.load import make_section
 from minitron.recipe.score import ScoreSection
 from minitron.runtime.loading import check_device
@@ -61,7 +61,6 @@ def score_checkpoint(
         MinitronError: The checkpoint or the text cannot be used, or the folder holds something else.
     """
     check_device(device)
-    calibration_settings(section)
     open_checkpoint(checkpoint)
     inputs = fingerprints.scores(checkpoint, section, seed=seed)
     if finished_with(output, inputs, what="the scores"):

@@ -138,11 +138,12 @@ def _depth_distill(recipe: Recipe, shapes: Shapes) -> StageWork:
 def _score(recipe: Recipe, shapes: Shapes) -> StageWork:
     section = recipe.score
     width = section.width
-    scorers = sorted({width.hidden_size, width.intermediate_size, width.mamba, width.num_attention_heads})
+    found = (width.hidden_size, width.intermediate_size, width.mamba, width.num_attention_heads)
+    scorers = " and ".join(sorted({name for name in found if name is not None})) or "no widths"
     where = ", a block in memory at a time" if section.layerwise else ""
     models, weights_bytes = _whole(section.layerwise, "what is scored", shapes.source)
     return StageWork(
-        does=f"{section.samples:,} samples of {section.seq_len:,} tokens, {' and '.join(scorers)}{where}",
+        does=f"{section.samples:,} samples of {section.seq_len:,} tokens, {scorers}{where}",
         operations=_scoring(recipe, shapes.source, with_depth=recipe.depth_first is None),
         models=models,
         weights_bytes=weights_bytes,

@@ -1,4 +1,4 @@
-"""Running statistics of activations: batches of any size in, the same numbers out, mergeable over processes.
+"""Running statistics of one activation: the same numbers for any batch size, mergeable over processes.
 
 Each batch is reduced in fp32; the running totals are small and kept in fp64.
 """
@@ -6,26 +6,13 @@ Each batch is reduced in fp32; the running totals are small and kept in fp64.
 # B samples, T tokens, C channels, N counted tokens, U units, P channels of a unit
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, Protocol
 
 import torch
 
+from minitron.importance.settings import Aggregation
+from minitron.runtime.hooks import Activations, State, counted_tokens, merge_sums
+
 TOKENS_AT_ONCE = 256
-
-Aggregation = Literal["mean_abs", "l2", "variance", "max"]
-State = dict[str, torch.Tensor]
-
-
-class Accumulator(Protocol):
-    """A running statistic. Its state is a dict of tensors, empty before the first batch."""
-
-    state: State
-
-    def add(self, x_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> None:
-        """Takes a batch; only tokens that the mask counts matter, all without a mask."""
-
-    def merge(self, other: Mapping[str, torch.Tensor]) -> None:
-        """Takes in the state of another process's accumulator of the same kind."""
 
 
 class SampleAggregate:
@@ -39,8 +26,9 @@ class SampleAggregate:
         self._sequence, self._batch = sequence, batch
         self.state: State = {}
 
-    def add(self, x_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> None:
-        """Takes a batch."""
+    def update(self, activations: Activations, mask_BT: torch.Tensor | None) -> None:
+        """Takes in a batch."""
+        (x_BTC,) = activations
         samples_BC = over_tokens(x_BTC, mask_BT, self._sequence).double()
         if self._batch == "variance":
             self.merge(_moments(samples_BC))
@@ -62,7 +50,7 @@ class SampleAggregate:
                 "count": self.state["count"] + other["count"],
             }
         else:
-            self.state = _merge_sums(self.state, other)
+            self.state = merge_sums(self.state, other)
 
     def value(self) -> torch.Tensor:
         """[C], fp64."""
@@ -82,8 +70,9 @@ class TokenVariance:
     def __init__(self) -> None:
         self.state: State = {}
 
-    def add(self, x_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> None:
-        """Takes a batch."""
+    def update(self, activations: Activations, mask_BT: torch.Tensor | None) -> None:
+        """Takes in a batch."""
+        (x_BTC,) = activations
         x_NC = counted_tokens(x_BTC, mask_BT)
         if len(x_NC):
             self.merge(_moments(x_NC))
@@ -104,8 +93,9 @@ class TokenSecondMoment:
         self._unit_channels = unit_channels
         self.state: State = {}
 
-    def add(self, x_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> None:
-        """Takes a batch."""
+    def update(self, activations: Activations, mask_BT: torch.Tensor | None) -> None:
+        """Takes in a batch."""
+        (x_BTC,) = activations
         x_NC = counted_tokens(x_BTC, mask_BT)
         if self._unit_channels == 1:
             total = sum_over_tokens(x_NC[None], torch.square)[0].double()
@@ -116,7 +106,7 @@ class TokenSecondMoment:
 
     def merge(self, other: Mapping[str, torch.Tensor]) -> None:
         """Takes in another state."""
-        self.state = _merge_sums(self.state, other)
+        self.state = merge_sums(self.state, other)
 
     def value(self) -> torch.Tensor:
         """[U, P, P] or [C], fp64."""
@@ -165,12 +155,6 @@ def _token_chunks(
         yield chunk_BTC
 
 
-def counted_tokens(x_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
-    """[N, C]: the tokens that the mask counts; without a mask all of them."""
-    x_BTC = x_BTC.detach()
-    return x_BTC.flatten(0, 1) if mask_BT is None else x_BTC[mask_BT]
-
-
 def _moments(x_NC: torch.Tensor) -> State:
     mean_C = sum_over_tokens(x_NC[None], torch.positive)[0] / len(x_NC)
     m2_C = sum_over_tokens(x_NC[None], lambda rows_1NC: (rows_1NC - mean_C).square())[0].double()
@@ -187,9 +171,3 @@ def _merge_moments(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Te
         "mean": one["mean"] + apart_C * (other["count"] / count),
         "m2": one["m2"] + other["m2"] + apart_C.square() * (one["count"] * other["count"] / count),
     }
-
-
-def _merge_sums(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> State:
-    if not one or not other:
-        return dict(one or other)
-    return {name: one[name] + other[name] for name in one}

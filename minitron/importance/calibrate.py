@@ -1,7 +1,7 @@
 """Calibration: samples through a model in evaluation mode, every width statistic and depth score that was asked for.
 
 A model in memory takes a batch through all of its blocks at a time; a layerwise one takes all batches through a block
-at a time. Both listen with the same collectors, so they give the same scores.
+at a time. Both feed the same collectors, so they give the same scores.
 """
 
 # B samples, T tokens, D hidden, L blocks
@@ -9,53 +9,33 @@ at a time. Both listen with the same collectors, so they give the same scores.
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from minitron.data.samples import Samples
 from minitron.distributed import Ranks
 from minitron.errors import MinitronError
-from minitron.importance.accumulators import State
-from minitron.importance.depth.greedy import LogitDepth, logit_depth
-from minitron.importance.depth.influence import BlockInfluence
-from minitron.importance.experts import ExpertStatistics
-from minitron.importance.scorers.flap import FlapScorer
-from minitron.importance.scorers.scorer import SCORED_AXES, Scorer
-from minitron.importance.scores import LAYER_AXES, Scores
+from minitron.importance.block_statistics import BlockStatistic, StatisticsCollector
+from minitron.importance.depth.greedy import logit_depth
+from minitron.importance.depth.influence import BlockInfluence, influence_scores
+from minitron.importance.experts import ExpertStatistic
+from minitron.importance.finish import make_scores
+from minitron.importance.scorers import make_scorers
+from minitron.importance.scores import Scores
+from minitron.importance.settings import CalibrationSettings
 from minitron.importance.state import StateFile
-from minitron.importance.width import WidthStatistics
+from minitron.importance.width import WidthStatistic
+from minitron.models.shape import HybridShape
 from minitron.progress import track
-from minitron.runtime.stack import Block, Stack
+from minitron.runtime.hooks import State
+from minitron.runtime.stack import Stack
 from minitron.runtime.streams import FileStreams, MemoryStreams, Streams
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationSettings:
-    """What is measured, and how the samples are run.
-
-    Attributes:
-        width: Axis -> its scorer, of the axes to score.
-        depth: How blocks are scored by logits; None for block influence, which costs nothing beside the widths.
-        depth_samples: Samples for the logits, the first ones of the calibration; all when None.
-        batch_size: Samples in one pass; it changes speed and memory, not scores.
-        depth_chunk: Batches that a layerwise model takes through a block together while it is scored by logits.
-        save_every: Samples between saved states of a model in memory; a layerwise one saves after every block.
-    """
-
-    width: Mapping[str, Scorer] = field(default_factory=lambda: dict.fromkeys(SCORED_AXES, FlapScorer()))
-    depth: LogitDepth | None = None
-    depth_samples: int | None = None
-    batch_size: int = 8
-    depth_chunk: int = 8
-    save_every: int = 64
+STATE_FORMAT = 2  # of saved states; those of another one are not resumed from
+SETTINGS = set(CalibrationSettings.model_fields)
 
 
 @torch.no_grad()
@@ -87,7 +67,7 @@ def calibrate(
     ranks = ranks or Ranks()
     if len(samples) < ranks.world_size:
         raise MinitronError(f"there must be a sample for each of {ranks.world_size} processes, got {len(samples)}")
-    if settings.depth is not None:
+    if settings.depth.remove:
         pattern = stack.shape.hybrid_override_pattern
         settings.depth.quotas.check(pattern, len(pattern) - settings.depth.remove)
     started = time.monotonic()
@@ -96,13 +76,18 @@ def calibrate(
     logger.info(
         "calibrated on %d samples, %d tokens in %.1f s", len(samples), samples.num_tokens, time.monotonic() - started
     )
-    return make_scores(
-        {**run.width.scores, **run.experts.scores},
-        depth_L,
-        removed,
-        num_samples=len(samples),
-        num_tokens=samples.num_tokens,
-    )
+    return make_scores(run.statistics.scores, depth_L, removed, num_samples=len(samples), num_tokens=samples.num_tokens)
+
+
+def statistics_of(settings: CalibrationSettings, shape: HybridShape) -> list[BlockStatistic]:
+    """What is collected of every block: each axis's statistic, experts with them, and block influence."""
+    found: list[BlockStatistic] = []
+    scorers = make_scorers(settings.width)
+    if scorers:
+        found += [WidthStatistic(shape, scorers), ExpertStatistic(shape)]
+    if settings.depth.scorer == "block_influence":
+        found.append(BlockInfluence())
+    return found
 
 
 class _Calibration:
@@ -113,9 +98,10 @@ class _Calibration:
     ) -> None:
         self._stack, self._samples, self._settings, self._ranks = stack, samples, settings, ranks
         way = {
+            "format": STATE_FORMAT,
             "samples": _fingerprint(samples),
             "shape": repr(stack.shape),
-            "settings": repr(replace(settings, save_every=1)),
+            "settings": settings.model_dump(mode="json", include=SETTINGS - {"save_every"}),
             "processes": ranks.world_size,
             "layerwise": not stack.whole,
             "device": stack.device.type,
@@ -126,24 +112,20 @@ class _Calibration:
         self._layers = range(stack.shape.num_hidden_layers)
         self._next = 0  # batch of a model in memory, block of a layerwise one
         self._depth_state: State = {}
-        self.width = WidthStatistics(stack.shape, settings.width)
-        self.experts = ExpertStatistics(stack.shape)
-        self.influence = BlockInfluence(stack.shape.num_hidden_layers)
+        statistics = statistics_of(settings, stack.shape)
+        self._collects = bool(statistics)
+        self.statistics = StatisticsCollector(statistics)
 
     def run(self) -> tuple[torch.Tensor, tuple[int, ...]]:
         """Does what is left to do; (depth scores, removed blocks)."""
         self._restore(self._file.load())
-        if self._settings.width or self._settings.depth is None:
-            self._listen()
-        if self._settings.depth is None:
-            return self.influence.result(self._ranks), ()
-        return self._depth_by_logits(self._settings.depth)
-
-    def _listen(self) -> None:
-        if self._stack.whole:
+        if self._collects and self._stack.whole:
             self._batch_by_batch()
-        else:
+        elif self._collects:
             self._block_by_block()
+        if self._settings.depth.scorer == "block_influence":
+            return influence_scores(self.statistics.scores, len(self._layers)), ()
+        return self._depth_by_logits()
 
     def _batch_by_batch(self) -> None:
         blocks = list(self._stack.blocks(self._layers))
@@ -152,7 +134,7 @@ class _Calibration:
         for number in track(todo, "calibrate", total=len(todo)):
             batch = self._batches[number]
             mask_BT = batch.mask(self._stack.device)
-            with self._hearing(blocks, mask_BT):
+            with self.statistics.collecting(blocks, mask_BT):
                 self._stack.run(blocks, self._stack.embed(batch.ids(self._stack.device)), mask_BT)
             self._next = number + 1
             if (self._next - saved) * self._settings.batch_size >= self._settings.save_every:
@@ -160,7 +142,7 @@ class _Calibration:
                 saved = self._next
         if self._next != saved:
             self._save()
-        self._finish(blocks)
+        self.statistics.finish(blocks, self._ranks)
 
     def _block_by_block(self) -> None:
         streams = self._open_streams()
@@ -172,40 +154,24 @@ class _Calibration:
             layer = block[0]
             for number, batch in enumerate(self._batches):
                 mask_BT = batch.mask(self._stack.device)
-                with self._hearing([block], mask_BT):
+                with self.statistics.collecting([block], mask_BT):
                     after_BTD = self._stack.run([block], streams.read(number, layer), mask_BT)
                 if layer + 1 < len(self._layers):
                     streams.write(number, layer + 1, after_BTD)
-            self._finish([block])
-            self.width.forget(layer)
-            self.experts.forget(layer)
+            self.statistics.finish([block], self._ranks)
+            self.statistics.forget(layer)
             self._next = layer + 1
             self._save()
             self._ranks.barrier()  # a process that was stopped before it saved may send the others back to this block
             streams.settle(self._next)
 
-    def _finish(self, blocks: Sequence[Block]) -> None:
-        self.width.finish(blocks, self._ranks)
-        if self._settings.width:
-            self.experts.finish(blocks, self._ranks)
-
-    @contextmanager
-    def _hearing(self, blocks: Sequence[Block], mask_BT: torch.Tensor | None) -> Iterator[None]:
-        by_influence = self._settings.depth is None
-        with (
-            self.width.listening(blocks, mask_BT),
-            self.experts.listening(blocks if self._settings.width else (), mask_BT),
-            self.influence.listening(blocks if by_influence else (), mask_BT),
-        ):
-            yield
-
-    def _depth_by_logits(self, settings: LogitDepth) -> tuple[torch.Tensor, tuple[int, ...]]:
-        samples = self._samples
-        if self._settings.depth_samples is not None:
-            taken = range(self._ranks.rank, self._settings.depth_samples, self._ranks.world_size)
+    def _depth_by_logits(self) -> tuple[torch.Tensor, tuple[int, ...]]:
+        samples, settings = self._samples, self._settings.depth
+        if settings.samples is not None:
+            taken = range(self._ranks.rank, settings.samples, self._ranks.world_size)
             samples = samples.first(len(taken))
         batches = samples.batches(self._settings.batch_size)
-        size = 1 if self._stack.whole else self._settings.depth_chunk
+        size = 1 if self._stack.whole else settings.batches_at_once
         chunks = [batches[start : start + size] for start in range(0, len(batches), size)]
 
         def save(state: State) -> None:
@@ -220,7 +186,7 @@ class _Calibration:
         return FileStreams(self._streams_folder, len(self._batches), device=self._stack.device)
 
     def _save(self) -> None:
-        state = self.width.state() | self.experts.state() | self.influence.state() | self._depth_state
+        state = self.statistics.state() | self._depth_state
         self._file.save(state | {"next": torch.tensor(self._next)})
 
     def _restore(self, state: State) -> None:
@@ -229,9 +195,7 @@ class _Calibration:
         if not self._stack.whole:  # blocks are finished by all processes together
             self._next = before = self._ranks.min(self._next)
         if state:
-            self.width.restore(state, before=before, device=self._stack.device)
-            self.experts.restore(state, before=before, device=self._stack.device)
-            self.influence.restore(state, before=before)
+            self.statistics.restore(state, before=before, device=self._stack.device)
             self._depth_state = {name: value for name, value in state.items() if name.startswith("depth/")}
 
 
@@ -240,36 +204,3 @@ def _fingerprint(samples: Samples) -> str:
     if samples.lengths is not None:
         digest.update(samples.lengths.tobytes())
     return digest.hexdigest()
-
-
-def make_scores(
-    width: Mapping[tuple[str, int], torch.Tensor],
-    depth_L: torch.Tensor,
-    removed: Sequence[int],
-    *,
-    num_samples: int,
-    num_tokens: int,
-) -> Scores:
-    """Finished scores, by axis and layer, as a value.
-
-    Raises:
-        MinitronError: A score is not finite.
-    """
-
-    def by_layer(axis: str) -> Any:
-        return {layer: width[name, layer].numpy() for name, layer in sorted(width) if name == axis}
-
-    for (axis, layer), score in width.items():
-        if not torch.isfinite(score).all():
-            raise MinitronError(f"scores must be finite, those of {axis} in block {layer} are not: the model overflows")
-    if not torch.isfinite(depth_L).all():
-        raise MinitronError("depth scores must be finite, they are not: the model overflows")
-    hidden = list(by_layer("hidden_size").values())
-    return Scores(
-        hidden_size=np.sum(hidden, axis=0) if hidden else None,
-        **{axis: by_layer(axis) for axis in LAYER_AXES},
-        depth=depth_L.numpy(),
-        removed=tuple(removed),
-        num_samples=num_samples,
-        num_tokens=num_tokens,
-    )

@@ -1,11 +1,10 @@
-"""Calibration by somebody else's loop: whatever is run through a model is heard, and becomes scores."""
+"""Scores a model while the caller's forward loop runs."""
 
 # B samples, T tokens
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,23 +12,25 @@ from transformers import PreTrainedModel
 
 from minitron.distributed import Ranks
 from minitron.errors import MinitronError
-from minitron.importance.calibrate import CalibrationSettings, make_scores
-from minitron.importance.depth.influence import BlockInfluence
-from minitron.importance.experts import ExpertStatistics
+from minitron.importance.block_statistics import StatisticsCollector
+from minitron.importance.calibrate import statistics_of
+from minitron.importance.depth.influence import influence_scores
+from minitron.importance.finish import make_scores
 from minitron.importance.scores import Scores
-from minitron.importance.width import WidthStatistics
+from minitron.importance.settings import CalibrationSettings
 from minitron.models.shape import HybridShape
+from minitron.runtime.backbone import backbone_of
 from minitron.runtime.stack import Block, MemoryStack
 
 
 @torch.no_grad()
-def listen(
+def score_forward_loop(
     model: PreTrainedModel,
     shape: HybridShape,
     forward_loop: Callable[[nn.Module], object],
     settings: CalibrationSettings | None = None,
 ) -> Scores:
-    """Width scores and block influence of a model over what a loop runs through it.
+    """Width scores and block influence of a model over the tokens that a loop runs through it.
 
     An `attention_mask` of [B, T] that is passed to the forward says which tokens count.
 
@@ -44,64 +45,37 @@ def listen(
             scored by logits.
     """
     settings = settings or CalibrationSettings()
-    if settings.depth is not None:
-        raise MinitronError("depth must be scored by block influence where a loop of one's own is heard, got logits")
+    if settings.depth.scorer != "block_influence":
+        raise MinitronError(f"a forward loop scores depth by block_influence, got {settings.depth.scorer}")
     blocks = list(MemoryStack(model, shape).blocks(range(shape.num_hidden_layers)))
-    ear = _Ear(blocks, shape, settings)
-    with ear.at(model.base_model):
+    statistics = StatisticsCollector(statistics_of(settings, shape))
+    with _scoring(backbone_of(model), blocks, statistics) as passes:
         forward_loop(model)
-    if not ear.num_tokens:
+    if not passes.num_tokens:
         raise MinitronError("the forward loop must run tokens through the model, it ran none")
-    ear.width.finish(blocks, Ranks())
-    ear.experts.finish(blocks, Ranks())
+    statistics.finish(blocks, Ranks())
     return make_scores(
-        {**ear.width.scores, **ear.experts.scores},
-        ear.influence.result(Ranks()),
+        statistics.scores,
+        influence_scores(statistics.scores, shape.num_hidden_layers),
         (),
-        num_samples=ear.num_samples,
-        num_tokens=ear.num_tokens,
+        num_samples=passes.num_samples,
+        num_tokens=passes.num_tokens,
     )
 
 
-class _Ear:
-    """Hears each forward of a backbone with that forward's own mask, and counts what it heard."""
+class _Passes:
+    """Counts the samples and tokens of forward passes, and reads their masks."""
 
-    def __init__(self, blocks: list[Block], shape: HybridShape, settings: CalibrationSettings) -> None:
-        self._blocks = blocks
-        self._heard = ExitStack()
-        self.width = WidthStatistics(shape, settings.width)
-        self.experts = ExpertStatistics(shape)
-        self.influence = BlockInfluence(shape.num_hidden_layers)
+    def __init__(self) -> None:
         self.num_samples = self.num_tokens = 0
 
-    @contextmanager
-    def at(self, backbone: nn.Module) -> Iterator[None]:
-        signature = inspect.signature(backbone.forward)
-
-        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = signature.bind(*args, **kwargs).arguments
-            mask_BT = self._count(given)
-            for collector in (self.width, self.experts, self.influence):
-                self._heard.enter_context(collector.listening(self._blocks, mask_BT))
-
-        def after(_module: nn.Module, _args: Any, _output: Any) -> None:
-            self._heard.close()
-
-        handles = [
-            backbone.register_forward_pre_hook(before, with_kwargs=True),
-            backbone.register_forward_hook(after, always_call=True),
-        ]
-        try:
-            yield
-        finally:
-            self._heard.close()
-            for handle in handles:
-                handle.remove()
-
-    def _count(self, given: dict[str, Any]) -> torch.Tensor | None:
+    def count(self, given: Mapping[str, torch.Tensor | None]) -> torch.Tensor | None:
+        """The mask of a pass by its named arguments, or None where all tokens count."""
         ids_BT = given.get("input_ids")
-        shape_BT = (ids_BT if ids_BT is not None else given["inputs_embeds"]).shape[:2]
-        mask_BT: torch.Tensor | None = given.get("attention_mask")
+        inputs = ids_BT if ids_BT is not None else given["inputs_embeds"]
+        assert inputs is not None
+        shape_BT = inputs.shape[:2]
+        mask_BT = given.get("attention_mask")
         if mask_BT is not None:
             if mask_BT.ndim != 2 or mask_BT.shape[0] != shape_BT[0] or mask_BT.shape[1] < shape_BT[1]:
                 raise MinitronError(f"attention_mask must be {list(shape_BT)}, got {list(mask_BT.shape)}")
@@ -109,3 +83,23 @@ class _Ear:
         self.num_samples += shape_BT[0]
         self.num_tokens += shape_BT[0] * shape_BT[1] if mask_BT is None else int(mask_BT.sum())
         return None if mask_BT is None or bool(mask_BT.all()) else mask_BT
+
+
+@contextmanager
+def _scoring(backbone: nn.Module, blocks: Sequence[Block], statistics: StatisticsCollector) -> Iterator[_Passes]:
+    """Collects every forward of a backbone with that forward's own mask, inside the `with`."""
+    signature = inspect.signature(backbone.forward)
+    passes, current = _Passes(), ExitStack()
+
+    def before(_module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        mask_BT = passes.count(signature.bind(*args, **kwargs).arguments)
+        current.enter_context(statistics.collecting(blocks, mask_BT))
+
+    def after(_module: nn.Module, _args: object, _output: object) -> None:
+        current.close()
+
+    with ExitStack() as hooks:
+        hooks.callback(backbone.register_forward_pre_hook(before, with_kwargs=True).remove)
+        hooks.callback(backbone.register_forward_hook(after, always_call=True).remove)
+        hooks.callback(current.close)
+        yield passes

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,21 @@ from minitron.models.shape import HybridShape
 
 ScoreArray = npt.NDArray[np.float64]
 
-# What has scores in every block of a kind. Mamba heads and the channels of a head share theirs.
-LAYER_AXES = (
-    "intermediate_size",
-    "mamba",
-    "num_attention_heads",
-    "n_routed_experts",
-    "moe_intermediate_size",
-    "moe_shared_expert_intermediate_size",
-)
+ByLayer = Mapping[int, ScoreArray]
+
+
+class LayerScores(TypedDict):
+    """The axes that have scores in every block of a kind. Mamba heads and the channels of a head share theirs."""
+
+    intermediate_size: ByLayer
+    mamba: ByLayer
+    num_attention_heads: ByLayer
+    n_routed_experts: ByLayer
+    moe_intermediate_size: ByLayer
+    moe_shared_expert_intermediate_size: ByLayer
+
+
+LAYER_AXES = tuple(LayerScores.__annotations__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,17 +55,17 @@ class Scores:
     """
 
     hidden_size: ScoreArray | None
-    intermediate_size: Mapping[int, ScoreArray]
-    mamba: Mapping[int, ScoreArray]
-    num_attention_heads: Mapping[int, ScoreArray]
-    n_routed_experts: Mapping[int, ScoreArray] = field(default_factory=dict)
-    moe_intermediate_size: Mapping[int, ScoreArray] = field(default_factory=dict)
-    moe_shared_expert_intermediate_size: Mapping[int, ScoreArray] = field(default_factory=dict)
+    intermediate_size: ByLayer
+    mamba: ByLayer
+    num_attention_heads: ByLayer
+    n_routed_experts: ByLayer = field(default_factory=dict)
+    moe_intermediate_size: ByLayer = field(default_factory=dict)
+    moe_shared_expert_intermediate_size: ByLayer = field(default_factory=dict)
     depth: ScoreArray
     removed: tuple[int, ...] = ()
     num_samples: int
     num_tokens: int
-    origin: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, object] = field(default_factory=dict)
 
 
 def save_scores(scores: Scores, path: Path) -> None:
@@ -92,7 +98,7 @@ def load_scores(path: Path) -> Scores:
         with safe_open(path, framework="np") as file:
             described = json.loads((file.metadata() or {})["minitron"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        by_axis: dict[str, Any] = {axis: _by_layer(arrays, f"{axis}.") for axis in LAYER_AXES}
+        by_axis = layer_scores({axis: _by_layer(arrays, f"{axis}.") for axis in LAYER_AXES})
         return Scores(
             hidden_size=arrays.get("hidden_size"),
             **by_axis,
@@ -111,7 +117,7 @@ def random_scores(shape: HybridShape, *, seed: int) -> Scores:
     rng = np.random.default_rng(seed)
     axes, sizes = shape.family.axes, shape.sizes
     hidden = rng.random(shape.hidden_size)
-    by_axis: dict[str, Any] = {}
+    by_axis: dict[str, ByLayer] = {}
     for axis in LAYER_AXES:
         declared = axes.get("mamba_num_heads" if axis == "mamba" else axis)
         if declared is None or declared.block is None:
@@ -128,8 +134,13 @@ def random_scores(shape: HybridShape, *, seed: int) -> Scores:
         depth=rng.random(shape.num_hidden_layers),
         num_samples=0,
         num_tokens=0,
-        **by_axis,
+        **layer_scores(by_axis),
     )
+
+
+def layer_scores(by_axis: Mapping[str, ByLayer]) -> LayerScores:
+    """Scores by axis as fields of `Scores`; axes that are left out have none."""
+    return cast(LayerScores, {axis: by_axis.get(axis, {}) for axis in LAYER_AXES})
 
 
 def _by_layer(arrays: Mapping[str, ScoreArray], prefix: str) -> dict[int, ScoreArray]:

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from minitron.importance.accumulators import State
+from minitron.runtime.hooks import State
 
 logger = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ def scores(checkpoint: Path, section: ScoreSection, *, seed: int) -> JsonObject:
         "batch_size": True,
         "layerwise": True,
         "save_every": True,
-        "depth": {"trials_at_once"},
+        "depth": {"trials_at_once", "batches_at_once"},
     }
     return {
         **checkpoint_hashes(checkpoint),

@@ -22,7 +22,8 @@ from minitron.pipeline.run_folder import STATE_FOLDER
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.norm_compensation import norm_scales
 from minitron.prune.plan import PrunePlan, save_plan
-from minitron.prune.reconstruction.blockwise import RepairSettings, repair
+from minitron.prune.reconstruction.alignment import Alignment
+from minitron.prune.reconstruction.blockwise import repair
 from minitron.prune.reconstruction.write import write_repaired
 from minitron.recipe.prune import CalibrationSection, PruneSection, RepairSection
 from minitron.runtime.dtypes import torch_dtype
@@ -58,7 +59,7 @@ class Cut:
     @property
     def hashes(self) -> Mapping[str, str]:
         """What identifies the source's files, as its scores hold them where they do."""
-        found = {part: self.scores.origin[part] for part in HASHED if part in self.scores.origin}
+        found = {part: str(self.scores.origin[part]) for part in HASHED if part in self.scores.origin}
         return found or checkpoint_hashes(self.source.folder)
 
 
@@ -115,11 +116,9 @@ def repair_checkpoint(
     )
     state = pruned.folder.with_name(STATE_FOLDER)
     weights = repair(
-        teacher,
-        student,
-        plan,
+        Alignment(teacher=teacher, student=student, plan=plan),
         samples,
-        RepairSettings(ridge=section.ridge, projections=section.projections, batch_size=section.batch_size),
+        section,
         dtypes={name: torch_dtype(stored.dtype) for name, stored in pruned.tensors.items()},
         state_folder=state,
         origin=checkpoint_hashes(source.folder),

@@ -8,12 +8,7 @@ import numpy as np
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.distributed import Ranks
-from minitron.errors import MinitronError
-from minitron.importance.calibrate import CalibrationSettings, calibrate
-from minitron.importance.depth.greedy import LogitDepth
-from minitron.importance.scorers import SCORERS
-from minitron.importance.scorers.activation import ActivationScorer
-from minitron.importance.scorers.scorer import SCORED_AXES
+from minitron.importance.calibrate import calibrate
 from minitron.importance.scores import ScoreArray, Scores, save_scores
 from minitron.importance.selection import mamba_channels, mamba_heads
 from minitron.pipeline import fingerprints
@@ -23,37 +18,6 @@ from minitron.recipe.score import ScoreSection
 from minitron.report.score_figures import draw_scores
 
 
-def calibration_settings(section: ScoreSection) -> CalibrationSettings:
-    """The recipe's settings as the calibration takes them.
-
-    Raises:
-        MinitronError: A scorer is unknown.
-    """
-    width, depth = section.width, section.depth
-    scorers = {}
-    for axis in SCORED_AXES:
-        name = getattr(width, axis)
-        if name not in SCORERS:
-            raise MinitronError(f"score.width.{axis} must be one of {', '.join(SCORERS)}, got {name!r}")
-        scorers[axis] = SCORERS[name]()
-        if name == "activation":
-            scorers[axis] = ActivationScorer(
-                sequence=width.sequence, batch=width.batch, ffn_preactivation=width.ffn_preactivation
-            )
-    by_logits = None
-    if depth.scorer != "block_influence":
-        by_logits = LogitDepth(
-            distance=depth.scorer, remove=depth.remove, quotas=depth.quotas, trials_at_once=depth.trials_at_once
-        )
-    return CalibrationSettings(
-        width=scorers,
-        depth=by_logits,
-        depth_samples=depth.samples,
-        batch_size=section.batch_size,
-        save_every=section.save_every,
-    )
-
-
 def score_folder(
     teacher: Path, section: ScoreSection, output: Path, *, seed: int, device: str, ranks: Ranks | None = None
 ) -> Scores:
@@ -61,11 +25,10 @@ def score_folder(
     ranks = ranks or Ranks(device)
     if ranks.world_size > 1:
         device = str(ranks.device)
-    settings = calibration_settings(section)
     checkpoint = open_checkpoint(teacher)
     samples = read_samples(section, checkpoint, seed=seed)
     stack = open_stack(checkpoint, layerwise=section.layerwise, device=device)
-    scores = calibrate(stack, samples, settings, ranks=ranks, state_folder=output / STATE_FOLDER)
+    scores = calibrate(stack, samples, section, ranks=ranks, state_folder=output / STATE_FOLDER)
     scores = replace(scores, origin=fingerprints.scores(teacher, section, seed=seed))
     ranks.barrier()
     if ranks.is_main:

@@ -2,18 +2,19 @@
 
 from pathlib import Path
 
+from minitron.importance.settings import DepthSettings
 from minitron.pipeline.run_folder import RunFolder
 from minitron.recipe.distill import CorrectionSection, DepthFirstSection
 from minitron.recipe.prune import CalibrationSection, PruneSection
 from minitron.recipe.recipe import Recipe
-from minitron.recipe.score import DepthSection, ScoreSection
+from minitron.recipe.score import ScoreSection
 
 
 def score_section(recipe: Recipe) -> ScoreSection:
     """How the recipe scores widths; after a depth stage, blocks are not ranked again."""
     if recipe.depth_first is None:
         return recipe.score
-    return recipe.score.model_copy(update={"depth": DepthSection()})
+    return recipe.score.model_copy(update={"depth": DepthSettings()})
 
 
 def prune_section(recipe: Recipe) -> PruneSection:

@@ -1,4 +1,4 @@
-"""RMSNorm compensation: what norms over fewer hidden channels get wrong on average, put right in their weights.
+"""RMSNorm compensation: corrects, in norm weights, the mean error of norms over fewer hidden channels.
 
 With channels removed, the root mean square of what is left differs from that of the whole. Of a token t, let r_t be
 rms(kept channels) over rms(all channels): the pruned norm's output is the teacher's divided by r_t. The one factor on
@@ -9,15 +9,14 @@ norm has the same length before the weight.
 # B samples, T tokens, D hidden
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import nn
 
 from minitron.data.samples import Samples
 from minitron.models.axes import Indices
 from minitron.progress import track
 from minitron.prune.plan import PrunePlan
+from minitron.runtime.hooks import Activations, HookSite, State, collecting, merge_sums
 from minitron.runtime.stack import Stack
 from minitron.runtime.streams import MemoryStreams
 
@@ -48,19 +47,20 @@ def norm_scales(stack: Stack, samples: Samples, plan: PrunePlan, *, batch_size: 
     scales: dict[str, float] = {}
     layers = range(shape.num_hidden_layers)
     for layer, block in track(stack.blocks(layers), "compensate", total=len(layers)):
-        ratios = {name: _Ratio(kept) for name in _norms(plan, layer)}
-        with _listening(block, ratios):
-            for number, batch in enumerate(batches):
-                mask_BT = batch.mask(stack.device)
-                for ratio in ratios.values():
-                    ratio.mask_BT = mask_BT
+        ratios = {name: RmsRatio(kept) for name in _norms(plan, layer)}
+        norms = [
+            (block, HookSite(module=name.removesuffix(".weight"), side="input"), ratio)
+            for name, ratio in ratios.items()
+        ]
+        for number, batch in enumerate(batches):
+            mask_BT = batch.mask(stack.device)
+            with collecting(norms, mask_BT):
                 streams.write(number, layer + 1, stack.run([(layer, block)], streams.read(number, layer), mask_BT))
         prefix = family.block_prefix.format(layer=layer)
         scales |= {prefix + name: ratio.mean for name, ratio in ratios.items()}
-    last = _Ratio(kept)
+    last = RmsRatio(kept)
     for number, batch in enumerate(batches):
-        last.mask_BT = batch.mask(stack.device)
-        last.add(streams.read(number, shape.num_hidden_layers))
+        last.update((streams.read(number, shape.num_hidden_layers),), batch.mask(stack.device))
     return scales | {family.final_norm: last.mean}
 
 
@@ -73,33 +73,31 @@ def _norms(plan: PrunePlan, layer: int) -> Iterator[str]:
                 yield spec.name
 
 
-@contextmanager
-def _listening(block: nn.Module, ratios: Mapping[str, "_Ratio"]) -> Iterator[None]:
-    with ExitStack() as hooks:
-        for name, ratio in ratios.items():
-            norm = block.get_submodule(name.removesuffix(".weight"))
-            handle = norm.register_forward_pre_hook(lambda _, args, ratio=ratio: ratio.add(args[0]))
-            hooks.callback(handle.remove)
-        yield
-
-
-class _Ratio:
+class RmsRatio:
     """The mean over counted tokens of rms(kept channels) / rms(all channels) of what enters a norm."""
 
     def __init__(self, kept: Indices) -> None:
-        self.mask_BT: torch.Tensor | None = None
         self._kept = torch.from_numpy(kept)
-        self._sum = self._count = 0.0
+        self.state: State = {}
 
     @property
     def mean(self) -> float:
-        return self._sum / max(1.0, self._count)
+        """The mean; 0 before the first token."""
+        if not self.state:
+            return 0.0
+        return float(self.state["sum"]) / max(1.0, float(self.state["count"]))
 
-    def add(self, x_BTD: torch.Tensor) -> None:
+    def update(self, activations: Activations, mask_BT: torch.Tensor | None) -> None:
+        """Takes in a batch of what enters the norm, [B, T, D]."""
+        (x_BTD,) = activations
         squares_BTD = x_BTD.detach().float().square()
         kept_BT = squares_BTD[..., self._kept.to(x_BTD.device)].mean(dim=-1)
         ratio_BT = (kept_BT / squares_BTD.mean(dim=-1).clamp(min=1e-30)).sqrt()
-        if self.mask_BT is not None:
-            ratio_BT = ratio_BT[self.mask_BT]
-        self._sum += float(ratio_BT.sum(dtype=torch.float64))
-        self._count += ratio_BT.numel()
+        if mask_BT is not None:
+            ratio_BT = ratio_BT[mask_BT]
+        total = ratio_BT.sum(dtype=torch.float64)
+        self.merge({"sum": total, "count": torch.tensor(float(ratio_BT.numel()), dtype=torch.float64)})
+
+    def merge(self, other: Mapping[str, torch.Tensor]) -> None:
+        """Takes in another state."""
+        self.state = merge_sums(self.state, other)

@@ -1,10 +1,11 @@
 """How a student is cut, and what is done with it right after."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from minitron.dtypes import StoredDtype
+from minitron.prune.reconstruction.settings import RepairSettings
 from minitron.recipe.source import Source
 from minitron.settings import PositiveInt, Settings
 
@@ -20,18 +21,11 @@ class CalibrationSection(Settings):
     layerwise: bool = Field(default=False, description="Hold one block of each model in memory at a time.")
 
 
-class RepairSection(CalibrationSection):
+class RepairSection(CalibrationSection, RepairSettings):
     """Refitting the cut model's projections in closed form, before any distillation; beyond the published method.
 
     The defaults are what did best on the quickstart's teacher (`benchmarks/repair.py`).
     """
-
-    ridge: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=1e-2, description="Pull towards the sliced weights, relative to the mean square of the inputs."
-    )
-    projections: Literal["all", "outputs"] = Field(
-        default="all", description="outputs: what writes into the residual stream; all: also what reads it."
-    )
 
 
 class PruneSection(Settings):

@@ -1,62 +1,70 @@
-"""The parts of a loaded causal model: its blocks, last hidden states and head; and how training runs them."""
+"""The parts of a loaded transformers model: backbone, blocks, embeddings, last hidden states, and the output head."""
 
-# B blocks of text, T tokens, D hidden, V vocabulary
+# B samples, T tokens, D hidden, V vocabulary
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 
+def backbone_of(model: PreTrainedModel) -> nn.Module:
+    """The model without its head."""
+    backbone: nn.Module = model.base_model
+    return backbone
+
+
 def blocks_of(model: PreTrainedModel) -> Sequence[nn.Module]:
     """The model's blocks in order."""
-    backbone: Any = model.base_model
-    blocks: Sequence[nn.Module] = backbone.layers
+    blocks: Sequence[nn.Module] = model.base_model.layers
     return blocks
+
+
+def embed(model: PreTrainedModel, input_ids_BT: torch.Tensor) -> torch.Tensor:
+    """[B, T, D] residual stream before the first block."""
+    hidden_BTD: torch.Tensor = model.get_input_embeddings()(input_ids_BT)
+    return hidden_BTD
 
 
 def last_hidden_states(model: PreTrainedModel, input_ids_BT: torch.Tensor) -> torch.Tensor:
     """[B, T, D] what the head reads."""
-    backbone: Any = model.base_model
-    hidden_BTD: torch.Tensor = backbone(input_ids_BT, use_cache=False).last_hidden_state
+    hidden_BTD: torch.Tensor = model.base_model(input_ids_BT, use_cache=False).last_hidden_state
     return hidden_BTD
 
 
 def output_head(model: PreTrainedModel) -> torch.Tensor:
     """[V, D] `lm_head.weight`."""
-    head: Any = model.get_output_embeddings()
-    weight_VD: torch.Tensor = head.weight
+    weight_VD: torch.Tensor = model.get_output_embeddings().weight
     return weight_VD
 
 
-def autocast_without_copies(device: torch.device) -> AbstractContextManager[Any]:
-    """Inside autocast: the same, but narrow copies of weights are dropped as soon as they are used.
+def run_blocks(
+    model: PreTrainedModel,
+    blocks: Sequence[nn.Module],
+    hidden_BTD: torch.Tensor,
+    mask_BT: torch.Tensor | None,
+    *,
+    norm_name: str,
+) -> torch.Tensor:
+    """[B, T, D] residual stream after some blocks, run by the backbone's own forward, without the final norm.
 
-    Autocast keeps them until the forward pass ends, 2 bytes a parameter, for weights that are used again. Those of a
-    block are used once, and a block that is recomputed makes its copies anew.
+    Args:
+        model: The model, which is as it was when the call returns.
+        blocks: What takes the place of its blocks.
+        hidden_BTD: The residual stream before them.
+        mask_BT: Which tokens are no padding; all when None.
+        norm_name: Name of the final norm inside the backbone.
     """
-    if not torch.is_autocast_enabled(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.get_autocast_dtype(device.type), cache_enabled=False)
-
-
-@contextmanager
-def listening(blocks: Sequence[nn.Module], layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
-    """Gives a mapping that a forward pass inside fills: layer -> [B, T, D] residual stream behind it."""
-    heard: dict[int, torch.Tensor] = {}
-
-    def hook(layer: int) -> Any:
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            heard[layer] = output[0] if isinstance(output, tuple) else output
-
-        return keep
-
-    handles = [blocks[layer].register_forward_hook(hook(layer)) for layer in layers]
+    backbone = backbone_of(model)
+    layers, norm = backbone.get_submodule("layers"), backbone.get_submodule(norm_name)
+    backbone.layers = nn.ModuleList(blocks)
+    setattr(backbone, norm_name, nn.Identity())
     try:
-        yield heard
+        after_BTD: torch.Tensor = backbone(
+            inputs_embeds=hidden_BTD, attention_mask=None if mask_BT is None else mask_BT.long(), use_cache=False
+        ).last_hidden_state
     finally:
-        for handle in handles:
-            handle.remove()
+        backbone.layers = layers
+        setattr(backbone, norm_name, norm)
+    return after_BTD

@@ -1,13 +1,13 @@
-"""A model as a stack of blocks that can be run piece by piece: whole in memory, or block by block from its files.
+"""A model as a stack of blocks that can be run a few at a time: whole in memory, or layerwise from its files.
 
-Both ways run transformers' own forward over some of the blocks, so that they give the numbers of the whole model.
+Both run transformers' own forward over some of the blocks, so that they give the numbers of the whole model.
 """
 
 # B samples, T tokens, D hidden, N rows of the vocabulary, L blocks
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from minitron.checkpoints.names import block_places, gather_state
 from minitron.checkpoints.reading import Fp32, read_fp32
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
+from minitron.runtime.backbone import blocks_of, embed, output_head, run_blocks
 from minitron.runtime.loading import empty_model
 
 Block = tuple[int, nn.Module]
@@ -65,7 +66,8 @@ class MemoryStack:
     def __init__(self, model: PreTrainedModel, shape: HybridShape) -> None:
         if model.training:
             raise MinitronError(
-                "a model must be in evaluation mode to be listened to: fused training kernels skip submodules"
+                "a model must be in evaluation mode for its activations to be collected: fused training kernels skip "
+                "submodules"
             )
         self.shape = shape
         self.device = model.device
@@ -73,18 +75,16 @@ class MemoryStack:
 
     def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """[B, T, D] residual stream before the first block."""
-        embeddings: Any = self._model.get_input_embeddings()
-        hidden_BTD: torch.Tensor = embeddings(ids_BT)
-        return hidden_BTD
+        return embed(self._model, ids_BT)
 
     def blocks(self, layers: Sequence[int]) -> Iterator[Block]:
         """The blocks of these layers in order."""
-        backbone: Any = self._model.base_model
-        yield from ((layer, backbone.layers[layer]) for layer in layers)
+        blocks = blocks_of(self._model)
+        yield from ((layer, blocks[layer]) for layer in layers)
 
     def run(self, blocks: Sequence[Block], hidden_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
         """[B, T, D] residual stream after these blocks."""
-        return _run_backbone(self._model, self.shape, blocks, hidden_BTD, mask_BT)
+        return _run(self._model, self.shape, blocks, hidden_BTD, mask_BT)
 
     def final_norm(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
         """[B, T, D] what the head reads."""
@@ -94,8 +94,7 @@ class MemoryStack:
 
     def head(self) -> Iterator[torch.Tensor]:
         """Successive rows [N, D] of `lm_head.weight`."""
-        head: Any = self._model.get_output_embeddings()
-        yield from head.weight.detach().split(HEAD_ROWS)
+        yield from torch.split(output_head(self._model).detach(), HEAD_ROWS)
 
 
 class LayerwiseStack:
@@ -128,13 +127,13 @@ class LayerwiseStack:
 
     def blocks(self, layers: Sequence[int]) -> Iterator[Block]:
         """The blocks of these layers in order, each read while the one before it is in use."""
-        backbone: Any = self._model.base_model
         if not layers:
             return
+        model_blocks = blocks_of(self._model)
         with ThreadPoolExecutor(max_workers=1) as reader:
             coming: Future[dict[str, torch.Tensor]] = reader.submit(self._read_block, layers[0])
             for position, layer in enumerate(layers):
-                block = backbone.layers[layer]
+                block = model_blocks[layer]
                 block.load_state_dict(coming.result(), assign=True)
                 if position + 1 < len(layers):
                     coming = reader.submit(self._read_block, layers[position + 1])
@@ -146,7 +145,7 @@ class LayerwiseStack:
 
     def run(self, blocks: Sequence[Block], hidden_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
         """[B, T, D] residual stream after these blocks."""
-        return _run_backbone(self._model, self.shape, blocks, hidden_BTD, mask_BT)
+        return _run(self._model, self.shape, blocks, hidden_BTD, mask_BT)
 
     def final_norm(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
         """[B, T, D] what the head reads."""
@@ -179,7 +178,7 @@ def _stored_rows(checkpoint: Checkpoint) -> ReadRows:
     return read
 
 
-def _run_backbone(
+def _run(
     model: PreTrainedModel,
     shape: HybridShape,
     blocks: Sequence[Block],
@@ -187,18 +186,7 @@ def _run_backbone(
     mask_BT: torch.Tensor | None,
 ) -> torch.Tensor:
     norm_name = _module_of(shape, shape.family.final_norm).rpartition(".")[2]
-    backbone: Any = model.base_model
-    layers, norm = backbone.layers, getattr(backbone, norm_name)
-    backbone.layers = nn.ModuleList([block for _, block in blocks])
-    setattr(backbone, norm_name, nn.Identity())
-    try:
-        after_BTD: torch.Tensor = backbone(
-            inputs_embeds=hidden_BTD, attention_mask=None if mask_BT is None else mask_BT.long(), use_cache=False
-        ).last_hidden_state
-    finally:
-        backbone.layers = layers
-        setattr(backbone, norm_name, norm)
-    return after_BTD
+    return run_blocks(model, [block for _, block in blocks], hidden_BTD, mask_BT, norm_name=norm_name)
 
 
 def _module_of(shape: HybridShape, weight_on_disk: str) -> str:

@@ -329,7 +329,7 @@ def test_scoring_by_logits_says_which_blocks_go(
     [
         ("depth.scorer=logit_mean", "depth.scorer: input should be"),
         ("dpth.scorer=logit_mse", "unknown key dpth; did you mean depth?"),
-        ("width.mamba=energy", "score.width.mamba must be one of activation, flap, output_energy, got 'energy'"),
+        ("width.mamba=energy", "width.mamba: input should be 'activation', 'flap' or 'output_energy', got 'energy'"),
         ("depth.remove=2", "score.depth.remove is for a greedy search by logits"),
         ("depth.protected=[1]", "score.depth.keep_attention and protected are for a greedy search"),
     ],

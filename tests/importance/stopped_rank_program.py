@@ -8,11 +8,9 @@ import torch
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.distributed import Ranks
-from minitron.importance.calibrate import CalibrationSettings, calibrate
-from minitron.importance.depth.greedy import LogitDepth
-from minitron.importance.scorers import SCORERS
-from minitron.importance.scorers.scorer import SCORED_AXES
+from minitron.importance.calibrate import calibrate
 from minitron.importance.scores import save_scores
+from minitron.importance.settings import CalibrationSettings, DepthSettings, WidthSettings
 from minitron.importance.state import StateFile
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
@@ -39,10 +37,9 @@ def main(checkpoint: Path, output: Path, way: str, victim: int, saves: int, when
     loaded = MemoryStack(load_model(checkpoint), opened.shape)
     stack = LayerwiseStack(opened) if way == "layerwise" else loaded
     settings = CalibrationSettings(
-        width=dict.fromkeys(SCORED_AXES, SCORERS["output_energy"]()),
-        depth=LogitDepth(remove=3),
+        width=WidthSettings.uniform("output_energy"),
+        depth=DepthSettings(scorer="logit_mse", remove=3, batches_at_once=1),
         batch_size=1,
-        depth_chunk=1,
         save_every=1,
     )
     scores = calibrate(stack, make_samples(padded=True), settings, ranks=ranks, state_folder=output / "state")

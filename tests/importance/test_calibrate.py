@@ -10,12 +10,9 @@ from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.data.samples import Samples
-from minitron.importance.calibrate import CalibrationSettings, calibrate
-from minitron.importance.depth.greedy import LogitDepth
-from minitron.importance.scorers import SCORERS
-from minitron.importance.scorers.activation import ActivationScorer
-from minitron.importance.scorers.scorer import SCORED_AXES
+from minitron.importance.calibrate import calibrate
 from minitron.importance.selection import mamba_channels, mamba_heads
+from minitron.importance.settings import CalibrationSettings, DepthSettings, WidthSettings
 from minitron.models.shape import HybridShape
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack, Stack
@@ -56,8 +53,8 @@ def assert_axis(found: Any, expected: Any, rtol: float = 1e-5) -> None:
 @pytest.mark.parametrize("batch", ["mean_abs", "l2", "variance", "max"])
 def test_activation_scores(case: Case, tiny_shape: HybridShape, sequence: Any, batch: Any, batch_size: int) -> None:
     stack, model, samples, bare = case
-    scorer = ActivationScorer(sequence=sequence, batch=batch)
-    settings = CalibrationSettings(width=dict.fromkeys(SCORED_AXES, scorer), batch_size=batch_size)
+    width = WidthSettings.uniform("activation", sequence=sequence, batch=batch)
+    settings = CalibrationSettings(width=width, batch_size=batch_size)
     scores = calibrate(stack, samples, settings)
     heard = oracle.listen(model, tiny_shape, bare)
     for axis, expected in oracle.activation(heard, tiny_shape, sequence, batch).items():
@@ -68,7 +65,8 @@ def test_activation_scores(case: Case, tiny_shape: HybridShape, sequence: Any, b
 
 def test_ffn_scores_before_the_activation_function(case: Case, tiny_shape: HybridShape) -> None:
     stack, model, samples, bare = case
-    settings = CalibrationSettings(width={"intermediate_size": ActivationScorer(ffn_preactivation=True)})
+    width = WidthSettings.uniform("activation", axes=["intermediate_size"], ffn_preactivation=True)
+    settings = CalibrationSettings(width=width)
     scores = calibrate(stack, samples, settings)
     heard = oracle.listen(model, tiny_shape, bare)
     for layer, x in heard.places["ffn_pre"].items():
@@ -79,7 +77,7 @@ def test_ffn_scores_before_the_activation_function(case: Case, tiny_shape: Hybri
 
 def test_flap_scores(case: Case, tiny_shape: HybridShape) -> None:
     stack, model, samples, bare = case
-    settings = CalibrationSettings(width=dict.fromkeys(SCORED_AXES, SCORERS["flap"]()), batch_size=2)
+    settings = CalibrationSettings(width=WidthSettings.uniform("flap"), batch_size=2)
     scores = calibrate(stack, samples, settings)
     for axis, expected in oracle.flap(oracle.listen(model, tiny_shape, bare), model, tiny_shape).items():
         assert_axis(getattr(scores, axis), expected)
@@ -87,7 +85,7 @@ def test_flap_scores(case: Case, tiny_shape: HybridShape) -> None:
 
 def test_output_energy_is_the_error_that_zeroing_a_unit_makes(case: Case, tiny_shape: HybridShape) -> None:
     stack, model, samples, bare = case
-    settings = CalibrationSettings(width=dict.fromkeys(SCORED_AXES, SCORERS["output_energy"]()), batch_size=2)
+    settings = CalibrationSettings(width=WidthSettings.uniform("output_energy"), batch_size=2)
     scores = calibrate(stack, samples, settings)
     expected = oracle.energies(oracle.listen(model, tiny_shape, bare), model, tiny_shape)
     for axis in ("hidden_size", "intermediate_size", "num_attention_heads"):
@@ -99,7 +97,7 @@ def test_output_energy_is_the_error_that_zeroing_a_unit_makes(case: Case, tiny_s
 
 def test_output_energy_of_some_channels_is_that_of_the_head_cut_to_them(folder: Path, tiny_shape: HybridShape) -> None:
     model, samples = load_model(folder), make_samples(padded=False)
-    settings = CalibrationSettings(width={"mamba": SCORERS["output_energy"]()})
+    settings = CalibrationSettings(width=WidthSettings.uniform("output_energy", axes=["mamba"]))
     scores = calibrate(MemoryStack(model, tiny_shape), samples, settings)
     heard = oracle.listen(model, tiny_shape, [torch.from_numpy(row).long() for row in samples.token_ids])
     for layer, energy in scores.mamba.items():
@@ -111,7 +109,7 @@ def test_output_energy_of_some_channels_is_that_of_the_head_cut_to_them(folder: 
 
 
 @pytest.mark.parametrize("scorer", ["activation", "flap", "output_energy"])
-def test_planted_dead_units_rank_last(tiny_shape: HybridShape, scorer: str) -> None:
+def test_planted_dead_units_rank_last(tiny_shape: HybridShape, scorer: Any) -> None:
     model = make_tiny_model(tiny_shape)
     blocks: Any = model.base_model
     mlp, mamba, attention = (tiny_shape.layers_of(kind)[0] for kind in "-M*")
@@ -126,7 +124,7 @@ def test_planted_dead_units_rank_last(tiny_shape: HybridShape, scorer: str) -> N
         for block in blocks.layers:
             block.norm.weight[9] = 0
         blocks.layers[7].mixer.down_proj.weight.zero_()
-    settings = CalibrationSettings(width=dict.fromkeys(SCORED_AXES, SCORERS[scorer]()))
+    settings = CalibrationSettings(width=WidthSettings.uniform(scorer))
     samples = Samples(token_ids=np.random.default_rng(0).integers(3, 271, (4, 13), dtype=np.int32))
     scores = calibrate(MemoryStack(model, tiny_shape), samples, settings)
     assert scores.intermediate_size[mlp].argmin() == 17
@@ -142,8 +140,10 @@ def test_planted_dead_units_rank_last(tiny_shape: HybridShape, scorer: str) -> N
 @pytest.mark.parametrize("trials_at_once", [1, 3, 8])
 def test_depth_scores_are_those_of_really_removing_each_block(case: Case, distance: Any, trials_at_once: int) -> None:
     stack, model, samples, bare = case
-    depth = LogitDepth(distance=distance, trials_at_once=trials_at_once)
-    scores = calibrate(stack, samples, CalibrationSettings(width={}, depth=depth, batch_size=2, depth_chunk=2))
+    depth = DepthSettings(scorer=distance, trials_at_once=trials_at_once, batches_at_once=2)
+    scores = calibrate(
+        stack, samples, CalibrationSettings(width=WidthSettings.uniform(None), depth=depth, batch_size=2)
+    )
     original = oracle.logits_without(model, bare, set())
     expected = [oracle.distance(distance, original, oracle.logits_without(model, bare, {n})) for n in range(8)]
     np.testing.assert_allclose(scores.depth, expected, rtol=2e-5)
@@ -152,7 +152,8 @@ def test_depth_scores_are_those_of_really_removing_each_block(case: Case, distan
 
 def test_depth_samples_are_the_first_ones(folder: Path, tiny_shape: HybridShape) -> None:
     stack = MemoryStack(load_model(folder), tiny_shape)
-    some = CalibrationSettings(width={}, depth=LogitDepth(), depth_samples=3, batch_size=2)
+    depth = DepthSettings(scorer="logit_mse", samples=3)
+    some = CalibrationSettings(width=WidthSettings.uniform(None), depth=depth, batch_size=2)
     scores = calibrate(stack, make_samples(padded=False), some)
     alone = calibrate(stack, make_samples(padded=False, count=3), some)
     np.testing.assert_allclose(scores.depth, alone.depth, rtol=1e-12)

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.data.samples import Samples
-from minitron.importance.calibrate import CalibrationSettings, calibrate
-from minitron.importance.depth.greedy import LogitDepth
+from minitron.importance.calibrate import calibrate
 from minitron.importance.scorers import SCORERS
-from minitron.importance.scorers.scorer import SCORED_AXES
 from minitron.importance.scores import LAYER_AXES, Scores, random_scores
+from minitron.importance.settings import CalibrationSettings, DepthSettings, WidthSettings
 from minitron.models.families import FAMILIES
 from minitron.models.shape import HybridShape
 from minitron.runtime.loading import load_model
@@ -42,12 +41,14 @@ def make_samples(shape: HybridShape, seed: int, *, padded: bool) -> Samples:
 @settings(max_examples=5, deadline=None)
 @given(data=st.data(), seed=seeds, padded=st.booleans(), by_logits=st.booleans())
 def test_layerwise_scores_are_those_of_the_model_in_memory(
-    model_type: str, scorer: str, data: Any, seed: int, padded: bool, by_logits: bool
+    model_type: str, scorer: Any, data: Any, seed: int, padded: bool, by_logits: bool
 ) -> None:
     shape = data.draw(shapes(model_types=[model_type], every_kind=True))
     samples = make_samples(shape, seed, padded=padded)
     settings = CalibrationSettings(
-        width=dict.fromkeys(SCORED_AXES, SCORERS[scorer]()), depth=LogitDepth() if by_logits else None, batch_size=3
+        width=WidthSettings.uniform(scorer),
+        depth=DepthSettings(scorer="logit_mse" if by_logits else "block_influence"),
+        batch_size=3,
     )
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = open_checkpoint(write_tiny_checkpoint(Path(folder) / "teacher", shape=shape, shard_bytes=5000))

@@ -1,4 +1,4 @@
-"""What is heard of routed experts, against a loop over tokens in fp64 that shares nothing with it."""
+"""What is collected of routed experts, against a loop over tokens in fp64 that shares nothing with it."""
 
 # T tokens, E experts, F neurons of an expert
 
@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from minitron.data.samples import Samples
 from minitron.distributed import Ranks
-from minitron.importance.experts import ExpertStatistics
+from minitron.importance.block_statistics import StatisticsCollector
+from minitron.importance.experts import ExpertStatistic
 from minitron.models.shape import HybridShape
 from minitron.runtime.stack import Block, MemoryStack
 from tests.support.exact import tensors_on_disk
@@ -41,12 +42,18 @@ def make_samples(shape: HybridShape, seed: int, *, padded: bool) -> Samples:
     return Samples(token_ids=token_ids, lengths=rng.integers(1, 10, 5) if padded else None)
 
 
-def hear(statistics: ExpertStatistics, model: PreTrainedModel, shape: HybridShape, batches: list[Samples]) -> None:
+def collector(shape: HybridShape) -> StatisticsCollector:
+    return StatisticsCollector([ExpertStatistic(shape)])
+
+
+def collect(
+    statistics: StatisticsCollector, model: PreTrainedModel, shape: HybridShape, batches: list[Samples]
+) -> None:
     stack = MemoryStack(model, shape)
     blocks = list(stack.blocks(range(shape.num_hidden_layers)))
     for batch in batches:
         mask_BT = batch.mask(stack.device)
-        with torch.no_grad(), statistics.listening(blocks, mask_BT):
+        with torch.no_grad(), statistics.collecting(blocks, mask_BT):
             stack.run(blocks, stack.embed(batch.ids(stack.device)), mask_BT)
 
 
@@ -55,8 +62,8 @@ def blocks_of(model: PreTrainedModel, shape: HybridShape) -> list[Block]:
 
 
 def scores_of(model: PreTrainedModel, shape: HybridShape, batches: list[Samples]) -> Found:
-    statistics = ExpertStatistics(shape)
-    hear(statistics, model, shape, batches)
+    statistics = collector(shape)
+    collect(statistics, model, shape, batches)
     statistics.finish(blocks_of(model, shape), Ranks())
     return statistics.scores
 
@@ -108,11 +115,11 @@ def test_experts_are_scored_as_a_loop_over_tokens_scores_them(
 def test_two_processes_give_the_scores_of_one(padded: bool, latent: int, first: bool) -> None:
     shape = make_moe_shape(moe_latent_size=latent)
     model, samples = make_tiny_model(shape), make_samples(shape, 0, padded=padded)
-    one, other = ExpertStatistics(shape), ExpertStatistics(shape)
-    hear(one, model, shape, samples.share(0, 2).batches(2))
-    hear(other, model, shape, samples.share(1, 2).batches(2))
+    one, other = collector(shape), collector(shape)
+    collect(one, model, shape, samples.share(0, 2).batches(2))
+    collect(other, model, shape, samples.share(1, 2).batches(2))
     for block in blocks_of(model, shape):
-        prefix = f"experts/heard/{block[0]}/"
+        prefix = f"collected/{block[0]}/experts/"
         sums = {name.removeprefix(prefix): value for name, value in other.state().items() if name.startswith(prefix)}
         one.finish([block], TwoRanks(sums, first=first))
     assert_close(one.scores, expected_scores(model, shape, samples))
@@ -124,10 +131,10 @@ def test_a_saved_state_goes_on_to_the_same_bits(stop: int) -> None:
     model, samples = make_tiny_model(shape), make_samples(shape, 0, padded=True)
     batches = samples.batches(2)
     expected = scores_of(model, shape, batches)
-    before, after = ExpertStatistics(shape), ExpertStatistics(shape)
-    hear(before, model, shape, batches[:stop])
+    before, after = collector(shape), collector(shape)
+    collect(before, model, shape, batches[:stop])
     after.restore(before.state(), before=shape.num_hidden_layers, device=torch.device("cpu"))
-    hear(after, model, shape, batches[stop:])
+    collect(after, model, shape, batches[stop:])
     after.finish(blocks_of(model, shape), Ranks())
     for key, score in expected.items():
         torch.testing.assert_close(after.scores[key], score, rtol=0, atol=0)
@@ -136,8 +143,8 @@ def test_a_saved_state_goes_on_to_the_same_bits(stop: int) -> None:
 def test_scores_of_finished_blocks_are_restored_of_layers_before_the_one_to_go_on_with() -> None:
     shape = make_moe_shape()
     model = make_tiny_model(shape)
-    statistics, restored = ExpertStatistics(shape), ExpertStatistics(shape)
-    hear(statistics, model, shape, [make_samples(shape, 0, padded=False)])
+    statistics, restored = collector(shape), collector(shape)
+    collect(statistics, model, shape, [make_samples(shape, 0, padded=False)])
     statistics.finish(blocks_of(model, shape), Ranks())
     first, second = shape.layers_of("E")
     statistics.forget(first)
@@ -148,12 +155,12 @@ def test_scores_of_finished_blocks_are_restored_of_layers_before_the_one_to_go_o
         torch.testing.assert_close(score, statistics.scores[key], rtol=0, atol=0)
 
 
-def test_listening_leaves_no_hook_and_no_change() -> None:
+def test_collecting_leaves_no_hook_and_no_change() -> None:
     shape = make_moe_shape()
     model, samples = make_tiny_model(shape), make_samples(shape, 0, padded=False)
     ids_BT = samples.ids(torch.device("cpu"))
     with torch.no_grad():
         before_BTV = model(ids_BT, use_cache=False).logits
-        hear(ExpertStatistics(shape), model, shape, [samples])
+        collect(collector(shape), model, shape, [samples])
         torch.testing.assert_close(model(ids_BT, use_cache=False).logits, before_BTV, rtol=0, atol=0)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -9,12 +9,9 @@ import pytest
 import torch
 
 from minitron.checkpoints.checkpoint import open_checkpoint
-from minitron.importance.calibrate import CalibrationSettings, calibrate
-from minitron.importance.depth.greedy import LogitDepth
-from minitron.importance.scorers import SCORERS
-from minitron.importance.scorers.scorer import SCORED_AXES
+from minitron.importance.calibrate import calibrate
+from minitron.importance.settings import CalibrationSettings, DepthSettings, WidthSettings
 from minitron.importance.state import StateFile
-from minitron.models.quotas import BlockQuotas
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack, Stack
 from tests.support.samples import assert_identical, make_samples
@@ -49,14 +46,13 @@ def open_stack(way: str, folder: Path) -> Stack:
 @pytest.mark.parametrize("way", ["memory", "layerwise"])
 @pytest.mark.parametrize("scorer", ["activation", "output_energy"])
 def test_twenty_stops_at_random_points_change_no_score(
-    tiny_checkpoint: Path, tmp_path: Path, way: str, scorer: str, padded: bool
+    tiny_checkpoint: Path, tmp_path: Path, way: str, scorer: Any, padded: bool
 ) -> None:
     samples = make_samples(padded=padded)
     settings = CalibrationSettings(
-        width=dict.fromkeys(SCORED_AXES, SCORERS[scorer]()),
-        depth=LogitDepth(remove=2, quotas=BlockQuotas(exactly={"*": 1}), trials_at_once=3),
+        width=WidthSettings.uniform(scorer),
+        depth=DepthSettings(scorer="logit_mse", remove=2, keep_attention=1, trials_at_once=3, batches_at_once=2),
         batch_size=2,
-        depth_chunk=2,
         save_every=2,
     )
     expected = calibrate(open_stack(way, tiny_checkpoint), samples, settings)

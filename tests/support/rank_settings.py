@@ -3,26 +3,27 @@
 from pathlib import Path
 
 from minitron.data.samples import Samples, pad_documents
-from minitron.importance.calibrate import CalibrationSettings
-from minitron.importance.depth.greedy import LogitDepth
-from minitron.importance.scorers import SCORERS
-from minitron.importance.scorers.activation import ActivationScorer
-from minitron.importance.scorers.scorer import SCORED_AXES
+from minitron.importance.settings import CalibrationSettings, DepthSettings, WidthSettings
 from minitron.runtime.loading import load_tokenizer
 from tests.support.paths import ROOT
 
 ALL_SETTINGS = {
     name: CalibrationSettings(
-        width=dict.fromkeys(SCORED_AXES, scorer), depth=depth, depth_samples=5, batch_size=2, depth_chunk=2
+        width=width, depth=DepthSettings(scorer=depth, remove=remove, samples=5, batches_at_once=2), batch_size=2
     )
-    for name, scorer, depth in (
-        ("activation", ActivationScorer(), None),
-        ("activation-max-mean", ActivationScorer(sequence="max", batch="mean_abs"), LogitDepth(remove=3)),
-        ("activation-l2-max", ActivationScorer(sequence="l2", batch="max"), LogitDepth(distance="logit_nmse")),
-        ("activation-variance", ActivationScorer(sequence="variance", batch="variance"), None),
-        ("preactivation", ActivationScorer(ffn_preactivation=True), None),
-        ("flap", SCORERS["flap"](), None),
-        ("output_energy", SCORERS["output_energy"](), LogitDepth(distance="logit_kld", remove=2)),
+    for name, width, depth, remove in (
+        ("activation", WidthSettings.uniform("activation"), "block_influence", 0),
+        ("activation-max-mean", WidthSettings.uniform("activation", sequence="max", batch="mean_abs"), "logit_mse", 3),
+        ("activation-l2-max", WidthSettings.uniform("activation", sequence="l2", batch="max"), "logit_nmse", 0),
+        (
+            "activation-variance",
+            WidthSettings.uniform("activation", sequence="variance", batch="variance"),
+            "block_influence",
+            0,
+        ),
+        ("preactivation", WidthSettings.uniform("activation", ffn_preactivation=True), "block_influence", 0),
+        ("flap", WidthSettings.uniform("flap"), "block_influence", 0),
+        ("output_energy", WidthSettings.uniform("output_energy"), "logit_kld", 2),
     )
 }
 

@@ -2,6 +2,7 @@
 
 # B sequences of a batch, T tokens a sequence, D hidden, N = B * T tokens
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +16,11 @@ from minitron.distill.loss.inputs import LossScope
 from minitron.distill.loss.objective import Objective
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.teachers.teacher import Teacher
+from minitron.distill.training.autocast import autocast_without_copies
 from minitron.distill.training.states import second_names
 from minitron.errors import MinitronError
-from minitron.runtime.backbone import autocast_without_copies, blocks_of, last_hidden_states, listening, output_head
+from minitron.runtime.backbone import blocks_of, last_hidden_states, output_head
+from minitron.runtime.hooks import LatestActivation, collecting_outputs
 
 # What the module gives, in this order; each is a sum over the counted tokens.
 PARTS = ("loss", "divergence", "cross_entropy", "hidden")
@@ -85,10 +88,11 @@ class DistillationModel(nn.Module):
         pairs = self._hidden.pairs if self._hidden is not None else ()
         (teacher,) = self._teacher
         teacher_blocks = teacher.blocks if isinstance(teacher, OnlineTeacher) else ()
-        with listening(teacher_blocks, [layer for _, layer in pairs]) as teacher_states:
+        with collecting_outputs((layer, teacher_blocks[layer]) for _, layer in pairs) as teacher_states:
             targets = None if teacher is None else teacher.targets(input_ids, index)
-        listening_student = listening(blocks_of(self.student), [layer for layer, _ in pairs])
-        with listening_student as student_states, autocast_without_copies(input_ids.device):
+        student_blocks = blocks_of(self.student)
+        collecting_student = collecting_outputs((layer, student_blocks[layer]) for layer, _ in pairs)
+        with collecting_student as student_states, autocast_without_copies(input_ids.device):
             hidden_BTD = last_hidden_states(self.student, input_ids)
         losses = distillation_loss(
             hidden_BTD.flatten(0, 1),
@@ -105,15 +109,18 @@ class DistillationModel(nn.Module):
         return torch.stack([total, losses.divergence, losses.cross_entropy, hidden])
 
     def _hidden_loss(
-        self, student_states: dict[int, torch.Tensor], teacher_states: dict[int, torch.Tensor], mask_N: torch.Tensor
+        self,
+        student_states: Mapping[int, LatestActivation],
+        teacher_states: Mapping[int, LatestActivation],
+        mask_N: torch.Tensor,
     ) -> torch.Tensor | None:
         match = self._hidden
         if match is None:
             return None
         distance = torch.zeros((), device=mask_N.device)
         for student_layer, teacher_layer in match.pairs:
-            teacher_ND = teacher_states[teacher_layer].flatten(0, 1)
+            teacher_ND = teacher_states[teacher_layer].value.flatten(0, 1)
             if match.channels is not None:
                 teacher_ND = teacher_ND[:, list(match.channels)]
-            distance = distance + match.loss(student_states[student_layer].flatten(0, 1), teacher_ND, mask_N)
+            distance = distance + match.loss(student_states[student_layer].value.flatten(0, 1), teacher_ND, mask_N)
         return distance / len(match.pairs)

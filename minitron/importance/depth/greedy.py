@@ -4,19 +4,17 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 
 from minitron.data.samples import Samples
 from minitron.distributed import Ranks
-from minitron.importance.accumulators import State
-from minitron.importance.depth.distance import DISTANCES, LogitDistance
+from minitron.importance.depth.distance import DISTANCES
 from minitron.importance.depth.trials import Finals, removal_trials, whole_pass
+from minitron.importance.settings import DepthSettings
 from minitron.models.axes import tensor_shape
-from minitron.models.quotas import BlockQuotas
 from minitron.progress import track
+from minitron.runtime.hooks import State
 from minitron.runtime.stack import Stack
 from minitron.units import GIB, MIB
 
@@ -29,30 +27,11 @@ CPU_BYTES, GPU_BYTES = 8 * MIB, 2 * GIB
 
 SWEEP_STATE = ("depth/totals", "depth/norm", "depth/next")
 
-DistanceName = Literal["logit_mse", "logit_nmse", "logit_kld"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogitDepth:
-    """How to score blocks by logits.
-
-    Attributes:
-        distance: What is measured between the original's logits and a trial's.
-        remove: Blocks to remove greedily, one a sweep (arXiv 2508.14444); 0 for a single sweep (2504.11409).
-        quotas: Limits on which blocks are removed.
-        trials_at_once: Trials that run as one batch; None takes as many as suit the device.
-    """
-
-    distance: DistanceName = "logit_mse"
-    remove: int = 0
-    quotas: BlockQuotas = field(default_factory=BlockQuotas)
-    trials_at_once: int | None = None
-
 
 def logit_depth(
     stack: Stack,
     chunks: Sequence[Sequence[Samples]],
-    settings: LogitDepth,
+    settings: DepthSettings,
     ranks: Ranks,
     *,
     state: Mapping[str, torch.Tensor],
@@ -66,15 +45,14 @@ def logit_depth(
     Args:
         stack: The model.
         chunks: Batches of this process's samples; the batches of a chunk go through a block together.
-        settings: What to measure.
+        settings: How blocks are ranked, by one of the logit distances.
         ranks: The processes; distances are means over all of their samples, so that all remove the same blocks.
-        state: What `save` was given by an interrupted call with the same arguments, or nothing.
-        save: Called after every chunk with all that is needed to go on.
+        state: The last state that an interrupted call with the same arguments saved, or nothing.
+        save: Called after every chunk with the state to resume from.
 
     Raises:
         MinitronError: The quotas do not allow to remove so many blocks.
     """
-    distance = DISTANCES[settings.distance](stack)
     pattern = stack.shape.hybrid_override_pattern
     everything = torch.arange(len(pattern))
     scores_L = state.get("depth/scores", torch.zeros(len(pattern), dtype=torch.float64))
@@ -83,34 +61,65 @@ def logit_depth(
     partial: State = {}
     if int(state.get("depth/step", -1)) == len(removed):
         partial = {name: state[name] for name in SWEEP_STATE}
-    original = _Original(stack, chunks)
-    trials_at_once = settings.trials_at_once or _suitable_trials(stack, chunks)
+    trials = _Trials(stack, chunks, settings)
     sweeps = max(1, settings.remove)
-    for step in track(range(sweeps), "depth sweeps", total=sweeps):
-        if step < len(removed):
-            continue
+    for step in track(range(len(removed), sweeps), "depth sweeps", total=sweeps - len(removed)):
         layers = [layer for layer in range(len(pattern)) if layer not in removed]
-        kept = len(pattern) - settings.remove
-        removable = settings.quotas.removable(pattern, layers, kept) if settings.remove else []
-        so_far = {
-            "depth/scores": scores_L,
-            "depth/removed": torch.tensor(removed, dtype=torch.int64),
-            "depth/step": torch.tensor(step),
-        }
-        for measured in _sweep(stack, chunks, layers, original, distance, trials_at_once, partial):
+        so_far = _removals(scores_L, removed) | {"depth/step": torch.tensor(step)}
+        for measured in trials.sweep(layers, partial):
             save(so_far | measured)
             partial = measured
         scores_L = scores_L.clone()
         scores_L[layers] = ranks.sum(partial["depth/totals"]) / ranks.sum(partial["depth/norm"])
         if settings.remove:
+            removable = settings.quotas.removable(pattern, layers, len(pattern) - settings.remove)
             removed.append(min(removable, key=lambda layer: float(scores_L[layer])))
-            finished = {"depth/scores": scores_L, "depth/removed": torch.tensor(removed, dtype=torch.int64)}
-            save(so_far | partial | finished)
+            save(so_far | partial | _removals(scores_L, removed))
             ranks.barrier()  # the sums of this step must last until every process has come to its end
         partial = {}
     for step, layer in enumerate(removed):
         scores_L[layer] = float(step - len(removed))
     return scores_L, tuple(removed)
+
+
+def _removals(scores_L: torch.Tensor, removed: Sequence[int]) -> State:
+    return {"depth/scores": scores_L, "depth/removed": torch.tensor(removed, dtype=torch.int64)}
+
+
+class _Trials:
+    """Distances between the original model's logits and those of removal trials."""
+
+    def __init__(self, stack: Stack, chunks: Sequence[Sequence[Samples]], settings: DepthSettings) -> None:
+        self._stack, self._chunks = stack, chunks
+        self._distance = DISTANCES[settings.scorer](stack)
+        self._original = _Original(stack, chunks)
+        self._at_once = settings.trials_at_once or _suitable_trials(stack, chunks)
+
+    def sweep(self, layers: Sequence[int], partial: Mapping[str, torch.Tensor]) -> Iterator[State]:
+        """After every chunk, what one sweep has measured so far; resumes a partial sweep.
+
+        Args:
+            layers: Blocks that are left; each is removed in a trial of its own.
+            partial: What an interrupted sweep had measured, or nothing.
+        """
+        totals = partial.get("depth/totals", torch.zeros(len(layers), dtype=torch.float64)).clone()
+        norm = partial.get("depth/norm", torch.zeros((), dtype=torch.float64)).clone()
+        begin = int(partial.get("depth/next", 0))
+        if begin == len(self._chunks):  # measured whole before, or a process without samples
+            yield {"depth/totals": totals, "depth/norm": norm, "depth/next": torch.tensor(begin)}
+        for number in range(begin, len(self._chunks)):
+            reference, entering = self._original.states(number)
+            if len(layers) < self._stack.shape.num_hidden_layers:
+                entering = []
+            trials = removal_trials(
+                self._stack, self._chunks[number], layers, trials_at_once=self._at_once, entering=entering
+            )
+            measured = 0.0
+            while group := list(itertools.islice(trials, self._at_once)):
+                sums, measured = self._distance.measure(reference, [finals for _, finals in group])
+                totals[[position for position, _ in group]] += sums
+            norm += measured
+            yield {"depth/totals": totals.clone(), "depth/norm": norm.clone(), "depth/next": torch.tensor(number + 1)}
 
 
 def _suitable_trials(stack: Stack, chunks: Sequence[Sequence[Samples]]) -> int:
@@ -119,34 +128,6 @@ def _suitable_trials(stack: Stack, chunks: Sequence[Sequence[Samples]]) -> int:
     kinds = set(stack.shape.hybrid_override_pattern)
     widest = max(tensor_shape(spec, sizes)[0] for kind in kinds for spec in family.tensors_of(kind, sizes))
     return max(1, (CPU_BYTES if stack.device.type == "cpu" else GPU_BYTES) // (tokens * widest * 4))
-
-
-def _sweep(
-    stack: Stack,
-    chunks: Sequence[Sequence[Samples]],
-    layers: Sequence[int],
-    original: "_Original",
-    distance: LogitDistance,
-    trials_at_once: int,
-    partial: Mapping[str, torch.Tensor],
-) -> Iterator[State]:
-    """After every chunk, what one sweep has measured so far; goes on from a partial sweep."""
-    totals = partial.get("depth/totals", torch.zeros(len(layers), dtype=torch.float64)).clone()
-    norm = partial.get("depth/norm", torch.zeros((), dtype=torch.float64)).clone()
-    begin = int(partial.get("depth/next", 0))
-    if begin == len(chunks):  # measured whole before, or a process without samples
-        yield {"depth/totals": totals, "depth/norm": norm, "depth/next": torch.tensor(begin)}
-    for number in range(begin, len(chunks)):
-        reference, entering = original.states(number)
-        if len(layers) < stack.shape.num_hidden_layers:
-            entering = []
-        trials = removal_trials(stack, chunks[number], layers, trials_at_once=trials_at_once, entering=entering)
-        measured = 0.0
-        while group := list(itertools.islice(trials, trials_at_once)):
-            sums, measured = distance.measure(reference, [finals for _, finals in group])
-            totals[[position for position, _ in group]] += sums
-        norm += measured
-        yield {"depth/totals": totals.clone(), "depth/norm": norm.clone(), "depth/next": torch.tensor(number + 1)}
 
 
 class _Original:

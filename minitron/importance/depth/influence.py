@@ -1,61 +1,62 @@
-"""Block influence: one minus the cosine between what enters a block and what leaves it."""
+"""Block influence: one minus the cosine between the residual stream before a block and after it."""
 
 # B samples, T tokens, D hidden, L blocks
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
-from minitron.distributed import Ranks
-from minitron.importance.accumulators import State
-from minitron.runtime.stack import Block
+from minitron.importance.block_statistics import Key, Probe
+from minitron.runtime.hooks import Accumulator, Activations, HookSite, State, merge_sums
+
+INFLUENCE = "depth"
 
 
 class BlockInfluence:
-    """Mean over all counted tokens of 1 - cos(block input, block output), for every block.
+    """Mean over all counted tokens of 1 - cos(block input, block output), larger where a block changes its input more.
 
     Source: arXiv 2403.03853 (block influence); the one-shot depth score of arXiv 2407.14679.
     """
 
-    def __init__(self, num_hidden_layers: int) -> None:
-        self._sums_L = torch.zeros(num_hidden_layers, dtype=torch.float64)
-        self._tokens_L = torch.zeros(num_hidden_layers, dtype=torch.float64)
+    def probes(self, layer: int, block: nn.Module) -> Mapping[str, Probe]:
+        """The block itself, its input and output."""
+        return {"influence": Probe(site=HookSite(side="both"), accumulator=InfluenceSum)}
 
-    @contextmanager
-    def listening(self, blocks: Iterable[Block], mask_BT: torch.Tensor | None) -> Iterator[None]:
-        """Hears one batch go through some blocks."""
-        handles = [block.register_forward_hook(self._hook(layer, mask_BT), with_kwargs=True) for layer, block in blocks]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    def scores(self, layer: int, block: nn.Module, collected: Mapping[str, Accumulator]) -> Mapping[str, torch.Tensor]:
+        """One number for the block, as `depth`."""
+        state = collected["influence"].state
+        return {INFLUENCE: state["sum"] / state["tokens"].clamp(min=1)}
 
-    def result(self, ranks: Ranks) -> torch.Tensor:
-        """[L] over all ranks, larger where a block changes its input more."""
-        return ranks.sum(self._sums_L) / ranks.sum(self._tokens_L).clamp(min=1)
 
-    def state(self) -> State:
-        """Everything gathered so far."""
-        return {"influence/sums": self._sums_L, "influence/tokens": self._tokens_L}
+def influence_scores(scores: Mapping[Key, torch.Tensor], num_hidden_layers: int) -> torch.Tensor:
+    """[L] block influence, out of all finished scores."""
+    return torch.stack([scores[INFLUENCE, layer] for layer in range(num_hidden_layers)])
 
-    def restore(self, state: Mapping[str, torch.Tensor], *, before: int) -> None:
-        """Goes on from a saved state, of the layers below `before`."""
-        self._sums_L, self._tokens_L = state["influence/sums"].clone(), state["influence/tokens"].clone()
-        self._sums_L[before:], self._tokens_L[before:] = 0, 0
 
-    def _hook(self, layer: int, mask_BT: torch.Tensor | None) -> Any:
-        def add(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], after_BTD: torch.Tensor) -> None:
-            change_BT = one_minus_cosine(args[0] if args else kwargs["hidden_states"], after_BTD)
-            if mask_BT is not None:
-                change_BT = change_BT.masked_fill(~mask_BT, 0)
-            self._sums_L[layer] += float(change_BT.sum(dtype=torch.float64))
-            self._tokens_L[layer] += change_BT.numel() if mask_BT is None else int(mask_BT.sum())
+class InfluenceSum:
+    """The sum of 1 - cos over counted tokens, and their number, in fp64 on the CPU."""
 
-        return add
+    def __init__(self) -> None:
+        self.state: State = {}
+
+    def update(self, activations: Activations, mask_BT: torch.Tensor | None) -> None:
+        """Takes in a batch."""
+        before_BTD, after_BTD = activations
+        change_BT = one_minus_cosine(before_BTD, after_BTD)
+        if mask_BT is not None:
+            change_BT = change_BT.masked_fill(~mask_BT, 0)
+        tokens = change_BT.numel() if mask_BT is None else int(mask_BT.sum())
+        self.merge(
+            {
+                "sum": torch.tensor(float(change_BT.sum(dtype=torch.float64)), dtype=torch.float64),
+                "tokens": torch.tensor(float(tokens), dtype=torch.float64),
+            }
+        )
+
+    def merge(self, other: Mapping[str, torch.Tensor]) -> None:
+        """Takes in another state."""
+        self.state = merge_sums(self.state, other)
 
 
 def one_minus_cosine(before_BTD: torch.Tensor, after_BTD: torch.Tensor) -> torch.Tensor:

@@ -71,8 +71,8 @@ def removal_trials(
             after = moved.pop() if advances else stream
             trials = [*moved, entering[position] if entering else stream]
             stream = after
-        for piece in [list(blocks)] if stack.whole else ([block] for block in blocks):
-            trials = _run_together(stack, piece, trials, masks)
+        for some in [list(blocks)] if stack.whole else ([block] for block in blocks):
+            trials = _run_together(stack, some, trials, masks)
         for number, trial in enumerate(trials):
             yield first + number, _finish(stack, trial, masks)
 

@@ -6,9 +6,11 @@ from typing import cast
 
 import torch
 
-from minitron.importance.accumulators import Accumulator, Aggregation, SampleAggregate
-from minitron.importance.scorers.scorer import PLACES
+from minitron.importance.accumulators import SampleAggregate
+from minitron.importance.scorers.scorer import ACTIVATIONS
+from minitron.importance.settings import Aggregation
 from minitron.models.shape import HybridShape
+from minitron.runtime.hooks import Accumulator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,25 +18,25 @@ class ActivationScorer:
     """Activation magnitude.
 
     Source: arXiv 2407.14679 (FFN neurons, hidden channels, attention heads) and 2504.11409 (Mamba heads and channels,
-    heard at the x part of in_proj's output, before the convolution).
+    at the x part of in_proj's output, before the convolution).
 
     Attributes:
         sequence: Aggregation over the tokens of a sample.
         batch: Aggregation over samples.
-        ffn_preactivation: Listen before the FFN's activation function, the older variant, in place of after it.
+        ffn_preactivation: Use FFN activations before the nonlinearity, the older variant, in place of after it.
     """
 
     sequence: Aggregation = "mean_abs"
     batch: Aggregation = "l2"
     ffn_preactivation: bool = False
 
-    def place(self, axis: str) -> str:
-        """The family's place to listen at."""
+    def activation(self, axis: str) -> str:
+        """The family's name of the activation whose statistic is taken."""
         if axis == "mamba":
             return "mamba_x"
         if axis == "intermediate_size" and self.ffn_preactivation:
             return "ffn_preactivation"
-        return PLACES[axis]
+        return ACTIVATIONS[axis]
 
     def accumulator(self, axis: str, shape: HybridShape) -> Accumulator:
         """A fresh running statistic for one block."""

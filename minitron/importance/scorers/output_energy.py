@@ -6,9 +6,10 @@ from typing import cast
 
 import torch
 
-from minitron.importance.accumulators import Accumulator, TokenSecondMoment
-from minitron.importance.scorers.scorer import PLACES, column_energy
+from minitron.importance.accumulators import TokenSecondMoment
+from minitron.importance.scorers.scorer import ACTIVATIONS, column_energy
 from minitron.models.shape import HybridShape
+from minitron.runtime.hooks import Accumulator
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +22,9 @@ class OutputEnergyScorer:
     a submatrix.
     """
 
-    def place(self, axis: str) -> str:
-        """The family's place to listen at."""
-        return PLACES[axis]
+    def activation(self, axis: str) -> str:
+        """The family's name of the activation whose statistic is taken."""
+        return ACTIVATIONS[axis]
 
     def accumulator(self, axis: str, shape: HybridShape) -> Accumulator:
         """A fresh running statistic for one block."""

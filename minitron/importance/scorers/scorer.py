@@ -1,29 +1,29 @@
-"""What a scorer is: where it listens for an axis, what it accumulates there, and the scores that follow."""
+"""Protocol of width scorers: which activation of a block they use for an axis, its statistic, and the scores."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
-from minitron.importance.accumulators import Accumulator, sum_over_tokens
+from minitron.importance.accumulators import sum_over_tokens
 from minitron.models.shape import HybridShape
+from minitron.runtime.hooks import Accumulator
 
-# Axes that have scores -> the place of the block's input or output projection where most scorers listen.
-PLACES = {
+# Axis that has scores -> the activation, as families name it, that most scorers use: what a projection reads.
+ACTIVATIONS = {
     "hidden_size": "hidden",
     "intermediate_size": "ffn",
     "mamba": "mamba_output",
     "num_attention_heads": "attention_output",
     "moe_shared_expert_intermediate_size": "shared_ffn",
 }
-SCORED_AXES = tuple(PLACES)
 
 
 class Scorer(Protocol):
     """One way to say how much each unit of an axis matters; larger means keep."""
 
-    def place(self, axis: str) -> str:
-        """The family's place to listen at."""
+    def activation(self, axis: str) -> str:
+        """The family's name of the activation whose statistic is taken."""
 
     def accumulator(self, axis: str, shape: HybridShape) -> Accumulator:
         """A fresh running statistic for one block."""
@@ -39,7 +39,7 @@ class Scorer(Protocol):
         Args:
             axis: Which units.
             shape: Shape of the model.
-            accumulator: What was heard, whole.
+            accumulator: The activation's statistic over all samples.
             readers: The weights that multiply it, [out, C] each.
         """
 

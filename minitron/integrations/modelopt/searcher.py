@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from minitron.artifacts.artifact import differences
 from minitron.errors import MinitronError
-from minitron.importance.forward_loop import listen
+from minitron.importance.forward_loop import score_forward_loop
 from minitron.importance.scores import Scores, load_scores, save_scores
 from minitron.importance.selection import select_units
 from minitron.integrations.modelopt.constraints import (
@@ -127,7 +127,7 @@ class MinitronSearcher(BaseSearcher):  # type: ignore[misc]
             return scores
         if self.forward_loop is None:
             raise MinitronError("config must give a forward_loop that runs the calibration data, or a file of scores")
-        scores = listen(model, source, self.forward_loop)
+        scores = score_forward_loop(model, source, self.forward_loop)
         if path is not None and origin is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             scores = replace(scores, origin=origin)

@@ -1,16 +1,12 @@
-"""Second moments over calibration tokens, and where they listen."""
+"""Second moments of targets and inputs over calibration tokens."""
 
 # B samples, T tokens, N counted tokens, D targets, C inputs
 
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Mapping
 
 import torch
-from torch import nn
-from torch.utils.hooks import RemovableHandle
 
-Name = TypeVar("Name", bound=Hashable)
+from minitron.runtime.hooks import Activations, State, counted_tokens
 
 
 class Moments:
@@ -20,63 +16,27 @@ class Moments:
     """
 
     def __init__(self) -> None:
-        self._cross_DC: torch.Tensor | None = None
-        self._gram_CC: torch.Tensor | None = None
+        self.state: State = {}
 
     @property
     def cross(self) -> torch.Tensor:
         """R^T A [D, C], fp64."""
-        assert self._cross_DC is not None
-        return self._cross_DC
+        return self.state["cross"]
 
     @property
     def gram(self) -> torch.Tensor:
         """A^T A [C, C], fp64."""
-        assert self._gram_CC is not None
-        return self._gram_CC
+        return self.state["gram"]
 
-    def add(self, target_BTD: torch.Tensor, input_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> None:
-        """Takes a batch; only tokens that the mask counts matter, all without a mask."""
-        target_ND, input_NC = _counted(target_BTD, mask_BT), _counted(input_BTC, mask_BT)
-        cross_DC, gram_CC = target_ND.T @ input_NC, input_NC.T @ input_NC
-        if self._cross_DC is None or self._gram_CC is None:
-            self._cross_DC, self._gram_CC = cross_DC.double(), gram_CC.double()
+    def update(self, activations: Activations, mask_BT: torch.Tensor | None) -> None:
+        """Takes in a batch of targets [B, T, D] and inputs [B, T, C]."""
+        target_ND, input_NC = (counted_tokens(x.float(), mask_BT) for x in activations)
+        self.merge({"cross": target_ND.T @ input_NC, "gram": input_NC.T @ input_NC})
+
+    def merge(self, other: Mapping[str, torch.Tensor]) -> None:
+        """Adds another state in place, since a gram matrix may take gigabytes."""
+        if self.state:
+            for name, total in self.state.items():
+                total += other[name]
         else:
-            self._cross_DC += cross_DC
-            self._gram_CC += gram_CC
-
-
-@contextmanager
-def heard(block: nn.Module, places: Mapping[Name, tuple[str, str]]) -> Iterator[dict[Name, torch.Tensor]]:
-    """Gives a dict that holds, after each pass through the block, what was heard at each place.
-
-    Args:
-        block: The block.
-        places: Name -> (submodule, input or output).
-    """
-    found: dict[Name, torch.Tensor] = {}
-    hooks: list[RemovableHandle] = []
-    try:
-        for name, (module, side) in places.items():
-            listen = _listener(found, name)
-            submodule = block.get_submodule(module)
-            if side == "input":
-                hooks.append(submodule.register_forward_pre_hook(lambda _, x, listen=listen: listen(x[0])))
-            else:
-                hooks.append(submodule.register_forward_hook(lambda _, __, y, listen=listen: listen(y)))
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _listener(found: dict[Name, torch.Tensor], name: Name) -> Any:
-    def listen(x: torch.Tensor) -> None:
-        found[name] = x.detach()
-
-    return listen
-
-
-def _counted(x_BTC: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
-    x_NC = x_BTC.float().flatten(0, 1) if mask_BT is None else x_BTC.float()[mask_BT]
-    return x_NC
+            self.state = {name: value.double() for name, value in other.items()}

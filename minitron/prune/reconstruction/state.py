@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from minitron.data.samples import Samples
-from minitron.prune.plan import PrunePlan
-from minitron.runtime.stack import Stack
+from minitron.prune.reconstruction.alignment import Alignment
+from minitron.prune.reconstruction.settings import RepairSettings
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +64,10 @@ class RepairState:
 
 
 def describe_way(
-    samples: Samples,
-    plan: PrunePlan,
-    settings: Any,
-    dtypes: Mapping[str, torch.dtype],
-    *,
-    stacks: Sequence[Stack],
-) -> dict[str, Any]:
-    """What the bits of a repair depend on, the models' own weights aside."""
+    samples: Samples, pair: Alignment, settings: RepairSettings, dtypes: Mapping[str, torch.dtype]
+) -> dict[str, object]:
+    """Everything that the bits of a repair depend on, the models' own weights aside."""
+    plan = pair.plan
     digest = hashlib.sha256(samples.token_ids.tobytes())
     if samples.lengths is not None:
         digest.update(samples.lengths.tobytes())
@@ -85,7 +81,8 @@ def describe_way(
         "layers": list(plan.keep.layers),
         "kept": kept.hexdigest(),
         "scales": dict(plan.scales),
-        "settings": repr(settings),
+        "settings": settings.model_dump(mode="json", include=set(RepairSettings.model_fields)),
+        "fitted_to": pair.target,
         "dtypes": {name: str(dtype) for name, dtype in dtypes.items()},
-        "stacks": [[stack.whole, stack.device.type] for stack in stacks],
+        "stacks": [[stack.whole, stack.device.type] for stack in (pair.teacher, pair.student)],
     }

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitron.checkpoints.checkpoint import open_checkpoint
-from minitron.importance.calibrate import CalibrationSettings, calibrate
+from minitron.importance.calibrate import calibrate
 from minitron.importance.depth.distance import head_factor
-from minitron.importance.depth.greedy import LogitDepth
 from minitron.importance.selection import top_blocks
+from minitron.importance.settings import CalibrationSettings, DepthSettings, WidthSettings
 from minitron.models.quotas import BlockQuotas
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
@@ -22,6 +22,11 @@ from tests.support.models import make_tiny_model, make_tiny_shape
 from tests.support.samples import make_samples
 
 PATTERN = make_tiny_shape().hybrid_override_pattern  # M-*MM-*-
+NO_WIDTHS = WidthSettings.uniform(None)
+
+
+def by_logits(**depth: Any) -> CalibrationSettings:
+    return CalibrationSettings(width=NO_WIDTHS, depth=DepthSettings(scorer="logit_mse", **depth))
 
 
 @pytest.mark.parametrize("way", ["memory", "layerwise"])
@@ -33,8 +38,15 @@ def test_greedy_removal_is_the_exhaustive_one(
     model, checkpoint = load_model(tiny_checkpoint), open_checkpoint(tiny_checkpoint)
     stack = MemoryStack(model, checkpoint.shape) if way == "memory" else LayerwiseStack(checkpoint)
     samples = make_samples(padded=False)
-    depth = LogitDepth(distance=distance, remove=3, quotas=quotas, trials_at_once=3)
-    scores = calibrate(stack, samples, CalibrationSettings(width={}, depth=depth, batch_size=2, depth_chunk=2))
+    depth = DepthSettings(
+        scorer=distance,
+        remove=3,
+        keep_attention=quotas.exactly.get("*"),
+        protected=tuple(quotas.protected),
+        trials_at_once=3,
+        batches_at_once=2,
+    )
+    scores = calibrate(stack, samples, CalibrationSettings(width=NO_WIDTHS, depth=depth, batch_size=2))
 
     bare = [torch.from_numpy(row).long() for row in samples.token_ids]
     original = oracle.logits_without(model, bare, set())
@@ -63,19 +75,14 @@ def test_greedy_removal_is_the_exhaustive_one(
 
 def test_the_first_removals_do_not_depend_on_how_many_follow(tiny_checkpoint: Path) -> None:
     stack = MemoryStack(load_model(tiny_checkpoint), make_tiny_shape())
-    found = [
-        calibrate(stack, make_samples(padded=False), CalibrationSettings(width={}, depth=LogitDepth(remove=n))).removed
-        for n in (2, 4)
-    ]
+    found = [calibrate(stack, make_samples(padded=False), by_logits(remove=n)).removed for n in (2, 4)]
     assert found[1][:2] == found[0]
 
 
 def test_removals_are_what_selection_by_score_removes(tiny_checkpoint: Path) -> None:
     stack = MemoryStack(load_model(tiny_checkpoint), make_tiny_shape())
     quotas = BlockQuotas(exactly={"*": 1})
-    scores = calibrate(
-        stack, make_samples(padded=False), CalibrationSettings(width={}, depth=LogitDepth(remove=4, quotas=quotas))
-    )
+    scores = calibrate(stack, make_samples(padded=False), by_logits(remove=4, keep_attention=1))
     kept = top_blocks(scores.depth, PATTERN, 4, quotas=quotas)
     assert set(kept) == set(range(8)) - set(scores.removed)
     assert sum(PATTERN[layer] == "*" for layer in kept) == 1
@@ -87,7 +94,7 @@ def test_a_planted_dead_block_goes_first() -> None:
     blocks: Any = model.base_model
     with torch.no_grad():
         blocks.layers[3].mixer.out_proj.weight.mul_(1e-4)
-    settings = CalibrationSettings(width={}, depth=LogitDepth(remove=1))
+    settings = by_logits(remove=1)
     assert calibrate(MemoryStack(model, shape), make_samples(padded=False), settings).removed == (3,)
 
 

@@ -21,7 +21,7 @@ from minitron.data.samples import Samples
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.workload import Workload
 from minitron.importance.calibrate import calibrate
-from minitron.importance.forward_loop import listen
+from minitron.importance.forward_loop import score_forward_loop
 from minitron.importance.selection import select_units
 from minitron.models.shape import HybridShape
 from minitron.prune.checkpoint import prune_checkpoint
@@ -179,9 +179,9 @@ def test_padding_counts_for_nothing(tiny_model: PreTrainedModel, tiny_shape: Hyb
     ids_BT = calibration()
     padded_BT = torch.cat([ids_BT, torch.zeros(4, 6, dtype=torch.long)], dim=1)
     mask_BT = (torch.arange(29) < 23).long().expand(4, -1)
-    plain = listen(tiny_model, tiny_shape, lambda model: model(ids_BT))
-    masked = listen(tiny_model, tiny_shape, lambda model: model(padded_BT, attention_mask=mask_BT))
-    heedless = listen(tiny_model, tiny_shape, lambda model: model(padded_BT))
+    plain = score_forward_loop(tiny_model, tiny_shape, lambda model: model(ids_BT))
+    masked = score_forward_loop(tiny_model, tiny_shape, lambda model: model(padded_BT, attention_mask=mask_BT))
+    heedless = score_forward_loop(tiny_model, tiny_shape, lambda model: model(padded_BT))
     assert plain.num_tokens == masked.num_tokens == 4 * 23
     assert plain.hidden_size is not None
     assert masked.hidden_size is not None

@@ -23,10 +23,12 @@ from minitron.pipeline.runner import run_pipeline
 from minitron.pipeline.sections import prune_section
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.plan import PrunePlan, load_plan
-from minitron.prune.reconstruction.blockwise import RepairSettings
+from minitron.prune.reconstruction.alignment import Alignment
+from minitron.prune.reconstruction.settings import RepairSettings
 from minitron.prune.reconstruction.state import describe_way
 from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
+from minitron.runtime.stack import LayerwiseStack
 from tests.support.recipes import TWO_STEPS
 
 REPAIR = "prune.repair={samples: 6, seq_len: 16}"
@@ -224,10 +226,11 @@ def test_a_plan_is_shown_and_what_is_none_is_refused(
 
 def test_repaired_weights_of_a_plan_with_other_factors_are_not_taken(tiny_checkpoint: Path) -> None:
     source = open_checkpoint(tiny_checkpoint)
+    stack = LayerwiseStack(source)
     plan = PrunePlan(source=source.shape, target=source.shape, keep=Keep(layers=tuple(range(8)), indices={}))
     samples = Samples(token_ids=np.zeros((1, 4), dtype=np.int32))
     ways = [
-        describe_way(samples, each, RepairSettings(), {}, stacks=())
+        describe_way(samples, Alignment(teacher=stack, student=stack, plan=each), RepairSettings(), {})
         for each in (plan, replace(plan, scales={"backbone.norm_f.weight": 1.5}))
     ]
     assert ways[0] != ways[1]

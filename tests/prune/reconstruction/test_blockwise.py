@@ -19,28 +19,35 @@ from minitron.models.keep import Keep
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.in_memory import prune_model
 from minitron.prune.plan import PrunePlan
-from minitron.prune.reconstruction.blockwise import RepairSettings, apply_repaired, repair
+from minitron.prune.reconstruction.alignment import Alignment
+from minitron.prune.reconstruction.blockwise import apply_repaired, repair
 from minitron.prune.reconstruction.ridge import refit
+from minitron.prune.reconstruction.settings import RepairSettings
 from minitron.prune.reconstruction.write import write_repaired
 from minitron.runtime.dtypes import torch_dtype
 from minitron.runtime.loading import load_model
-from minitron.runtime.stack import LayerwiseStack, MemoryStack
+from minitron.runtime.stack import LayerwiseStack, MemoryStack, Stack
 from tests.support.models import write_tiny_checkpoint
 from tests.support.plans import LAYERS, make_plan
 from tests.support.repairs import lstsq_by_rows, make_samples, mean_kl
 
 Array = npt.NDArray[np.float64]
 OUTPUTS = RepairSettings(projections="outputs", batch_size=2)
-WAYS = [OUTPUTS, RepairSettings(batch_size=2), RepairSettings(target="after_block", batch_size=2)]
+ALL = RepairSettings(batch_size=2)
+WAYS: list[tuple[RepairSettings, Any]] = [(OUTPUTS, "after_removed"), (ALL, "after_removed"), (ALL, "after_block")]
+
+
+def aligned(teacher: Stack, student: Stack, plan: PrunePlan, target: Any = "after_removed") -> Alignment:
+    return Alignment(teacher=teacher, student=student, plan=plan, target=target)
 
 
 def repaired_in_memory(
-    checkpoint: Path, plan: PrunePlan, samples: Samples, way: RepairSettings = WAYS[1], **options: Any
+    checkpoint: Path, plan: PrunePlan, samples: Samples, way: tuple[RepairSettings, Any] = WAYS[1], **options: Any
 ) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
     teacher = load_model(checkpoint)
     student = prune_model(teacher, plan)
     stacks = MemoryStack(teacher, plan.source), MemoryStack(student, plan.target)
-    weights = dict(repair(*stacks, plan, samples, way, **options))
+    weights = dict(repair(aligned(*stacks, plan, way[1]), samples, way[0], **options))
     apply_repaired(student, plan.target.family, weights.items())
     return student, weights
 
@@ -101,7 +108,7 @@ def test_the_first_projection_is_the_ridge_regression_of_the_teachers_stream(tin
     after = stream_after(teacher, ids, 1).double().flatten(0, 1).numpy()[:, kept]
     hook.remove()
     inputs, weight = heard[0].double().flatten(0, 1).numpy(), projection.weight.detach().double().numpy()
-    _, found = repaired_in_memory(tiny_checkpoint, plan, samples, OUTPUTS)
+    _, found = repaired_in_memory(tiny_checkpoint, plan, samples, WAYS[0])
     expected = lstsq_by_rows(weight, inputs, after - before, OUTPUTS.ridge)
     np.testing.assert_allclose(found["backbone.layers.0.mixer.out_proj.weight"].numpy(), expected, rtol=1e-3, atol=1e-5)
 
@@ -111,7 +118,7 @@ def test_a_repaired_block_misses_the_teachers_stream_by_no_more_than_the_sliced_
     plan, ids = make_plan(source.shape), samples.ids(torch.device("cpu"))
     kept = torch.from_numpy(plan.keep.indices["hidden_size", None])
     ends = (*LAYERS[1:], 8)
-    _, weights = repaired_in_memory(tiny_checkpoint, plan, samples, OUTPUTS)
+    _, weights = repaired_in_memory(tiny_checkpoint, plan, samples, WAYS[0])
     own: Any = prune_model(teacher, plan)
     taught: Any = teacher
     stack = MemoryStack(own, plan.target)
@@ -134,11 +141,11 @@ def test_a_repaired_block_misses_the_teachers_stream_by_no_more_than_the_sliced_
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_plan_that_removes_nothing_changes_nothing(tiny_checkpoint: Path, way: RepairSettings) -> None:
+def test_a_plan_that_removes_nothing_changes_nothing(tiny_checkpoint: Path, way: tuple[RepairSettings, Any]) -> None:
     source = open_checkpoint(tiny_checkpoint)
     plan = PrunePlan(source=source.shape, target=source.shape, keep=Keep(layers=tuple(range(8)), indices={}))
     _, weights = repaired_in_memory(tiny_checkpoint, plan, make_samples(), way)
-    assert len(weights) == (8 if way.projections == "outputs" else 8 + 3 + 3 + 2 * 3 + 1)
+    assert len(weights) == (8 if way[0].projections == "outputs" else 8 + 3 + 3 + 2 * 3 + 1)
     with open_weights(source) as read:
         for name, weight in weights.items():
             torch.testing.assert_close(weight, read(name), rtol=0, atol=1e-5)
@@ -146,7 +153,7 @@ def test_a_plan_that_removes_nothing_changes_nothing(tiny_checkpoint: Path, way:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_repair_brings_the_student_nearer_to_the_teacher_on_the_calibration_text(
-    tiny_checkpoint: Path, way: RepairSettings
+    tiny_checkpoint: Path, way: tuple[RepairSettings, Any]
 ) -> None:
     source, teacher, samples = open_checkpoint(tiny_checkpoint), load_model(tiny_checkpoint), make_samples(count=40)
     plan = make_plan(source.shape)
@@ -183,7 +190,7 @@ def test_layerwise_on_disk_equals_in_memory_bit_for_bit(tmp_path: Path, dtype: t
     written, dtypes = pruned_on_disk(checkpoint, plan, tmp_path / "pruned")
     stacks = LayerwiseStack(source), LayerwiseStack(written)
     count = write_repaired(
-        written, repair(*stacks, plan, samples, WAYS[1], dtypes=dtypes, state_folder=tmp_path / "state")
+        written, repair(aligned(*stacks, plan), samples, ALL, dtypes=dtypes, state_folder=tmp_path / "state")
     )
     in_memory, weights = repaired_in_memory(checkpoint, plan, samples, WAYS[1], dtypes=dtypes)
     assert count == len(weights)
@@ -209,14 +216,11 @@ def test_an_interrupted_repair_ends_with_the_same_bits(
 
     def run(written: Checkpoint, state: Path) -> None:
         if layerwise:
-            weights = repair(
-                LayerwiseStack(source), LayerwiseStack(written), plan, samples, WAYS[1], state_folder=state
-            )
+            pair = aligned(LayerwiseStack(source), LayerwiseStack(written), plan)
         else:
             teacher, student = load_model(source.folder), load_model(written.folder)
-            stacks = MemoryStack(teacher, plan.source), MemoryStack(student, plan.target)
-            weights = repair(*stacks, plan, samples, WAYS[1], state_folder=state)
-        write_repaired(written, weights)
+            pair = aligned(MemoryStack(teacher, plan.source), MemoryStack(student, plan.target), plan)
+        write_repaired(written, repair(pair, samples, ALL, state_folder=state))
 
     whole, _ = pruned_on_disk(tiny_checkpoint, plan, tmp_path / "whole")
     run(whole, tmp_path / "state-of-whole")
@@ -231,7 +235,7 @@ def test_an_interrupted_repair_ends_with_the_same_bits(
 
     first, _ = pruned_on_disk(tiny_checkpoint, plan, tmp_path / "first")
     with monkeypatch.context() as patch, pytest.raises(_KilledError):
-        patch.setattr("minitron.prune.reconstruction.blockwise.refit", killed)
+        patch.setattr("minitron.prune.reconstruction.block_fit.refit", killed)
         run(first, tmp_path / "state")
     run(first, tmp_path / "state")
     with open_weights(whole) as expected, open_weights(first) as found:

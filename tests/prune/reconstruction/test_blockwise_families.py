@@ -14,7 +14,9 @@ from minitron.models.shape import HybridShape
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.in_memory import prune_model
 from minitron.prune.plan import PrunePlan
-from minitron.prune.reconstruction.blockwise import RepairSettings, repair
+from minitron.prune.reconstruction.alignment import Alignment
+from minitron.prune.reconstruction.blockwise import repair
+from minitron.prune.reconstruction.settings import RepairSettings
 from minitron.prune.reconstruction.write import write_repaired
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
@@ -44,7 +46,8 @@ def test_a_repaired_model_is_nearer_to_its_teacher(tmp_path: Path, name: str) ->
     plan, samples = plan_of(shape, sizes), make_samples(count=40)
     student = prune_model(teacher, plan)
     before = mean_kl(teacher, student, samples)
-    weights = dict(repair(MemoryStack(teacher, shape), MemoryStack(student, plan.target), plan, samples))
+    pair = Alignment(teacher=MemoryStack(teacher, shape), student=MemoryStack(student, plan.target), plan=plan)
+    weights = dict(repair(pair, samples))
     assert ("lm_head.weight" in weights) == (shape.tie_word_embeddings == 0)
     if "lm_head.weight" in weights:
         head: Any = student.get_output_embeddings()
@@ -59,14 +62,14 @@ def test_one_block_at_a_time_from_files_gives_the_same_weights(tmp_path: Path, n
     source = open_checkpoint(write_tiny_checkpoint(tmp_path / "teacher", shape=shape))
     plan, samples = plan_of(shape, sizes), make_samples(padded=True)
     pruned = prune_checkpoint(source, plan, tmp_path / "pruned")
-    whole = repair(
-        MemoryStack(load_model(source.folder), shape),
-        MemoryStack(load_model(pruned.folder), plan.target),
-        plan,
-        samples,
+    whole = Alignment(
+        teacher=MemoryStack(load_model(source.folder), shape),
+        student=MemoryStack(load_model(pruned.folder), plan.target),
+        plan=plan,
     )
-    expected = {weight_name: weight.clone() for weight_name, weight in whole}
-    found = repair(LayerwiseStack(source), LayerwiseStack(pruned), plan, samples, state_folder=tmp_path / "state")
+    expected = {weight_name: weight.clone() for weight_name, weight in repair(whole, samples)}
+    layerwise = Alignment(teacher=LayerwiseStack(source), student=LayerwiseStack(pruned), plan=plan)
+    found = repair(layerwise, samples, state_folder=tmp_path / "state")
     assert write_repaired(pruned, found) == len(expected)
     state = load_model(pruned.folder).state_dict()
     for weight_name, weight in expected.items():
@@ -79,9 +82,9 @@ def test_each_branch_of_a_layer_is_fitted_to_the_stream_right_behind_it(tmp_path
     plan, samples = plan_of(shape, sizes), make_samples()
     student: Any = prune_model(teacher, plan)
     sliced = {name: value.double().numpy().copy() for name, value in student.state_dict().items()}
-    stacks = MemoryStack(teacher, shape), MemoryStack(student, plan.target)
+    pair = Alignment(teacher=MemoryStack(teacher, shape), student=MemoryStack(student, plan.target), plan=plan)
     settings = RepairSettings(projections="outputs", ridge=0.03)
-    weights = dict(repair(*stacks, plan, samples, settings))
+    weights = dict(repair(pair, samples, settings))
     heard: dict[str, Any] = {}
 
     def hear(model: Any, name: str, which: str) -> None:

@@ -1,0 +1,67 @@
+"""Residual streams of teacher and student over the calibration samples, as both advance block by block."""
+
+# B samples, T tokens, D hidden
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from minitron.data.samples import Samples
+from minitron.prune.reconstruction.alignment import Alignment
+from minitron.runtime.stack import Block, Stack
+from minitron.runtime.streams import FileStreams, MemoryStreams, Streams
+
+
+class AlignedStreams:
+    """The streams of both models, in memory or in files.
+
+    Args:
+        pair: The models.
+        batches: The samples, batch by batch.
+        folder: Where streams are saved; in memory when None.
+
+    Attributes:
+        teacher: The teacher's stream of each batch, as it enters the teacher's next block.
+        student: The student's.
+    """
+
+    def __init__(self, pair: Alignment, batches: Sequence[Samples], folder: Path | None) -> None:
+        self._pair, self._batches, self._folder = pair, batches, folder
+        self.teacher = self.open("teacher", pair.teacher)
+        self.student = self.open("student", pair.student)
+
+    def open(self, name: str, stack: Stack) -> Streams:
+        """Streams of another name, for tensors on a stack's device."""
+        if self._folder is None:
+            return MemoryStreams(len(self._batches))
+        return FileStreams(self._folder / f"streams-{name}", len(self._batches), device=stack.device)
+
+    def embed(self) -> None:
+        """Writes the streams that enter the first blocks."""
+        for streams, stack in ((self.teacher, self._pair.teacher), (self.student, self._pair.student)):
+            for number, batch in enumerate(self._batches):
+                streams.write(number, 0, stack.embed(batch.ids(stack.device)))
+
+    def advance_teacher(self, block: Block, position: int) -> None:
+        """Takes the teacher's streams through its block at a position."""
+        for number, mask_BT in self.masks(self._pair.teacher):
+            self.run_teacher(block, number, mask_BT, position)
+
+    def advance_student(self, block: Block, position: int) -> None:
+        """Takes the student's streams through its block at a position."""
+        for number, mask_BT in self.masks(self._pair.student):
+            self.student.write(number, position + 1, self.run_student(block, number, mask_BT, position))
+
+    def run_teacher(self, block: Block, number: int, mask_BT: torch.Tensor | None, position: int) -> None:
+        """Takes one batch of the teacher's streams through its block at a position."""
+        before_BTD = self.teacher.read(number, position)
+        self.teacher.write(number, position + 1, self._pair.teacher.run([block], before_BTD, mask_BT))
+
+    def run_student(self, block: Block, number: int, mask_BT: torch.Tensor | None, position: int) -> torch.Tensor:
+        """[B, T, D] one batch of the student's streams after its block at a position, which is not kept."""
+        return self._pair.student.run([block], self.student.read(number, position), mask_BT)
+
+    def masks(self, stack: Stack) -> Iterator[tuple[int, torch.Tensor | None]]:
+        """(number, mask on the stack's device) of every batch."""
+        yield from ((number, batch.mask(stack.device)) for number, batch in enumerate(self._batches))
