@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from minitron.artifacts.resume import SavedState
 from minitron.data.samples import Samples
 from minitron.distributed import Ranks
 from minitron.errors import MinitronError
@@ -24,7 +25,6 @@ from minitron.importance.finish import make_scores
 from minitron.importance.scorers import make_scorers
 from minitron.importance.scores import Scores
 from minitron.importance.settings import CalibrationSettings
-from minitron.importance.state import StateFile
 from minitron.importance.width import WidthStatistic
 from minitron.models.shape import HybridShape
 from minitron.progress import track
@@ -97,7 +97,7 @@ class _Calibration:
         self, stack: Stack, samples: Samples, settings: CalibrationSettings, ranks: Ranks, state_folder: Path | None
     ) -> None:
         self._stack, self._samples, self._settings, self._ranks = stack, samples, settings, ranks
-        way = {
+        identity = {
             "format": STATE_FORMAT,
             "samples": _fingerprint(samples),
             "shape": repr(stack.shape),
@@ -106,7 +106,7 @@ class _Calibration:
             "layerwise": not stack.whole,
             "device": stack.device.type,
         }
-        self._file = StateFile(state_folder, rank=ranks.rank, way=way)
+        self._saved, self._saved_as = SavedState(state_folder, identity), f"state-{ranks.rank}"
         self._streams_folder = None if state_folder is None else state_folder / f"streams-{ranks.rank}"
         self._batches = samples.batches(settings.batch_size)
         self._layers = range(stack.shape.num_hidden_layers)
@@ -118,7 +118,7 @@ class _Calibration:
 
     def run(self) -> tuple[torch.Tensor, tuple[int, ...]]:
         """Does what is left to do; (depth scores, removed blocks)."""
-        self._restore(self._file.load())
+        self._restore(self._saved.load_tensors(self._saved_as) or {})
         if self._collects and self._stack.whole:
             self._batch_by_batch()
         elif self._collects:
@@ -187,7 +187,7 @@ class _Calibration:
 
     def _save(self) -> None:
         state = self.statistics.state() | self._depth_state
-        self._file.save(state | {"next": torch.tensor(self._next)})
+        self._saved.save_tensors(self._saved_as, state | {"next": torch.tensor(self._next)})
 
     def _restore(self, state: State) -> None:
         self._next = int(state.get("next", 0))

@@ -6,12 +6,14 @@ Text and weights count by their content, settings by their values. What changes 
 from collections.abc import Sequence
 from pathlib import Path
 
+from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.json_files import JsonObject
-from minitron.checkpoints.checkpoint import checkpoint_hashes, file_hash
+from minitron.checkpoints.checkpoint import checkpoint_hashes
 from minitron.data.documents import is_text_file
 from minitron.distill.settings import SPEED_SETTINGS, WATCHING_SETTINGS
 from minitron.pipeline.sections import correction_section, depth_first_section, prune_section, score_section
 from minitron.recipe.distill import DistillSection, TrainSection
+from minitron.recipe.prune import PruneSection
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.score import ScoreSection
 from minitron.recipe.source import Source
@@ -94,8 +96,15 @@ def search(recipe: Recipe) -> JsonObject:
 
 
 def prune(recipe: Recipe) -> JsonObject:
-    """The pruned checkpoint. A repair's batch size counts, since its weights are compared bit for bit."""
-    section = prune_section(recipe)
+    """The pruned checkpoint."""
+    return pruning(prune_section(recipe))
+
+
+def pruning(section: PruneSection) -> JsonObject:
+    """A pruned checkpoint, the shape and the scores aside.
+
+    A repair's batch size counts, since its weights are compared bit for bit.
+    """
     text: JsonObject = {
         f"{name}_data": [*data_hashes(found.data)]
         for name, found in (("compensate", section.compensate), ("repair", section.repair))

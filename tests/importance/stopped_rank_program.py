@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
+from minitron.artifacts.resume import SavedState
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.distributed import Ranks
 from minitron.importance.calibrate import calibrate
 from minitron.importance.scores import save_scores
 from minitron.importance.settings import CalibrationSettings, DepthSettings, WidthSettings
-from minitron.importance.state import StateFile
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
 from tests.support.samples import make_samples
@@ -20,19 +20,19 @@ from tests.support.samples import make_samples
 def main(checkpoint: Path, output: Path, way: str, victim: int, saves: int, when: str) -> None:
     torch.set_num_threads(1)
     ranks = Ranks()
-    save = StateFile.save
+    save = SavedState.save_tensors
     done = 0
 
-    def stop_around(self: StateFile, state: dict[str, torch.Tensor]) -> None:
+    def stop_around(self: SavedState, name: str, state: dict[str, torch.Tensor]) -> None:
         nonlocal done
         done += 1
         if ranks.rank == victim and done == saves and when == "before":
             os._exit(9)
-        save(self, state)
+        save(self, name, state)
         if ranks.rank == victim and done == saves:
             os._exit(9)
 
-    StateFile.save = stop_around  # type: ignore[method-assign]
+    SavedState.save_tensors = stop_around  # type: ignore[method-assign]
     opened = open_checkpoint(checkpoint)
     loaded = MemoryStack(load_model(checkpoint), opened.shape)
     stack = LayerwiseStack(opened) if way == "layerwise" else loaded

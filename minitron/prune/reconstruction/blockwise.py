@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from minitron.artifacts.resume import SavedState
 from minitron.data.samples import Samples
 from minitron.models.families.family import Family
 from minitron.progress import track
@@ -34,7 +35,7 @@ from minitron.prune.reconstruction.alignment import Alignment
 from minitron.prune.reconstruction.block_fit import BlockFit, Weights
 from minitron.prune.reconstruction.moments import Moments
 from minitron.prune.reconstruction.settings import RepairSettings
-from minitron.prune.reconstruction.state import RepairState, describe_way
+from minitron.prune.reconstruction.state import repair_identity
 from minitron.runtime.stack import Block
 
 logger = logging.getLogger(__name__)
@@ -69,8 +70,8 @@ def repair(
     """
     settings = settings or RepairSettings()
     started = time.monotonic()
-    way = describe_way(samples, pair, settings, dtypes or {}) | {"origin": dict(origin or {})}
-    state = RepairState(state_folder, way=way)
+    identity = repair_identity(samples, pair, settings, dtypes or {}) | {"origin": dict(origin or {})}
+    state = SavedState(state_folder, identity)
     streams = AlignedStreams(pair, samples.batches(settings.batch_size), state_folder)
     run = _Repair(pair, streams, BlockFit(pair, streams, settings, dtypes or {}), state)
     yield from run.blocks()
@@ -82,14 +83,14 @@ def repair(
 class _Repair:
     """One repair and where it is."""
 
-    def __init__(self, pair: Alignment, streams: AlignedStreams, fit: BlockFit, state: RepairState) -> None:
+    def __init__(self, pair: Alignment, streams: AlignedStreams, fit: BlockFit, state: SavedState) -> None:
         self._pair, self._streams, self._fit, self._state = pair, streams, fit, state
 
     def blocks(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Repairs the blocks that are left, after those that are saved."""
         layers, ends = self._pair.layers, self._pair.ends
         done = 0
-        while done < len(layers) and (saved := self._state.load(done)) is not None:
+        while done < len(layers) and (saved := self._state.load_tensors(_saved_as(done))) is not None:
             yield from saved.items()
             done += 1
         if done == 0:
@@ -102,7 +103,7 @@ class _Repair:
             for position in track(range(done, len(layers)), "repair", total=len(layers) - done):
                 repaired = self._repair_block(position, start, taught, next(own))
                 start = ends[position]
-                self._state.save(position, repaired)
+                self._state.save_tensors(_saved_as(position), repaired)
                 self._streams.teacher.settle(start)
                 self._streams.student.settle(position + 1)
                 yield from repaired.items()
@@ -113,10 +114,10 @@ class _Repair:
         name = target.head_tensor
         if name != target.family.head:  # a head that is the embeddings, too, stays as it was sliced
             return
-        saved = self._state.load(position)
+        saved = self._state.load_tensors(_saved_as(position))
         if saved is None:
             saved = {name: self._refit_head(name)}
-            self._state.save(position, saved)
+            self._state.save_tensors(_saved_as(position), saved)
         yield from saved.items()
 
     def _repair_block(self, position: int, start: int, taught: Iterator[Block], own: Block) -> Weights:
@@ -143,6 +144,10 @@ class _Repair:
             moments.update((taught_BTD.to(own_BTD.device), own_BTD), mask_BT)
         rows = zip(teacher.head(), student.head(), strict=True)
         return torch.cat([self._fit.fit_reader(name, taught_ND, own_ND, moments) for taught_ND, own_ND in rows])
+
+
+def _saved_as(position: int) -> str:
+    return f"repaired-{position:04d}"
 
 
 @torch.no_grad()

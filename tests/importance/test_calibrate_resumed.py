@@ -1,6 +1,5 @@
 """Interrupted calibrations: what was gathered is kept, and the scores end bit for bit the same."""
 
-import logging
 import random
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import torch
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.importance.calibrate import calibrate
 from minitron.importance.settings import CalibrationSettings, DepthSettings, WidthSettings
-from minitron.importance.state import StateFile
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack, Stack
 from tests.support.samples import assert_identical, make_samples
@@ -86,16 +84,3 @@ def test_a_layerwise_calibration_goes_on_from_the_block_it_was_in(tiny_checkpoin
     with pytest.raises(Stop):
         calibrate(stopping(open_stack("layerwise", tiny_checkpoint), 6), samples, settings, state_folder=tmp_path)
     calibrate(stopping(open_stack("layerwise", tiny_checkpoint), 2), samples, settings, state_folder=tmp_path)
-
-
-@pytest.mark.parametrize("damage", ["truncated", "another way"])
-def test_a_state_that_cannot_be_used_is_left_aside_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
-) -> None:
-    StateFile(tmp_path, rank=0, way={"batch_size": 2}).save({"x": torch.ones(300)})
-    path = tmp_path / "state-0.safetensors"
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-10])
-    with caplog.at_level(logging.WARNING):
-        assert StateFile(tmp_path, rank=0, way={"batch_size": 2 if damage == "truncated" else 3}).load() == {}
-    assert "anew" in caplog.text
