@@ -1,4 +1,4 @@
-"""Room on the disk: asked for before anything is written, and reported in a sentence when it runs out all the same."""
+"""Free disk space: checked before anything is written, and reported in one line when it runs out all the same."""
 
 import errno
 import shutil
@@ -10,7 +10,7 @@ from minitron.errors import ArtifactError
 from minitron.units import GIB
 
 # No space, over the quota, over the process's limit of file size.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
 
 
 def require_room(folder: Path, needed_bytes: int, *, what: str) -> None:
@@ -46,5 +46,14 @@ def reporting_full_disk(folder: Path) -> Iterator[None]:
             raise
         raise ArtifactError(
             f"writing {folder} must not fill the filesystem, it did ({error.strerror}); make room and call again to "
-            "go on from the last whole file"
+            "resume from the last whole file"
         ) from error
+
+
+def allocated_bytes(path: Path) -> int:
+    """Bytes that a file takes on the disk, 0 where there is none; its length where the system does not say."""
+    if not path.is_file():
+        return 0
+    status = path.stat()
+    blocks: int | None = getattr(status, "st_blocks", None)
+    return status.st_size if blocks is None else blocks * 512

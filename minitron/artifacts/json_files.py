@@ -1,4 +1,4 @@
-"""JSON files: typed values, written atomically (temporary name, sync, rename)."""
+"""JSON files: typed values, written atomically, and read with an error that names the file."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ JsonObject: TypeAlias = dict[str, JsonValue]
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Writes a JSON object under a temporary name, syncs it and renames it into place."""
+    """Writes a JSON object atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
@@ -37,6 +37,16 @@ def read_json(path: Path) -> JsonObject:
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} must hold a JSON object, it holds a {type(value).__name__}")
     return value
+
+
+def as_json(value: Mapping[str, object]) -> JsonObject:
+    """A mapping as it comes back from a JSON file: tuples as lists, unknown types as their text.
+
+    >>> as_json({"path": Path("a"), "sizes": (1, 2)})
+    {'path': 'a', 'sizes': [1, 2]}
+    """
+    plain: JsonObject = json.loads(json.dumps(value, default=str))
+    return plain
 
 
 def read_record(path: Path, kind: type[RecordT]) -> RecordT:

@@ -1,5 +1,6 @@
-"""Locks on folders that are being written, held against other processes; the same on every platform."""
+"""Locks between processes that would write the same file or folder."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,27 +10,40 @@ from filelock import FileLock, Timeout
 from minitron.errors import ArtifactError
 
 
-@contextmanager
-def locked(path: Path, folder: Path) -> Iterator[None]:
-    """Holds a lock file against other processes that would write a folder.
+def lock_file(target: Path, *, rank: int | None = None) -> Path:
+    """The lock of a file or folder: a file beside it, so that the folder itself can be renamed while it is held.
 
-    The system takes the lock away when the process ends, in whatever way.
+    >>> lock_file(Path("run/score")).as_posix(), lock_file(Path("run/cache"), rank=1).as_posix()
+    ('run/score.lock', 'run/cache.1.lock')
+    """
+    return target.with_name(f"{target.name}.lock" if rank is None else f"{target.name}.{rank}.lock")
+
+
+@contextmanager
+def locked(target: Path, *, rank: int | None = None) -> Iterator[None]:
+    """Holds the lock of a file or folder while the block writes it; the lock's file is gone afterwards.
+
+    The system releases the lock when the process ends, in whatever way; the file that a kill leaves locks nothing.
 
     Args:
-        path: The lock file.
-        folder: What the message calls the thing that is being written.
+        target: What is written.
+        rank: Number of the process where each process of a run holds a lock of its own.
 
     Raises:
         ArtifactError: Another process holds it.
     """
-    lock = FileLock(path, timeout=0, thread_local=False)
+    path = lock_file(target, rank=rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, thread_local=False)
     try:
-        lock.acquire()
+        lock.acquire(blocking=False)
     except Timeout as error:
         raise ArtifactError(
-            f"another process is writing {folder}; wait for it, stop it, or choose another output"
+            f"another process is writing {target}; wait for it, stop it, or choose another output"
         ) from error
     try:
         yield
     finally:
+        if os.name == "posix":  # while it is held: whoever locks the removed file notices and tries again
+            path.unlink(missing_ok=True)
         lock.release()

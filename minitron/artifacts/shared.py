@@ -1,25 +1,28 @@
-"""An artifact that several processes make together: the first one opens and closes it."""
+"""What the processes of a run do together with artifacts: the first one writes folders and hashes files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from minitron.artifacts.artifact import working_folder, write_artifact
 from minitron.distributed import Ranks
 
 
 @contextmanager
-def shared_artifact(folder: Path, ranks: Ranks, **described: Any) -> Iterator[Path]:
+def shared_artifact(
+    folder: Path, ranks: Ranks, *, stage: str, inputs: Mapping[str, object], seed: int
+) -> Iterator[Path]:
     """Gives every process the working folder of an artifact, which is whole when all have left the block.
 
     Args:
         folder: The artifact's folder, on a file system that all processes see.
         ranks: The processes.
-        described: What `write_artifact` takes.
+        stage: What makes it.
+        inputs: Everything that the result depends on.
+        seed: Seed of the run.
     """
     if ranks.is_main:
-        with write_artifact(folder, **described) as partial:
+        with write_artifact(folder, stage=stage, inputs=inputs, seed=seed) as partial:
             ranks.barrier()
             yield partial
             ranks.barrier()

@@ -4,11 +4,12 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from minitron.artifacts.artifact import HEADER_FILE
+from minitron.artifacts.hashes import file_hash
+from minitron.artifacts.header import HEADER_FILE
+from minitron.artifacts.json_files import JsonObject
 from minitron.checkpoints.headers import StoredTensor, read_headers
 from minitron.checkpoints.quantized import PACKED_ROWS, is_packed, quantized_format, scale_names
 from minitron.errors import CheckpointError
@@ -16,7 +17,6 @@ from minitron.models.axes import tensor_shape
 from minitron.models.config import read_config, shape_from_config
 from minitron.models.shape import HybridShape
 
-HASHED_BYTES = 2**24  # at a time
 CARD_FILE = "README.md"
 LINEAGE_FILE = "lineage.json"
 # What is written anew for each checkpoint, and is neither its weights nor its tokenizer.
@@ -148,24 +148,6 @@ def tokenizer_hash(folder: Path) -> str:
     return _hash_files(carried_files(folder))
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's contents, computed once as long as its size and time of change stay.
-
-    Raises:
-        CheckpointError: There is no such file.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"data file not found: {path}")
-    status = path.stat()
-    return _hash_content(path, status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _hash_content(path: Path, _size: int, _mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _hash_files(paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
@@ -189,18 +171,7 @@ def _leave_out_tied_head(folder: Path, tensors: dict[str, StoredTensor], shape: 
 
 
 def _content_hash(stored: StoredTensor) -> str:
-    status = stored.file.stat()
-    return _hash_range(stored.file, stored.start, stored.nbytes, status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _hash_range(path: Path, start: int, nbytes: int, _size: int, _mtime_ns: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(start)
-        for left in range(nbytes, 0, -HASHED_BYTES):
-            digest.update(file.read(min(left, HASHED_BYTES)))
-    return digest.hexdigest()
+    return file_hash(stored.file, start=stored.start, nbytes=stored.nbytes)
 
 
 def _check_against_shape(

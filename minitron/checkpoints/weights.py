@@ -1,6 +1,5 @@
-"""Tensors in and out of checkpoint files, one at a time."""
+"""Reads and writes a checkpoint's weights as torch tensors, one at a time."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -9,15 +8,17 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
-from minitron.artifacts.json_files import write_json
+from minitron.artifacts.atomic import sync_file
 from minitron.checkpoints.checkpoint import Checkpoint
-from minitron.checkpoints.headers import INDEX_FILE, SINGLE_FILE
+from minitron.checkpoints.rounding import Raw
+from minitron.checkpoints.writing.shard_plan import Described, plan_shards
+from minitron.checkpoints.writing.shard_writer import write_shards
+from minitron.dtypes import DTYPES, find_dtype
+from minitron.errors import CheckpointError
 from minitron.units import GIB
 
 DEFAULT_SHARD_BYTES = 4 * GIB
-READABLE = 0o644  # safetensors makes files that their owner alone can read
 
 
 @contextmanager
@@ -37,52 +38,57 @@ def open_weights(checkpoint: Checkpoint) -> Iterator[Callable[[str], torch.Tenso
 
 
 def write_weights(
-    folder: Path, tensors: Iterator[tuple[str, torch.Tensor]], *, shard_bytes: int = DEFAULT_SHARD_BYTES
+    folder: Path,
+    planned: Mapping[str, Described],
+    read: Callable[[str], torch.Tensor],
+    *,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
 ) -> None:
-    """Writes tensors into safetensors shards of at most `shard_bytes` (one larger tensor makes a shard of its own).
+    """Writes tensors into safetensors shards of at most `shard_bytes` (a larger tensor makes a shard of its own).
 
-    At most one shard is held in memory. A single shard is named `model.safetensors`; several get an index.
+    One tensor is held in memory at a time. A single shard is named `model.safetensors`; several get an index.
+
+    Args:
+        folder: The checkpoint's folder.
+        planned: Name -> safetensors dtype and shape, in the order of the files.
+        read: Gives a tensor by its name.
+        shard_bytes: Most bytes of tensors in a file.
+
+    Raises:
+        CheckpointError: A tensor has another shape or dtype than planned.
+        ArtifactError: The disk has too little room.
     """
-    shards: list[dict[str, int]] = []
-    pending: dict[str, torch.Tensor] = {}
-    for name, tensor in tensors:
-        if pending and _bytes(pending) + tensor.nbytes > shard_bytes:
-            shards.append(_write_shard(folder, len(shards), pending))
-            pending = {}
-        pending[name] = tensor
-    shards.append(_write_shard(folder, len(shards), pending))
-    if len(shards) == 1:
-        (folder / _shard_name(0)).rename(folder / SINGLE_FILE)
-        return
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards):
-        file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        (folder / _shard_name(number)).rename(folder / file)
-        weight_map |= dict.fromkeys(shard, file)
-    total = sum(size for shard in shards for size in shard.values())
-    write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+    def chunks(name: str) -> Iterator[Raw]:
+        tensor = read(name)
+        if described(tensor) != planned[name]:
+            raise CheckpointError(f"{name} must be {planned[name]} to be written, it is {described(tensor)}")
+        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+    write_shards(folder, plan_shards(planned, shard_bytes=shard_bytes), chunks, what="the weights")
+
+
+def write_state(folder: Path, state: Mapping[str, torch.Tensor], *, shard_bytes: int = DEFAULT_SHARD_BYTES) -> None:
+    """Writes tensors that are in memory, as `write_weights` does."""
+    planned = {name: described(tensor) for name, tensor in state.items()}
+    write_weights(folder, planned, state.__getitem__, shard_bytes=shard_bytes)
+
+
+def described(tensor: torch.Tensor) -> Described:
+    """A tensor's safetensors dtype and shape.
+
+    >>> described(torch.zeros(2, 3, dtype=torch.bfloat16))
+    ('BF16', (2, 3))
+    """
+    name = find_dtype(str(tensor.dtype).removeprefix("torch."))
+    stored = None if name is None else DTYPES[name].safetensors
+    if stored is None:
+        raise CheckpointError(f"a tensor must be of a number format that safetensors files hold, got {tensor.dtype}")
+    return stored, tuple(tensor.shape)
 
 
 def copy_files(files: list[Path], folder: Path) -> None:
     """Copies files into a folder under their own names and syncs them."""
     for file in files:
         shutil.copyfile(file, folder / file.name)
-        with (folder / file.name).open("rb") as copied:
-            os.fsync(copied.fileno())
-
-
-def _write_shard(folder: Path, number: int, tensors: dict[str, torch.Tensor]) -> dict[str, int]:
-    path = folder / _shard_name(number)
-    save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(READABLE)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return {name: tensor.nbytes for name, tensor in tensors.items()}
-
-
-def _shard_name(number: int) -> str:
-    return f"shard-{number:05d}.partial"
-
-
-def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors.values())
+        sync_file(folder / file.name)

@@ -6,8 +6,9 @@ Text and weights count by their content, settings by their values. What changes 
 from collections.abc import Sequence
 from pathlib import Path
 
+from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.json_files import JsonObject
-from minitron.checkpoints.checkpoint import checkpoint_hashes, file_hash
+from minitron.checkpoints.checkpoint import checkpoint_hashes
 from minitron.data.documents import is_text_file
 from minitron.distill.settings import SPEED_SETTINGS, WATCHING_SETTINGS
 from minitron.pipeline.sections import correction_section, depth_first_section, prune_section, score_section

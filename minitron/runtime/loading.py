@@ -120,15 +120,15 @@ def save_model(state: Mapping[str, torch.Tensor], template: Checkpoint, output: 
     if template.extras:
         logger.warning("%s: layers that predict further tokens are kept as they were, untrained", output)
 
-    with open_weights(template) as read:
+    planned = {name: (stored.dtype, stored.shape) for name, stored in {**template.tensors, **template.extras}.items()}
+    with open_weights(template) as read_stored:
 
-        def tensors() -> Iterator[tuple[str, torch.Tensor]]:
-            for name, stored in template.tensors.items():
-                tensor = read_place(state, places[name])
-                yield name, tensor.to(device="cpu", dtype=torch_dtype(stored.dtype)).contiguous()
-            yield from ((name, read(name)) for name in template.extras)
+        def read(name: str) -> torch.Tensor:
+            if name in template.extras:
+                return read_stored(name)
+            return read_place(state, places[name]).to(device="cpu", dtype=torch_dtype(planned[name][0]))
 
-        write_weights(output, tensors())
+        write_weights(output, planned, read)
     copy_files([*carried_files(template.folder), template.folder / "config.json"], output)
     return open_checkpoint(output)
 

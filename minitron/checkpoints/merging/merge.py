@@ -1,37 +1,35 @@
-"""Checkpoints of one shape -> a checkpoint between them, tensor by tensor, from file to file through small buffers.
+"""Merges checkpoints of one shape: a weighted average, tensor by tensor, streamed through small buffers.
 
 Source: arXiv 2508.14444 (Nemotron Nano 2), whose last step is such a merge of two checkpoints, half of each.
 """
 
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from minitron.artifacts.atomic import sync_folder
-from minitron.artifacts.disk_space import require_room
+from minitron.artifacts.finished import require_free
 from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import Checkpoint, carried_files, open_checkpoint
-from minitron.checkpoints.headers import INDEX_FILE, StoredTensor
+from minitron.checkpoints.headers import StoredTensor
 from minitron.checkpoints.merging.mergeable import check_mergeable, interpolation_weights
 from minitron.checkpoints.reading import fill
 from minitron.checkpoints.rounding import Raw, narrow_fp64, widen
-from minitron.checkpoints.shards import PlannedShard, plan_shards, shard_index
 from minitron.checkpoints.weights import DEFAULT_SHARD_BYTES, copy_files
+from minitron.checkpoints.writing.shard_plan import plan_shards
+from minitron.checkpoints.writing.shard_writer import write_shards
 from minitron.dtypes import FLOAT_VIEWS, INTEGER_VIEWS, STORED_BYTES, WORD_VIEWS
-from minitron.errors import CheckpointError
 from minitron.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
-PIECE_NUMBERS = 2**17  # 1 MiB of fp64, which a core's cache holds
+CHUNK_NUMBERS = 2**17  # 1 MiB of fp64, which a core's cache holds
 Fp64 = npt.NDArray[np.float64]
 
 
@@ -41,7 +39,7 @@ def merge_checkpoints(
     output: Path,
     *,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
-    piece_numbers: int = PIECE_NUMBERS,
+    chunk_numbers: int = CHUNK_NUMBERS,
 ) -> Checkpoint:
     """Writes the weighted sum of checkpoints into an empty folder, with all that is not weights from the first one.
 
@@ -55,36 +53,30 @@ def merge_checkpoints(
         weights: One for each, as `interpolation_weights` takes them.
         output: The folder.
         shard_bytes: Most bytes of tensors in a file.
-        piece_numbers: How many numbers of a tensor are summed at a time.
+        chunk_numbers: How many numbers of a tensor are summed at a time.
 
     Raises:
-        CheckpointError: The checkpoints cannot be merged, the weights do not sum to 1, the folder holds something, the
-            disk has too little room, or a source ends while it is read.
+        CheckpointError: The checkpoints cannot be merged, the weights do not sum to 1, or a source ends while it is
+            read.
+        ArtifactError: The folder holds something, or the disk has too little room.
     """
     started = time.monotonic()
     shares = interpolation_weights(weights, len(sources))
     check_mergeable(sources)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CheckpointError(f"the output folder must be new or empty, {output} is not")
+    require_free(output)
     output.mkdir(parents=True, exist_ok=True)
     first = sources[0]
-    described = {name: (stored.dtype, stored.shape) for name, stored in {**first.tensors, **first.extras}.items()}
-    shards = plan_shards(described, shard_bytes=shard_bytes)
-    total = sum(shard.nbytes for shard in shards)
-    require_room(output, total, what="the merged checkpoint")
+    planned = {name: (stored.dtype, stored.shape) for name, stored in {**first.tensors, **first.extras}.items()}
+    shards = plan_shards(planned, shard_bytes=shard_bytes)
     with progress_bar(of_bytes=True) as progress:
-        task = progress.add_task("merge", total=total)
+        task = progress.add_task("merge", total=sum(shard.nbytes for shard in shards))
 
-        def pieces(name: str) -> Iterator[Raw]:
-            for piece in merged_pieces([source.stored(name) for source in sources], shares, numbers=piece_numbers):
-                yield piece
-                progress.advance(task, piece.nbytes)
+        def chunks(name: str) -> Iterator[Raw]:
+            for chunk in merged_chunks([source.stored(name) for source in sources], shares, numbers=chunk_numbers):
+                yield chunk
+                progress.advance(task, chunk.nbytes)
 
-        for shard in shards:
-            _write_shard(shard, output, pieces)
-    if len(shards) > 1:
-        placed = {name: tensor for shard in shards for name, tensor in shard.tensors.items()}
-        write_json(output / INDEX_FILE, shard_index(placed))
+        write_shards(output, shards, chunks, what="the merged checkpoint")
     copy_files(carried_files(first.folder), output)
     write_json(output / "config.json", first.config)
     sync_folder(output)
@@ -94,7 +86,7 @@ def merge_checkpoints(
     return merged
 
 
-def merged_pieces(parts: Sequence[StoredTensor], shares: Sequence[float], *, numbers: int) -> Iterator[Raw]:
+def merged_chunks(parts: Sequence[StoredTensor], shares: Sequence[float], *, numbers: int) -> Iterator[Raw]:
     """The weighted sum of a tensor's versions, as raw runs of at most `numbers` numbers, in the first one's dtype."""
     dtype, numel = parts[0].dtype, parts[0].numel
     # One that counts for nothing is not read: 0 times infinity is no number, and plus 0 takes a zero's sign.
@@ -146,16 +138,3 @@ def _rounded(numbers: Fp64, dtype: str) -> Raw:
     limits = np.iinfo(INTEGER_VIEWS[dtype])
     largest = math.nextafter(float(limits.max + 1), 0)
     return np.clip(np.rint(numbers), float(limits.min), largest).astype(INTEGER_VIEWS[dtype])
-
-
-def _write_shard(shard: PlannedShard, folder: Path, pieces: Callable[[str], Iterator[Any]]) -> None:
-    partial = folder / (shard.name + ".partial")
-    with partial.open("wb", buffering=0) as file:
-        file.write(shard.head)
-        for name in shard.tensors:
-            for piece in pieces(name):
-                left = memoryview(piece).cast("B")
-                while left:
-                    left = left[file.write(left) :]
-        os.fsync(file.fileno())
-    partial.replace(folder / shard.name)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from minitron.checkpoints.checkpoint import Checkpoint, file_hash
+from minitron.artifacts.hashes import file_hash
+from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.headers import StoredTensor
 from minitron.dtypes import FLOAT_VIEWS, INTEGER_VIEWS
 from minitron.errors import CheckpointError

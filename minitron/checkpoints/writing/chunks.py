@@ -1,4 +1,4 @@
-"""A cut as pieces of bounded size: a few runs of bytes to read, what to pick of them, and where the result goes."""
+"""Divides a cut into chunks of bounded size: runs of bytes to read, what to keep of them, and where the result goes."""
 
 import itertools
 import math
@@ -16,11 +16,11 @@ GAP_BYTES = 128 * 2**10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class Chunk:
     """Some rows of a tensor; a row is what one index of the dim that is walked over holds.
 
     Attributes:
-        tensor: The tensor that it is a piece of.
+        tensor: The tensor that it is a part of.
         runs: First byte in the source file and number of bytes, to be read one after the other.
         row: Elements of a row in the source.
         rows: Which of the rows read are kept, in their new order; None for all as they come.
@@ -38,8 +38,8 @@ class Piece:
     nbytes: int
 
 
-def pieces(tensor: Placed, *, buffer_bytes: int) -> Iterator[Piece]:
-    """The pieces of a tensor, in the order of the result, each reading and giving at most `buffer_bytes`.
+def chunks_of(tensor: Placed, *, buffer_bytes: int) -> Iterator[Chunk]:
+    """The chunks of a tensor, in the order of the result, each reading and giving at most `buffer_bytes`.
 
     A row of more bytes than that is itself walked over, dim by dim, down to single elements.
     """
@@ -60,7 +60,7 @@ def pieces(tensor: Placed, *, buffer_bytes: int) -> Iterator[Piece]:
         first = int(np.ravel_multi_index(position, before[:walked])) if position else 0
         base = tensor.stored.start + first * before[walked] * row * STORED_BYTES[tensor.stored.dtype]
         for runs, rows, count in runs_rows:
-            yield Piece(
+            yield Chunk(
                 tensor=tensor,
                 runs=tuple((base + offset, nbytes) for offset, nbytes in runs),
                 row=row,

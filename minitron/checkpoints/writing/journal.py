@@ -1,68 +1,69 @@
-"""The progress file of an unfinished output folder: what it is made from, and which of its files are whole.
+"""The progress file of an unfinished output folder: what it is made from, and which of its files are whole."""
 
-One JSON object a line, appended and synced, so that a process that is killed at any moment leaves at worst a last line
-without its end, which counts for nothing. The open file carries the lock that keeps a second process out.
-"""
-
-import json
 import logging
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
 
-from minitron.artifacts.atomic import sync_folder
+from minitron.artifacts.atomic import PARTIAL, sync_folder
+from minitron.artifacts.finished import require_free
+from minitron.artifacts.json_files import read_json
 from minitron.artifacts.locks import locked
-from minitron.errors import CheckpointError
+from minitron.artifacts.resume import SavedState, record_file
+from minitron.errors import ArtifactError, CheckpointError
 
 logger = logging.getLogger(__name__)
 
-JOURNAL_FILE = "prune.progress"
+RECORD = "prune.progress"
+JOURNAL_FILE = record_file(Path(), RECORD).name
 CONFIG_FILE = "config.json"
-PARTIAL = ".partial"
 
 
 class Journal:
-    """The open progress file of a folder."""
+    """The progress of a folder, saved after every file.
 
-    def __init__(self, folder: Path, file: BinaryIO) -> None:
+    Args:
+        folder: The output folder.
+        inputs_hash: Hash of everything that the files follow from.
+        files: Every name that may be written.
+    """
+
+    def __init__(self, folder: Path, inputs_hash: str, files: Sequence[str]) -> None:
         self.folder = folder
-        self._file = file
+        self._state = SavedState(folder, {"inputs_hash": inputs_hash})
+        self._files, self._whole = list(files), dict[str, object]()
         self._lock = threading.Lock()
 
+    def load(self) -> bool:
+        """Takes over the progress of an interrupted call with the same inputs; whether there is one."""
+        found = self._state.load_record(RECORD)
+        whole = None if found is None else found["whole"]
+        self._whole = {**whole} if isinstance(whole, dict) else {}
+        return found is not None
+
+    def save(self) -> None:
+        """Replaces the progress file."""
+        self._state.save_record(RECORD, {"files": self._files, "whole": self._whole})
+
     def record(self, name: str) -> None:
-        """Says that a file of the folder is whole; it must have been synced and have its final name."""
-        status = (self.folder / name).stat()
-        self.append({"file": name, "mtime_ns": status.st_mtime_ns})
+        """Records that a file of the folder is whole; it must have been synced and have its final name."""
+        with self._lock:
+            self._whole[name] = (self.folder / name).stat().st_mtime_ns
+            self.save()
 
     def has(self, name: str, size_bytes: int) -> bool:
-        """Whether a file was recorded as whole and is still as it was then."""
+        """Whether a file was recorded as whole and has not changed since."""
         path = self.folder / name
-        recorded = {entry["file"]: entry["mtime_ns"] for entry in self.entries()[1:]}
-        if name not in recorded or not path.is_file():
+        if name not in self._whole or not path.is_file():
             return False
         status = path.stat()
-        return status.st_size == size_bytes and bool(status.st_mtime_ns == recorded[name])
-
-    def entries(self) -> list[dict[str, Any]]:
-        """The whole lines: first what the folder is made from, then the files."""
-        self._file.seek(0)
-        return [json.loads(line) for line in self._file if line.endswith(b"\n")]
-
-    def append(self, entry: dict[str, Any]) -> None:
-        """Adds a line and syncs it; the end of a line that was cut off is dropped first."""
-        with self._lock:
-            self._file.seek(0)
-            self._file.truncate(sum(len(line) for line in self._file if line.endswith(b"\n")))
-            self._file.write(json.dumps(entry).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        return status.st_size == size_bytes and status.st_mtime_ns == self._whole[name]
 
     def clear(self) -> None:
-        """Empties the journal."""
-        self._file.truncate(0)
+        """Records that no file is whole."""
+        self._whole.clear()
+        self.save()
 
 
 def is_unfinished(folder: Path) -> bool:
@@ -74,8 +75,8 @@ def is_unfinished(folder: Path) -> bool:
 def resumable(folder: Path, *, inputs_hash: str, files: Sequence[str]) -> Iterator[Journal]:
     """Opens an output folder that is new, empty, or holds unfinished work of ours, and ends its progress file.
 
-    Work with other inputs is cleared, which is warned of. When the block fails, what is whole stays for the next call,
-    and `config.json`, without which no folder opens as a checkpoint, is taken away.
+    Work with other inputs is cleared with a warning. When the block fails, whole files stay for the next call, and
+    `config.json`, without which no folder opens as a checkpoint, is removed.
 
     Args:
         folder: The output folder; made if need be.
@@ -83,41 +84,43 @@ def resumable(folder: Path, *, inputs_hash: str, files: Sequence[str]) -> Iterat
         files: Every name that the block may write (each also with `.partial`).
 
     Raises:
-        CheckpointError: The folder holds something else, or another process is writing it.
+        CheckpointError: The folder holds something else.
+        ArtifactError: It is not empty, or another process is writing it.
     """
-    if folder.exists() and not is_unfinished(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"the output folder must be empty, {folder} is not")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / JOURNAL_FILE
-    with locked(path, folder), path.open("a+b") as file:
-        journal = Journal(folder, file)
-        _claim(journal, inputs_hash, files)
+    if not is_unfinished(folder):
+        require_free(folder)
+    with locked(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        journal = Journal(folder, inputs_hash, files)
+        _claim(journal, files)
         try:
             yield journal
         except BaseException:
             (folder / CONFIG_FILE).unlink(missing_ok=True)
             raise
         (folder / JOURNAL_FILE).unlink()
-    sync_folder(folder)
+        sync_folder(folder)
 
 
-def _claim(journal: Journal, inputs_hash: str, files: Sequence[str]) -> None:
-    entries, folder = journal.entries(), journal.folder
-    before = entries[0] if entries else {"inputs_hash": inputs_hash, "files": []}
-    ours = {name + end for name in (*files, *before["files"]) for end in ("", PARTIAL)} | {JOURNAL_FILE}
+def _claim(journal: Journal, files: Sequence[str]) -> None:
+    folder = journal.folder
+    ours = {name + end for name in (*files, *_files_before(folder), JOURNAL_FILE) for end in ("", PARTIAL)}
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours)
     if foreign:
         raise CheckpointError(f"the output folder must hold unfinished work alone, {folder} also holds {foreign[0]}")
     # First of all: what is about to be unfinished must not open as a checkpoint.
     (folder / CONFIG_FILE).unlink(missing_ok=True)
-    if entries and before["inputs_hash"] == inputs_hash:
-        logger.info("%s: resuming interrupted work, %d files are whole", folder, len(entries) - 1)
-        return
-    if entries:
-        logger.warning("%s is left from an interrupted attempt with other inputs and is cleared", folder)
-    for path in folder.iterdir():
-        if path.name != JOURNAL_FILE:
+    if not journal.load():
+        for path in folder.iterdir():
             path.unlink()
-    journal.clear()
-    journal.append({"inputs_hash": inputs_hash, "files": list(files)})
-    sync_folder(folder)
+        journal.save()
+
+
+def _files_before(folder: Path) -> list[str]:
+    """The names that an interrupted call, whatever its inputs were, may have written."""
+    try:
+        record = read_json(folder / JOURNAL_FILE).get("record")
+    except ArtifactError:
+        return []
+    names = record.get("files") if isinstance(record, dict) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

@@ -1,21 +1,21 @@
-"""Which tensor of the pruned checkpoint lies where: every shard's header and offsets, known before a byte is read."""
+"""Plans a pruned checkpoint: every tensor's cut, source and place in a shard, known before a byte is read."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from minitron.artifacts.artifact import hash_inputs
+from minitron.artifacts.header import hash_inputs
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.headers import StoredTensor
-from minitron.checkpoints.shards import plan_shards, shard_index
+from minitron.checkpoints.writing.shard_plan import PlannedShard, plan_shards
 from minitron.dtypes import FLOAT_VIEWS, STORED_BYTES
 from minitron.errors import CheckpointError
 from minitron.models.slicing import TensorCut
 
-# Raised when the bytes that a layout stands for change, so that older unfinished work is not gone on with.
+# Raised when the bytes that a layout stands for change, so that older unfinished work is not resumed.
 LAYOUT_VERSION = 1
 
 
@@ -51,37 +51,18 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """A file of the pruned checkpoint: its name, all that stands before its tensors, and the tensors."""
-
-    name: str
-    head: bytes
-    tensors: tuple[Placed, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the file."""
-        return len(self.head) + sum(tensor.nbytes for tensor in self.tensors)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """The shards of a pruned checkpoint, and a hash of everything that their bytes follow from."""
+    """The shards of a pruned checkpoint.
 
-    shards: tuple[Shard, ...]
+    Attributes:
+        shards: The planned files.
+        tensors: Name -> cut, source and place of a tensor.
+        inputs_hash: SHA-256 of everything that the bytes of the shards follow from.
+    """
+
+    shards: tuple[PlannedShard, ...]
+    tensors: Mapping[str, Placed]
     inputs_hash: str
-
-    def index(self) -> dict[str, Any]:
-        """What `model.safetensors.index.json` says of the shards."""
-        return shard_index(
-            {
-                tensor.cut.name: StoredTensor(
-                    file=Path(shard.name), dtype=tensor.dtype, shape=tensor.cut.after, start=tensor.start
-                )
-                for shard in self.shards
-                for tensor in shard.tensors
-            }
-        )
 
 
 def plan_layout(source: Checkpoint, cuts: Iterable[TensorCut], *, shard_bytes: int, dtype: str | None = None) -> Layout:
@@ -115,17 +96,10 @@ def plan_layout(source: Checkpoint, cuts: Iterable[TensorCut], *, shard_bytes: i
         )
         for cut in cuts
     }
-    planned = plan_shards(
+    shards = plan_shards(
         {name: (tensor.dtype, tensor.cut.after) for name, tensor in placed.items()}, shard_bytes=shard_bytes
     )
-    shards = [
-        Shard(
-            name=shard.name,
-            head=shard.head,
-            tensors=tuple(replace(placed[name], start=place.start) for name, place in shard.tensors.items()),
-        )
-        for shard in planned
-    ]
+    starts = {name: place.start for shard in shards for name, place in shard.tensors.items()}
     described = {
         "version": LAYOUT_VERSION,
         "config": source.config,
@@ -137,7 +111,11 @@ def plan_layout(source: Checkpoint, cuts: Iterable[TensorCut], *, shard_bytes: i
         "dtype": dtype,
         "shard_bytes": shard_bytes,
     }
-    return Layout(shards=tuple(shards), inputs_hash=hash_inputs(described))
+    return Layout(
+        shards=tuple(shards),
+        tensors={name: replace(tensor, start=starts[name]) for name, tensor in placed.items()},
+        inputs_hash=hash_inputs(described),
+    )
 
 
 def _check_cut(source: Checkpoint, cut: TensorCut, stored: StoredTensor | None, dtype: str | None) -> None:
@@ -152,6 +130,6 @@ def _check_cut(source: Checkpoint, cut: TensorCut, stored: StoredTensor | None, 
         )
 
 
-def _describe(cut: TensorCut) -> list[Any]:
+def _describe(cut: TensorCut) -> list[object]:
     kept = [None if dim is None else sha256(dim.astype("<i8").tobytes()).hexdigest() for dim in cut.kept]
     return [cut.name, cut.source, cut.before, kept, cut.scale]

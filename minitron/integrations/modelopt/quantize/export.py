@@ -15,8 +15,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from minitron.artifacts.artifact import write_artifact
+from minitron.artifacts.finished import finished_or_refused
+from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.json_files import write_json
-from minitron.checkpoints.checkpoint import Checkpoint, carried_files, checkpoint_hashes, file_hash, open_checkpoint
+from minitron.checkpoints.checkpoint import Checkpoint, carried_files, checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.weights import copy_files
 from minitron.data.documents import is_text_file
 from minitron.data.sequences import TokenSequences, blend_sources

@@ -1,28 +1,27 @@
-"""Writing a planned checkpoint at the speed of the disk: pieces read, picked and written by a few threads.
+"""Streams cuts from source files into planned shards: chunks are read, cut and written by a few threads.
 
-No file is mapped and no tensor is held: a thread has three buffers. Reads and writes name their offsets, so that pieces
+No file is mapped and no tensor is held: a thread has three buffers. Reads and writes name their offsets, so that chunks
 may end in any order and one thread's waiting is another's work.
 """
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.progress import Progress, TaskID
 
-from minitron.artifacts.atomic import sync_folder
-from minitron.artifacts.disk_space import require_room
-from minitron.artifacts.json_files import write_json
+from minitron.artifacts.atomic import PARTIAL
+from minitron.artifacts.disk_space import allocated_bytes, require_room
 from minitron.artifacts.page_cache import drop_pages
-from minitron.checkpoints.headers import INDEX_FILE
 from minitron.checkpoints.rounding import Raw, convert
-from minitron.checkpoints.writing.chunks import Piece, pieces
-from minitron.checkpoints.writing.journal import PARTIAL, Journal
-from minitron.checkpoints.writing.layout import Layout, Placed, Shard, SourceFile
+from minitron.checkpoints.writing.chunks import Chunk, chunks_of
+from minitron.checkpoints.writing.journal import Journal
+from minitron.checkpoints.writing.layout import Layout, Placed, SourceFile
+from minitron.checkpoints.writing.shard_plan import PlannedShard
+from minitron.checkpoints.writing.shard_writer import begin_shard, finish_shard, write_index
 from minitron.dtypes import FLOAT_VIEWS, STORED_BYTES, WORD_VIEWS
 from minitron.errors import CheckpointError
 from minitron.progress import progress_bar
@@ -52,89 +51,93 @@ def write_layout(
     """
     folder = journal.folder
     missing = [shard for shard in layout.shards if not _is_whole(shard, journal)]
-    held = sum(_allocated(folder / (shard.name + PARTIAL)) + _allocated(folder / shard.name) for shard in missing)
+    held = sum(allocated_bytes(folder / (shard.name + end)) for shard in missing for end in (PARTIAL, ""))
     require_room(folder, sum(shard.nbytes for shard in missing) - held, what="the pruned checkpoint")
     total = sum(shard.nbytes for shard in layout.shards)
     with progress_bar(of_bytes=True) as progress:
         task = progress.add_task("prune", total=total, completed=total - sum(shard.nbytes for shard in missing))
-        work = _Work(missing, journal, progress, task, buffer_bytes)
-        _run(work, THREADS if threads is None else threads)
-    if len(layout.shards) > 1:
-        write_json(folder / INDEX_FILE, layout.index())
-        sync_folder(folder)
+        work = _Work(
+            shards=missing,
+            tensors=layout.tensors,
+            journal=journal,
+            buffer_bytes=buffer_bytes,
+            report=lambda nbytes: progress.advance(task, nbytes),
+        )
+        work.run(THREADS if threads is None else threads)
+    write_index(folder, layout.shards)
 
 
-def _run(work: "_Work", threads: int) -> None:
-    if threads < 1:
-        raise CheckpointError(f"threads must be positive, got {threads}")
-    with ThreadPoolExecutor(threads) as pool:
-        running = [pool.submit(work.run) for _ in range(threads)]
-        try:
-            wait(running, return_when=FIRST_EXCEPTION)
-        finally:
-            work.stop()
-    for done in running:
-        done.result()
-
-
+@dataclass(kw_only=True)
 class _Work:
-    """The pieces that are still to be done, handed to the threads one by one, and the shards that end with them."""
+    """The chunks that are still to be done, handed to the threads one by one, and the shards that end with them.
 
-    def __init__(
-        self, shards: list[Shard], journal: Journal, progress: Progress, task: TaskID, buffer_bytes: int
-    ) -> None:
+    Attributes:
+        shards: The files to write.
+        tensors: Name -> what becomes of a tensor.
+        journal: The open progress file.
+        buffer_bytes: Most bytes that a thread reads or writes at once.
+        report: Called with the bytes of every chunk that is written.
+    """
+
+    shards: Sequence[PlannedShard]
+    tensors: Mapping[str, Placed]
+    journal: Journal
+    buffer_bytes: int
+    report: Callable[[int], None]
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._journal, self._progress, self._task = journal, progress, task
-        self._buffer_bytes = buffer_bytes
         self._left: dict[str, int] = {}
         self._stopped = False
-        self._pieces = self._begin(shards)
+        self._chunks = self._begin()
 
-    def stop(self) -> None:
-        """Lets no thread begin another piece."""
-        self._stopped = True
+    def run(self, threads: int) -> None:
+        """Does all of it with so many threads; the first error ends it."""
+        if threads < 1:
+            raise CheckpointError(f"threads must be positive, got {threads}")
+        with ThreadPoolExecutor(threads) as pool:
+            running = [pool.submit(self._run) for _ in range(threads)]
+            try:
+                wait(running, return_when=FIRST_EXCEPTION)
+            finally:
+                self._stopped = True
+        for done in running:
+            done.result()
 
-    def run(self) -> None:
-        """A thread's work: pieces until there are none."""
-        buffers = Buffers(self._buffer_bytes)
+    def _run(self) -> None:
+        buffers = Buffers(self.buffer_bytes)
         while (given := self._next()) is not None:
-            shard, piece = given
-            partial = self._journal.folder / (shard.name + PARTIAL)
-            copy_piece(piece, partial, buffers)
-            self._progress.advance(self._task, piece.nbytes)
+            shard, chunk = given
+            copy_chunk(chunk, self.journal.folder / (shard.name + PARTIAL), buffers)
+            self.report(chunk.nbytes)
             if self._is_last(shard):
-                self._finish(shard, partial)
+                self._finish(shard)
 
-    def _next(self) -> tuple[Shard, Piece] | None:
+    def _next(self) -> tuple[PlannedShard, Chunk] | None:
         with self._lock:
-            return None if self._stopped else next(self._pieces, None)
+            return None if self._stopped else next(self._chunks, None)
 
-    def _begin(self, shards: list[Shard]) -> Iterator[tuple[Shard, Piece]]:
-        for shard in shards:
-            (self._journal.folder / shard.name).unlink(missing_ok=True)
-            path = self._journal.folder / (shard.name + PARTIAL)
-            with path.open("wb") as file:
-                file.write(shard.head)
-            self._left[shard.name] = 1  # one for this loop, so that no shard ends while pieces of it are to come
-            for tensor in shard.tensors:
-                for piece in pieces(tensor, buffer_bytes=self._buffer_bytes):
+    def _begin(self) -> Iterator[tuple[PlannedShard, Chunk]]:
+        for shard in self.shards:
+            (self.journal.folder / shard.name).unlink(missing_ok=True)
+            begin_shard(self.journal.folder, shard)
+            self._left[shard.name] = 1  # one for this loop, so that no shard ends while chunks of it are to come
+            for name in shard.tensors:
+                for chunk in chunks_of(self.tensors[name], buffer_bytes=self.buffer_bytes):
                     self._left[shard.name] += 1
-                    yield shard, piece
+                    yield shard, chunk
             self._left[shard.name] -= 1
             if not self._left[shard.name]:
-                self._finish(shard, path)
+                self._finish(shard)
 
-    def _is_last(self, shard: Shard) -> bool:
+    def _is_last(self, shard: PlannedShard) -> bool:
         with self._lock:
             self._left[shard.name] -= 1
             return not self._left[shard.name]
 
-    def _finish(self, shard: Shard, partial: Path) -> None:
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
-        partial.replace(partial.with_name(shard.name))
-        sync_folder(self._journal.folder)
-        self._journal.record(shard.name)
+    def _finish(self, shard: PlannedShard) -> None:
+        finish_shard(self.journal.folder, shard)
+        self.journal.record(shard.name)
 
 
 class Buffers:
@@ -145,17 +148,17 @@ class Buffers:
         self.read, self.rows, self.columns = (np.empty(max(nbytes, 8), dtype=np.uint8) for _ in range(3))
 
 
-def copy_piece(piece: Piece, target: Path, buffers: Buffers) -> None:
-    """Reads a piece from the source and writes it at its place in the target, which must exist.
+def copy_chunk(chunk: Chunk, target: Path, buffers: Buffers) -> None:
+    """Reads a chunk from the source and writes it at its place in the target, which must exist.
 
     Raises:
         CheckpointError: The source is no longer the file that was planned with.
     """
-    placed = piece.tensor
-    raw = _read(placed.file, piece.runs, buffers.read).view(WORD_VIEWS[STORED_BYTES[placed.stored.dtype]])
-    result = _pick(raw.reshape(-1, piece.row), piece, buffers)
+    placed = chunk.tensor
+    raw = _read(placed.file, chunk.runs, buffers.read).view(WORD_VIEWS[STORED_BYTES[placed.stored.dtype]])
+    result = _pick(raw.reshape(-1, chunk.row), chunk, buffers)
     result = _converted(result, placed)
-    _write(target, result, piece.start)
+    _write(target, result, chunk.start)
 
 
 def _read(source: SourceFile, runs: tuple[tuple[int, int], ...], buffer: Raw) -> Raw:
@@ -182,15 +185,15 @@ def _read(source: SourceFile, runs: tuple[tuple[int, int], ...], buffer: Raw) ->
     return buffer[:filled]
 
 
-def _pick(raw: Raw, piece: Piece, buffers: Buffers) -> Raw:
+def _pick(raw: Raw, chunk: Chunk, buffers: Buffers) -> Raw:
     # The mode is one that lets numpy write straight into `out`; positions are in range by the plan.
-    if piece.rows is not None:
-        out = buffers.rows.view(raw.dtype)[: len(piece.rows) * piece.row].reshape(len(piece.rows), piece.row)
-        raw = raw.take(piece.rows, axis=0, out=out, mode="clip")
-    if piece.columns is not None:
-        shape = (len(raw), len(piece.columns))
+    if chunk.rows is not None:
+        out = buffers.rows.view(raw.dtype)[: len(chunk.rows) * chunk.row].reshape(len(chunk.rows), chunk.row)
+        raw = raw.take(chunk.rows, axis=0, out=out, mode="clip")
+    if chunk.columns is not None:
+        shape = (len(raw), len(chunk.columns))
         out = buffers.columns.view(raw.dtype)[: shape[0] * shape[1]].reshape(shape)
-        raw = raw.take(piece.columns, axis=1, out=out, mode="clip")
+        raw = raw.take(chunk.columns, axis=1, out=out, mode="clip")
     return raw.reshape(-1)
 
 
@@ -202,7 +205,7 @@ def _converted(raw: Raw, placed: Placed) -> Raw:
 
 
 def _write(target: Path, result: Raw, start: int) -> None:
-    view: Any = result.view(np.uint8).data
+    view = memoryview(result.view(np.uint8))
     descriptor = os.open(target, os.O_WRONLY)
     try:
         written = 0
@@ -214,12 +217,8 @@ def _write(target: Path, result: Raw, start: int) -> None:
         os.close(descriptor)
 
 
-def _is_whole(shard: Shard, journal: Journal) -> bool:
+def _is_whole(shard: PlannedShard, journal: Journal) -> bool:
     if not journal.has(shard.name, shard.nbytes):
         return False
     with (journal.folder / shard.name).open("rb") as file:
         return file.read(len(shard.head)) == shard.head
-
-
-def _allocated(path: Path) -> int:
-    return path.stat().st_blocks * 512 if path.is_file() else 0

@@ -1,12 +1,12 @@
-"""Safetensors files planned before a byte is written: which tensor lies in which, and all that stands before them."""
+"""Plans safetensors shards before a byte is written: which tensor lies in which file, every header and offset."""
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from minitron.artifacts.json_files import JsonObject
 from minitron.checkpoints.headers import SINGLE_FILE, StoredTensor
 from minitron.dtypes import STORED_BYTES
 
@@ -52,14 +52,15 @@ def plan_shards(tensors: Mapping[str, Described], *, shard_bytes: int) -> list[P
     ]
 
 
-def shard_index(tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
-    """What `model.safetensors.index.json` says of tensors that lie in several files."""
+def shard_index(shards: Sequence[PlannedShard]) -> JsonObject:
+    """The content of `model.safetensors.index.json` over several shards."""
+    tensors = [tensor for shard in shards for tensor in shard.tensors.values()]
     return {
         "metadata": {
-            "total_parameters": sum(tensor.numel for tensor in tensors.values()),
-            "total_size": sum(tensor.nbytes for tensor in tensors.values()),
+            "total_parameters": sum(tensor.numel for tensor in tensors),
+            "total_size": sum(tensor.nbytes for tensor in tensors),
         },
-        "weight_map": {name: tensor.file.name for name, tensor in tensors.items()},
+        "weight_map": {name: shard.name for shard in shards for name in shard.tensors},
     }
 
 
@@ -79,17 +80,17 @@ def _grouped(tensors: Mapping[str, Described], shard_bytes: int) -> Iterator[lis
 def _place(file: str, group: Mapping[str, Described]) -> PlannedShard:
     # Wide dtypes first, so that every tensor is aligned to its own width.
     ordered = sorted(group.items(), key=lambda item: -STORED_BYTES[item[1][0]])
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offsets, offset = {}, 0
     for name, (dtype, shape) in ordered:
-        end = offset + _nbytes((dtype, shape))
+        offsets[name], end = offset, offset + _nbytes((dtype, shape))
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     head = len(text).to_bytes(8, "little") + text
     placed = {
-        name: StoredTensor(file=Path(file), dtype=dtype, shape=shape, start=len(head) + header[name]["data_offsets"][0])
+        name: StoredTensor(file=Path(file), dtype=dtype, shape=shape, start=len(head) + offsets[name])
         for name, (dtype, shape) in ordered
     }
     return PlannedShard(name=file, head=head, tensors=placed)
