@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,14 +48,15 @@ def write_checkpoint(folder: Path, shape: HybridShape) -> None:
     generator = torch.Generator().manual_seed(0)
     drawn: dict[tuple[int, ...], torch.Tensor] = {}
 
-    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, spec in shape.tensors().items():
-            dims = tensor_shape(spec, shape.sizes)
-            if dims not in drawn:
-                drawn[dims] = torch.empty(dims, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
-            yield name, drawn[dims].clone()
+    planned = {name: ("BF16", tensor_shape(spec, shape.sizes)) for name, spec in shape.tensors().items()}
 
-    write_weights(folder, tensors(), shard_bytes=2 * GIB)
+    def draw(name: str) -> torch.Tensor:
+        _, dims = planned[name]
+        if dims not in drawn:
+            drawn[dims] = torch.empty(dims, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
+        return drawn[dims]
+
+    write_weights(folder, planned, draw, shard_bytes=2 * GIB)
     config = NemotronHConfig(**shape.config_sizes, hybrid_override_pattern=shape.hybrid_override_pattern, chunk_size=64)
     config.architectures = ["NemotronHForCausalLM"]
     written = config_for_shape(json.loads(config.to_json_string(use_diff=False)), shape)

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -75,14 +74,15 @@ def write_source(folder: Path, shape: HybridShape) -> None:
     folder.mkdir()
     rng = np.random.Generator(np.random.SFC64(0))
 
-    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, spec in shape.tensors().items():
-            dims = tensor_shape(spec, shape.sizes)
-            words = rng.integers(0, 2**64, -(-int(np.prod(dims)) // 4), dtype=np.uint64).view(np.uint16)
-            words &= 0xBFFF
-            yield name, torch.from_numpy(words[: int(np.prod(dims))].view(np.int16)).view(torch.bfloat16).reshape(dims)
+    planned = {name: ("BF16", tensor_shape(spec, shape.sizes)) for name, spec in shape.tensors().items()}
 
-    write_weights(folder, tensors(), shard_bytes=2 * GIB)
+    def draw(name: str) -> torch.Tensor:
+        _, dims = planned[name]
+        words = rng.integers(0, 2**64, -(-int(np.prod(dims)) // 4), dtype=np.uint64).view(np.uint16)
+        words &= 0xBFFF
+        return torch.from_numpy(words[: int(np.prod(dims))].view(np.int16)).view(torch.bfloat16).reshape(dims)
+
+    write_weights(folder, planned, draw, shard_bytes=2 * GIB)
     config = NemotronHConfig(**shape.config_sizes, hybrid_override_pattern=shape.hybrid_override_pattern, chunk_size=64)
     config.architectures = ["NemotronHForCausalLM"]
     written = config_for_shape(json.loads(config.to_json_string(use_diff=False)), shape)

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
 from torch import distributed
+
+ValueT = TypeVar("ValueT")
 
 
 class Ranks:
@@ -44,6 +47,14 @@ class Ranks:
         total = x.to(self.device, copy=True)
         distributed.all_reduce(total)
         return total.to(x.device)
+
+    def broadcast(self, value: ValueT) -> ValueT:
+        """Rank 0's value, in each process."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
 
     def min(self, number: int) -> int:
         """The smallest of a number over all processes."""

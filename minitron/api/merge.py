@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minitron.artifacts.artifact import finished_with, require_free, write_artifact
+from minitron.artifacts.artifact import move_up, write_artifact
+from minitron.artifacts.finished import finished_or_refused
 from minitron.artifacts.json_files import JsonObject
 from minitron.checkpoints.checkpoint import checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.lineage import lineage_of
@@ -49,9 +50,8 @@ def merge(checkpoints: Sequence[str | Path], *, output: str | Path, weights: Seq
     shares = interpolation_weights(weights or [1 / len(sources)] * len(sources), len(sources))
     hashes = [checkpoint_hashes(folder) for folder in folders]
     inputs: JsonObject = {"weights": list(shares), "sources": [{**found} for found in hashes]}
-    if finished_with(output, inputs, what="the merged checkpoint"):
+    if finished_or_refused(output, inputs) is not None:
         return Merged(output=output, params=open_checkpoint(output).params, weights=tuple(shares))
-    require_free(output)
     with write_artifact(output, stage="merge", inputs=inputs, seed=0) as partial:
         folder = partial / CHECKPOINT_FOLDER
         shutil.rmtree(folder, ignore_errors=True)  # an interrupted call's
@@ -66,7 +66,5 @@ def merge(checkpoints: Sequence[str | Path], *, output: str | Path, weights: Seq
         ]
         lineage = lineage_of(sources[0], hashes=hashes[0])
         write_provenance(merged, lineage, "merge", weights=shares, sources=described)
-        for path in list(folder.iterdir()):
-            path.rename(partial / path.name)
-        folder.rmdir()
+        move_up(folder)
     return Merged(output=output, params=merged.params, weights=tuple(shares))

@@ -1,27 +1,26 @@
 """Cutting a checkpoint to a shape."""
 
-import logging
-import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from minitron.api.checks import require_text
 from minitron.api.shapes import kept_layers, read_shape, split_depth
-from minitron.artifacts.artifact import differences, read_header, require_free, working_folder
-from minitron.artifacts.locks import locked
-from minitron.checkpoints.checkpoint import PLAN_FILE, Checkpoint, checkpoint_hashes, open_checkpoint
-from minitron.errors import ArtifactError, MinitronError
+from minitron.artifacts.artifact import move_up, write_artifact
+from minitron.artifacts.finished import finished_or_refused
+from minitron.artifacts.hashes import file_hash
+from minitron.artifacts.header import differences, read_header
+from minitron.artifacts.json_files import JsonObject
+from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
+from minitron.errors import MinitronError
 from minitron.importance.scores import Scores, load_scores
+from minitron.pipeline import fingerprints
 from minitron.pipeline.context import Execution
 from minitron.pipeline.pruning import Cut, prune_to
-from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, SCORES_FILE, STATE_FOLDER
+from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, SCORES_FILE
 from minitron.recipe.load import make_section
 from minitron.recipe.prune import PruneSection
 from minitron.runtime.loading import check_device
-
-logger = logging.getLogger(__name__)
-
-LOCK_FILE = "lock"
 
 
 def prune(
@@ -72,20 +71,17 @@ def prune_checkpoint_folder(
     widths, depth = split_depth(shape)
     layers = kept_layers(depth, loaded, source)
     cut = Cut(source=source, scores=loaded, target=source.shape.resized(layers=layers, **widths), layers=layers)
-    require_free(output)
-    partial = working_folder(output)
-    ours = {CHECKPOINT_FOLDER, PLAN_FILE, STATE_FOLDER, LOCK_FILE}
-    if partial.exists() and {path.name for path in partial.iterdir()} - ours:
-        raise ArtifactError(
-            f"{partial} is in the way and was not written by minitron; move it or choose another output"
-        )
-    partial.mkdir(parents=True, exist_ok=True)
-    with locked(partial / LOCK_FILE, output):
-        prune_to(cut, partial / CHECKPOINT_FOLDER, section=section, execution=Execution(device=device))
-        shutil.rmtree(partial / STATE_FOLDER, ignore_errors=True)
-        (partial / PLAN_FILE).rename(partial / CHECKPOINT_FOLDER / PLAN_FILE)
-        (partial / CHECKPOINT_FOLDER).rename(output)
-    shutil.rmtree(partial)
+    inputs: JsonObject = {
+        **checkpoint_hashes(checkpoint),
+        "scores": file_hash(scores / SCORES_FILE),
+        "shape": asdict(cut.target),
+        "layers": list(layers),
+        "prune": fingerprints.pruning(section),
+    }
+    if finished_or_refused(output, inputs) is None:
+        with write_artifact(output, stage="prune", inputs=inputs, seed=0) as partial:
+            prune_to(cut, partial / CHECKPOINT_FOLDER, section=section, execution=Execution(device=device))
+            move_up(partial / CHECKPOINT_FOLDER)
     return open_checkpoint(output)
 
 

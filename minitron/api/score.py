@@ -4,8 +4,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from minitron.artifacts.artifact import finished_with, require_free
-from minitron.artifacts.shared import shared_artifact
+from minitron.artifacts.finished import finished_or_refused
+from minitron.artifacts.shared import hash_once, shared_artifact
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.distributed import Ranks
 from minitron.importance.scores import Scores, load_scores
@@ -63,10 +63,9 @@ def score_checkpoint(
     check_device(device)
     calibration_settings(section)
     open_checkpoint(checkpoint)
-    inputs = fingerprints.scores(checkpoint, section, seed=seed)
-    if finished_with(output, inputs, what="the scores"):
-        return load_scores(output / SCORES_FILE)
-    require_free(output)
     ranks = Ranks(device)
+    inputs = hash_once(ranks, lambda: fingerprints.scores(checkpoint, section, seed=seed))
+    if finished_or_refused(output, inputs) is not None:
+        return load_scores(output / SCORES_FILE)
     with shared_artifact(output, ranks, stage="score", inputs=inputs, seed=seed) as folder:
         return score_folder(checkpoint, section, folder, seed=seed, device=device, ranks=ranks)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL = ".partial"
+READABLE = 0o644  # safetensors makes files that their owner alone can read
 
 
 @contextmanager

@@ -60,7 +60,8 @@ def finished_or_refused(folder: Path, inputs: Mapping[str, object]) -> ArtifactH
     if header is not None:
         changed = "; ".join(differences(header.inputs, inputs))
         raise ArtifactError(
-            f"{folder} holds a finished result ({header.stage}) of other inputs: {changed}; choose another output"
+            f"the output folder must be new or empty, or hold a result of the same inputs; {folder} holds one "
+            f"({header.stage}) of other inputs: {changed}"
         )
     if (folder / HEADER_FILE).is_file():
         raise ArtifactError(

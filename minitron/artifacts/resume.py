@@ -46,10 +46,12 @@ class SavedState:
         try:
             found = read_json(path)
         except ArtifactError as error:
-            return self._drop(path, str(error))
+            self._drop(path, str(error))
+            return None
         identity, record = found.get("identity"), found.get("record")
         if not isinstance(identity, dict) or not isinstance(record, dict):
-            return self._drop(path, "it is not a saved record")
+            self._drop(path, "it is not a saved record")
+            return None
         return record if self._is_same(path, identity) else None
 
     def save_tensors(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -70,7 +72,8 @@ class SavedState:
                 identity: JsonObject = json.loads((file.metadata() or {})["identity"])
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dict)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            return self._drop(path, f"it cannot be read: {error}")
+            self._drop(path, f"it cannot be read: {error}")
+            return None
         return tensors if self._is_same(path, identity) else None
 
     def _is_same(self, path: Path, identity: JsonObject) -> bool:

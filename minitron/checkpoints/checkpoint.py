@@ -9,7 +9,6 @@ from typing import Any
 
 from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.header import HEADER_FILE
-from minitron.artifacts.json_files import JsonObject
 from minitron.checkpoints.headers import StoredTensor, read_headers
 from minitron.checkpoints.quantized import PACKED_ROWS, is_packed, quantized_format, scale_names
 from minitron.errors import CheckpointError

@@ -2,7 +2,6 @@
 
 # n sequences of a chunk, T tokens a sequence
 
-import json
 import logging
 import os
 import shutil
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from minitron.artifacts.artifact import working_folder
-from minitron.artifacts.atomic import sync_folder
+from minitron.artifacts.atomic import PARTIAL, sync_file, sync_folder
 from minitron.artifacts.disk_space import reporting_full_disk, require_room
-from minitron.artifacts.json_files import JsonObject
 from minitron.artifacts.locks import locked
+from minitron.artifacts.resume import SavedState, record_file
 from minitron.data.sequence_file import SequenceFile, SequenceFileHeader, make_header, open_sequence_file
 from minitron.data.sequences import fill_sequences
 from minitron.data.sources import Blend, shuffled_shares
@@ -27,7 +26,8 @@ from minitron.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
-LOCK_FILE, JOURNAL_FILE, SEQUENCES_FILE, PARTIAL = "lock", "journal.json", "blocks", ".partial"
+SEQUENCES_FILE = "blocks"
+RECORD = "packed"
 
 
 def write_sequence_file(
@@ -53,10 +53,10 @@ def write_sequence_file(
     if path.exists():
         return _open_same(path, header)
     partial = _claim_folder(path)
-    with locked(partial / LOCK_FILE, path), reporting_full_disk(partial):
+    with locked(path), reporting_full_disk(partial):
         if not path.exists():  # else another process finished while this one waited for the lock
             _write(partial, header, blend, tokenizer)
-            (partial / SEQUENCES_FILE).replace(path)
+            (partial / SEQUENCES_FILE).replace(path)  # synced after its last source
             sync_folder(path.parent)
         shutil.rmtree(partial, ignore_errors=True)
     return _open_same(path, header)
@@ -99,7 +99,8 @@ def _open_same(path: Path, header: SequenceFileHeader) -> SequenceFile:
 
 def _claim_folder(path: Path) -> Path:
     partial = working_folder(path)
-    ours = {LOCK_FILE, JOURNAL_FILE, JOURNAL_FILE + PARTIAL, SEQUENCES_FILE}
+    record = record_file(partial, RECORD).name
+    ours = {record, record + PARTIAL, SEQUENCES_FILE}
     if partial.exists() and not (partial.is_dir() and {found.name for found in partial.iterdir()} <= ours):
         raise DataError(f"{partial} is in the way and was not written by minitron; move it or choose another output")
     partial.mkdir(parents=True, exist_ok=True)
@@ -107,11 +108,9 @@ def _claim_folder(path: Path) -> Path:
 
 
 def _write(partial: Path, header: SequenceFileHeader, blend: Blend, tokenizer: Tokenizer) -> None:
-    inputs: JsonObject = json.loads(
-        json.dumps({"header": header.model_dump(), "sources": [asdict(one) for one in blend.sources]})
-    )
+    state = SavedState(partial, {"header": header.model_dump(), "sources": [asdict(one) for one in blend.sources]})
     shares = list(shuffled_shares(blend.sources, blend.num_sequences, seed=blend.seed))
-    done = _done_sources(partial, inputs)
+    done = _done_sources(state)
     done_sequences = sum(share for _, share in shares[:done])
     with _opened(partial / SEQUENCES_FILE, header, done_sequences) as file, progress_bar() as progress:
         task = progress.add_task("packing", total=header.num_sequences, completed=done_sequences)
@@ -119,21 +118,19 @@ def _write(partial: Path, header: SequenceFileHeader, blend: Blend, tokenizer: T
             for chunk_nT in fill_sequences(rounds, tokenizer, seq_len=header.seq_len, num_sequences=share):
                 file.write(chunk_nT.astype(header.stored).tobytes())
                 progress.advance(task, len(chunk_nT))
-            _sync(file)
-            _record(partial, inputs, number)
+            file.flush()
+            sync_file(partial / SEQUENCES_FILE)
+            state.save_record(RECORD, {"sources": number})
 
 
-def _done_sources(partial: Path, inputs: JsonObject) -> int:
-    journal = partial / JOURNAL_FILE
-    if not journal.is_file():
+def _done_sources(state: SavedState) -> int:
+    record = state.load_record(RECORD)
+    if record is None:
         return 0
-    found = json.loads(journal.read_text(encoding="utf-8"))
-    if found["inputs"] != inputs:
-        logger.warning("%s is left from an interrupted attempt with other inputs and is cleared", partial)
-        journal.unlink()
-        return 0
-    logger.info("%s: %d sources were packed before the interruption", partial, found["done"])
-    return int(found["done"])
+    done = record["sources"]
+    assert isinstance(done, int)
+    logger.info("%s: %d sources were packed before the interruption", state.folder, done)
+    return done
 
 
 def _opened(path: Path, header: SequenceFileHeader, done_sequences: int) -> BinaryIO:
@@ -151,18 +148,3 @@ def _opened(path: Path, header: SequenceFileHeader, done_sequences: int) -> Bina
     if not done_sequences:
         file.write(begins)
     return file
-
-
-def _record(partial: Path, inputs: JsonObject, done: int) -> None:
-    written = partial / (JOURNAL_FILE + PARTIAL)
-    with written.open("w", encoding="utf-8") as file:
-        json.dump({"inputs": inputs, "done": done}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    written.replace(partial / JOURNAL_FILE)
-    sync_folder(partial)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from minitron.artifacts.resume import SavedState
 from minitron.data.samples import Samples
 from minitron.distributed import Ranks
 from minitron.errors import MinitronError
@@ -28,7 +29,6 @@ from minitron.importance.experts import ExpertStatistics
 from minitron.importance.scorers.flap import FlapScorer
 from minitron.importance.scorers.scorer import SCORED_AXES, Scorer
 from minitron.importance.scores import LAYER_AXES, Scores
-from minitron.importance.state import StateFile
 from minitron.importance.width import WidthStatistics
 from minitron.progress import track
 from minitron.runtime.stack import Block, Stack
@@ -112,7 +112,7 @@ class _Calibration:
         self, stack: Stack, samples: Samples, settings: CalibrationSettings, ranks: Ranks, state_folder: Path | None
     ) -> None:
         self._stack, self._samples, self._settings, self._ranks = stack, samples, settings, ranks
-        way = {
+        identity = {
             "samples": _fingerprint(samples),
             "shape": repr(stack.shape),
             "settings": repr(replace(settings, save_every=1)),
@@ -120,7 +120,7 @@ class _Calibration:
             "layerwise": not stack.whole,
             "device": stack.device.type,
         }
-        self._file = StateFile(state_folder, rank=ranks.rank, way=way)
+        self._saved, self._saved_as = SavedState(state_folder, identity), f"state-{ranks.rank}"
         self._streams_folder = None if state_folder is None else state_folder / f"streams-{ranks.rank}"
         self._batches = samples.batches(settings.batch_size)
         self._layers = range(stack.shape.num_hidden_layers)
@@ -132,7 +132,7 @@ class _Calibration:
 
     def run(self) -> tuple[torch.Tensor, tuple[int, ...]]:
         """Does what is left to do; (depth scores, removed blocks)."""
-        self._restore(self._file.load())
+        self._restore(self._saved.load_tensors(self._saved_as) or {})
         if self._settings.width or self._settings.depth is None:
             self._listen()
         if self._settings.depth is None:
@@ -221,7 +221,7 @@ class _Calibration:
 
     def _save(self) -> None:
         state = self.width.state() | self.experts.state() | self.influence.state() | self._depth_state
-        self._file.save(state | {"next": torch.tensor(self._next)})
+        self._saved.save_tensors(self._saved_as, state | {"next": torch.tensor(self._next)})
 
     def _restore(self, state: State) -> None:
         self._next = int(state.get("next", 0))

@@ -1,7 +1,6 @@
 """Scores: what a calibration says of every unit of a model, as named arrays that can be saved and compared."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from minitron.artifacts.atomic import READABLE, replacing
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
 
@@ -75,11 +75,9 @@ def save_scores(scores: Scores, path: Path) -> None:
         "removed": scores.removed,
         "origin": scores.origin,
     }
-    partial = path.with_name(path.name + ".partial")
-    save_file(arrays, partial, metadata={"minitron": json.dumps(described)})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(arrays, partial, metadata={"minitron": json.dumps(described)})
+        partial.chmod(READABLE)
 
 
 def load_scores(path: Path) -> Scores:

@@ -13,6 +13,7 @@ from minitron.data.documents import is_text_file
 from minitron.distill.settings import SPEED_SETTINGS, WATCHING_SETTINGS
 from minitron.pipeline.sections import correction_section, depth_first_section, prune_section, score_section
 from minitron.recipe.distill import DistillSection, TrainSection
+from minitron.recipe.prune import PruneSection
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.score import ScoreSection
 from minitron.recipe.source import Source
@@ -95,8 +96,15 @@ def search(recipe: Recipe) -> JsonObject:
 
 
 def prune(recipe: Recipe) -> JsonObject:
-    """The pruned checkpoint. A repair's batch size counts, since its weights are compared bit for bit."""
-    section = prune_section(recipe)
+    """The pruned checkpoint."""
+    return pruning(prune_section(recipe))
+
+
+def pruning(section: PruneSection) -> JsonObject:
+    """A pruned checkpoint, the shape and the scores aside.
+
+    A repair's batch size counts, since its weights are compared bit for bit.
+    """
     text: JsonObject = {
         f"{name}_data": [*data_hashes(found.data)]
         for name, found in (("compensate", section.compensate), ("repair", section.repair))

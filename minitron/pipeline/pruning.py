@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from minitron.artifacts.header import STATE_FOLDER
 from minitron.artifacts.json_files import JsonObject
+from minitron.artifacts.resume import SavedState
 from minitron.checkpoints.checkpoint import PLAN_FILE, Checkpoint, checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.lineage import lineage_of
-from minitron.checkpoints.writing.journal import is_unfinished
+from minitron.checkpoints.writing.journal import CONFIG_FILE, is_unfinished
 from minitron.dtypes import DTYPES
 from minitron.importance.scores import Scores
 from minitron.importance.selection import select_units
@@ -18,8 +20,7 @@ from minitron.pipeline.calibration import open_stack, read_samples
 from minitron.pipeline.context import Execution
 from minitron.pipeline.fingerprints import data_hashes
 from minitron.pipeline.provenance import write_provenance
-from minitron.pipeline.run_folder import STATE_FOLDER
-from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.checkpoint import OutputFormat, layout_of, prune_checkpoint
 from minitron.prune.norm_compensation import norm_scales
 from minitron.prune.plan import PrunePlan, save_plan
 from minitron.prune.reconstruction.blockwise import RepairSettings, repair
@@ -68,27 +69,33 @@ def prune_to(
     """Cuts a checkpoint, compensates and repairs it if asked to, and records where it comes from.
 
     The checkpoint is written into `output`, which is the caller's alone, and the plan and the state of an interrupted
-    repair beside it. An interrupted call is resumed. A finished checkpoint, whose call was interrupted before it was
-    taken, is made anew: it no longer says what it was made from.
+    repair beside it. An interrupted call is resumed; a cut or repair that it had finished is taken as it is.
     """
     section, execution = section or PruneSection(), execution or Execution()
     source, plan = cut.source, cut.plan
     lineage = lineage_of(source, hashes=cut.hashes)
     if section.compensate is not None and ("hidden_size", None) in plan.keep.indices:
         plan = replace(plan, scales=_norm_scales(source, plan, section.compensate, execution))
-    if not is_unfinished(output):
-        shutil.rmtree(output, ignore_errors=True)
-    written = prune_checkpoint(
-        source,
-        plan,
-        output,
+    written_as = OutputFormat(
         shard_bytes=gib_to_bytes(section.shard_gib),
         dtype=None if section.weights_dtype is None else DTYPES[section.weights_dtype].safetensors,
         drop_extras=section.drop_mtp,
     )
+    repaired = {"settings": _described(section.repair), "seed": execution.seed}
+    progress = _Progress(
+        output, {"cut": layout_of(source, plan, written_as).inputs_hash, "repair": repaired if section.repair else None}
+    )
+    if progress.finished is None:
+        if not is_unfinished(output):
+            shutil.rmtree(output, ignore_errors=True)
+        written = prune_checkpoint(source, plan, output, written_as)
+        progress.save("cut")
+    else:
+        written = open_checkpoint(output)
     save_plan(plan, output.with_name(PLAN_FILE))
-    if section.repair is not None:
+    if section.repair is not None and progress.finished != "repair":
         repair_checkpoint(source, written, plan, section.repair, execution=execution)
+        progress.save("repair")
     write_provenance(
         written,
         lineage,
@@ -99,6 +106,34 @@ def prune_to(
         repaired=_described(section.repair),
     )
     return written
+
+
+class _Progress:
+    """The last step that a call has finished in its output folder, recorded beside it with its files' times of change.
+
+    A repair writes weights in place: one that was interrupted leaves other times than recorded, and the cut is made
+    again, since what is left of the repair's own state decides which blocks need their sliced weights.
+
+    Attributes:
+        finished: `cut` or `repair`; None where nothing is finished, or not from the same inputs.
+    """
+
+    def __init__(self, output: Path, identity: Mapping[str, object]) -> None:
+        self._output = output
+        self._state = SavedState(output.with_name(STATE_FOLDER), identity)
+        found = self._state.load_record("pruned")
+        self.finished = None if found is None or found["files"] != self._files() else found["step"]
+        if self.finished is not None:
+            logger.info("%s: finished before with the same inputs (%s)", output, self.finished)
+
+    def save(self, step: str) -> None:
+        """Records a finished step."""
+        self._state.save_record("pruned", {"step": step, "files": self._files()})
+        self.finished = step
+
+    def _files(self) -> dict[str, list[int]]:
+        found = [self._output / CONFIG_FILE, *self._output.glob("*.safetensors")]
+        return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(found) if path.is_file()}
 
 
 def repair_checkpoint(
@@ -126,7 +161,6 @@ def repair_checkpoint(
     )
     count = write_repaired(pruned, weights)
     open_checkpoint(pruned.folder)
-    shutil.rmtree(state, ignore_errors=True)
     logger.info("repaired %d weights of %s", count, pruned.folder)
 
 

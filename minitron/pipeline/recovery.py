@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from minitron.artifacts.header import STATE_FOLDER
 from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.lineage import lineage_of
 from minitron.checkpoints.merging.merge import merge_checkpoints
@@ -18,7 +19,7 @@ from minitron.errors import MinitronError
 from minitron.pipeline import fingerprints
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.provenance import write_provenance
-from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RECORD_FILE, STATE_FOLDER
+from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RECORD_FILE
 from minitron.pipeline.teachers import TeacherSource, open_teachers
 from minitron.pipeline.training import (
     load_trained,

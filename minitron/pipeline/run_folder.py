@@ -11,7 +11,6 @@ from minitron.search.record import SearchRecord
 SCORES_FILE = "scores.safetensors"
 CANDIDATES_FILE = "candidates.json"
 CHECKPOINT_FOLDER = "checkpoint"
-STATE_FOLDER = "state"
 TRAINED_FOLDER = "trained"
 RECORD_FILE = "record.json"
 METRICS_FILE = "metrics.json"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minitron.artifacts.artifact import hash_inputs, read_header
+from minitron.artifacts.finished import find_finished
+from minitron.artifacts.header import hash_inputs, require_current
 from minitron.artifacts.json_files import JsonObject
 from minitron.errors import MinitronError
 from minitron.pipeline.preflight import check_recipe
@@ -70,22 +71,24 @@ def run_pipeline(
     """
     stages = select_stages(recipe, first=first, last=last, only=only)
     check_recipe(recipe)
+    for stage in stages:
+        require_current(RunFolder(folder).stage(stage.name))
     return _run_stages(recipe, folder, stages, first)
 
 
 def _run_stages(recipe: Recipe, folder: Path, stages: tuple[Stage, ...], first: str | None) -> Iterator[StageOutcome]:
+    from minitron.artifacts.shared import hash_once
     from minitron.distributed import Ranks
     from minitron.runtime.loading import check_device
 
     check_device(recipe.device)
-    ranks, run, inputs = Ranks(recipe.device), RunFolder(folder), stage_inputs(recipe)
+    ranks, run = Ranks(recipe.device), RunFolder(folder)
+    inputs = hash_once(ranks, lambda: stage_inputs(recipe))
     forced = False
     for stage in stages:
         forced = forced or stage.name == first
         own = inputs[stage.name]
-        header = read_header(run.stage(stage.name))
-        if not forced and header is not None and header.inputs_hash == hash_inputs(own):
-            logger.info("%s: finished before with the same inputs, skipped", stage.name)
+        if not forced and find_finished(run.stage(stage.name), own) is not None:
             yield StageOutcome(name=stage.name, skipped=True, seconds=0.0)
         else:
             yield _run_stage(stage, recipe, run, ranks, own)

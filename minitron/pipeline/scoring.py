@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minitron.artifacts.header import STATE_FOLDER
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.distributed import Ranks
 from minitron.errors import MinitronError
@@ -18,7 +19,7 @@ from minitron.importance.scores import ScoreArray, Scores, save_scores
 from minitron.importance.selection import mamba_channels, mamba_heads
 from minitron.pipeline import fingerprints
 from minitron.pipeline.calibration import open_stack, read_samples
-from minitron.pipeline.run_folder import SCORES_FILE, STATE_FOLDER
+from minitron.pipeline.run_folder import SCORES_FILE
 from minitron.recipe.score import ScoreSection
 from minitron.report.score_figures import draw_scores
 

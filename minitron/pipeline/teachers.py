@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from minitron.artifacts.header import STATE_FOLDER
 from minitron.distill.dataset import PackedSequences
 from minitron.distill.teachers.teacher import Teacher
 from minitron.errors import MinitronError
 from minitron.pipeline.context import StageContext
-from minitron.pipeline.run_folder import STATE_FOLDER
 from minitron.pipeline.teacher_caches import open_cache, phase_folder
 from minitron.pipeline.training import layerwise_teacher, online_teacher, packed_text
 from minitron.recipe.distill import DistillSection

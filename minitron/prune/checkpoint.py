@@ -1,10 +1,9 @@
-"""Pruning on disk: a smaller checkpoint cut from file to file, and refused unless every count agrees."""
+"""Prunes a checkpoint on disk, streaming from file to file, and rejects the result unless every count agrees."""
 
 import logging
 import time
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from minitron.artifacts.disk_space import reporting_full_disk
 from minitron.artifacts.json_files import write_json
@@ -14,9 +13,9 @@ from minitron.checkpoints.headers import INDEX_FILE
 from minitron.checkpoints.weights import DEFAULT_SHARD_BYTES, copy_files
 from minitron.checkpoints.writing.journal import CONFIG_FILE, resumable
 from minitron.checkpoints.writing.layout import Layout, plan_layout
-from minitron.checkpoints.writing.writer import write_layout
+from minitron.checkpoints.writing.streaming import write_layout
 from minitron.dtypes import FLOAT_VIEWS
-from minitron.errors import MinitronError
+from minitron.errors import CheckpointError, ShapeError
 from minitron.models.config import config_for_shape
 from minitron.models.slicing import tensor_cuts
 from minitron.prune.plan import PrunePlan
@@ -26,18 +25,32 @@ from minitron.runtime.dtypes import torch_dtype
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFormat:
+    """How a pruned checkpoint is written.
+
+    Attributes:
+        shard_bytes: Most bytes of tensors in a file.
+        dtype: safetensors dtype of all weights; None keeps the stored ones.
+        drop_extras: Leave tensors beside the model out (layers that predict further tokens); else their hidden channels
+            are cut as the model's are.
+    """
+
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    dtype: str | None = None
+    drop_extras: bool = False
+
+
 def prune_checkpoint(
     source: Checkpoint,
     plan: PrunePlan,
     output: Path,
+    written_as: OutputFormat | None = None,
     *,
-    shard_bytes: int = DEFAULT_SHARD_BYTES,
-    dtype: str | None = None,
     threads: int | None = None,
     check: bool = True,
-    drop_extras: bool = False,
 ) -> Checkpoint:
-    """Writes the pruned checkpoint into an empty folder, or goes on with an interrupted call's, and checks it.
+    """Writes the pruned checkpoint into an empty folder, or resumes an interrupted call, and checks it.
 
     Tokenizer, templates and generation config are copied. `config.json` comes last, so that nothing unfinished opens
     as a checkpoint. An interrupted call leaves its whole shards; one with the same inputs keeps them.
@@ -46,24 +59,18 @@ def prune_checkpoint(
         source: What is pruned; it is only read.
         plan: What survives.
         output: The folder.
-        shard_bytes: Most bytes of tensors in a file.
-        dtype: safetensors dtype of the result; None keeps the stored ones.
+        written_as: How it is written.
         threads: How many read, cut and write at a time; None for the measured default.
         check: Compare logits with the model cut in memory too, which reads both models once more, a block at a time.
-        drop_extras: Leave tensors beside the model out (layers that predict further tokens); else their hidden channels
-            are cut as the model's are.
 
     Raises:
         MinitronError: The plan is for another shape, the folder holds something else, the weights are not of floating
             point, the extra tensors cannot be cut, the disk has too little room, the source changes meanwhile, or a
             count or a logit is another than planned.
     """
-    started = time.monotonic()
-    layout = layout_of(source, plan, shard_bytes=shard_bytes, dtype=dtype, drop_extras=drop_extras)
-    config = _with_dtype(config_for_shape(source.config, plan.target), dtype)
-    count = source.shape.family.extra_count
-    if drop_extras and count is not None:
-        config[count] = 0
+    started, written_as = time.monotonic(), written_as or OutputFormat()
+    layout = layout_of(source, plan, written_as)
+    config = _config(source, plan, written_as)
     carried = carried_files(source.folder)
     names = [*(shard.name for shard in layout.shards), INDEX_FILE, CONFIG_FILE, *(path.name for path in carried)]
     with reporting_full_disk(output), resumable(output, inputs_hash=layout.inputs_hash, files=names) as journal:
@@ -72,12 +79,12 @@ def prune_checkpoint(
         written = open_checkpoint(output, config=config)
         try:
             check_params(written, plan)
-            if dtype == "F16":
+            if written_as.dtype == "F16":
                 check_range(written)
             if check:
-                check_logits(source, written, plan, dtype=dtype)
+                check_logits(source, written, plan, dtype=written_as.dtype)
         except ValueError:
-            for name in names:  # what is wrong must not be gone on with
+            for name in names:  # a checkpoint that failed its checks must not be resumed
                 (output / name).unlink(missing_ok=True)
             journal.clear()
             raise
@@ -86,34 +93,37 @@ def prune_checkpoint(
     return written
 
 
-def layout_of(
-    source: Checkpoint, plan: PrunePlan, *, shard_bytes: int, dtype: str | None = None, drop_extras: bool = False
-) -> Layout:
+def layout_of(source: Checkpoint, plan: PrunePlan, written_as: OutputFormat) -> Layout:
     """Where the pruned checkpoint's tensors will lie.
 
     Raises:
-        MinitronError: The plan is for another shape, or the weights are not of floating point.
+        ShapeError: The plan is for another shape.
+        CheckpointError: The weights are not of floating point.
     """
     if plan.source != source.shape:
-        raise MinitronError(
+        raise ShapeError(
             f"the plan must start from the checkpoint's shape {source.shape}, it starts from {plan.source}"
         )
     other = next(((name, stored) for name, stored in source.tensors.items() if stored.dtype not in FLOAT_VIEWS), None)
     if other is not None:
         name, stored = other
-        raise MinitronError(
+        raise CheckpointError(
             f"weights must be one of {', '.join(FLOAT_VIEWS)} to be pruned, {name} in {stored.file} is {stored.dtype}; "
             "prune the checkpoint that this one was quantized from"
         )
     cuts = [*tensor_cuts(plan.source, plan.keep, scales=plan.scales)]
-    if not drop_extras:
+    if not written_as.drop_extras:
         cuts += extra_cuts(source, plan.keep)
-    return plan_layout(source, cuts, shard_bytes=shard_bytes, dtype=dtype)
+    return plan_layout(source, cuts, shard_bytes=written_as.shard_bytes, dtype=written_as.dtype)
 
 
-def _with_dtype(config: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
-    if dtype is None:
-        return dict(config)
-    name = str(torch_dtype(dtype)).removeprefix("torch.")
-    spellings = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
-    return {**config, **dict.fromkeys(spellings, name)}
+def _config(source: Checkpoint, plan: PrunePlan, written_as: OutputFormat) -> dict[str, object]:
+    config: dict[str, object] = {**config_for_shape(source.config, plan.target)}
+    if written_as.dtype is not None:
+        name = str(torch_dtype(written_as.dtype)).removeprefix("torch.")
+        spellings = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
+        config |= dict.fromkeys(spellings, name)
+    count = source.shape.family.extra_count
+    if written_as.drop_extras and count is not None:
+        config[count] = 0
+    return config

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from minitron.checkpoints.weights import READABLE
+from minitron.artifacts.atomic import READABLE, replacing
 from minitron.errors import MinitronError
 from minitron.models.axes import Indices
 from minitron.models.keep import Keep
@@ -71,8 +71,9 @@ def save_plan(plan: PrunePlan, path: Path) -> None:
         "layers": plan.keep.layers,
         "scales": plan.scales,
     }
-    save_file(arrays or {"none": np.zeros(1, dtype=np.int64)}, path, metadata={"minitron": json.dumps(header)})
-    path.chmod(READABLE)
+    with replacing(path) as partial:
+        save_file(arrays or {"none": np.zeros(1, dtype=np.int64)}, partial, metadata={"minitron": json.dumps(header)})
+        partial.chmod(READABLE)
 
 
 def load_plan(path: Path) -> PrunePlan:

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from minitron.artifacts.artifact import hash_inputs, read_header, working_folder, write_artifact
+from minitron.artifacts.artifact import working_folder, write_artifact
+from minitron.artifacts.header import hash_inputs, read_header
 
 
 def write(folder: Path, text: str = "x", **inputs: object) -> None:

@@ -295,7 +295,7 @@ def test_finished_scores_are_taken_again_and_stale_ones_refused_with_what_differ
     assert (output / "scores.safetensors").stat().st_mtime_ns == written
     capsys.readouterr()
     line = fail(capsys, *score(tiny_checkpoint, text, output, "--seed", "1"))
-    assert line.endswith("are stale: seed was 0 and is 1")
+    assert line.endswith("of other inputs: seed was 0 and is 1")
     line = fail(capsys, *score(tiny_checkpoint, text, output, "--set", "width.mamba=activation"))
     assert line.endswith("settings.width.mamba was flap and is activation")
     text.write_text("other words to calibrate on\n" * 40)

@@ -12,8 +12,8 @@ import pytest
 from minitron.artifacts import disk_space as disk
 from minitron.artifacts.artifact import working_folder
 from minitron.artifacts.locks import locked
-from minitron.data import packing, sources
 from minitron.data import sequences as sequences_module
+from minitron.data import sources
 from minitron.data.packing import shared_sequence_file, write_sequence_file
 from minitron.data.sequence_file import SequenceFile
 from minitron.data.sequences import blend_sources
@@ -118,9 +118,7 @@ def test_a_finished_file_of_something_else_is_refused(tmp_path: Path, three_sour
 
 
 def test_a_second_writer_is_refused(tmp_path: Path, three_sources: list[TextSource]) -> None:
-    partial = working_folder(tmp_path / "blocks")
-    partial.mkdir()
-    with locked(partial / packing.LOCK_FILE, tmp_path), pytest.raises(ValueError, match="another process is writing"):
+    with locked(tmp_path / "blocks"), pytest.raises(ValueError, match="another process is writing"):
         write(tmp_path / "blocks", three_sources)
 
 

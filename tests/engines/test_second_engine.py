@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minitron.checkpoints.checkpoint import carried_files, open_checkpoint
-from minitron.checkpoints.weights import copy_files, open_weights, write_weights
+from minitron.checkpoints.weights import copy_files, open_weights, write_state
 from minitron.importance.scores import random_scores
 from minitron.importance.selection import select_units
 from minitron.models.keep import Keep
@@ -107,7 +107,7 @@ def test_heads_that_changed_their_group_are_noticed(tmp_path: Path, pruned: Path
     moved = {("mamba_num_heads", layer): heads for layer, letter in blocks if letter == "M"}
     keep = Keep(layers=tuple(range(whole.shape.num_hidden_layers)), indices=moved)
     with open_weights(whole) as read:
-        write_weights(tmp_path, slice_tensors(read, whole.shape, keep))
+        write_state(tmp_path, dict(slice_tensors(read, whole.shape, keep)))
     copy_files([*carried_files(pruned), pruned / "config.json"], tmp_path)
     for right, wrong in zip(ask_transformers(pruned), ask_mlx(tmp_path), strict=True):
         assert wrong.tokens != right.tokens

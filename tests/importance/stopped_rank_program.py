@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from minitron.artifacts.resume import SavedState
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.distributed import Ranks
 from minitron.importance.calibrate import CalibrationSettings, calibrate
@@ -13,7 +14,6 @@ from minitron.importance.depth.greedy import LogitDepth
 from minitron.importance.scorers import SCORERS
 from minitron.importance.scorers.scorer import SCORED_AXES
 from minitron.importance.scores import save_scores
-from minitron.importance.state import StateFile
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
 from tests.support.samples import make_samples
@@ -22,19 +22,19 @@ from tests.support.samples import make_samples
 def main(checkpoint: Path, output: Path, way: str, victim: int, saves: int, when: str) -> None:
     torch.set_num_threads(1)
     ranks = Ranks()
-    save = StateFile.save
+    save = SavedState.save_tensors
     done = 0
 
-    def stop_around(self: StateFile, state: dict[str, torch.Tensor]) -> None:
+    def stop_around(self: SavedState, name: str, state: dict[str, torch.Tensor]) -> None:
         nonlocal done
         done += 1
         if ranks.rank == victim and done == saves and when == "before":
             os._exit(9)
-        save(self, state)
+        save(self, name, state)
         if ranks.rank == victim and done == saves:
             os._exit(9)
 
-    StateFile.save = stop_around  # type: ignore[method-assign]
+    SavedState.save_tensors = stop_around  # type: ignore[method-assign]
     opened = open_checkpoint(checkpoint)
     loaded = MemoryStack(load_model(checkpoint), opened.shape)
     stack = LayerwiseStack(opened) if way == "layerwise" else loaded

@@ -1,6 +1,5 @@
 """Interrupted calibrations: what was gathered is kept, and the scores end bit for bit the same."""
 
-import logging
 import random
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from minitron.importance.calibrate import CalibrationSettings, calibrate
 from minitron.importance.depth.greedy import LogitDepth
 from minitron.importance.scorers import SCORERS
 from minitron.importance.scorers.scorer import SCORED_AXES
-from minitron.importance.state import StateFile
 from minitron.models.quotas import BlockQuotas
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack, Stack
@@ -90,16 +88,3 @@ def test_a_layerwise_calibration_goes_on_from_the_block_it_was_in(tiny_checkpoin
     with pytest.raises(Stop):
         calibrate(stopping(open_stack("layerwise", tiny_checkpoint), 6), samples, settings, state_folder=tmp_path)
     calibrate(stopping(open_stack("layerwise", tiny_checkpoint), 2), samples, settings, state_folder=tmp_path)
-
-
-@pytest.mark.parametrize("damage", ["truncated", "another way"])
-def test_a_state_that_cannot_be_used_is_left_aside_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
-) -> None:
-    StateFile(tmp_path, rank=0, way={"batch_size": 2}).save({"x": torch.ones(300)})
-    path = tmp_path / "state-0.safetensors"
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-10])
-    with caplog.at_level(logging.WARNING):
-        assert StateFile(tmp_path, rank=0, way={"batch_size": 2 if damage == "truncated" else 3}).load() == {}
-    assert "anew" in caplog.text

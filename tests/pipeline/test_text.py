@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from minitron.checkpoints.checkpoint import file_hash
+from minitron.artifacts.hashes import file_hash
 from minitron.estimate.serving.workload import Workload
 from minitron.pipeline import calibration, evaluation
 from minitron.pipeline.calibration import read_samples

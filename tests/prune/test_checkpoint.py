@@ -11,7 +11,7 @@ from minitron.checkpoints.headers import SINGLE_FILE
 from minitron.checkpoints.weights import open_weights
 from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
-from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.checkpoint import OutputFormat, prune_checkpoint
 from minitron.prune.plan import PrunePlan, load_plan, save_plan
 from minitron.prune.verification import check_params
 from minitron.runtime.loading import count_params
@@ -57,7 +57,7 @@ def test_sharding_source_or_output_changes_no_tensor(tmp_path: Path, tiny_checkp
     sharded = open_checkpoint(write_tiny_checkpoint(tmp_path / "sharded", shard_bytes=15_000))
     plan = make_plan(single.shape)
     one = prune_checkpoint(single, plan, tmp_path / "one")
-    many = prune_checkpoint(sharded, plan, tmp_path / "many", shard_bytes=9_000)
+    many = prune_checkpoint(sharded, plan, tmp_path / "many", OutputFormat(shard_bytes=9_000))
     assert len({tensor.file for tensor in many.tensors.values()}) > 1
     with open_weights(one) as read_one, open_weights(many) as read_many:
         for name in one.tensors:
@@ -80,7 +80,7 @@ def test_a_full_folder_is_not_written_over(tmp_path: Path, tiny_checkpoint: Path
     source = open_checkpoint(tiny_checkpoint)
     (tmp_path / "pruned").mkdir()
     (tmp_path / "pruned" / SINGLE_FILE).write_text("mine")
-    with pytest.raises(ValueError, match="must be empty"):
+    with pytest.raises(ValueError, match="must be new or empty"):
         prune_checkpoint(source, make_plan(source.shape), tmp_path / "pruned")
     assert (tmp_path / "pruned" / SINGLE_FILE).read_text() == "mine"
 

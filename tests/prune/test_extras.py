@@ -12,7 +12,7 @@ from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.checkpoints.headers import SINGLE_FILE
 from minitron.importance.scores import random_scores
 from minitron.importance.selection import select_units
-from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.checkpoint import OutputFormat, prune_checkpoint
 from minitron.prune.plan import PrunePlan
 from minitron.runtime.loading import load_model, save_model
 from tests.support.models import make_moe_shape, write_tiny_checkpoint
@@ -78,7 +78,7 @@ def test_a_cut_that_nothing_is_known_of_is_refused_and_leaving_out_is_offered(tm
     with pytest.raises(ValueError, match=r"n_routed_experts cannot be cut in mtp.layers.1.mixer.*--drop-mtp"):
         prune_checkpoint(source, plan, tmp_path / "pruned")
     assert not (tmp_path / "pruned").exists()
-    written = prune_checkpoint(source, plan, tmp_path / "pruned", drop_extras=True)
+    written = prune_checkpoint(source, plan, tmp_path / "pruned", OutputFormat(drop_extras=True))
     assert not written.extras
     assert written.config["num_nextn_predict_layers"] == 0
 

@@ -19,7 +19,7 @@ from minitron.models.families import FAMILIES
 from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
 from minitron.models.slicing import slice_tensors
-from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.checkpoint import OutputFormat, prune_checkpoint
 from minitron.prune.in_memory import prune_model
 from minitron.prune.plan import PrunePlan
 from minitron.runtime.loading import count_params, load_model, save_model
@@ -97,7 +97,7 @@ def test_sharding_source_or_output_changes_no_bit(
             write_tiny_checkpoint(folder / "sharded", shape=shape, dtype=dtype, shard_bytes=source_bytes)
         )
         one = prune_checkpoint(single, plan, folder / "one")
-        many = prune_checkpoint(sharded, plan, folder / "many", shard_bytes=output_bytes)
+        many = prune_checkpoint(sharded, plan, folder / "many", OutputFormat(shard_bytes=output_bytes))
         assert num_files(sharded) > 1 == num_files(one)
         assert_identical(stored(many), stored(one))
 

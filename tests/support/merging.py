@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from minitron.checkpoints.weights import write_weights
+from minitron.checkpoints.weights import write_state
 
 Tensors = dict[str, torch.Tensor]
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -27,8 +27,8 @@ def write_variant(
         noise = torch.randn(tensor.shape, generator=generator) * (torch.rand(tensor.shape, generator=generator) > 0.1)
         return (tensor + noise * 10 ** torch.randn(tensor.shape, generator=generator)).to(dtype or tensor.dtype)
 
-    tensors = ((name, moved(tensor)) for name, tensor in sorted(read(source).items()))
-    write_weights(folder, tensors, shard_bytes=shard)
+    tensors = {name: moved(tensor) for name, tensor in sorted(read(source).items())}
+    write_state(folder, tensors, shard_bytes=shard)
     return folder
 
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, NemotronHConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from minitron.checkpoints.names import model_places, read_place
-from minitron.checkpoints.weights import write_weights
+from minitron.checkpoints.weights import write_state
 from minitron.models.config import config_for_shape
 from minitron.models.shape import HybridShape
 from minitron.runtime.loading import new_model
@@ -120,8 +120,8 @@ def write_tiny_checkpoint(
     model = make_tiny_model(shape)
     folder.mkdir(parents=True)
     state = model.state_dict()
-    tensors = ((name, read_place(state, place).to(dtype)) for name, place in model_places(shape).items())
-    write_weights(folder, tensors, shard_bytes=shard_bytes)
+    tensors = {name: read_place(state, place).to(dtype) for name, place in model_places(shape).items()}
+    write_state(folder, tensors, shard_bytes=shard_bytes)
     model.config.architectures = [type(model).__name__]
     config = config_for_shape(json.loads(model.config.to_json_string(use_diff=False)), shape)
     (folder / "config.json").write_text(json.dumps(config))

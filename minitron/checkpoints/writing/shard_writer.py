@@ -55,7 +55,7 @@ def write_shards(
             for name, stored in shard.tensors.items():
                 written = 0
                 for chunk in chunks(name):
-                    left = memoryview(chunk.reshape(-1).view(np.uint8))
+                    left = chunk.reshape(-1).view(np.uint8).data
                     written += len(left)
                     while left:
                         left = left[file.write(left) :]

@@ -205,7 +205,7 @@ def _converted(raw: Raw, placed: Placed) -> Raw:
 
 
 def _write(target: Path, result: Raw, start: int) -> None:
-    view = memoryview(result.view(np.uint8))
+    view = result.view(np.uint8).data
     descriptor = os.open(target, os.O_WRONLY)
     try:
         written = 0

@@ -3,7 +3,6 @@
 # B sequences of a batch, T tokens a sequence, N sequences of the phase
 
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -11,7 +10,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import torch
 
-from minitron.artifacts.atomic import sync_folder
+from minitron.artifacts.atomic import PARTIAL, put_in_place
 from minitron.artifacts.disk_space import reporting_full_disk, require_room
 from minitron.artifacts.json_files import write_json
 from minitron.artifacts.locks import locked
@@ -35,8 +34,6 @@ from minitron.progress import progress_bar
 from minitron.units import format_bytes
 
 logger = logging.getLogger(__name__)
-
-LOCK_FILE = "teacher-cache.lock"
 
 
 class WriterRanks(Protocol):
@@ -78,7 +75,7 @@ def write_teacher_cache(
     header = make_header(contents, seq_len=int(sequences_NT.shape[1]), num_sequences=len(sequences_NT))
     index, count, wait = (0, 1, _go_on) if ranks is None else (ranks.rank, ranks.world_size, ranks.barrier)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / f"{LOCK_FILE}.{index}", folder):
+    with locked(folder, rank=index):
         if index == 0:
             _claim(folder, header)
         wait()
@@ -87,11 +84,9 @@ def write_teacher_cache(
             writer.write(range(index, header.num_shards, count))
             wait()
             if index == 0:
-                (folder / PLAN_FILE).rename(folder / HEADER_FILE)
-                sync_folder(folder)
+                put_in_place(folder / PLAN_FILE, folder / HEADER_FILE)
                 logger.info("%s: %d sequences, %s", folder, header.num_sequences, format_bytes(header.total_bytes))
         wait()
-    (folder / f"{LOCK_FILE}.{index}").unlink(missing_ok=True)
     return open_teacher_cache(folder)
 
 
@@ -134,7 +129,7 @@ class _Writer:
         if path.is_file():
             yield len(sequences)
             return
-        partial = path.with_name(path.name + ".partial")
+        partial = path.with_name(path.name + PARTIAL)
         with partial.open("a+b") as file:
             # Batches begin where they would have, so that the teacher's rounding is that of an uninterrupted run.
             done = self._whole_records(file, sequences) // self._batch_size * self._batch_size
@@ -145,9 +140,7 @@ class _Writer:
                 file.write(self._records(batch))
                 file.flush()
                 yield len(batch)
-            os.fsync(file.fileno())
-        partial.rename(path)
-        sync_folder(self._folder)
+        put_in_place(partial, path)
 
     def _whole_records(self, file: BinaryIO, sequences: range) -> int:
         # Each record proves by its checksums that it is whole, which a file's length does not after a power cut.

@@ -11,7 +11,7 @@ from modelopt.torch.opt.searcher import BaseSearcher
 from torch import nn
 from transformers import PreTrainedModel
 
-from minitron.artifacts.artifact import differences
+from minitron.artifacts.header import differences
 from minitron.errors import MinitronError
 from minitron.importance.forward_loop import listen
 from minitron.importance.scores import Scores, load_scores, save_scores

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from minitron.artifacts.header import STATE_FOLDER
 from minitron.checkpoints.checkpoint import checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.lineage import lineage_of
 from minitron.distill.loss.objective import Objective
@@ -10,7 +11,7 @@ from minitron.distill.training.stage import TrainingRun, distill
 from minitron.pipeline import fingerprints
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.provenance import write_provenance
-from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, STATE_FOLDER, TRAINED_FOLDER
+from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, TRAINED_FOLDER
 from minitron.pipeline.sections import correction_section
 from minitron.pipeline.training import load_trained, packed_text, train_settings, write_trained
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
+from minitron.artifacts.header import STATE_FOLDER
 from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.estimate.serving.memory import memory_bytes
@@ -19,7 +20,7 @@ from minitron.pipeline.blocks import kept_blocks
 from minitron.pipeline.candidates import Measured, measure_candidates
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.fingerprints import RANK_BY
-from minitron.pipeline.run_folder import CANDIDATES_FILE, STATE_FOLDER
+from minitron.pipeline.run_folder import CANDIDATES_FILE
 from minitron.pipeline.sections import cut_source
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.space import search_space

@@ -29,6 +29,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
+from minitron.artifacts.resume import SavedState
 from minitron.data.samples import Samples
 from minitron.errors import MinitronError
 from minitron.models.families.family import Branch, Family, HookPoint
@@ -37,7 +38,7 @@ from minitron.progress import track
 from minitron.prune.plan import PrunePlan
 from minitron.prune.reconstruction.moments import Moments, heard
 from minitron.prune.reconstruction.ridge import refit
-from minitron.prune.reconstruction.state import RepairState, describe_way
+from minitron.prune.reconstruction.state import repair_identity
 from minitron.runtime.stack import Block, Stack
 from minitron.runtime.streams import FileStreams, MemoryStreams, Streams
 
@@ -102,10 +103,10 @@ def repair(
         if stack.shape != shape:
             raise MinitronError(f"the {name} must have the plan's shape {shape}, it has {stack.shape}")
     started = time.monotonic()
-    way = describe_way(samples, plan, settings, dtypes or {}, stacks=(teacher, student)) | {
+    identity = repair_identity(samples, plan, settings, dtypes or {}, stacks=(teacher, student)) | {
         "origin": dict(origin or {})
     }
-    state = RepairState(state_folder, way=way)
+    state = SavedState(state_folder, identity)
     run = _Repair(teacher, student, plan, samples.batches(settings.batch_size), settings, dtypes or {}, state)
     yield from run.blocks()
     if settings.projections == "all":
@@ -124,7 +125,7 @@ class _Repair:
         batches: list[Samples],
         settings: RepairSettings,
         dtypes: Mapping[str, torch.dtype],
-        state: RepairState,
+        state: SavedState,
     ) -> None:
         self._teacher, self._student, self._plan, self._settings = teacher, student, plan, settings
         self._batches, self._dtypes, self._state = batches, dtypes, state
@@ -139,7 +140,7 @@ class _Repair:
         """Repairs the blocks that are left, after those that are saved."""
         layers = self._plan.keep.layers
         done = 0
-        while done < len(layers) and (saved := self._state.load(done)) is not None:
+        while done < len(layers) and (saved := self._state.load_tensors(_saved_as(done))) is not None:
             yield from saved.items()
             done += 1
         if done == 0:
@@ -152,7 +153,7 @@ class _Repair:
             for position in track(range(done, len(layers)), "repair", total=len(layers) - done):
                 repaired = self._repair_block(position, start, taught, next(own))
                 start = self._ends[position]
-                self._state.save(position, repaired)
+                self._state.save_tensors(_saved_as(position), repaired)
                 self._streams[0].settle(start)
                 self._streams[1].settle(position + 1)
                 yield from repaired.items()
@@ -162,10 +163,10 @@ class _Repair:
         position, name = len(self._plan.keep.layers), self._plan.target.head_tensor
         if name != self._family.head:  # a head that is the embeddings, too, stays as it was sliced
             return
-        saved = self._state.load(position)
+        saved = self._state.load_tensors(_saved_as(position))
         if saved is None:
             saved = {name: self._refit_head(name)}
-            self._state.save(position, saved)
+            self._state.save_tensors(_saved_as(position), saved)
         yield from saved.items()
 
     def _refit_head(self, name: str) -> torch.Tensor:
@@ -309,6 +310,10 @@ class _Repair:
             return MemoryStreams(len(self._batches))
         stack = self._student if name == "student" else self._teacher
         return FileStreams(folder / f"streams-{name}", len(self._batches), device=stack.device)
+
+
+def _saved_as(position: int) -> str:
+    return f"repaired-{position:04d}"
 
 
 @torch.no_grad()

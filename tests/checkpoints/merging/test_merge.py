@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.checkpoints.headers import SINGLE_FILE, StoredTensor, read_header
-from minitron.checkpoints.merging.merge import PIECE_NUMBERS, merge_checkpoints, merged_pieces
+from minitron.checkpoints.merging.merge import CHUNK_NUMBERS, merge_checkpoints, merged_chunks
 from minitron.checkpoints.merging.mergeable import interpolation_weights
 from minitron.models.shape import HybridShape
 from minitron.runtime.loading import load_model
@@ -79,7 +79,7 @@ def test_a_merge_is_the_fp64_interpolation_rounded_once(
         weights,
         tmp_path / "merged",
         shard_bytes=12_000,
-        piece_numbers=77,
+        chunk_numbers=77,
     )
     assert len(list(merged.folder.glob("*.safetensors"))) > 2
     expected = {}
@@ -99,8 +99,8 @@ def test_what_a_rounding_through_fp32_would_get_wrong_is_right(tmp_path: Path) -
     save_file({"t": (values + steps).bfloat16()}, tmp_path / "b.safetensors")
     parts = [read_header(tmp_path / name)["t"] for name in ("a.safetensors", "b.safetensors")]
     share = 0.5 + 2.0**-30
-    above = np.concatenate(list(merged_pieces(parts, [1 - share, share], numbers=3)))
-    below = np.concatenate(list(merged_pieces(parts, [share, 1 - share], numbers=3)))
+    above = np.concatenate(list(merged_chunks(parts, [1 - share, share], numbers=3)))
+    below = np.concatenate(list(merged_chunks(parts, [share, 1 - share], numbers=3)))
     assert above.tolist() == [0x3F81, 0x3F81, 0xBF81, 0x3F80]
     assert below.tolist() == [0x3F80, 0x3F80, 0xBF80, 0x3F80]
 
@@ -112,9 +112,9 @@ def test_integers_go_to_the_nearest_one_and_stop_at_their_range(tmp_path: Path) 
         save_file({"t": torch.tensor(numbers)}, tmp_path / f"{name}.safetensors")
     narrow = [read_header(tmp_path / f"{name}.safetensors")["t"] for name in "ab"]
     wide = [read_header(tmp_path / f"{name}.safetensors")["t"] for name in "cd"]
-    assert next(merged_pieces(narrow, [0.5, 0.5], numbers=9)).view(np.int8).tolist() == [2, 4, 0, 0, 7]
-    assert next(merged_pieces(narrow, [2.0, -1.0], numbers=9)).view(np.int8).tolist() == [0, -1, 127, -128, 7]
-    beyond = next(merged_pieces(wide, [2.0, -1.0], numbers=9)).view(np.int64).tolist()
+    assert next(merged_chunks(narrow, [0.5, 0.5], numbers=9)).view(np.int8).tolist() == [2, 4, 0, 0, 7]
+    assert next(merged_chunks(narrow, [2.0, -1.0], numbers=9)).view(np.int8).tolist() == [0, -1, 127, -128, 7]
+    beyond = next(merged_chunks(wide, [2.0, -1.0], numbers=9)).view(np.int64).tolist()
     assert beyond == [2**63 - 1024, 2**53 + 1]
 
 
@@ -157,13 +157,13 @@ def test_memory_is_a_few_buffers_whatever_the_tensors_and_their_number(tmp_path:
         save_file({"t": torch.randn(rows, 1031)}, tmp_path / "t.safetensors")
         stored = read_header(tmp_path / "t.safetensors")["t"]
         tracemalloc.start()
-        for _ in merged_pieces([stored, stored, stored], [0.2, 0.3, 0.5], numbers=numbers):
+        for _ in merged_chunks([stored, stored, stored], [0.2, 0.3, 0.5], numbers=numbers):
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert 3 * 4 * numbers < peaks[1] < 10 * 8 * numbers < stored.nbytes / 10
     assert peaks[1] < 1.2 * peaks[0]
-    assert PIECE_NUMBERS * 8 <= 2**20
+    assert CHUNK_NUMBERS * 8 <= 2**20
 
 
 EXTRA = "mtp.layers.0.norm.weight"

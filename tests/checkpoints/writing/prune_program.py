@@ -6,7 +6,7 @@ from pathlib import Path
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.importance.scores import random_scores
 from minitron.importance.selection import select_units
-from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.checkpoint import OutputFormat, prune_checkpoint
 from minitron.prune.plan import PrunePlan
 
 SHARD_BYTES = 50_000
@@ -20,7 +20,7 @@ def main(source: Path, output: Path) -> None:
     keep = select_units(random_scores(shape, seed=0), shape, target, layers)
     plan = PrunePlan(source=shape, target=target, keep=keep)
     print("started", flush=True)
-    prune_checkpoint(opened, plan, output, shard_bytes=SHARD_BYTES)
+    prune_checkpoint(opened, plan, output, OutputFormat(shard_bytes=SHARD_BYTES))
     print("ended", flush=True)
 
 

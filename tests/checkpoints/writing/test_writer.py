@@ -19,7 +19,7 @@ from minitron.checkpoints.headers import INDEX_FILE, SINGLE_FILE, read_headers
 from minitron.checkpoints.rounding import convert
 from minitron.checkpoints.writing.journal import JOURNAL_FILE, resumable
 from minitron.checkpoints.writing.layout import plan_layout
-from minitron.checkpoints.writing.writer import write_layout
+from minitron.checkpoints.writing.streaming import write_layout
 from minitron.models.slicing import TensorCut, cut_tensor
 from tests.support.models import make_tiny_shape
 
@@ -179,7 +179,7 @@ def test_tensors_are_aligned_to_their_width_in_a_shard_of_several_dtypes(tmp_pat
 
 
 def test_a_whole_tensor_is_one_read_and_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import minitron.checkpoints.writing.writer as stream
+    import minitron.checkpoints.writing.streaming as stream
 
     tensors = {"t": torch.randn(20, 30)}
     source = make_source(tmp_path / "source", tensors)
@@ -197,7 +197,7 @@ def test_a_whole_tensor_is_one_read_and_one_write(tmp_path: Path, monkeypatch: p
 def test_dropped_rows_farther_apart_than_a_request_costs_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import minitron.checkpoints.writing.writer as stream
+    import minitron.checkpoints.writing.streaming as stream
 
     tensors = {"t": torch.randn(100, 4096)}
     cut = TensorCut(name="t", source="t", before=(100, 4096), kept=(np.array([0, 1, 50, 99]), None))

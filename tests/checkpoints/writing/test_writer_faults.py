@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import minitron.artifacts.disk_space as disk
-import minitron.checkpoints.writing.writer as stream
+import minitron.checkpoints.writing.streaming as stream
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.headers import INDEX_FILE, SINGLE_FILE
 from minitron.checkpoints.writing.journal import JOURNAL_FILE, is_unfinished
 from minitron.prune import checkpoint as checkpoint_module
-from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.checkpoint import OutputFormat, prune_checkpoint
 from tests.support.folders import contents, opens
 from tests.support.models import write_tiny_checkpoint
 from tests.support.paths import ROOT
@@ -39,13 +39,14 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def whole(tmp_path: Path, source: Path) -> Contents:
     opened = open_checkpoint(source)
-    prune_checkpoint(opened, make_plan(opened.shape), tmp_path / "whole", shard_bytes=SHARD_BYTES)
+    prune_checkpoint(opened, make_plan(opened.shape), tmp_path / "whole", OutputFormat(shard_bytes=SHARD_BYTES))
     return contents(tmp_path / "whole")
 
 
-def prune(source: Path, output: Path, **settings: Any) -> None:
+def prune(source: Path, output: Path, *, threads: int | None = None, dtype: str | None = None) -> None:
     opened = open_checkpoint(source)
-    prune_checkpoint(opened, make_plan(opened.shape), output, **({"shard_bytes": SHARD_BYTES} | settings))
+    written_as = OutputFormat(shard_bytes=SHARD_BYTES, dtype=dtype)
+    prune_checkpoint(opened, make_plan(opened.shape), output, written_as, threads=threads)
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, call: int, error: BaseException) -> None:

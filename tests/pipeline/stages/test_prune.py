@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minitron.api.prune import LOCK_FILE
+from minitron.artifacts.header import STATE_FOLDER
 from minitron.artifacts.locks import locked
 from minitron.checkpoints.checkpoint import checkpoint_hashes, open_checkpoint
 from minitron.cli.main import main
@@ -18,13 +18,13 @@ from minitron.data.samples import Samples
 from minitron.errors import RecipeError
 from minitron.models.keep import Keep
 from minitron.pipeline import pruning
-from minitron.pipeline.run_folder import PLAN_FILE, STATE_FOLDER
+from minitron.pipeline.run_folder import PLAN_FILE
 from minitron.pipeline.runner import run_pipeline
 from minitron.pipeline.sections import prune_section
-from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.checkpoint import OutputFormat, prune_checkpoint
 from minitron.prune.plan import PrunePlan, load_plan
 from minitron.prune.reconstruction.blockwise import RepairSettings
-from minitron.prune.reconstruction.state import describe_way
+from minitron.prune.reconstruction.state import repair_identity
 from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
 from tests.support.recipes import TWO_STEPS
@@ -191,20 +191,18 @@ def test_weights_that_fp16_cannot_hold_are_refused(tmp_path: Path, cut: list[str
     with pytest.raises(
         ValueError, match="must fit fp16 to be cast to it, backbone.embeddings.weight holds larger ones"
     ):
-        prune_checkpoint(source, plan, tmp_path / "large", dtype="F16")
+        prune_checkpoint(source, plan, tmp_path / "large", OutputFormat(dtype="F16"))
     assert not (tmp_path / "large" / "config.json").exists()
 
 
 def test_a_second_process_is_kept_out_of_a_cut_that_is_being_made(
     tmp_path: Path, cut: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    partial = tmp_path / "pruned.partial"
-    partial.mkdir()
-    with locked(partial / LOCK_FILE, tmp_path / "pruned"):
+    with locked(tmp_path / "pruned"):
         assert main([*cut, "--shape", "{}"]) == 2
     assert "another process is writing" in capsys.readouterr().err
     assert main([*cut, "--shape", "{}"]) == 0
-    assert not partial.exists()
+    assert not (tmp_path / "pruned.partial").exists()
 
 
 def test_a_plan_is_shown_and_what_is_none_is_refused(
@@ -227,7 +225,7 @@ def test_repaired_weights_of_a_plan_with_other_factors_are_not_taken(tiny_checkp
     plan = PrunePlan(source=source.shape, target=source.shape, keep=Keep(layers=tuple(range(8)), indices={}))
     samples = Samples(token_ids=np.zeros((1, 4), dtype=np.int32))
     ways = [
-        describe_way(samples, each, RepairSettings(), {}, stacks=())
+        repair_identity(samples, each, RepairSettings(), {}, stacks=())
         for each in (plan, replace(plan, scales={"backbone.norm_f.weight": 1.5}))
     ]
     assert ways[0] != ways[1]

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from minitron.artifacts.artifact import write_artifact
 from minitron.artifacts.finished import finished_or_refused
 from minitron.artifacts.hashes import file_hash
-from minitron.artifacts.json_files import write_json
+from minitron.artifacts.header import HEADER_FILE, MARKER_FILE
+from minitron.artifacts.json_files import read_record, write_json
 from minitron.checkpoints.checkpoint import Checkpoint, carried_files, checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.weights import copy_files
 from minitron.data.documents import is_text_file
@@ -37,13 +38,15 @@ from minitron.runtime.loading import check_device, load_model, load_tokenizer
 logger = logging.getLogger(__name__)
 
 INT4_GROUP = 128
+MEASURED_FILE = "quantization.json"
 
 
 def quantize_checkpoint(folder: Path, settings: QuantizeSettings, output: Path) -> dict[str, int | float | str]:
     """Quantizes a checkpoint and measures the cost: bytes before and after, and KL to the unquantized model.
 
     The KL is that of ModelOpt's simulation, in nats a token, on the calibration text, before its export gives matrices
-    that read the same activations one scale. What is not quantized is stored in 16 bits.
+    that read the same activations one scale. What is not quantized is stored in 16 bits. A finished output that was
+    made from the same inputs is taken as it is.
 
     Raises:
         MinitronError: The checkpoint, the text, the device or the format cannot be used, or the export fails a gate.
@@ -51,11 +54,11 @@ def quantize_checkpoint(folder: Path, settings: QuantizeSettings, output: Path) 
     check_device(settings.device)
     source = open_checkpoint(folder)
     _check_format(source, settings.format)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise MinitronError(f"the output folder must be new or empty, {output} is not")
-    sequences_NT = _calibration(source, settings)
     inputs = asdict(settings) | checkpoint_hashes(folder)
     inputs["data"] = file_hash(Path(settings.data)) if is_text_file(settings.data) else settings.data
+    if finished_or_refused(output, inputs) is not None:
+        return read_record(output / MEASURED_FILE, dict[str, int | float | str])
+    sequences_NT = _calibration(source, settings)
     with write_artifact(output, stage="quantize", inputs=inputs, seed=settings.seed) as partial:
         export = partial / "export"
         shutil.rmtree(export, ignore_errors=True)
@@ -73,7 +76,7 @@ def quantize_checkpoint(folder: Path, settings: QuantizeSettings, output: Path) 
             "largest_half_steps": largest,
             "num_tokens": int(sequences_NT.size),
         }
-        write_json(partial / "quantization.json", measured)
+        write_json(partial / MEASURED_FILE, measured)
     logger.info("quantized to %s: %d to %d bytes", settings.format, source.weights_bytes, written.weights_bytes)
     return measured
 
@@ -167,7 +170,7 @@ def _assemble(source: Checkpoint, export: Path, folder: Path) -> Checkpoint:
     return open_checkpoint(folder, quantized=True)
 
 
-_NOT_CARRIED = ("artifact.json", "artifact.inputs", HF_QUANT_CONFIG, "quantization.json")
+_NOT_CARRIED = (HEADER_FILE, MARKER_FILE, HF_QUANT_CONFIG, MEASURED_FILE)
 
 
 @contextlib.contextmanager
