@@ -1,4 +1,4 @@
-"""A finished result is taken as it is when it was made from the same inputs, and refused with what differs otherwise."""
+"""A finished result is taken as it is when made from the same inputs, and refused with what differs otherwise."""
 
 from pathlib import Path
 

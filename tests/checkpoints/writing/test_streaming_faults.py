@@ -205,7 +205,7 @@ def test_a_limit_of_file_size_is_one_line_and_a_later_call_goes_on(
     program = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from tests.checkpoints.writing.test_writer_faults import prune\n"
+        "from tests.checkpoints.writing.test_streaming_faults import prune\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, resource.RLIM_INFINITY))\n"
         "try:\n"
         "    prune(Path(sys.argv[1]), Path(sys.argv[2]))\n"
