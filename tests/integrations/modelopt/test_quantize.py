@@ -256,7 +256,7 @@ def test_the_verb_prints_one_object_and_writes_a_folder(
         (["--format", "nvfp4"], "a format must be one of fp8, int8, int8-smoothquant, int4-awq, got 'nvfp4'"),
         (["--format", "int4-awq"], "a multiple of 128 columns, backbone.layers.0.mixer.in_proj.weight is 116 x 22"),
         (["--device", "cuda"], "torch sees no CUDA device"),
-        (["--data", "nowhere.txt"], "not found"),
+        (["--data", "nowhere.txt"], "a text source must be a file that is there, nowhere.txt is not"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
