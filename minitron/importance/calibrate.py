@@ -17,7 +17,6 @@ from minitron.artifacts.resume import SavedState
 from minitron.data.samples import Samples
 from minitron.distributed import Ranks
 from minitron.errors import MinitronError
-<<<<<<< HEAD
 from minitron.importance.block_statistics import BlockStatistic, StatisticsCollector
 from minitron.importance.depth.greedy import logit_depth
 from minitron.importance.depth.influence import BlockInfluence, influence_scores
@@ -28,16 +27,6 @@ from minitron.importance.scores import Scores
 from minitron.importance.settings import CalibrationSettings
 from minitron.importance.width import WidthStatistic
 from minitron.models.shape import HybridShape
-=======
-from minitron.importance.accumulators import State
-from minitron.importance.depth.greedy import LogitDepth, logit_depth
-from minitron.importance.depth.influence import BlockInfluence
-from minitron.importance.experts import ExpertStatistics
-from minitron.importance.scorers.flap import FlapScorer
-from minitron.importance.scorers.scorer import SCORED_AXES, Scorer
-from minitron.importance.scores import LAYER_AXES, Scores
-from minitron.importance.width import WidthStatistics
->>>>>>> ee32d1cee602466acd0641cfb59342f940e0c583
 from minitron.progress import track
 from minitron.runtime.hooks import State
 from minitron.runtime.stack import Stack
@@ -109,10 +98,7 @@ class _Calibration:
     ) -> None:
         self._stack, self._samples, self._settings, self._ranks = stack, samples, settings, ranks
         identity = {
-<<<<<<< HEAD
             "format": STATE_FORMAT,
-=======
->>>>>>> ee32d1cee602466acd0641cfb59342f940e0c583
             "samples": _fingerprint(samples),
             "shape": repr(stack.shape),
             "settings": settings.model_dump(mode="json", include=SETTINGS - {"save_every"}),
@@ -133,18 +119,7 @@ class _Calibration:
     def run(self) -> tuple[torch.Tensor, tuple[int, ...]]:
         """Does what is left to do; (depth scores, removed blocks)."""
         self._restore(self._saved.load_tensors(self._saved_as) or {})
-<<<<<<< HEAD
         if self._collects and self._stack.whole:
-=======
-        if self._settings.width or self._settings.depth is None:
-            self._listen()
-        if self._settings.depth is None:
-            return self.influence.result(self._ranks), ()
-        return self._depth_by_logits(self._settings.depth)
-
-    def _listen(self) -> None:
-        if self._stack.whole:
->>>>>>> ee32d1cee602466acd0641cfb59342f940e0c583
             self._batch_by_batch()
         elif self._collects:
             self._block_by_block()
@@ -211,11 +186,7 @@ class _Calibration:
         return FileStreams(self._streams_folder, len(self._batches), device=self._stack.device)
 
     def _save(self) -> None:
-<<<<<<< HEAD
         state = self.statistics.state() | self._depth_state
-=======
-        state = self.width.state() | self.experts.state() | self.influence.state() | self._depth_state
->>>>>>> ee32d1cee602466acd0641cfb59342f940e0c583
         self._saved.save_tensors(self._saved_as, state | {"next": torch.tensor(self._next)})
 
     def _restore(self, state: State) -> None:

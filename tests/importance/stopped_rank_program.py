@@ -11,10 +11,7 @@ from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.distributed import Ranks
 from minitron.importance.calibrate import calibrate
 from minitron.importance.scores import save_scores
-<<<<<<< HEAD
 from minitron.importance.settings import CalibrationSettings, DepthSettings, WidthSettings
-=======
->>>>>>> ee32d1cee602466acd0641cfb59342f940e0c583
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
 from tests.support.samples import make_samples

@@ -8,16 +8,8 @@ import pytest
 import torch
 
 from minitron.checkpoints.checkpoint import open_checkpoint
-<<<<<<< HEAD
 from minitron.importance.calibrate import calibrate
 from minitron.importance.settings import CalibrationSettings, DepthSettings, WidthSettings
-=======
-from minitron.importance.calibrate import CalibrationSettings, calibrate
-from minitron.importance.depth.greedy import LogitDepth
-from minitron.importance.scorers import SCORERS
-from minitron.importance.scorers.scorer import SCORED_AXES
-from minitron.models.quotas import BlockQuotas
->>>>>>> ee32d1cee602466acd0641cfb59342f940e0c583
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack, Stack
 from tests.support.samples import assert_identical, make_samples

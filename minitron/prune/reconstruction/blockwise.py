@@ -30,7 +30,6 @@ from minitron.artifacts.resume import SavedState
 from minitron.data.samples import Samples
 from minitron.models.families.family import Family
 from minitron.progress import track
-<<<<<<< HEAD
 from minitron.prune.reconstruction.aligned_streams import AlignedStreams
 from minitron.prune.reconstruction.alignment import Alignment
 from minitron.prune.reconstruction.block_fit import BlockFit, Weights
@@ -38,14 +37,6 @@ from minitron.prune.reconstruction.moments import Moments
 from minitron.prune.reconstruction.settings import RepairSettings
 from minitron.prune.reconstruction.state import repair_identity
 from minitron.runtime.stack import Block
-=======
-from minitron.prune.plan import PrunePlan
-from minitron.prune.reconstruction.moments import Moments, heard
-from minitron.prune.reconstruction.ridge import refit
-from minitron.prune.reconstruction.state import repair_identity
-from minitron.runtime.stack import Block, Stack
-from minitron.runtime.streams import FileStreams, MemoryStreams, Streams
->>>>>>> ee32d1cee602466acd0641cfb59342f940e0c583
 
 logger = logging.getLogger(__name__)
 
@@ -79,18 +70,10 @@ def repair(
     """
     settings = settings or RepairSettings()
     started = time.monotonic()
-<<<<<<< HEAD
     identity = repair_identity(samples, pair, settings, dtypes or {}) | {"origin": dict(origin or {})}
     state = SavedState(state_folder, identity)
     streams = AlignedStreams(pair, samples.batches(settings.batch_size), state_folder)
     run = _Repair(pair, streams, BlockFit(pair, streams, settings, dtypes or {}), state)
-=======
-    identity = repair_identity(samples, plan, settings, dtypes or {}, stacks=(teacher, student)) | {
-        "origin": dict(origin or {})
-    }
-    state = SavedState(state_folder, identity)
-    run = _Repair(teacher, student, plan, samples.batches(settings.batch_size), settings, dtypes or {}, state)
->>>>>>> ee32d1cee602466acd0641cfb59342f940e0c583
     yield from run.blocks()
     if settings.projections == "all":
         yield from run.head()
@@ -100,29 +83,8 @@ def repair(
 class _Repair:
     """One repair and where it is."""
 
-<<<<<<< HEAD
     def __init__(self, pair: Alignment, streams: AlignedStreams, fit: BlockFit, state: SavedState) -> None:
         self._pair, self._streams, self._fit, self._state = pair, streams, fit, state
-=======
-    def __init__(
-        self,
-        teacher: Stack,
-        student: Stack,
-        plan: PrunePlan,
-        batches: list[Samples],
-        settings: RepairSettings,
-        dtypes: Mapping[str, torch.dtype],
-        state: SavedState,
-    ) -> None:
-        self._teacher, self._student, self._plan, self._settings = teacher, student, plan, settings
-        self._batches, self._dtypes, self._state = batches, dtypes, state
-        self._family = plan.source.family
-        self._cuts = {cut.name: cut for cut in tensor_cuts(plan.source, plan.keep)}
-        self._streams = [self._open(name) for name in ("teacher", "student")]
-        layers, last = plan.keep.layers, plan.source.num_hidden_layers
-        following = (*layers[1:], last)
-        self._ends = following if settings.target == "after_removed" else tuple(layer + 1 for layer in layers)
->>>>>>> ee32d1cee602466acd0641cfb59342f940e0c583
 
     def blocks(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Repairs the blocks that are left, after those that are saved."""
@@ -140,17 +102,10 @@ class _Repair:
         ):
             for position in track(range(done, len(layers)), "repair", total=len(layers) - done):
                 repaired = self._repair_block(position, start, taught, next(own))
-<<<<<<< HEAD
                 start = ends[position]
                 self._state.save_tensors(_saved_as(position), repaired)
                 self._streams.teacher.settle(start)
                 self._streams.student.settle(position + 1)
-=======
-                start = self._ends[position]
-                self._state.save_tensors(_saved_as(position), repaired)
-                self._streams[0].settle(start)
-                self._streams[1].settle(position + 1)
->>>>>>> ee32d1cee602466acd0641cfb59342f940e0c583
                 yield from repaired.items()
 
     def head(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -189,10 +144,6 @@ class _Repair:
             moments.update((taught_BTD.to(own_BTD.device), own_BTD), mask_BT)
         rows = zip(teacher.head(), student.head(), strict=True)
         return torch.cat([self._fit.fit_reader(name, taught_ND, own_ND, moments) for taught_ND, own_ND in rows])
-
-
-def _saved_as(position: int) -> str:
-    return f"repaired-{position:04d}"
 
 
 def _saved_as(position: int) -> str:

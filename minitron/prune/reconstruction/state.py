@@ -1,16 +1,11 @@
 """What the weights of a repaired block depend on, so that an interrupted repair resumes with its own saved state."""
 
 import hashlib
-<<<<<<< HEAD
 from collections.abc import Mapping
-=======
-from collections.abc import Mapping, Sequence
->>>>>>> ee32d1cee602466acd0641cfb59342f940e0c583
 
 import torch
 
 from minitron.data.samples import Samples
-<<<<<<< HEAD
 from minitron.prune.reconstruction.alignment import Alignment
 from minitron.prune.reconstruction.settings import RepairSettings
 
@@ -20,21 +15,6 @@ def repair_identity(
 ) -> dict[str, object]:
     """Everything that the bits of a repair depend on, the models' own weights aside."""
     plan = pair.plan
-=======
-from minitron.prune.plan import PrunePlan
-from minitron.runtime.stack import Stack
-
-
-def repair_identity(
-    samples: Samples,
-    plan: PrunePlan,
-    settings: object,
-    dtypes: Mapping[str, torch.dtype],
-    *,
-    stacks: Sequence[Stack],
-) -> dict[str, object]:
-    """Everything that the bits of a repair depend on, the models' own weights aside."""
->>>>>>> ee32d1cee602466acd0641cfb59342f940e0c583
     digest = hashlib.sha256(samples.token_ids.tobytes())
     if samples.lengths is not None:
         digest.update(samples.lengths.tobytes())

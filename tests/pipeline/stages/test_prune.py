@@ -23,12 +23,8 @@ from minitron.pipeline.runner import run_pipeline
 from minitron.pipeline.sections import prune_section
 from minitron.prune.checkpoint import OutputFormat, prune_checkpoint
 from minitron.prune.plan import PrunePlan, load_plan
-<<<<<<< HEAD
 from minitron.prune.reconstruction.alignment import Alignment
 from minitron.prune.reconstruction.settings import RepairSettings
-=======
-from minitron.prune.reconstruction.blockwise import RepairSettings
->>>>>>> ee32d1cee602466acd0641cfb59342f940e0c583
 from minitron.prune.reconstruction.state import repair_identity
 from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
@@ -232,11 +228,7 @@ def test_repaired_weights_of_a_plan_with_other_factors_are_not_taken(tiny_checkp
     plan = PrunePlan(source=source.shape, target=source.shape, keep=Keep(layers=tuple(range(8)), indices={}))
     samples = Samples(token_ids=np.zeros((1, 4), dtype=np.int32))
     ways = [
-<<<<<<< HEAD
         repair_identity(samples, Alignment(teacher=stack, student=stack, plan=each), RepairSettings(), {})
-=======
-        repair_identity(samples, each, RepairSettings(), {}, stacks=())
->>>>>>> ee32d1cee602466acd0641cfb59342f940e0c583
         for each in (plan, replace(plan, scales={"backbone.norm_f.weight": 1.5}))
     ]
     assert ways[0] != ways[1]
