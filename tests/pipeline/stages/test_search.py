@@ -49,10 +49,18 @@ def search(recipe_path: Path, folder: Path, *overrides: str) -> dict[str, Any]:
     return found_by(folder)
 
 
+@pytest.fixture(scope="module")
+def tournament(whole_run: WholeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a tournament, never interrupted."""
+    folder = whole_run.copy_to(tmp_path_factory.mktemp("tournament") / "run", last="score")
+    search(whole_run.recipe_path, folder, *TOURNAMENT)
+    return folder
+
+
 def test_zero_shot_measures_what_pruning_on_disk_gives_and_writes_no_checkpoint(
-    tmp_path: Path, recipe_path: Path
+    tmp_path: Path, recipe_path: Path, begun: Begun
 ) -> None:
-    found = search(recipe_path, tmp_path / "run", "search.choose=zero_shot", "search.shortlist=4")
+    found = search(recipe_path, begun("run", "score"), "search.choose=zero_shot", "search.shortlist=4")
     kls = [candidate["zero_shot"]["kl"] for candidate in found["candidates"]]
     assert len(kls) == 4
     assert kls == sorted(kls)
@@ -71,8 +79,8 @@ def test_zero_shot_measures_what_pruning_on_disk_gives_and_writes_no_checkpoint(
         assert candidate["zero_shot"]["loss"] == pytest.approx(on_disk.loss, rel=1e-6)
 
 
-def test_a_tournament_keeps_every_candidates_curve_and_sends_half_on(tmp_path: Path, recipe_path: Path) -> None:
-    found = search(recipe_path, tmp_path / "run", *TOURNAMENT)
+def test_a_tournament_keeps_every_candidates_curve_and_sends_half_on(tournament: Path) -> None:
+    found = found_by(tournament)
     rounds = [[each["tokens"] for each in candidate["rounds"]] for candidate in found["candidates"]]
     assert rounds == [[64, 128, 192], [64, 128, 192], [64, 128], [64], [64]]
     last = [candidate["rounds"][-1]["kl"] for candidate in found["candidates"]]
@@ -86,14 +94,15 @@ def test_a_tournament_keeps_every_candidates_curve_and_sends_half_on(tmp_path: P
     for (size, kl), candidate in zip(costs, found["candidates"], strict=True):
         beaten = any(s <= size and k <= kl and (s, k) != (size, kl) for s, k in costs)
         assert candidate["on_front"] == (not beaten)
-    assert not (tmp_path / "run" / "search" / STATE_FOLDER).exists()
-    with Image.open(tmp_path / "run" / "search" / "candidates.png") as picture:
+    assert not (tournament / "search" / STATE_FOLDER).exists()
+    with Image.open(tournament / "search" / "candidates.png") as picture:
         assert min(picture.size) > 300
 
 
 def test_the_first_candidate_is_the_one_that_is_pruned(
-    tmp_path: Path, recipe_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, recipe_path: Path, tournament: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.copytree(tournament, tmp_path / "run")
     options = [option for override in TOURNAMENT for option in ("--set", override)]
     assert main(["run", str(recipe_path), "--output", str(tmp_path / "run"), "--to", "prune", *options]) == 0
     assert "KL at" in capsys.readouterr().out
@@ -104,9 +113,9 @@ def test_the_first_candidate_is_the_one_that_is_pruned(
 
 @pytest.mark.parametrize("stop_at", [0, 6])
 def test_a_stopped_tournament_goes_on_and_ends_the_same(
-    tmp_path: Path, recipe_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+    recipe_path: Path, tournament: Path, begun: Begun, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
-    expected = search(recipe_path, tmp_path / "whole", *TOURNAMENT)
+    expected, folder = found_by(tournament), begun("stopped", "score")
     played = []
     real = measure._Bench.measure
 
@@ -120,15 +129,18 @@ def test_a_stopped_tournament_goes_on_and_ends_the_same(
 
     monkeypatch.setattr(measure._Bench, "measure", stops)
     with pytest.raises(KeyboardInterrupt):
-        search(recipe_path, tmp_path / "stopped", *TOURNAMENT)
-    again = search(recipe_path, tmp_path / "stopped", *TOURNAMENT)
+        search(recipe_path, folder, *TOURNAMENT)
+    again = search(recipe_path, folder, *TOURNAMENT)
     assert json.dumps(again, sort_keys=True) == json.dumps(expected, sort_keys=True)
 
 
-def test_the_shortlist_holds_the_published_choice_and_what_keeps_most(tmp_path: Path, recipe_path: Path) -> None:
-    largest = search(recipe_path, tmp_path / "run", "search.top_k=1")["candidates"][0]["shape"]
-    keeping = search(recipe_path, tmp_path / "run", "search.top_k=1", "search.choose=importance")
-    shapes = [each["shape"] for each in search(recipe_path, tmp_path / "run", *TOURNAMENT)["candidates"]]
+def test_the_shortlist_holds_the_published_choice_and_what_keeps_most(
+    recipe_path: Path, tournament: Path, begun: Begun
+) -> None:
+    folder = begun("run", "score")
+    largest = search(recipe_path, folder, "search.top_k=1")["candidates"][0]["shape"]
+    keeping = search(recipe_path, folder, "search.top_k=1", "search.choose=importance")
+    shapes = [each["shape"] for each in found_by(tournament)["candidates"]]
     assert largest in shapes
     assert len({json.dumps(shape) for shape in shapes}) == len(shapes) == 5
     assert keeping["candidates"][0]["shape"] in shapes
