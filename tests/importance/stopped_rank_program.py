@@ -1,4 +1,4 @@
-"""Run in every process of a launch: calibrates as one of two processes; one of them may end at once around its n-th saved state."""
+"""Run in both processes of a launch: calibrates; one of them may end at once around its n-th saved state."""
 
 import os
 from pathlib import Path

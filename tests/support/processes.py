@@ -1,5 +1,7 @@
 """Processes that tests start: forked from one that has imported torch once, so that each of them costs no import."""
 
+import atexit
+import functools
 import multiprocessing
 import os
 import socket
@@ -35,14 +37,14 @@ def start(
     return process
 
 
-def run(function: Callable[..., Any], *args: Any, log: Path | None = None, timeout_s: float = 120) -> int:
+def run(function: Callable[..., Any], *args: Any, log: Path | None = None, timeout_s: float = 300) -> int:
     """Calls a function in a process of its own and gives the exit code."""
     process = start(function, *args, log=log)
     return _join([process], timeout_s)[0]
 
 
 def run_ranks(
-    function: Callable[..., Any], *args: Any, world_size: int = 2, log: Path | None = None, timeout_s: float = 120
+    function: Callable[..., Any], *args: Any, world_size: int = 2, log: Path | None = None, timeout_s: float = 300
 ) -> list[int]:
     """Calls a function in every process of a launch, as torchrun does, and gives their exit codes.
 
@@ -81,12 +83,15 @@ def _join(processes: list[BaseProcess], timeout_s: float) -> list[int]:
     return [process.exitcode or 0 for process in processes]
 
 
+@functools.cache
 def _start_server() -> None:
     """The process to fork from finds the tests' modules by the environment alone."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([before] if before else [])])
     _CONTEXT.set_forkserver_preload(["tests.support.warm"])
     forkserver.ensure_running()
+    # Waited for, so that its processor time counts as that of the tests.
+    atexit.register(forkserver._forkserver._stop)  # type: ignore[attr-defined]
     if before is None:
         del os.environ["PYTHONPATH"]
     else:
