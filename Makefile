@@ -3,19 +3,27 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA := examples/quickstart/data
+# A worker a core. Tests of one module, and all that start processes, run in one worker: tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow test-engines test-kernels bench-kd docs lint clean
+.PHONY: demo test coverage test-slow test-engines test-kernels bench-kd docs lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo $(DATA)/problems-test.jsonl
 	$(BIN)/minitron run examples/quickstart/recipe.yaml
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+coverage: $(VENV)/.dev
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run $(subst $(BIN)/python ,,$(PYTEST))
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-engines: $(VENV)/.engines
 	$(BIN)/python -m pytest tests/engines

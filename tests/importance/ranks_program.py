@@ -1,7 +1,6 @@
-"""Run by torchrun: calibrates with each set of settings as one of several processes, the first one saves the scores."""
+"""Run in every process of a launch: calibrates with each set of settings as one of several, and saves the scores."""
 
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -19,16 +18,11 @@ def main(checkpoint: Path, output: Path) -> None:
     torch.set_num_threads(1)
     ranks = Ranks()
     assert ranks.world_size == int(os.environ["WORLD_SIZE"]) == 2
+    opened = open_checkpoint(checkpoint)
+    loaded = MemoryStack(load_model(checkpoint), opened.shape)
     for way in ("memory", "layerwise"):
         for name, settings in ALL_SETTINGS.items():
             for padded in (False, True):
-                opened = open_checkpoint(checkpoint)
-                stack = (
-                    LayerwiseStack(opened) if way == "layerwise" else MemoryStack(load_model(checkpoint), opened.shape)
-                )
+                stack = LayerwiseStack(opened) if way == "layerwise" else loaded
                 scores = calibrate(stack, samples_of(checkpoint, padded=padded), settings, ranks=ranks)
                 save_scores(scores, output / f"{way}-{name}-{padded}-{ranks.rank}.safetensors")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,7 +1,6 @@
-"""Run by torchrun: calibrates as one of two processes; one of them may end at once around its n-th saved state."""
+"""Run in both processes of a launch: calibrates; one of them may end at once around its n-th saved state."""
 
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -44,7 +43,3 @@ def main(checkpoint: Path, output: Path, way: str, victim: int, saves: int, when
     )
     scores = calibrate(stack, make_samples(padded=True), settings, ranks=ranks, state_folder=output / "state")
     save_scores(scores, output / f"scores-{ranks.rank}.safetensors")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])

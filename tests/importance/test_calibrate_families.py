@@ -38,7 +38,7 @@ def make_samples(shape: HybridShape, seed: int, *, padded: bool) -> Samples:
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 @pytest.mark.parametrize("scorer", sorted(SCORERS))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(data=st.data(), seed=seeds, padded=st.booleans(), by_logits=st.booleans())
 def test_layerwise_scores_are_those_of_the_model_in_memory(
     model_type: str, scorer: Any, data: Any, seed: int, padded: bool, by_logits: bool

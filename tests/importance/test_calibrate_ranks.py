@@ -1,8 +1,5 @@
 """On the quickstart's teacher: layerwise, in memory and two processes give the same scores, for every scorer."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +10,31 @@ from minitron.importance.calibrate import calibrate
 from minitron.importance.scores import Scores, load_scores
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack, MemoryStack
-from tests.support.paths import ROOT, TEACHER
+from tests.importance import ranks_program
+from tests.support.paths import TEACHER
+from tests.support.processes import run_ranks
 from tests.support.rank_settings import ALL_SETTINGS, samples_of
+
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("ranks")
-    program = str(Path(__file__).with_name("ranks_program.py"))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    subprocess.run(
-        [*launcher, program, str(TEACHER), str(output)],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        timeout=300,
-    )
+    assert run_ranks(ranks_program.main, TEACHER, output, log=output) == [0, 0]
     return output
+
+
+@pytest.fixture(scope="module")
+def loaded() -> MemoryStack:
+    return MemoryStack(load_model(TEACHER), open_checkpoint(TEACHER).shape)
 
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("name", ALL_SETTINGS)
-def test_three_ways_one_result(two_processes: Path, name: str, padded: bool) -> None:
+def test_three_ways_one_result(two_processes: Path, loaded: MemoryStack, name: str, padded: bool) -> None:
     checkpoint, samples = open_checkpoint(TEACHER), samples_of(TEACHER, padded=padded)
-    expected = calibrate(MemoryStack(load_model(TEACHER), checkpoint.shape), samples, ALL_SETTINGS[name])
+    expected = calibrate(loaded, samples, ALL_SETTINGS[name])
     found = {"layerwise": calibrate(LayerwiseStack(checkpoint), samples, ALL_SETTINGS[name])}
     for way in ("memory", "layerwise"):
         for rank in (0, 1):

@@ -1,34 +1,24 @@
 """One of two processes is stopped around one of its saved states; started again, both end with the same bits."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from minitron.importance.scores import load_scores
+from tests.importance import stopped_rank_program
 from tests.support.models import write_tiny_checkpoint
-from tests.support.paths import ROOT
+from tests.support.processes import run_ranks
 from tests.support.samples import assert_identical
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 NEVER = 10_000
 
 
-def launch(checkpoint: Path, output: Path, way: str, victim: int, saves: int, when: str) -> int:
+def launch(checkpoint: Path, output: Path, way: str, victim: int, saves: int, when: str) -> bool:
+    """Whether every process ended well."""
     output.mkdir(exist_ok=True)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    program = str(Path(__file__).with_name("stopped_rank_program.py"))
-    return subprocess.run(
-        [*launcher, program, str(checkpoint), str(output), way, str(victim), str(saves), when],
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        timeout=120,
-        capture_output=True,
-    ).returncode
+    return run_ranks(stopped_rank_program.main, checkpoint, output, way, victim, saves, when, log=output) == [0, 0]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +30,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     output = tmp_path_factory.mktemp("whole")
     for way in ("memory", "layerwise"):
-        assert launch(checkpoint, output / way, way, 0, NEVER, "before") == 0
+        assert launch(checkpoint, output / way, way, 0, NEVER, "before")
     return output
 
 
@@ -52,8 +42,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
 def test_a_stopped_process_changes_no_score(
     checkpoint: Path, whole: Path, tmp_path: Path, way: str, saves: int, victim: int, when: str
 ) -> None:
-    assert launch(checkpoint, tmp_path, way, victim, saves, when) != 0
-    assert launch(checkpoint, tmp_path, way, 0, NEVER, "before") == 0
+    assert not launch(checkpoint, tmp_path, way, victim, saves, when)
+    assert launch(checkpoint, tmp_path, way, 0, NEVER, "before")
     for rank in (0, 1):
         name = f"scores-{rank}.safetensors"
         assert_identical(load_scores(tmp_path / name), load_scores(whole / way / name))

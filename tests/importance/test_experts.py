@@ -99,7 +99,7 @@ def assert_close(found: Found, expected: dict[tuple[str, int], Any], rtol: float
         np.testing.assert_allclose(found[key], score, rtol=rtol, atol=rtol * float(np.abs(score).mean()), err_msg=key)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data(), seed=seeds, padded=st.booleans(), batch_size=st.integers(1, 5))
 def test_experts_are_scored_as_a_loop_over_tokens_scores_them(
     data: Any, seed: int, padded: bool, batch_size: int

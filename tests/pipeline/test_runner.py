@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from minitron.pipeline.stage_list import STAGE_NAMES as ALL_STAGES
 from minitron.recipe.load import load_recipe
 from minitron.recipe.recipe import Recipe
 from minitron.runtime.loading import count_params
+from tests.pipeline.conftest import WholeRun
 from tests.support.models import make_dense_shape, make_moe_shape
 from tests.support.recipes import write_tiny_recipe
 
+Begun = Callable[[str, str], Path]
 OPTIONAL = ("correct", "depth", "depth_distill", "cache")
 STAGE_NAMES = tuple(name for name in ALL_STAGES if name not in OPTIONAL)
 
@@ -31,6 +34,7 @@ def outcomes(recipe: Recipe, folder: Path, **options: Any) -> dict[str, bool]:
     return {outcome.name: outcome.skipped for outcome in run_pipeline(recipe, folder, **options)}
 
 
+@pytest.mark.figures
 def test_a_run_ends_with_a_student_that_fits_and_loads_in_plain_transformers(
     tmp_path: Path, recipe_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -49,10 +53,10 @@ def test_a_run_ends_with_a_student_that_fits_and_loads_in_plain_transformers(
 
 
 def test_a_second_run_skips_what_is_finished_and_a_change_reruns_what_it_touches(
-    tmp_path: Path, recipe_path: Path
+    recipe_path: Path, whole_run: WholeRun, begun: Begun
 ) -> None:
-    folder = tmp_path / "run"
-    assert outcomes(load_recipe(recipe_path), folder) == dict.fromkeys(STAGE_NAMES, False)
+    assert whole_run.skipped == dict.fromkeys(STAGE_NAMES, False)
+    folder = begun("run", "report")
     assert outcomes(load_recipe(recipe_path), folder) == dict.fromkeys(STAGE_NAMES, True)
     changed = load_recipe(recipe_path, ("distill.learning_rate=0.002",))
     expected = {name: name in ("score", "search", "prune") for name in STAGE_NAMES}
@@ -62,17 +66,17 @@ def test_a_second_run_skips_what_is_finished_and_a_change_reruns_what_it_touches
     }
 
 
-def test_changed_data_under_the_same_name_is_noticed(tmp_path: Path, recipe_path: Path) -> None:
-    folder = tmp_path / "run"
-    outcomes(load_recipe(recipe_path), folder, last="search")
+def test_changed_data_under_the_same_name_is_noticed(tmp_path: Path, recipe_path: Path, begun: Begun) -> None:
+    folder = begun("run", "search")
+    assert outcomes(load_recipe(recipe_path), folder, last="score") == {"score": True}
     (tmp_path / "text.txt").write_text("another text, long enough to fill the blocks " * 9)
     assert outcomes(load_recipe(recipe_path), folder, last="score") == {"score": False}
 
 
 def test_a_stage_that_fails_is_done_again_and_earlier_ones_are_kept(
-    tmp_path: Path, recipe_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe_path: Path, begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, recipe = tmp_path / "run", load_recipe(recipe_path)
+    folder, recipe = begun("run", "search"), load_recipe(recipe_path)
 
     def fail(*_args: Any, **_kwargs: Any) -> None:
         raise RuntimeError("killed")
@@ -84,11 +88,10 @@ def test_a_stage_that_fails_is_done_again_and_earlier_ones_are_kept(
     assert outcomes(recipe, folder, last="prune") == {"score": True, "search": True, "prune": False}
 
 
-def test_two_runs_of_one_seed_agree(tmp_path: Path, recipe_path: Path) -> None:
-    recipe = load_recipe(recipe_path)
-    for name in ("a", "b"):
-        outcomes(recipe, tmp_path / name, last="distill")
-    weights = [(tmp_path / name / "distill" / "checkpoint" / "model.safetensors").read_bytes() for name in ("a", "b")]
+def test_two_runs_of_one_seed_agree(tmp_path: Path, recipe_path: Path, whole_run: WholeRun) -> None:
+    outcomes(load_recipe(recipe_path), tmp_path / "other", last="distill")
+    folders = (whole_run.folder, tmp_path / "other")
+    weights = [(folder / "distill" / "checkpoint" / "model.safetensors").read_bytes() for folder in folders]
     assert weights[0] == weights[1]
 
 
@@ -122,9 +125,8 @@ def test_an_axis_that_the_teacher_does_not_have_is_refused(tmp_path: Path) -> No
         outcomes(load_recipe(path), tmp_path / "run")
 
 
-def test_every_checkpoint_of_a_run_says_where_it_comes_from(tmp_path: Path, recipe_path: Path) -> None:
-    outcomes(load_recipe(recipe_path), tmp_path / "run", last="distill")
-    pruned, distilled = (tmp_path / "run" / stage / "checkpoint" for stage in ("prune", "distill"))
+def test_every_checkpoint_of_a_run_says_where_it_comes_from(whole_run: WholeRun) -> None:
+    pruned, distilled = (whole_run.folder / stage / "checkpoint" for stage in ("prune", "distill"))
     steps = [
         [step["step"] for step in json.loads((folder / "lineage.json").read_text())["steps"]]
         for folder in (pruned, distilled)
@@ -134,7 +136,7 @@ def test_every_checkpoint_of_a_run_says_where_it_comes_from(tmp_path: Path, reci
         card = (folder / "README.md").read_text()
         assert "base_model: teacher" in card
         assert open_checkpoint(folder).shape.hybrid_override_pattern in card
-        assert str(tmp_path) not in card + (folder / "lineage.json").read_text()
+        assert str(whole_run.recipe_path.parent) not in card + (folder / "lineage.json").read_text()
 
 
 def test_a_cut_that_extra_layers_are_in_the_way_of_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.support.models import make_moe_shape
 from tests.support.numpy_model import reference
 from tests.support.strategies import choose_rows, plans, possible_counts, seeds, shapes, tokens
 
-FEW = settings(max_examples=12, deadline=None)
+FEW = settings(max_examples=12)
 MAMBA = ("mamba_num_heads", "mamba_head_dim")
 FFN = ("intermediate_size", "moe_intermediate_size", "moe_shared_expert_intermediate_size")
 # Parameters whose first dim writes to the residual stream, and norms that read it.
@@ -221,7 +221,7 @@ def test_hidden_channel_pruning_equals_the_reference_on_fewer_channels(model_typ
 
 
 @families
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data(), seed=seeds)
 def test_any_plan_equals_the_reference_on_weights_sliced_by_hand(model_type: str, data: Any, seed: int) -> None:
     check_any_plan(model_type, data, seed)
@@ -229,7 +229,7 @@ def test_any_plan_equals_the_reference_on_weights_sliced_by_hand(model_type: str
 
 @pytest.mark.slow
 @families
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.data(), seed=seeds)
 def test_many_plans_equal_the_reference_on_weights_sliced_by_hand(model_type: str, data: Any, seed: int) -> None:
     check_any_plan(model_type, data, seed)

@@ -19,7 +19,7 @@ from minitron.prune.plan_summary import as_runs, describe_plan, diff_plans
 from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape
 from tests.support.strategies import plans, shapes
 
-FEW = settings(max_examples=15, deadline=None)
+FEW = settings(max_examples=15)
 families = pytest.mark.parametrize("model_type", sorted(FAMILIES))
 
 

@@ -28,7 +28,7 @@ from tests.support.hand import sliced_by_hand
 from tests.support.models import make_tiny_model, write_tiny_checkpoint
 from tests.support.strategies import plans, shapes
 
-FEW = settings(max_examples=6, deadline=None)
+FEW = settings(max_examples=6)
 families = pytest.mark.parametrize("model_type", sorted(FAMILIES))
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 
@@ -171,7 +171,7 @@ def test_scaled_tensors_are_scaled_while_they_are_cut(way: str, tmp_path: Path) 
 
 
 @families
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_pruning_in_two_steps_is_pruning_in_one(model_type: str, data: Any) -> None:
     shape = data.draw(shapes(model_types=[model_type], every_kind=True))

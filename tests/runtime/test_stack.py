@@ -69,7 +69,7 @@ def test_leaving_out_a_block_is_bypassing_it(stack: Stack, tmp_path: Path, token
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 @pytest.mark.parametrize("way", ["memory", "layerwise"])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(data=st.data(), padded=st.booleans(), dtype=st.sampled_from([torch.float32, torch.bfloat16]))
 @torch.no_grad()
 def test_any_model_block_by_block_equals_itself_whole(

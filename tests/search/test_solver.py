@@ -45,7 +45,7 @@ def every_shape(space: SearchSpace) -> list[HybridShape]:
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), accounting=st.sampled_from(["plain", "vllm"]), grid_shapes=st.sampled_from([1, 7, 2**17]))
 def test_count_bytes_and_order_equal_a_plain_loop(data: Any, accounting: str, grid_shapes: int) -> None:
     shape = make_tiny_shape()

@@ -1,6 +1,9 @@
 """Tiny models whose dims are all distinct and whose SSM matters: as shapes, models and checkpoint folders."""
 
+import copy
+import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +79,11 @@ def make_config(shape: HybridShape) -> Any:
 
 def make_tiny_model(shape: HybridShape, *, seed: int = 0) -> PreTrainedModel:
     """A model of a shape with weights strong enough that its SSM moves the logits by tens of percent."""
+    return copy.deepcopy(_tiny_model(shape, seed))
+
+
+@functools.lru_cache(maxsize=32)
+def _tiny_model(shape: HybridShape, seed: int) -> PreTrainedModel:
     model = new_model(make_config(shape), seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -116,9 +124,21 @@ def write_tiny_checkpoint(
     dtype: torch.dtype = torch.float32,
 ) -> Path:
     """A whole checkpoint folder of a model, the tiny hybrid's unless told otherwise, tokenizer included."""
-    shape = shape or make_tiny_shape()
-    model = make_tiny_model(shape)
     folder.mkdir(parents=True)
+    for name, content in _tiny_files(shape or make_tiny_shape(), shard_bytes, dtype).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@functools.lru_cache(maxsize=32)
+def _tiny_files(shape: HybridShape, shard_bytes: int, dtype: torch.dtype) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        _write(Path(folder), shape, shard_bytes, dtype)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def _write(folder: Path, shape: HybridShape, shard_bytes: int, dtype: torch.dtype) -> None:
+    model = make_tiny_model(shape)
     state = model.state_dict()
     tensors = {name: read_place(state, place).to(dtype) for name, place in model_places(shape).items()}
     write_state(folder, tensors, shard_bytes=shard_bytes)
@@ -126,4 +146,3 @@ def write_tiny_checkpoint(
     config = config_for_shape(json.loads(model.config.to_json_string(use_diff=False)), shape)
     (folder / "config.json").write_text(json.dumps(config))
     make_tokenizer().save_pretrained(folder)
-    return folder

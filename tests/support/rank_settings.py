@@ -9,11 +9,11 @@ from tests.support.paths import ROOT
 
 ALL_SETTINGS = {
     name: CalibrationSettings(
-        width=width, depth=DepthSettings(scorer=depth, remove=remove, samples=5, batches_at_once=2), batch_size=2
+        width=width, depth=DepthSettings(scorer=depth, remove=remove, samples=3, batches_at_once=2), batch_size=2
     )
     for name, width, depth, remove in (
         ("activation", WidthSettings.uniform("activation"), "block_influence", 0),
-        ("activation-max-mean", WidthSettings.uniform("activation", sequence="max", batch="mean_abs"), "logit_mse", 3),
+        ("activation-max-mean", WidthSettings.uniform("activation", sequence="max", batch="mean_abs"), "logit_mse", 2),
         ("activation-l2-max", WidthSettings.uniform("activation", sequence="l2", batch="max"), "logit_nmse", 0),
         (
             "activation-variance",
@@ -32,10 +32,10 @@ def samples_of(checkpoint: Path, *, padded: bool) -> Samples:
     """Seven documents, so that two processes get different numbers of them."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     documents = [text[start : start + 20 + 12 * number] for number, start in enumerate(range(0, 2100, 300))]
-    samples = pad_documents(documents, load_tokenizer(checkpoint), seq_len=48, num_samples=7)
+    samples = pad_documents(documents, load_tokenizer(checkpoint), seq_len=32, num_samples=7)
     if padded:
         assert samples.lengths is not None
         assert len(set(samples.lengths.tolist())) > 1
         return samples
-    packed = pad_documents([text[n * 500 :] for n in range(7)], load_tokenizer(checkpoint), seq_len=48, num_samples=7)
+    packed = pad_documents([text[n * 500 :] for n in range(7)], load_tokenizer(checkpoint), seq_len=32, num_samples=7)
     return Samples(token_ids=packed.token_ids)

@@ -8,11 +8,16 @@ import yaml
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.workload import Workload
 from minitron.models.shape import HybridShape
-from tests.support.models import write_tiny_checkpoint
+from tests.support.models import make_tiny_shape, write_tiny_checkpoint
+
+TINY_SIZES = {"num_hidden_layers": [8, 7], "hidden_size": [22, 18, 14], "mamba_num_heads": [8, 6, 4]}
 
 
-def write_tiny_recipe(tmp_path: Path, shape: HybridShape, sizes: dict[str, list[int]]) -> Path:
-    """A whole recipe for a teacher of a shape, with a budget of seven tenths of what that needs."""
+def write_tiny_recipe(
+    tmp_path: Path, shape: HybridShape | None = None, sizes: dict[str, list[int]] = TINY_SIZES
+) -> Path:
+    """A whole recipe for a teacher of a shape (the tiny hybrid), with a budget of seven tenths of what that needs."""
+    shape = shape or make_tiny_shape()
     write_tiny_checkpoint(tmp_path / "teacher", shape=shape)
     (tmp_path / "text.txt").write_text("\n---\n".join(f"line {i} of some text" for i in range(60)))
     (tmp_path / "heldout.txt").write_text("\n---\n".join(f"line {i} of some other text" for i in range(60)))

@@ -91,7 +91,7 @@ def cases(draw: st.DrawFn) -> tuple[dict[str, torch.Tensor], list[TensorCut]]:
     return tensors, cuts
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     case=cases(),
     files=st.integers(1, 3),
@@ -118,7 +118,7 @@ def test_every_bit_is_that_of_the_cut_in_memory(
             assert_same_bits(written[cut.name], cut_tensor(tensors[cut.source], cut))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     before=st.sampled_from(list(FLOATS)),
     after=st.sampled_from(list(FLOATS)),

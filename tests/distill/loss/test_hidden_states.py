@@ -23,7 +23,7 @@ def test_both_are_found_by_name() -> None:
 
 
 @every_loss
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(2, 24), min_size=2, max_size=2, unique=True),
     seed=st.integers(0, 2**16),

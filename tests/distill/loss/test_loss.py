@@ -37,7 +37,7 @@ N = 13
 
 
 @given(drawn=problems(torch.float32))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_problem_in_fp32(drawn: tuple[Problem, int]) -> None:
     problem, chunk_tokens = drawn
     solution = problem.solve(chunk_tokens=chunk_tokens)
@@ -46,7 +46,7 @@ def test_any_problem_in_fp32(drawn: tuple[Problem, int]) -> None:
 
 
 @given(drawn=problems(torch.float64))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_problem_in_fp64(drawn: tuple[Problem, int]) -> None:
     problem, chunk_tokens = drawn
     solution = problem.solve(chunk_tokens=chunk_tokens)

@@ -1,11 +1,10 @@
-"""Distills the quickstart's student in every process of a launch: `ranks_program.py OUTPUT WAY [WAY ...]`.
+"""Distills the quickstart's student in every process of a launch.
 
 Ways: `single`, `ddp`, `fsdp2`, and `-stopped` behind them: half of the steps, then the rest in a new model; and
 `masked-B`: one step on 8 blocks of which uneven parts count, B blocks at a time in each process.
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +97,7 @@ def run_masked(way: str, output: Path) -> None:
     ranks.barrier()
 
 
-if __name__ == "__main__":
-    for name in sys.argv[2:]:
-        (run_masked if name.startswith("masked") else run)(name, Path(sys.argv[1]))
+def main(output: Path, ways: tuple[str, ...]) -> None:
+    torch.set_num_threads(1)
+    for way in ways:
+        (run_masked if way.startswith("masked") else run)(way, output)

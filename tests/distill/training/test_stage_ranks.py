@@ -1,35 +1,24 @@
 """On the quickstart's student: one process, copies in two and shards in two train alike, masks uneven or not."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.support.paths import ROOT
+from tests.distill.training import ranks_program
+from tests.support.processes import run_ranks
 
-PROGRAM = Path(__file__).with_name("ranks_program.py")
+pytestmark = pytest.mark.processes
 SHARED_WAYS = ("ddp", "ddp-stopped", "fsdp2", "fsdp2-stopped")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("ranks")
-    two = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    for launcher, ways in (
-        ([], ("single", "masked-8", "masked-2")),
-        (two, (*SHARED_WAYS, "masked-4")),
-    ):
-        subprocess.run(
-            [sys.executable, *launcher, str(PROGRAM), str(output), *ways],
-            check=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
-            timeout=300,
-        )
+    for world_size, ways in ((1, ("single", "masked-8", "masked-2")), (2, (*SHARED_WAYS, "masked-4"))):
+        codes = run_ranks(ranks_program.main, output, ways, world_size=world_size, log=output)
+        assert codes == [0] * world_size, (output / "rank-0.err").read_text()
     return output
 
 

@@ -52,7 +52,7 @@ def test_the_teacher_and_the_depth_only_model_do_not_fit() -> None:
     assert not fit(published(PATTERN_9B, 5120, 20480, 40, 128, 80), LONG, PUBLISHED_BUDGET).fits
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     pattern=st.text(alphabet="M-*", min_size=0, max_size=4),
     heads_per_group=st.integers(1, 3),

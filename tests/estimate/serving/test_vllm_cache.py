@@ -78,7 +78,7 @@ def oracle(shape: HybridShape, workload: Workload) -> int:
     return total
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     pattern=st.text(alphabet="M-*", min_size=1, max_size=12),
     heads=st.integers(1, 9),

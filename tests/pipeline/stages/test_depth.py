@@ -14,6 +14,7 @@ from minitron.pipeline.runner import run_pipeline
 from minitron.recipe.load import load_recipe
 from minitron.recipe.space import search_space
 from minitron.search.solver import solve_budget
+from tests.pipeline.conftest import WholeRun
 from tests.support.paths import ROOT
 from tests.support.published import NANO_9B, NANO_12B
 from tests.support.recipes import TWO_STEPS
@@ -24,11 +25,22 @@ def run(recipe_path: Path, folder: Path, *overrides: str, **options: Any) -> dic
     return {outcome.name: outcome.skipped for outcome in run_pipeline(recipe, folder, **options)}
 
 
-def test_blocks_go_first_and_widths_are_cut_from_what_was_distilled(tmp_path: Path, recipe_path: Path) -> None:
-    folder = tmp_path / "run"
-    order = list(run(recipe_path, folder))
-    assert order == ["depth", "depth_distill", "score", "search", "prune", "distill", "evaluate", "report"]
-    teacher, first = open_checkpoint(tmp_path / "teacher"), open_checkpoint(folder / "depth_distill" / "checkpoint")
+def test_blocks_go_first_and_widths_are_cut_from_what_was_distilled(two_steps: WholeRun) -> None:
+    folder = two_steps.folder
+    assert list(two_steps.skipped) == [
+        "depth",
+        "depth_distill",
+        "score",
+        "search",
+        "prune",
+        "distill",
+        "evaluate",
+        "report",
+    ]
+    teacher, first = (
+        open_checkpoint(two_steps.recipe_path.parent / "teacher"),
+        open_checkpoint(folder / "depth_distill" / "checkpoint"),
+    )
     greedy = load_scores(folder / "depth" / "score" / SCORES_FILE)
     kept = [layer for layer in range(8) if layer not in greedy.removed]
     assert first.shape == teacher.shape.resized(layers=kept)
@@ -43,9 +55,10 @@ def test_blocks_go_first_and_widths_are_cut_from_what_was_distilled(tmp_path: Pa
     assert RunFolder(folder).read_metrics()["teacher"].params == teacher.params
 
 
-def test_a_second_run_skips_the_first_step_and_a_change_of_it_reruns_all(tmp_path: Path, recipe_path: Path) -> None:
-    folder = tmp_path / "run"
-    run(recipe_path, folder, last="prune")
+def test_a_second_run_skips_the_first_step_and_a_change_of_it_reruns_all(
+    tmp_path: Path, recipe_path: Path, two_steps: WholeRun
+) -> None:
+    folder = two_steps.copy_to(tmp_path / "run", last="prune")
     assert set(run(recipe_path, folder, last="prune").values()) == {True}
     assert run(recipe_path, folder, "search.top_k=1", last="prune") == {
         "depth": True,
@@ -74,10 +87,13 @@ def test_an_interrupted_first_step_keeps_its_scores(
     assert run(recipe_path, tmp_path / "run", last="depth") == {"depth": False}
 
 
-def test_a_tournament_in_the_second_step_judges_by_the_teacher(tmp_path: Path, recipe_path: Path) -> None:
+def test_a_tournament_in_the_second_step_judges_by_the_teacher(
+    tmp_path: Path, recipe_path: Path, two_steps: WholeRun
+) -> None:
+    folder = two_steps.copy_to(tmp_path / "run", last="score")
     tournament = ("search.choose=tournament", "search.shortlist=2", "search.tournament={tokens: [64], sequences: 2}")
-    run(recipe_path, tmp_path / "run", *tournament, last="search")
-    found = RunFolder(tmp_path / "run").read_candidates()
+    run(recipe_path, folder, *tournament, last="search")
+    found = RunFolder(folder).read_candidates()
     assert all((candidate.rounds[0].kl or 0) > 0 for candidate in found.candidates)
     assert all(len(candidate.layers) == 6 for candidate in found.candidates)
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,12 @@ from minitron.pipeline.run_folder import PLAN_FILE, RECORD_FILE
 from minitron.pipeline.runner import run_pipeline
 from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
+from tests.pipeline.conftest import WholeRun
 from tests.support.paths import ROOT
+from tests.support.processes import run_ranks
+
+Begun = Callable[[str, str], Path]
+Launch = Callable[[list[str], Path], tuple[bool, str, str]]
 
 CURRICULUM = (
     "distill.tokens=null",
@@ -42,9 +48,16 @@ def record(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_curriculum_goes_through_its_stages_and_keeps_their_students(tmp_path: Path, recipe_path: Path) -> None:
-    folder = tmp_path / "run"
-    run(recipe_path, folder, *CURRICULUM, last="distill")
+@pytest.fixture(scope="module")
+def curriculum(whole_run: WholeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a curriculum, never interrupted."""
+    folder = whole_run.copy_to(tmp_path_factory.mktemp("curriculum") / "run", last="prune")
+    run(whole_run.recipe_path, folder, *CURRICULUM, last="distill")
+    return folder
+
+
+def test_a_curriculum_goes_through_its_stages_and_keeps_their_students(curriculum: Path) -> None:
+    folder = curriculum
     found = record(folder)
     assert [(phase["name"], phase["tokens"]) for phase in found["phases"]] == [("short", 128), ("phase-2", 96)]
     assert found["tokens"] == 224
@@ -57,8 +70,8 @@ def test_a_curriculum_goes_through_its_stages_and_keeps_their_students(tmp_path:
     assert not (folder / "distill" / "state").exists()
 
 
-def test_the_last_students_are_merged_by_weight(tmp_path: Path, recipe_path: Path) -> None:
-    folder = tmp_path / "run"
+def test_the_last_students_are_merged_by_weight(begun: Begun, recipe_path: Path) -> None:
+    folder = begun("run", "prune")
     run(recipe_path, folder, *CURRICULUM, "distill.merge=[0.25, 0.75]", last="distill")
     parts = [weights(folder / "distill" / "phases" / name / "checkpoint") for name in ("short", "phase-2")]
     for name, merged in weights(folder / "distill" / "checkpoint").items():
@@ -67,9 +80,9 @@ def test_the_last_students_are_merged_by_weight(tmp_path: Path, recipe_path: Pat
 
 @pytest.mark.parametrize("stopped_at", ["second phase", "end"])
 def test_an_interrupted_curriculum_goes_on_to_the_same_student(
-    tmp_path: Path, recipe_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: str
+    begun: Begun, recipe_path: Path, curriculum: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: str
 ) -> None:
-    run(recipe_path, tmp_path / "whole", *CURRICULUM, last="distill")
+    folder = begun("run", "prune")
 
     def stop(*_args: Any, **_kwargs: Any) -> None:
         raise KeyboardInterrupt
@@ -84,7 +97,7 @@ def test_an_interrupted_curriculum_goes_on_to_the_same_student(
             patch.setattr(recovery, "write_provenance", stop)
         else:
             patch.setattr(recovery, "distill", second_stops)
-        run(recipe_path, tmp_path / "run", *CURRICULUM, last="distill")
+        run(recipe_path, folder, *CURRICULUM, last="distill")
     calls: list[int] = []
 
     def counted(student: Any, teacher: Any, sequences_NT: Any, *args: Any, **kwargs: Any) -> Any:
@@ -92,39 +105,39 @@ def test_an_interrupted_curriculum_goes_on_to_the_same_student(
         return real(student, teacher, sequences_NT, *args, **kwargs)
 
     monkeypatch.setattr(recovery, "distill", counted)
-    run(recipe_path, tmp_path / "run", *CURRICULUM, last="distill")
+    run(recipe_path, folder, *CURRICULUM, last="distill")
     assert calls == ([] if stopped_at == "end" else [24])
-    expected = weights(tmp_path / "whole" / "distill" / "checkpoint")
-    for name, found in weights(tmp_path / "run" / "distill" / "checkpoint").items():
+    expected = weights(curriculum / "distill" / "checkpoint")
+    for name, found in weights(folder / "distill" / "checkpoint").items():
         assert torch.equal(found, expected[name]), name
 
 
-def test_a_layerwise_teacher_teaches_what_one_in_memory_does(tmp_path: Path, recipe_path: Path) -> None:
-    run(recipe_path, tmp_path / "run", last="distill")
-    expected = record(tmp_path / "run")["curve"]
+def test_a_layerwise_teacher_teaches_what_one_in_memory_does(
+    begun: Begun, whole_run: WholeRun, recipe_path: Path
+) -> None:
+    folder, expected = begun("other", "prune"), record(whole_run.folder)["curve"]
     layerwise = ("distill.teacher={mode: layerwise, window_sequences: 3}",)
-    assert run(recipe_path, tmp_path / "other", *layerwise, last="distill")["distill"] is False
-    for (_, loss), (_, expected_loss) in zip(record(tmp_path / "other")["curve"], expected, strict=True):
+    assert run(recipe_path, folder, *layerwise, last="distill")["distill"] is False
+    for (_, loss), (_, expected_loss) in zip(record(folder)["curve"], expected, strict=True):
         assert loss == pytest.approx(expected_loss, rel=1e-4)
 
 
 @pytest.mark.parametrize("layerwise", [False, True])
 def test_a_teacher_cached_whole_teaches_what_one_in_memory_does(
-    tmp_path: Path, recipe_path: Path, layerwise: bool
+    begun: Begun, whole_run: WholeRun, recipe_path: Path, layerwise: bool
 ) -> None:
-    run(recipe_path, tmp_path / "run", last="distill")
     cached = (f"distill.teacher={{mode: cached, top_k: 270, layerwise: {layerwise}}}",)
-    folder = tmp_path / "other"
+    folder = begun("other", "prune")
     outcomes = run(recipe_path, folder, *cached, last="distill")
     assert list(outcomes) == ["score", "search", "prune", "cache", "distill"]
-    for (_, loss), (_, expected) in zip(record(folder)["curve"], record(tmp_path / "run")["curve"], strict=True):
+    for (_, loss), (_, expected) in zip(record(folder)["curve"], record(whole_run.folder)["curve"], strict=True):
         assert loss == pytest.approx(expected, rel=3e-3)
 
 
 def test_a_cache_is_written_without_a_student_and_serves_every_student(
-    tmp_path: Path, recipe_path: Path, capsys: pytest.CaptureFixture[str]
+    begun: Begun, recipe_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "run"
+    folder = begun("run", "prune")
     assert main(["distill", str(recipe_path), "--cache-teacher", "--output", str(folder), "--json"]) == 0
     assert [stage["name"] for stage in json.loads(capsys.readouterr().out)["stages"]] == ["cache"]
     cached = ("distill.teacher.mode=cached",)
@@ -140,7 +153,9 @@ def test_a_cache_is_written_without_a_student_and_serves_every_student(
     assert run(recipe_path, folder, *cached, "distill.teacher.top_k=7", last="cache")["cache"] is False
 
 
-def test_a_corrected_teacher_is_what_students_learn_from(tmp_path: Path, recipe_path: Path) -> None:
+def test_a_corrected_teacher_is_what_students_learn_from(
+    tmp_path: Path, recipe_path: Path, whole_run: WholeRun
+) -> None:
     correction = ("correct_teacher={tokens: 128, seq_len: 16, batch_size: 2, learning_rate: 0.01}",)
     folder = tmp_path / "run"
     assert next(iter(run(recipe_path, folder, *correction, last="distill"))) == "correct"
@@ -153,17 +168,15 @@ def test_a_corrected_teacher_is_what_students_learn_from(tmp_path: Path, recipe_
     )
     curve = json.loads((folder / "correct" / "trained" / RECORD_FILE).read_text())["curve"]
     assert curve[-1][1] < curve[0][1]
-    run(recipe_path, tmp_path / "plain", last="distill")
-    assert record(folder)["curve"][0] != record(tmp_path / "plain")["curve"][0]
+    assert record(folder)["curve"][0] != record(whole_run.folder)["curve"][0]
     assert not (folder / "correct" / "state").exists()
 
 
 @pytest.mark.parametrize("kind", ["cosine", "mse"])
 def test_hidden_states_are_matched_behind_kept_blocks_and_in_kept_channels(
-    tmp_path: Path, recipe_path: Path, kind: str
+    begun: Begun, recipe_path: Path, kind: str
 ) -> None:
-    folder, cut = tmp_path / "run", ("search.num_hidden_layers=[7]", "search.hidden_size=[18]")
-    run(recipe_path, folder, *cut, last="distill")
+    folder, cut = begun("run", "score"), ("search.num_hidden_layers=[7]", "search.hidden_size=[18]")
     run(recipe_path, folder, *cut, f"distill.loss.hidden={{kind: {kind}, weight: 2.0}}", last="distill")
     kept = compose_plans([folder / "prune" / PLAN_FILE])
     assert len(kept.layers) == 7
@@ -173,36 +186,48 @@ def test_hidden_states_are_matched_behind_kept_blocks_and_in_kept_channels(
     assert with_states[0][1] > 0
 
 
-def test_two_processes_distil_what_one_does(tmp_path: Path, recipe_path: Path) -> None:
-    run(recipe_path, tmp_path / "run", last="prune")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "minitron"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    arguments = ["distill", str(recipe_path), "--output", str(tmp_path / "run"), "--json"]
+def launched_by_torchrun(arguments: list[str], logs: Path) -> tuple[bool, str, str]:
+    """Whether two processes of the command line end well, and what they print and report."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     done = subprocess.run(
-        [*launcher, *arguments, "--set", "distill.sharding=fsdp2"],
-        check=True,
-        env=environment,
-        timeout=300,
+        [*launcher, f"--log-dir={logs}", "-m", "minitron", *arguments],
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        timeout=600,
         capture_output=True,
         text=True,
     )
-    assert json.loads(done.stdout)["stages"][-1] == {"name": "distill", "skipped": False} | {
+    return done.returncode == 0, done.stdout, done.stderr
+
+
+def forked(arguments: list[str], logs: Path) -> tuple[bool, str, str]:
+    """The same without a launcher."""
+    logs.mkdir()
+    codes = run_ranks(main, arguments, log=logs)
+    printed, reported = (
+        "".join((logs / f"rank-{rank}.{kind}").read_text() for rank in (0, 1)) for kind in ("log", "err")
+    )
+    return codes == [0, 0], printed, reported
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("launch", [forked, pytest.param(launched_by_torchrun, marks=pytest.mark.slow)])
+def test_two_processes_distil_what_one_does(
+    begun: Begun, whole_run: WholeRun, tmp_path: Path, recipe_path: Path, launch: Launch
+) -> None:
+    folder = begun("run", "prune")
+    arguments = [str(recipe_path), "--output", str(folder), "--json"]
+    well, printed, reported = launch(["distill", *arguments, "--set", "distill.sharding=fsdp2"], tmp_path / "logs")
+    assert well, reported
+    assert json.loads(printed)["stages"][-1] == {"name": "distill", "skipped": False} | {
         "seconds": pytest.approx(0, abs=300)
     }
-    shared = weights(tmp_path / "run" / "distill" / "checkpoint")
-    run(recipe_path, tmp_path / "run", first="distill", last="distill")
-    for name, alone in weights(tmp_path / "run" / "distill" / "checkpoint").items():
+    shared = weights(folder / "distill" / "checkpoint")
+    for name, alone in weights(whole_run.folder / "distill" / "checkpoint").items():
         torch.testing.assert_close(shared[name], alone, rtol=0, atol=1e-4, msg=name)
-    refused = subprocess.run(
-        [*launcher, "run", *arguments[1:], "--from", "search"],
-        check=False,
-        env=environment,
-        timeout=300,
-        capture_output=True,
-        text=True,
-    )
-    assert refused.returncode != 0
-    assert "stage search takes one process, 2 were started; run it first" in refused.stderr
+    well, _, reported = launch(["run", *arguments, "--from", "search"], tmp_path / "refused")
+    assert not well
+    assert "stage search takes one process, 2 were started; run it first" in reported
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Repair in a recipe and in `minitron prune`."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,11 @@ from minitron.prune.reconstruction.state import repair_identity
 from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack
+from tests.pipeline.conftest import WholeRun
+from tests.support.models import write_tiny_checkpoint
 from tests.support.recipes import TWO_STEPS
+
+Begun = Callable[[str, str], Path]
 
 REPAIR = "prune.repair={samples: 6, seq_len: 16}"
 
@@ -43,9 +48,8 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_model(folder / "prune" / "checkpoint").state_dict()
 
 
-def test_turning_repair_on_or_changing_it_prunes_anew_and_nothing_before(tmp_path: Path, recipe_path: Path) -> None:
-    folder = tmp_path / "run"
-    run(recipe_path, folder)
+def test_turning_repair_on_or_changing_it_prunes_anew_and_nothing_before(begun: Begun, recipe_path: Path) -> None:
+    folder = begun("run", "prune")
     plain = weights_of(folder)
     assert run(recipe_path, folder, REPAIR) == {"score": True, "search": True, "prune": False}
     repaired = weights_of(folder)
@@ -78,8 +82,10 @@ def test_missing_text_and_a_ridge_of_zero_are_refused_before_anything_runs(tmp_p
 
 
 def test_an_interrupted_stage_goes_on_and_ends_with_the_same_bits(
-    tmp_path: Path, recipe_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, recipe_path: Path, begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("whole", "cut"):
+        begun(name, "search")
     run(recipe_path, tmp_path / "whole", REPAIR)
     original, finished = pruning.write_repaired, 0
 
@@ -101,23 +107,18 @@ def test_an_interrupted_stage_goes_on_and_ends_with_the_same_bits(
     assert found == expected
 
 
-def test_both_of_two_steps_are_repaired(tmp_path: Path, recipe_path: Path) -> None:
-    for name, overrides in (("plain", ()), ("repaired", (REPAIR,))):
-        run(recipe_path, tmp_path / name, *TWO_STEPS, *overrides)
-    plain, repaired = (checkpoint_hashes(tmp_path / name / "depth" / "checkpoint") for name in ("plain", "repaired"))
+def test_both_of_two_steps_are_repaired(tmp_path: Path, recipe_path: Path, two_steps: WholeRun) -> None:
+    run(recipe_path, tmp_path / "repaired", *TWO_STEPS, REPAIR)
+    folders = (two_steps.folder, tmp_path / "repaired")
+    plain, repaired = (checkpoint_hashes(folder / "depth" / "checkpoint") for folder in folders)
     assert plain["model"] != repaired["model"]
-    plain_shape, shape = (
-        open_checkpoint(tmp_path / name / "prune" / "checkpoint").shape for name in ("plain", "repaired")
-    )
+    plain_shape, shape = (open_checkpoint(folder / "prune" / "checkpoint").shape for folder in folders)
     assert plain_shape.num_hidden_layers == shape.num_hidden_layers
 
 
-def test_the_verb_repairs_in_memory_or_layerwise_alike(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_the_verb_repairs_in_memory_or_layerwise_alike(tmp_path: Path, tiny_checkpoint: Path, scores: Path) -> None:
     (tmp_path / "text.txt").write_text("some text, long enough to fill a few samples of it " * 20)
     text = str(tmp_path / "text.txt")
-    sizes = ["--samples", "4", "--seq-len", "16"]
-    scores = tmp_path / "scores"
-    assert main(["score", str(tiny_checkpoint), "--data", text, "--output", str(scores), *sizes]) == 0
     common = ["prune", str(tiny_checkpoint), "--scores", str(scores), "--shape", '{"intermediate_size": 21}']
     options = ["--repair", text, "--samples", "5", "--seq-len", "16", "--ridge", "0.02"]
     found = {}
@@ -132,12 +133,10 @@ def test_the_verb_repairs_in_memory_or_layerwise_alike(tmp_path: Path, tiny_chec
     assert main(missing) == 2
 
 
-def test_the_verb_compensates_casts_and_says_so(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_the_verb_compensates_casts_and_says_so(tmp_path: Path, tiny_checkpoint: Path, scores: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n---\n".join(f"line {i} of some text" for i in range(60)))
-    scores = tmp_path / "scores"
     sizes = ["--samples", "4", "--seq-len", "16"]
-    assert main(["score", str(tiny_checkpoint), "--data", str(text), "--output", str(scores), *sizes]) == 0
     cut = ["prune", str(tiny_checkpoint), "--scores", str(scores), "--shape", '{"hidden_size": 14}']
     assert main([*cut, "--output", str(tmp_path / "plain")]) == 0
     options = ["--compensate", str(text), *sizes, "--dtype", "bf16", "--shard-gib", "0.00001"]
@@ -156,14 +155,20 @@ def test_the_verb_compensates_casts_and_says_so(tmp_path: Path, tiny_checkpoint:
     assert "compensated" not in (tmp_path / "plain" / "README.md").read_text()
 
 
-@pytest.fixture
-def cut(tmp_path: Path, tiny_checkpoint: Path) -> list[str]:
-    """The words that prune a tiny checkpoint by scores of it."""
-    text = tmp_path / "text.txt"
-    text.write_text("\n---\n".join(f"line {i} of some text" for i in range(60)))
-    scores = tmp_path / "scores"
-    words = ["score", str(tiny_checkpoint), "--data", str(text), "--output", str(scores)]
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scores of a tiny checkpoint."""
+    folder = tmp_path_factory.mktemp("scored")
+    (folder / "text.txt").write_text("\n---\n".join(f"line {i} of some text" for i in range(60)))
+    teacher = write_tiny_checkpoint(folder / "teacher")
+    words = ["score", str(teacher), "--data", str(folder / "text.txt"), "--output", str(folder / "scores")]
     assert main([*words, "--samples", "4", "--seq-len", "16"]) == 0
+    return folder / "scores"
+
+
+@pytest.fixture
+def cut(tmp_path: Path, tiny_checkpoint: Path, scores: Path) -> list[str]:
+    """The words that prune a tiny checkpoint by scores of it."""
     return ["prune", str(tiny_checkpoint), "--scores", str(scores), "--output", str(tmp_path / "pruned")]
 
 
@@ -208,7 +213,7 @@ def test_a_second_process_is_kept_out_of_a_cut_that_is_being_made(
 
 
 def test_a_plan_is_shown_and_what_is_none_is_refused(
-    tmp_path: Path, cut: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, cut: list[str], scores: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*cut, "--shape", '{"hidden_size": 14}']) == 0
     capsys.readouterr()
@@ -217,7 +222,7 @@ def test_a_plan_is_shown_and_what_is_none_is_refused(
     assert shown["sizes"]["hidden_size"] == {"before": 22, "after": 14}
     assert main(["plan", str(tmp_path / "pruned"), str(tmp_path / "pruned")]) == 0
     assert "the plans are the same" in capsys.readouterr().out
-    assert main(["plan", str(tmp_path / "scores" / "scores.safetensors")]) == 2
+    assert main(["plan", str(scores / "scores.safetensors")]) == 2
     assert "a plan file is expected at" in capsys.readouterr().err
     assert not [path for path in (tmp_path / "pruned").glob("*.safetensors") if path.name != "model.safetensors"]
 

@@ -1,6 +1,8 @@
 """The search stage: candidates measured without anything written, a tournament that survives being stopped."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ from minitron.prune.plan import PrunePlan
 from minitron.recipe.load import load_recipe
 from minitron.report.tables import candidates_table
 from minitron.runtime.loading import load_model
+from tests.pipeline.conftest import WholeRun
+
+Begun = Callable[[str, str], Path]
 
 TOURNAMENT = (
     "search.choose=tournament",
@@ -49,10 +54,18 @@ def search(recipe_path: Path, folder: Path, *overrides: str) -> dict[str, Any]:
     return found_by(folder)
 
 
+@pytest.fixture(scope="module")
+def tournament(whole_run: WholeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a tournament, never interrupted."""
+    folder = whole_run.copy_to(tmp_path_factory.mktemp("tournament") / "run", last="score")
+    search(whole_run.recipe_path, folder, *TOURNAMENT)
+    return folder
+
+
 def test_zero_shot_measures_what_pruning_on_disk_gives_and_writes_no_checkpoint(
-    tmp_path: Path, recipe_path: Path
+    tmp_path: Path, recipe_path: Path, begun: Begun
 ) -> None:
-    found = search(recipe_path, tmp_path / "run", "search.choose=zero_shot", "search.shortlist=4")
+    found = search(recipe_path, begun("run", "score"), "search.choose=zero_shot", "search.shortlist=4")
     kls = [candidate["zero_shot"]["kl"] for candidate in found["candidates"]]
     assert len(kls) == 4
     assert kls == sorted(kls)
@@ -71,8 +84,8 @@ def test_zero_shot_measures_what_pruning_on_disk_gives_and_writes_no_checkpoint(
         assert candidate["zero_shot"]["loss"] == pytest.approx(on_disk.loss, rel=1e-6)
 
 
-def test_a_tournament_keeps_every_candidates_curve_and_sends_half_on(tmp_path: Path, recipe_path: Path) -> None:
-    found = search(recipe_path, tmp_path / "run", *TOURNAMENT)
+def test_a_tournament_keeps_every_candidates_curve_and_sends_half_on(tournament: Path) -> None:
+    found = found_by(tournament)
     rounds = [[each["tokens"] for each in candidate["rounds"]] for candidate in found["candidates"]]
     assert rounds == [[64, 128, 192], [64, 128, 192], [64, 128], [64], [64]]
     last = [candidate["rounds"][-1]["kl"] for candidate in found["candidates"]]
@@ -86,14 +99,15 @@ def test_a_tournament_keeps_every_candidates_curve_and_sends_half_on(tmp_path: P
     for (size, kl), candidate in zip(costs, found["candidates"], strict=True):
         beaten = any(s <= size and k <= kl and (s, k) != (size, kl) for s, k in costs)
         assert candidate["on_front"] == (not beaten)
-    assert not (tmp_path / "run" / "search" / STATE_FOLDER).exists()
-    with Image.open(tmp_path / "run" / "search" / "candidates.png") as picture:
+    assert not (tournament / "search" / STATE_FOLDER).exists()
+    with Image.open(tournament / "search" / "candidates.png") as picture:
         assert min(picture.size) > 300
 
 
 def test_the_first_candidate_is_the_one_that_is_pruned(
-    tmp_path: Path, recipe_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, recipe_path: Path, tournament: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.copytree(tournament, tmp_path / "run")
     options = [option for override in TOURNAMENT for option in ("--set", override)]
     assert main(["run", str(recipe_path), "--output", str(tmp_path / "run"), "--to", "prune", *options]) == 0
     assert "KL at" in capsys.readouterr().out
@@ -104,9 +118,9 @@ def test_the_first_candidate_is_the_one_that_is_pruned(
 
 @pytest.mark.parametrize("stop_at", [0, 6])
 def test_a_stopped_tournament_goes_on_and_ends_the_same(
-    tmp_path: Path, recipe_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+    recipe_path: Path, tournament: Path, begun: Begun, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
-    expected = search(recipe_path, tmp_path / "whole", *TOURNAMENT)
+    expected, folder = found_by(tournament), begun("stopped", "score")
     played = []
     real = measure._Bench.measure
 
@@ -120,37 +134,43 @@ def test_a_stopped_tournament_goes_on_and_ends_the_same(
 
     monkeypatch.setattr(measure._Bench, "measure", stops)
     with pytest.raises(KeyboardInterrupt):
-        search(recipe_path, tmp_path / "stopped", *TOURNAMENT)
-    again = search(recipe_path, tmp_path / "stopped", *TOURNAMENT)
+        search(recipe_path, folder, *TOURNAMENT)
+    again = search(recipe_path, folder, *TOURNAMENT)
     assert json.dumps(again, sort_keys=True) == json.dumps(expected, sort_keys=True)
 
 
-def test_the_shortlist_holds_the_published_choice_and_what_keeps_most(tmp_path: Path, recipe_path: Path) -> None:
-    largest = search(recipe_path, tmp_path / "run", "search.top_k=1")["candidates"][0]["shape"]
-    keeping = search(recipe_path, tmp_path / "run", "search.top_k=1", "search.choose=importance")
-    shapes = [each["shape"] for each in search(recipe_path, tmp_path / "run", *TOURNAMENT)["candidates"]]
+def test_the_shortlist_holds_the_published_choice_and_what_keeps_most(
+    recipe_path: Path, tournament: Path, begun: Begun
+) -> None:
+    folder = begun("run", "score")
+    largest = search(recipe_path, folder, "search.top_k=1")["candidates"][0]["shape"]
+    keeping = search(recipe_path, folder, "search.top_k=1", "search.choose=importance")
+    shapes = [each["shape"] for each in found_by(tournament)["candidates"]]
     assert largest in shapes
     assert len({json.dumps(shape) for shape in shapes}) == len(shapes) == 5
     assert keeping["candidates"][0]["shape"] in shapes
 
 
-def test_a_changed_distillation_reruns_a_tournament_but_not_arithmetic(tmp_path: Path, recipe_path: Path) -> None:
+def test_a_changed_distillation_reruns_a_tournament_but_not_arithmetic(begun: Begun, recipe_path: Path) -> None:
+    folder = begun("run", "score")
+    small = ("search.choose=tournament", "search.shortlist=2", "search.tournament={tokens: [64], sequences: 1}")
+
     def reran(*overrides: str) -> bool:
         recipe = load_recipe(recipe_path, overrides)
-        outcomes = {each.name: each for each in run_pipeline(recipe, tmp_path / "run", last="search")}
+        outcomes = {each.name: each for each in run_pipeline(recipe, folder, last="search")}
         return not outcomes["search"].skipped
 
     assert reran()
     assert not reran("distill.learning_rate=0.01")
-    assert reran(*TOURNAMENT)
-    assert not reran(*TOURNAMENT, "distill.tokens=512")
-    assert reran(*TOURNAMENT, "distill.learning_rate=0.01")
+    assert reran(*small)
+    assert not reran(*small, "distill.tokens=512")
+    assert reran(*small, "distill.learning_rate=0.01")
 
 
-def test_ranges_limits_and_predictions_come_from_the_recipe(tmp_path: Path, recipe_path: Path) -> None:
+def test_ranges_limits_and_predictions_come_from_the_recipe(begun: Begun, recipe_path: Path) -> None:
     found = search(
         recipe_path,
-        tmp_path / "run",
+        begun("run", "score"),
         "search.hidden_size={min: 14, step: 4}",
         "search.num_hidden_layers={min: 7}",
         "budget.max_params=30000",
@@ -164,24 +184,25 @@ def test_ranges_limits_and_predictions_come_from_the_recipe(tmp_path: Path, reci
 
 
 def test_a_candidate_that_diverges_leaves_and_the_others_play_on(
-    tmp_path: Path, recipe_path: Path, monkeypatch: pytest.MonkeyPatch
+    begun: Begun, recipe_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = begun("run", "score")
     real, calls = measure.distill, []
 
     def diverges_first(*args: Any, **kwargs: Any) -> Any:
-        folder = args[-1].state_folder.name
-        calls.append(folder)
-        if folder == "candidate-0":
+        name = args[-1].state_folder.name
+        calls.append(name)
+        if name == "candidate-0":
             raise DivergedError("the distillation loss must stay finite")
         return real(*args, **kwargs)
 
     monkeypatch.setattr(measure, "distill", diverges_first)
-    found = search(recipe_path, tmp_path / "run", *TOURNAMENT)
+    found = search(recipe_path, folder, *TOURNAMENT)
     assert calls.count("candidate-0") == 1
     assert [each["rounds"][0]["kl"] is None for each in found["candidates"]] == [False] * 4 + [True]
-    text = (tmp_path / "run" / "search" / CANDIDATES_FILE).read_text()
+    text = (folder / "search" / CANDIDATES_FILE).read_text()
     assert "Infinity" not in text
-    assert candidates_table(RunFolder(tmp_path / "run").read_candidates()).row_count == 5
+    assert candidates_table(RunFolder(folder).read_candidates()).row_count == 5
 
 
 @pytest.mark.parametrize(
