@@ -38,7 +38,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         super().__init__(model=model, **kwargs)
         self.model_accepts_loss_kwargs = True
         self.sharded = sharded
-        # Trainer's own way for a model that comes sharded; it is told afterwards, since it refuses to save such models.
+        # Trainer's own way for a model that comes sharded; set late, since it refuses to save such models.
         self.is_distributed_loading_by_transformers = sharded
         self._parts = torch.zeros(len(PARTS))
         self._micro_batches = 0
