@@ -3,9 +3,10 @@
 # B sequences of a batch, T tokens a sequence, N sequences
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
@@ -21,7 +22,7 @@ class PackedSequences(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice, /) -> npt.NDArray[np.integer]:
         """Ids [T] of a sequence, or [n, T] of a slice."""
 
 
@@ -42,7 +43,7 @@ class SequenceDataset(Dataset[dict[str, torch.Tensor]]):
         self._next_tokens = next_tokens
         self._epochs = epochs
         self._seed = seed
-        self._order: tuple[int, Any] = (0, None)
+        self._order: tuple[int, npt.NDArray[np.int64]] = (0, np.arange(0))
 
     def __len__(self) -> int:
         return len(self._sequences_NT) * self._epochs

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import distributed, nn
@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from minitron.errors import MinitronError
 
@@ -40,25 +41,23 @@ def shard_blocks(module: nn.Module, blocks: Iterable[nn.Module], *, device: torc
     fully_shard(module, mesh=mesh)
 
 
-def full_state(module: nn.Module) -> dict[str, Any]:
+def full_state(module: nn.Module) -> dict[str, torch.Tensor]:
     """Every tensor whole: a module's own state, or for one in shards a copy on CPU in the first process alone.
 
     All processes that hold shards must call it.
     """
     if not any(isinstance(parameter, DTensor) for parameter in module.parameters()):
         return module.state_dict()
-    state: dict[str, Any] = get_model_state_dict(
-        module, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-    )
-    return state
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast(dict[str, torch.Tensor], get_model_state_dict(module, options=options))
 
 
-def save_shards(module: nn.Module, optimizer: Any, folder: Path) -> None:
+def save_shards(module: nn.Module, optimizer: Optimizer, folder: Path) -> None:
     """Writes weights and optimizer state, each process its own shards. All must call it."""
     save(_state(module, optimizer), checkpoint_id=folder / STATE_SUBFOLDER)
 
 
-def load_shards(module: nn.Module, optimizer: Any, folder: Path) -> None:
+def load_shards(module: nn.Module, optimizer: Optimizer, folder: Path) -> None:
     """Reads what `save_shards` wrote into a module that is sharded over any number of processes, in place."""
     state = _state(module, optimizer)
     load(state, checkpoint_id=folder / STATE_SUBFOLDER)
@@ -72,6 +71,6 @@ def load_weights(module: nn.Module, folder: Path) -> None:
     set_model_state_dict(module, state["model"])
 
 
-def _state(module: nn.Module, optimizer: Any) -> dict[str, Any]:
+def _state(module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     model, optimizers = get_state_dict(module, optimizer)
     return {"model": model, "optimizer": optimizers}

@@ -43,7 +43,7 @@ def train_settings(
     section: TrainSection, objective: Objective, *, hidden: HiddenMatch | None = None
 ) -> DistillSettings:
     """A phase's settings as distillation takes them."""
-    return DistillSettings(objective=objective, hidden=hidden, **section.training)
+    return DistillSettings.model_validate({**section.training, "objective": objective, "hidden": hidden})
 
 
 def packed_text(section: TrainSection, teacher: Path, path: Path, *, seed: int, ranks: Ranks) -> PackedSequences:

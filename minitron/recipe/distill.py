@@ -22,7 +22,7 @@ class TrainSection(TrainingSettings):
     weights_dtype: TrainedDtype = Field(default="fp32", description="Precision that trained weights are held in.")
 
     @property
-    def training(self) -> dict[str, Any]:
+    def training(self) -> dict[str, object]:
         """The settings of training alone, by name."""
         return {name: getattr(self, name) for name in TrainingSettings.model_fields}
 
@@ -57,11 +57,12 @@ class Phase(Settings):
     @property
     def text(self) -> tuple[Source, ...]:
         """The phase's own text; empty where it takes the section's."""
-        found: tuple[Source, ...] = self.own.get("data", ())
+        found = self.own.get("data", ())
+        assert isinstance(found, tuple)
         return found
 
     @property
-    def own(self) -> dict[str, Any]:
+    def own(self) -> dict[str, object]:
         """The settings that the phase gives, by name."""
         given = {name: getattr(self, name) for name in ("tokens", *PHASE_SETTINGS)}
         return {name: value for name, value in given.items() if value is not None}
@@ -131,7 +132,7 @@ class DistillSection(TrainSection):
         )
 
     @staticmethod
-    def _phase(name: str, values: dict[str, Any]) -> "DistillSection":
+    def _phase(name: str, values: dict[str, object]) -> "DistillSection":
         try:
             return DistillSection.model_validate(values)
         except ValidationError as error:

@@ -13,7 +13,7 @@ EVALUATION = "evaluate."
 def find_leaks(recipe: Recipe) -> list[str]:
     """A sentence for each source of evaluation whose documents another section may read, too.
 
-    Sources are told apart by file or name and split; copies of one text in two files are not seen.
+    Sources are distinguished by file or name and split; copies of one text in two files are not seen.
     """
     sources = [(place, found) for place, found in settings_in(recipe) if isinstance(found, Source)]
     return [

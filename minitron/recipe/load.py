@@ -3,10 +3,11 @@
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from minitron.errors import RecipeError
 from minitron.recipe.leaks import find_leaks
@@ -63,7 +64,7 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return recipe
 
 
-def make_section(kind: type[SettingsT], values: dict[str, Any], overrides: tuple[str, ...] = ()) -> SettingsT:
+def make_section(kind: type[SettingsT], values: dict[str, object], overrides: tuple[str, ...] = ()) -> SettingsT:
     """One section of a recipe from values and overrides (`key=value`), validated.
 
     Raises:
@@ -77,22 +78,23 @@ def make_section(kind: type[SettingsT], values: dict[str, Any], overrides: tuple
         raise RecipeError("\n".join(_fault(None, fault, kind) for fault in error.errors())) from error
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def _override(values: dict[str, object], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
         raise RecipeError(f"an override must be key=value, got {override!r}")
     *sections, last = key.split(".")
     for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
             raise RecipeError(f"an override must name a setting of a section, {section} in {key!r} is a value")
+        values = inner
     try:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"an override's value must be YAML, {override!r} is not") from error
 
 
-def _fault(path: Path | None, fault: Any, root: type[Settings]) -> str:
+def _fault(path: Path | None, fault: ErrorDetails, root: type[Settings]) -> str:
     loc = tuple(part for part in fault["loc"] if part not in UNION_TAGS)
     where = ".".join(str(part) for part in loc)
     file = "" if path is None else f"{path}: "
@@ -109,14 +111,14 @@ def _fault(path: Path | None, fault: Any, root: type[Settings]) -> str:
 
 
 def _known_keys(where: tuple[int | str, ...], root: type[Settings]) -> list[str]:
-    section: Any = root
+    section: type[BaseModel] = root
     for part in where:
         if isinstance(part, str):
             section = next(_sections_in(section.model_fields[part].annotation))
     return list(section.model_fields)
 
 
-def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def _sections_in(annotation: object) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in getattr(annotation, "__args__", ()):

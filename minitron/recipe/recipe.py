@@ -20,7 +20,7 @@ class Recipe(Settings):
     """A whole run."""
 
     version: Literal[1] = Field(description="Version of the recipe's form.")
-    name: str = Field(description="Name of the run; its folder is runs/NAME unless told otherwise.")
+    name: str = Field(description="Name of the run; its folder is runs/NAME unless --output names another.")
     teacher: RecipePath = Field(description="Checkpoint folder, relative to the recipe.")
     seed: int = Field(default=0, description="Seed of every random choice.")
     device: str = Field(default="cpu", description="torch device that models run on.")

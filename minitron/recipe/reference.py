@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from minitron.recipe.recipe import Recipe
 from minitron.settings import Settings
+
+JsonSchema: TypeAlias = Mapping[str, Any]
 
 REQUIRED = "required"
 TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
@@ -40,13 +42,11 @@ def describe_recipe(kind: type[Settings] = Recipe) -> list[SettingRow]:
     ('integer ≥ 1', '8')
     """
     schema = kind.model_json_schema()
-    models: Mapping[str, Any] = {f"#/$defs/{name}": model for name, model in schema.get("$defs", {}).items()}
+    models: JsonSchema = {f"#/$defs/{name}": model for name, model in schema.get("$defs", {}).items()}
     return list(_rows("", schema, models, _homes(schema, models)))
 
 
-def _rows(
-    prefix: str, section: Mapping[str, Any], models: Mapping[str, Any], homes: Mapping[str, str]
-) -> Iterator[SettingRow]:
+def _rows(prefix: str, section: JsonSchema, models: JsonSchema, homes: Mapping[str, str]) -> Iterator[SettingRow]:
     for name, field in section["properties"].items():
         key, below = prefix + name, list(_models_in(field))
         place = key + "[]" * _is_list(field)
@@ -64,7 +64,7 @@ def _rows(
                 yield from _rows(f"{place}.", models[model], models, homes)
 
 
-def _homes(schema: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, str]:
+def _homes(schema: JsonSchema, models: JsonSchema) -> dict[str, str]:
     # Model -> the shortest place where it is found, level by level.
     homes: dict[str, str] = {}
     level = [("", schema)]
@@ -80,22 +80,22 @@ def _homes(schema: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, st
     return homes
 
 
-def _choices(field: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _choices(field: JsonSchema) -> list[JsonSchema]:
     return [*field.get("anyOf", ()), *field.get("oneOf", ()), *field.get("allOf", ())]
 
 
-def _models_in(field: Mapping[str, Any]) -> Iterator[str]:
+def _models_in(field: JsonSchema) -> Iterator[str]:
     if "$ref" in field:
         yield field["$ref"]
     for part in (*_choices(field), *([field["items"]] if "items" in field else [])):
         yield from _models_in(part)
 
 
-def _is_list(field: Mapping[str, Any]) -> bool:
+def _is_list(field: JsonSchema) -> bool:
     return any("$ref" in part.get("items", {}) for part in (field, *_choices(field)))
 
 
-def _type(field: Mapping[str, Any]) -> str:
+def _type(field: JsonSchema) -> str:
     if "$ref" in field:
         return "section"
     if choices := _choices(field):

@@ -46,7 +46,9 @@ class TournamentSection(Settings):
     tokens: tuple[PositiveInt, ...] = Field(
         default=(), description="Tokens that each candidate has been distilled on after each round, ascending."
     )
-    keep: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.5, description="Share that goes on after a round.")
+    keep: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.5, description="Share of the candidates kept after a round."
+    )
     sequences: PositiveInt = Field(
         default=32, description="Held-out sequences of the distillation's text, behind those trained on, to judge by."
     )

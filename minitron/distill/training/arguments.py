@@ -1,7 +1,6 @@
 """Trainer's arguments for a phase of training."""
 
 from pathlib import Path
-from typing import Any
 
 from transformers import TrainingArguments
 
@@ -28,19 +27,15 @@ def training_arguments(
     """
     micro, accumulation = _shares(settings, ranks.world_size)
     on_cpu = ranks.device.type == "cpu"
-    decay: dict[str, Any] = {"lr_scheduler_type": "cosine"}
-    if settings.min_learning_rate:
-        decay = {
-            "lr_scheduler_type": "cosine_with_min_lr",
-            "lr_scheduler_kwargs": {"min_lr": settings.min_learning_rate},
-        }
+    floor = settings.min_learning_rate
     return TrainingArguments(
         output_dir=str(state_folder),
         max_steps=max_steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulation,
         learning_rate=settings.learning_rate,
-        **decay,
+        lr_scheduler_type="cosine_with_min_lr" if floor else "cosine",
+        lr_scheduler_kwargs={"min_lr": floor} if floor else None,
         warmup_steps=min(settings.warmup_steps, max_steps // 4),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,

@@ -1,10 +1,9 @@
 """Trainer callbacks: stop early, stop on divergence, show progress."""
 
 import math
-from typing import Any
 
 from rich.progress import Progress, TaskID
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from minitron.distill.training.trainer import DivergedError
 
@@ -15,7 +14,9 @@ class StopCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, last_step: int) -> None:
         self._last_step = last_step
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Trainer's event at the end of an optimizer step."""
         if state.global_step >= self._last_step:
             control.should_save = control.should_log = control.should_training_stop = True
@@ -24,7 +25,14 @@ class StopCallback(TrainerCallback):  # type: ignore[misc]
 class DivergenceCallback(TrainerCallback):  # type: ignore[misc]
     """Raises as soon as the loss is not finite."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
         """Trainer's event when it logs."""
         if logs and not math.isfinite(logs.get("loss", 0.0)):
             raise DivergedError(
@@ -38,11 +46,20 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Trainer's event at the end of an optimizer step."""
         self._progress.update(self._task, completed=state.global_step)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
         """Trainer's event when it logs."""
         if logs and "loss" in logs:
             self._progress.update(self._task, description=f"distill, loss {logs['loss']:.4f}")

@@ -38,7 +38,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         super().__init__(model=model, **kwargs)
         self.model_accepts_loss_kwargs = True
         self.sharded = sharded
-        # Trainer's own way for a model that comes sharded; it is told afterwards, since it refuses to save such models.
+        # Trainer's own way for a model that comes sharded; set late, since it refuses to save such models.
         self.is_distributed_loading_by_transformers = sharded
         self._parts = torch.zeros(len(PARTS))
         self._micro_batches = 0
@@ -58,7 +58,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         self._micro_batches += 1
         return (means[0], {}) if return_outputs else means[0]
 
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+    def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
         """Logs the parts of the loss beside it, each as a mean since the last time."""
         if "loss" in logs:
             steps = max(1, self._micro_batches / self.args.gradient_accumulation_steps)
@@ -75,7 +75,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         # Each micro-batch's gradients are reduced at once: put off, every process would hold them whole.
         return nullcontext()
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         # A state of a diverged student would take the place of the last good one.
         diverged = (~torch.isfinite(self._parts)).any().float()
         if float(self.accelerator.reduce(diverged, reduction="sum")) > 0:

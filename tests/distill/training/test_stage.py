@@ -125,7 +125,7 @@ def test_an_interrupted_distillation_goes_on_to_the_same_weights(
 
 def test_fewer_blocks_than_a_batch_are_refused(tmp_path: Path, tiny_shape: HybridShape) -> None:
     model = make_tiny_model(tiny_shape)
-    with pytest.raises(ValueError, match="at least one batch of 2 blocks, got 1"):
+    with pytest.raises(ValueError, match="at least one batch of 2 sequences, got 1"):
         distill(model, OnlineTeacher(model), make_blocks(1), SETTINGS, run=TrainingRun(state_folder=tmp_path, seed=0))
 
 
@@ -277,7 +277,7 @@ def test_a_mixed_loss_logs_its_parts(tmp_path: Path, tiny_shape: HybridShape) ->
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"batch_size": 4, "micro_batch_size": 3}, "must divide a process's share of the batch, 4 blocks, got 3"),
+        ({"batch_size": 4, "micro_batch_size": 3}, "must divide a process's share of the batch, 4 sequences, got 3"),
         ({"sharding": "fsdp2"}, "sharding needs several processes"),
     ],
 )
