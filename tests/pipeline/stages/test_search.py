@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from minitron.artifacts.header import STATE_FOLDER
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.cli.main import main
 from minitron.distill.training.trainer import DivergedError
@@ -17,13 +18,7 @@ from minitron.importance.scores import load_scores
 from minitron.importance.selection import select_units
 from minitron.models.shape import HybridShape
 from minitron.pipeline import candidates as measure
-from minitron.pipeline.run_folder import (
-    CANDIDATES_FILE,
-    CHECKPOINT_FOLDER,
-    SCORES_FILE,
-    STATE_FOLDER,
-    RunFolder,
-)
+from minitron.pipeline.run_folder import CANDIDATES_FILE, CHECKPOINT_FOLDER, SCORES_FILE, RunFolder
 from minitron.pipeline.runner import run_pipeline
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.plan import PrunePlan
