@@ -15,21 +15,21 @@ is instant and loads no torch:
 import importlib
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from minitron.api.evaluate import evaluate
     from minitron.api.fit import fit
-    from minitron.api.merge import merge
+    from minitron.api.load import load_recipe, load_scores, open_checkpoint
+    from minitron.api.merge import Merged, merge
     from minitron.api.prune import prune
     from minitron.api.run import RunResult, distill, run, search
     from minitron.api.score import calibrate
-    from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
+    from minitron.checkpoints.checkpoint import Checkpoint
     from minitron.errors import MinitronError
     from minitron.evaluate.metrics import Metrics
-    from minitron.importance.scores import Scores, load_scores
+    from minitron.importance.scores import Scores
     from minitron.models.shape import HybridShape
-    from minitron.recipe.load import load_recipe
     from minitron.recipe.recipe import Recipe
     from minitron.search.record import SearchRecord
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Checkpoint": "minitron.checkpoints.checkpoint",
     "HybridShape": "minitron.models.shape",
+    "Merged": "minitron.api.merge",
     "Metrics": "minitron.evaluate.metrics",
     "MinitronError": "minitron.errors",
     "Recipe": "minitron.recipe.recipe",
@@ -49,10 +50,10 @@ _HOMES = {
     "distill": "minitron.api.run",
     "evaluate": "minitron.api.evaluate",
     "fit": "minitron.api.fit",
-    "load_recipe": "minitron.recipe.load",
-    "load_scores": "minitron.importance.scores",
+    "load_recipe": "minitron.api.load",
+    "load_scores": "minitron.api.load",
     "merge": "minitron.api.merge",
-    "open_checkpoint": "minitron.checkpoints.checkpoint",
+    "open_checkpoint": "minitron.api.load",
     "prune": "minitron.api.prune",
     "run": "minitron.api.run",
     "search": "minitron.api.run",
@@ -61,6 +62,7 @@ _HOMES = {
 __all__ = [
     "Checkpoint",
     "HybridShape",
+    "Merged",
     "Metrics",
     "MinitronError",
     "Recipe",
@@ -82,7 +84,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Imports a public name when it is first used (PEP 562)."""
     if name == "__version__":
         from importlib.metadata import version
@@ -90,7 +92,8 @@ def __getattr__(name: str) -> Any:
         return version("minitron")
     if name not in _HOMES:
         raise AttributeError(f"module 'minitron' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    value: object = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -1,11 +1,18 @@
-"""Checks of what was given that need no torch, so that a fault is told at once: paths, names, device spellings."""
+"""Checks of arguments that need no torch, so that faults are reported at once: paths, names, shapes, devices."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.api.shapes import find_target
+from minitron.artifacts.finished import require_free
+from minitron.artifacts.header import HEADER_FILE, read_header, require_current
+from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from minitron.checkpoints.merging.mergeable import check_mergeable, interpolation_weights
 from minitron.data.documents import TEXT_SUFFIXES, is_text_file
-from minitron.errors import DataError, MinitronError
+from minitron.errors import ArtifactError, DataError, MinitronError
+from minitron.importance.scores import Scores, load_scores
+from minitron.pipeline.run_folder import SCORES_FILE
 
 # Device types of torch that a model can be computed on.
 DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
@@ -24,13 +31,59 @@ def require_device_name(device: str) -> None:
         raise MinitronError(f"device must be one that torch knows, such as cpu or cuda:0, got {device!r}")
 
 
-def require_checkpoint(folder: Path) -> None:
+def require_checkpoint(folder: Path) -> Checkpoint:
     """Reads a checkpoint's configuration and headers.
 
     Raises:
         CheckpointError: The folder is not a whole checkpoint of a known family.
     """
-    open_checkpoint(folder)
+    return open_checkpoint(folder)
+
+
+def require_output(folder: Path) -> None:
+    """Refuses an output folder that holds something other than a finished result.
+
+    Whether a finished result was made from the same inputs takes hashing them; the command itself checks that.
+
+    Raises:
+        ArtifactError: It is a file, holds anything else, or is of an older version of minitron.
+    """
+    require_current(folder)
+    if not (folder / HEADER_FILE).is_file():
+        require_free(folder)
+
+
+def require_scores(folder: Path) -> Scores:
+    """Reads the scores that `minitron score` wrote.
+
+    Raises:
+        ArtifactError: The folder holds no finished scores.
+        MinitronError: Their file cannot be read.
+    """
+    if read_header(folder) is None:
+        raise ArtifactError(f"a whole folder of scores is expected at {folder}")
+    return load_scores(folder / SCORES_FILE)
+
+
+def require_target(checkpoint: Path, scores: Path, shape: Mapping[str, object]) -> None:
+    """Refuses a shape that the checkpoint cannot be cut to.
+
+    Raises:
+        MinitronError: The checkpoint or the scores cannot be read, or the shape is malformed or cannot be reached.
+    """
+    find_target(open_checkpoint(checkpoint), require_scores(scores), shape)
+
+
+def require_mergeable(folders: Sequence[Path], weights: Sequence[float] | None) -> None:
+    """Refuses checkpoints that have no weighted average.
+
+    Raises:
+        CheckpointError: One cannot be read, they differ in shape or vocabulary, or the weights do not sum to 1.
+    """
+    sources = [open_checkpoint(folder) for folder in folders]
+    check_mergeable(sources)
+    if weights is not None:
+        interpolation_weights(weights, len(sources))
 
 
 def require_text(source: str) -> None:

@@ -35,10 +35,18 @@ def fit(
         accounting: plain counts what is stored, vllm counts cache blocks as the engine allocates them.
 
     Returns:
-        What `minitron fit --json` prints: `fits`, `verdict`, `total_bytes`, `budget_bytes`, `max_context_tokens`, ...
+        What `minitron fit --json` prints: `fits`, `verdict`, `params`, `weights_bytes`, `kv_bytes`, `ssm_bytes`,
+        `conv_bytes`, `workspace_bytes`, `total_bytes`, `budget_bytes`, `headroom_bytes`, `max_context_tokens`,
+        `max_sequences`; with vllm also `block_tokens`, `page_bytes`, `num_blocks`, `blocks_per_sequence`, `serve`.
 
     Raises:
         MinitronError: The model cannot be read, or there is no such GPU or precision.
+
+    Example:
+        ```python
+        found = minitron.fit("nvidia-9b/config.json", gpu="a10g", context=131072, accounting="vllm")
+        print(found["verdict"], found["headroom_bytes"] / 2**30, "GiB left")
+        ```
     """
     workload = make_section(Workload, {"context_tokens": context, "sequences": sequences, "accounting": accounting})
     return fit_model(Path(model), workload, Memory(device=choose_device(gpu, None)), weights=weights).to_json()

@@ -43,6 +43,12 @@ def merge(checkpoints: Sequence[str | Path], *, output: str | Path, weights: Seq
     Raises:
         MinitronError: The checkpoints or weights cannot be used, the folder holds something else, or a checkpoint
             changes meanwhile.
+
+    Example:
+        ```python
+        merged = minitron.merge(["student-a/", "student-b/"], weights=[0.5, 0.5], output="merged/")
+        print(merged.params, merged.weights)
+        ```
     """
     folders, output = [Path(folder) for folder in checkpoints], Path(output)
     sources = [open_checkpoint(folder) for folder in folders]

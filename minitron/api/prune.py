@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from minitron.api.checks import require_text
-from minitron.api.shapes import kept_layers, read_shape, split_depth
+from minitron.api.checks import require_scores, require_text
+from minitron.api.shapes import find_target, read_shape
 from minitron.artifacts.artifact import move_up, write_artifact
 from minitron.artifacts.finished import finished_or_refused
 from minitron.artifacts.hashes import file_hash
-from minitron.artifacts.header import differences, read_header
+from minitron.artifacts.header import differences
 from minitron.artifacts.json_files import JsonObject
 from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
 from minitron.errors import MinitronError
-from minitron.importance.scores import Scores, load_scores
+from minitron.importance.scores import Scores
 from minitron.pipeline import fingerprints
 from minitron.pipeline.context import Execution
 from minitron.pipeline.pruning import Cut, prune_to
@@ -49,6 +49,13 @@ def prune(
 
     Raises:
         MinitronError: The scores are of another checkpoint, or the shape is malformed or cannot be reached.
+
+    Example:
+        ```python
+        shape = {"hidden_size": 4480, "intermediate_size": 15680, "num_hidden_layers": 56}
+        pruned = minitron.prune("nvidia-12b/", scores="scores/", shape=shape, output="pruned/")
+        print(f"{pruned.params:,} parameters in {pruned.folder}")
+        ```
     """
     section = make_section(PruneSection, dict(settings or {}))
     return prune_checkpoint_folder(Path(checkpoint), Path(scores), read_shape(shape), Path(output), section, device)
@@ -68,13 +75,12 @@ def prune_checkpoint_folder(
         for one in () if text is None else text.data:
             require_text(one.path)
     loaded = _load_scores(scores, checkpoint)
-    widths, depth = split_depth(shape)
-    layers = kept_layers(depth, loaded, source)
-    cut = Cut(source=source, scores=loaded, target=source.shape.resized(layers=layers, **widths), layers=layers)
+    target, layers = find_target(source, loaded, shape)
+    cut = Cut(source=source, scores=loaded, target=target, layers=layers)
     inputs: JsonObject = {
         **checkpoint_hashes(checkpoint),
         "scores": file_hash(scores / SCORES_FILE),
-        "shape": asdict(cut.target),
+        "shape": asdict(target),
         "layers": list(layers),
         "prune": fingerprints.pruning(section),
     }
@@ -86,9 +92,7 @@ def prune_checkpoint_folder(
 
 
 def _load_scores(folder: Path, checkpoint: Path) -> Scores:
-    if read_header(folder) is None:
-        raise MinitronError(f"a whole folder of scores is expected at {folder}")
-    scores, now = load_scores(folder / SCORES_FILE), checkpoint_hashes(checkpoint)
+    scores, now = require_scores(folder), checkpoint_hashes(checkpoint)
     stale = differences({part: scores.origin.get(part) for part in now}, now)
     if stale:
         raise MinitronError(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from minitron.api.checks import require_device_name
 from minitron.artifacts.json_files import JsonObject
 from minitron.evaluate.metrics import Metrics
 from minitron.pipeline.run_folder import RunFolder
@@ -76,8 +77,17 @@ def run(
         first: Run this stage and all after it anew.
         last: Stop after this stage.
 
+    Returns:
+        Which stages ran, and the results: `search` (candidates), `metrics` (teacher, pruned, distilled), `student`.
+
     Raises:
         MinitronError: The recipe or what it names cannot be used; stages that ended before are kept.
+
+    Example:
+        ```python
+        result = minitron.run("recipe.yaml", output="runs/first", overrides=["distill.tokens=200000"])
+        print(result.student, result.metrics["distilled"].to_json())
+        ```
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe), tuple(overrides))
     return run_stages(loaded, None if output is None else Path(output), first=first, last=last)
@@ -101,7 +111,11 @@ def run_stages(
         last: Stop after this stage.
         only: Names of the stages that may run.
         on_outcome: Called as a stage ends.
+
+    Raises:
+        MinitronError: A stage or the device is unknown, or the recipe or what it names cannot be used.
     """
+    require_device_name(recipe.device)
     folder = output or Path("runs") / recipe.name
     outcomes = []
     for outcome in run_pipeline(recipe, folder, first=first, last=last, only=only):
@@ -121,8 +135,17 @@ def search(
         output: Run folder; `runs/NAME` when None.
         overrides: Settings as `--set` takes them.
 
+    Returns:
+        The candidates with their shapes and bytes, how many shapes fit, and what binds.
+
     Raises:
         MinitronError: The recipe or what it names cannot be used, or no shape is within the limits.
+
+    Example:
+        ```python
+        for candidate in minitron.search("recipe.yaml").candidates:
+            print(f"{candidate.params:,} parameters, {candidate.memory.total_bytes:,} bytes", candidate.shape)
+        ```
     """
     found = run(recipe, output=output, overrides=overrides, last="search").search
     assert found is not None
@@ -137,8 +160,17 @@ def distill(recipe: str | Path | Recipe, *, output: str | Path | None = None, ov
         output: Run folder; `runs/NAME` when None.
         overrides: Settings as `--set` takes them.
 
+    Returns:
+        The student's checkpoint folder, which transformers loads.
+
     Raises:
         MinitronError: The recipe or what it names cannot be used.
+
+    Example:
+        ```python
+        student = minitron.distill("recipe.yaml", overrides=["distill.tokens=200000"])
+        model = AutoModelForCausalLM.from_pretrained(student)
+        ```
     """
     found = run(recipe, output=output, overrides=overrides, last="distill").student
     assert found is not None

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 def calibrate(
     checkpoint: str | Path,
-    data: str | Sequence[str],
+    data: str | Path | Sequence[str | Path],
     *,
     output: str | Path,
     settings: Mapping[str, object] | None = None,
@@ -46,9 +46,15 @@ def calibrate(
 
     Raises:
         MinitronError: The checkpoint, the text or a setting cannot be used, or the folder holds something else.
+
+    Example:
+        ```python
+        scores = minitron.calibrate("teacher/", "text.jsonl", output="scores/", settings={"samples": 128})
+        print(scores.depth, scores.intermediate_size[1].shape)  # [L]; [F] of the MLP in block 1
+        ```
     """
-    paths = [data] if isinstance(data, str) else data
-    section = make_section(ScoreSection, {"data": [{"path": path} for path in paths], **(settings or {})})
+    paths = [data] if isinstance(data, (str, Path)) else data
+    section = make_section(ScoreSection, {"data": [{"path": str(path)} for path in paths], **(settings or {})})
     return score_checkpoint(Path(checkpoint), section, output=Path(output), seed=seed, device=device)
 
 

@@ -10,6 +10,7 @@ from minitron.errors import ShapeError
 from minitron.importance.scores import Scores
 from minitron.importance.selection import top_blocks
 from minitron.models.quotas import BlockQuotas
+from minitron.models.shape import HybridShape
 
 
 def read_shape(shape: str | Path | Mapping[str, object]) -> dict[str, object]:
@@ -21,15 +22,26 @@ def read_shape(shape: str | Path | Mapping[str, object]) -> dict[str, object]:
     if isinstance(shape, Mapping):
         return dict(shape)
     text = str(shape)
-    if not text.lstrip().startswith("{") and Path(text).is_file():
-        text = Path(text).read_text(encoding="utf-8")
     try:
+        if not text.lstrip().startswith("{") and Path(text).is_file():
+            text = Path(text).read_text(encoding="utf-8")
         sizes: JsonValue = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ShapeError(f"a shape must be a JSON object or a file of one, got {str(shape)!r}") from error
     if not isinstance(sizes, dict):
         raise ShapeError(f"a shape must be a JSON object, got {str(shape)!r}")
     return dict(sizes)
+
+
+def find_target(source: Checkpoint, scores: Scores, sizes: Mapping[str, object]) -> tuple[HybridShape, tuple[int, ...]]:
+    """The shape that a checkpoint is cut to, and the indices of the blocks it keeps.
+
+    Raises:
+        ShapeError: A size is malformed, or cannot be reached.
+    """
+    widths, depth = split_depth(sizes)
+    layers = kept_layers(depth, scores, source)
+    return source.shape.resized(layers=layers, **widths), layers
 
 
 def split_depth(sizes: Mapping[str, object]) -> tuple[dict[str, int], list[int] | int | None]:
@@ -44,7 +56,7 @@ def split_depth(sizes: Mapping[str, object]) -> tuple[dict[str, int], list[int] 
             raise ShapeError(f"{name} must be a positive whole number, got {size!r}")
     layers, count = sizes.get("layers"), sizes.get("num_hidden_layers")
     if layers is not None:
-        if not isinstance(layers, list) or not all(isinstance(layer, int) for layer in layers):
+        if not isinstance(layers, list) or not all(type(layer) is int for layer in layers):
             raise ShapeError(f"layers must be a list of block indices, got {layers!r}")
         if count not in (None, len(layers)):
             raise ShapeError(f"layers and num_hidden_layers must agree, got {len(layers)} blocks and {count!r}")

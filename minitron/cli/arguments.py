@@ -13,6 +13,14 @@ def positive_int(text: str) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """A whole number that numpy takes as a seed."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be between 0 and {2**32 - 1}, got {text}")
+    return value
+
+
 def positive_float(text: str) -> float:
     """A finite number above 0."""
     value = float(text)
@@ -51,4 +59,4 @@ def add_device(parser: argparse.ArgumentParser, what: str = "device to compute o
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Adds `--seed`."""
-    parser.add_argument("--seed", type=int, default=0, help="seed of the order of the text (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the order of the text (0)")

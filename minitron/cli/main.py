@@ -51,11 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.info("raised here", exc_info=True)
         return EXIT_USER_ERROR
     except OSError as error:
-        if error.filename is None:  # not about a file of the user's: a bug
-            traceback.print_exc()
-        else:
-            print(f"minitron: {error}", file=sys.stderr)
-            logger.info("raised here", exc_info=True)
+        _report_os_error(error)
         return EXIT_FAILURE
     except KeyboardInterrupt:
         print("minitron: interrupted; finished stages are kept, run the command again to resume", file=sys.stderr)
@@ -104,12 +100,17 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _configure_logging(*, verbose: bool) -> None:
-    from rich.console import Console
-    from rich.logging import RichHandler
+def _report_os_error(error: OSError) -> None:
+    """One line where the environment is at fault: a path that cannot be used, or a full disk; else a traceback."""
+    from minitron.artifacts.disk_space import FULL
 
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
-    )
+    if error.filename is None and error.errno not in FULL:
+        traceback.print_exc()
+    else:
+        print(f"minitron: {error}", file=sys.stderr)
+        logger.info("raised here", exc_info=True)
+
+
+def _configure_logging(*, verbose: bool) -> None:
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")

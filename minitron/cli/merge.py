@@ -20,10 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Merges the checkpoints."""
-    from minitron.api.checks import require_checkpoint
+    from minitron.api.checks import require_mergeable, require_output
 
-    for folder in args.checkpoints:
-        require_checkpoint(folder)
+    require_mergeable(args.checkpoints, args.weights)
+    require_output(args.output)
 
     from minitron.api.merge import merge
 

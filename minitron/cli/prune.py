@@ -32,19 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prunes the checkpoint."""
-    from minitron.api.checks import require_checkpoint, require_device_name, require_text
-    from minitron.api.shapes import read_shape, split_depth
+    from minitron.api.checks import require_device_name, require_output, require_target, require_text
+    from minitron.api.shapes import read_shape
     from minitron.recipe.load import make_section
     from minitron.recipe.prune import PruneSection
 
     section = make_section(PruneSection, _settings(args))
-    require_checkpoint(args.checkpoint)
     shape = read_shape(args.shape)
-    split_depth(shape)
+    require_target(args.checkpoint, args.scores, shape)
     for data in (args.compensate, args.repair):
         if data is not None:
             require_text(data)
     require_device_name(args.device)
+    require_output(args.output)
 
     from minitron.api.prune import prune_checkpoint_folder
 

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Quantizes the checkpoint."""
-    from minitron.api.checks import require_checkpoint, require_device_name, require_text
+    from minitron.api.checks import require_checkpoint, require_device_name, require_output, require_text
     from minitron.integrations.modelopt.quantize.settings import QuantizeSettings
 
     settings = QuantizeSettings(
@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
     require_checkpoint(args.checkpoint)
     require_text(args.data)
     require_device_name(args.device)
+    require_output(args.output)
 
     from minitron.integrations.modelopt.quantize.export import quantize_checkpoint
     from minitron.report.tables import quantized_table

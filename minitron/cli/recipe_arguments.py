@@ -37,18 +37,10 @@ def run_recipe(
         only: The stages that may run; all of the recipe's when None.
         overrides: Settings that the command itself sets.
     """
-    from minitron.api.checks import require_device_name
-    from minitron.pipeline.preflight import check_recipe
-    from minitron.pipeline.stage_list import select_stages
+    from minitron.api.run import run_stages
     from minitron.recipe.load import load_recipe
 
     recipe = load_recipe(args.recipe, (*args.set, *overrides))
-    select_stages(recipe, first=args.first, last=last, only=only)
-    require_device_name(recipe.device)
-    check_recipe(recipe)
-
-    from minitron.api.run import run_stages
-
     result = run_stages(recipe, args.output, first=args.first, last=last, only=only, on_outcome=_tell)
     print_result(args, result.to_json(), *_shown(result))
 

@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _dry_run(args: argparse.Namespace) -> None:
+    from minitron.api.checks import require_device_name
     from minitron.dry_run.run import plan_run
     from minitron.dry_run.tables import closing_lines, disk_table, sizes_table, stages_table, training_memory_table
     from minitron.errors import MinitronError
@@ -36,6 +37,7 @@ def _dry_run(args: argparse.Namespace) -> None:
     if args.first is not None or args.last is not None:
         raise MinitronError("--dry-run is of the whole run, it takes neither --from nor --to")
     recipe = load_recipe(args.recipe, tuple(args.set))
+    require_device_name(recipe.device)
     arguments = [str(args.recipe), *(word for override in args.set for word in ("--set", override))]
     arguments += [] if args.output is None else ["--output", str(args.output)]
     found = plan_run(recipe, arguments)

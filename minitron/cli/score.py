@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Scores the checkpoint."""
-    from minitron.api.checks import require_checkpoint, require_device_name, require_text
+    from minitron.api.checks import require_checkpoint, require_device_name, require_output, require_text
     from minitron.recipe.load import make_section
     from minitron.recipe.score import ScoreSection
 
@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> None:
     require_checkpoint(args.checkpoint)
     require_text(args.data)
     require_device_name(args.device)
+    require_output(args.output)
 
     from minitron.api.score import score_checkpoint
     from minitron.checkpoints.checkpoint import open_checkpoint

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from minitron.artifacts.json_files import JsonObject
@@ -61,7 +62,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, JsonObject]]:
         DataError: The file is missing or a line is not a JSON object.
     """
     _require_file(path)
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8") as lines, _reporting_encoding(path):
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -76,7 +77,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, JsonObject]]:
 
 def _read_txt(path: Path) -> Iterator[str]:
     _require_file(path)
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8") as file, _reporting_encoding(path):
         for part in _split(file):
             if part.strip():
                 yield part
@@ -95,9 +96,13 @@ def _split(lines: Iterable[str]) -> Iterator[str]:
 
 def _read_parquet(path: Path, field: str) -> Iterator[str]:
     import pyarrow.parquet as pq  # 0.1 s to import, needed for this one format
+    from pyarrow import ArrowInvalid
 
     _require_file(path)
-    table = pq.ParquetFile(path)
+    try:
+        table = pq.ParquetFile(path)
+    except ArrowInvalid as error:
+        raise DataError(f"a .parquet file must be one that pyarrow reads, {path} is not: {error}") from error
     if field not in table.schema_arrow.names:
         raise DataError(f"{path} must have a column {field!r}, it has {', '.join(table.schema_arrow.names)}")
     batches = table.iter_batches(PARQUET_ROWS, columns=[field])
@@ -123,6 +128,14 @@ def _text_of(record: Mapping[str, object], field: str, where: str) -> str:
     if not isinstance(text, str):
         raise DataError(f"field {field!r} must hold text, {where} has the fields {', '.join(record) or 'none'}")
     return text
+
+
+@contextmanager
+def _reporting_encoding(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise DataError(f"text must be UTF-8, {path} is not: {error.reason} at byte {error.start}") from error
 
 
 def _require_file(path: Path) -> None:

@@ -43,14 +43,7 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """
     if not path.is_file():
         raise RecipeError(f"recipe not found: {path}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f":{where.line + 1}" if where is not None else ""
-        raise RecipeError(f"{path}{line}: a recipe must be YAML: {getattr(error, 'problem', error)}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path}: a recipe must be a mapping of sections, got {type(values).__name__}")
+    values = _read_yaml(path)
     for override in overrides:
         _override(values, override)
     try:
@@ -78,6 +71,19 @@ def make_section(kind: type[SettingsT], values: dict[str, object], overrides: tu
         raise RecipeError("\n".join(_fault(None, fault, kind) for fault in error.errors())) from error
 
 
+def _read_yaml(path: Path) -> dict[str, object]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
+        raise RecipeError(f"{path}{line}: a recipe must be YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:  # not UTF-8, a control character, an impossible date
+        raise RecipeError(f"{path}: a recipe must be YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: a recipe must be a mapping of sections, got {type(values).__name__}")
+    return values
+
+
 def _override(values: dict[str, object], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
@@ -90,7 +96,7 @@ def _override(values: dict[str, object], override: str) -> None:
         values = inner
     try:
         values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"an override's value must be YAML, {override!r} is not") from error
 
 

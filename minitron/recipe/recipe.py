@@ -13,16 +13,16 @@ from minitron.recipe.paths import RecipePath
 from minitron.recipe.prune import PruneSection
 from minitron.recipe.score import ScoreSection
 from minitron.recipe.search import SearchSection
-from minitron.settings import Settings
+from minitron.settings import Seed, Settings
 
 
 class Recipe(Settings):
-    """A whole run."""
+    """A whole run: teacher, calibration, budget, search, pruning, distillation and evaluation; validated, immutable."""
 
     version: Literal[1] = Field(description="Version of the recipe's form.")
     name: str = Field(description="Name of the run; its folder is runs/NAME unless --output names another.")
     teacher: RecipePath = Field(description="Checkpoint folder, relative to the recipe.")
-    seed: int = Field(default=0, description="Seed of every random choice.")
+    seed: Seed = Field(default=0, description="Seed of every random choice.")
     device: str = Field(default="cpu", description="torch device that models run on.")
     score: ScoreSection
     depth_first: DepthFirstSection | None = Field(

@@ -90,7 +90,7 @@ def check_device(device: str) -> None:
     """Refuses a device that torch cannot use here.
 
     Raises:
-        MinitronError: The name is not a torch device, or it is a CUDA device and there is none.
+        MinitronError: The name is not a torch device, or this machine or this build of torch has none such.
     """
     try:
         kind = torch.device(device).type
@@ -98,6 +98,11 @@ def check_device(device: str) -> None:
         raise MinitronError(f"device must be one that torch knows, such as cpu or cuda:0, got {device!r}") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise MinitronError(f"device must be one that torch can use here, got {device} and torch sees no CUDA device")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # an index too high, or a kind that torch was built without
+        reason = str(error).splitlines()[0]
+        raise MinitronError(f"device must be one that torch can use here, got {device}: {reason}") from error
 
 
 def new_model(config: Any, *, seed: int) -> PreTrainedModel:
@@ -143,7 +148,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, padding_side="left"
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises bare exceptions for a malformed file
+        if type(error) is not Exception and not isinstance(error, (OSError, ValueError)):
+            raise
         raise MinitronError(f"a checkpoint must bring its tokenizer, {folder} has none that loads") from error
     if tokenizer.eos_token_id is None:
         raise MinitronError(f"the tokenizer of {folder} must name an eos_token, it names none")

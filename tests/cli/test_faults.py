@@ -1,0 +1,112 @@
+"""Every fault in what was given is one line and exit 2, told before torch is loaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.models import make_tiny_shape
+from tests.support.recipes import write_tiny_recipe
+from tests.support.torch_free import Ended, run_commands
+
+SCORE = ("score", "teacher", "--data", "text.txt", "--output", "new")
+PRUNE = ("prune", "teacher", "--scores", "scores", "--output", "new", "--shape")
+QUANTIZE = ("quantize", "teacher", "--data", "text.txt", "--output", "new", "--format")
+EVAL = ("eval", "teacher", "--data", "text.txt")
+
+# Command -> what its line says.
+FAULTS: dict[tuple[str, ...], str] = {
+    ("run", "nowhere.yaml"): "recipe not found: nowhere.yaml",
+    ("run", "latin.yaml"): "latin.yaml: a recipe must be YAML: 'utf-8' codec can't decode",
+    ("run", "date.yaml"): "date.yaml: a recipe must be YAML: month must be in 1..12",
+    ("run", "recipe.yaml", "--set", "distill.tokns=5"): "unknown key distill.tokns; did you mean tokens?",
+    ("run", "recipe.yaml", "--set", "distill.tokens=["): "an override's value must be YAML",
+    ("run", "recipe.yaml", "--set", "name=2020-99-99"): "an override's value must be YAML",
+    ("run", "recipe.yaml", "--set", "teacher=nowhere"): "checkpoint folder not found",
+    ("run", "recipe.yaml", "--set", "teacher=empty"): "a checkpoint must be a folder with a config.json",
+    ("run", "recipe.yaml", "--set", "teacher=bare"): "model.safetensors",
+    ("run", "recipe.yaml", "--set", "score.data=[{path: nowhere.txt}]"): "data file not found",
+    ("run", "recipe.yaml", "--set", "score.width.mamba=zzz"): "score.width.mamba: input should be 'activation'",
+    ("run", "recipe.yaml", "--set", "seed=-1"): "seed: input should be greater than or equal to 0, got -1",
+    ("run", "recipe.yaml", "--set", "score.data=[{path: text.txt, weight: .inf}]"): "input should be a finite number",
+    ("run", "recipe.yaml", "--set", "device=gpu"): "device must be one that torch knows",
+    ("run", "recipe.yaml", "--dry-run", "--set", "device=gpu"): "device must be one that torch knows",
+    ("run", "recipe.yaml", "--to", "destill"): "a stage must be one of score, search",
+    ("run", "recipe.yaml", "--from", "destill"): "a stage must be one of score, search",
+    ("run", "recipe.yaml", "--from", "report", "--to", "score"): "--from must not come after --to",
+    ("search", "recipe.yaml", "--from", "distill"): "--from must not come after --to",
+    ("distill", "nowhere.yaml", "--cache-teacher"): "recipe not found",
+    ("fit", "nowhere"): "a checkpoint must be a folder with a config.json, nowhere has none",
+    ("fit", "teacher", "--gpu", "zzz"): "gpu must be one of a10g",
+    ("fit", "teacher", "--utilization", "nan"): "utilization must be above 0 and at most 1, got nan",
+    ("score", "nowhere", *SCORE[2:]): "checkpoint folder not found: nowhere",
+    ("score", "teacher", "--data", "nowhere.txt", "--output", "new"): "nowhere.txt is not",
+    ("score", "teacher", "--data", "no such name", "--output", "new"): "a dataset's owner/name, got no such name",
+    (*SCORE[:-1], "scores"): "the output folder must be new or empty",
+    (*SCORE, "--set", "width.mamba=zzz"): "width.mamba: input should be 'activation'",
+    (*SCORE, "--set", "widht.mamba=flap"): "unknown key widht",
+    (*SCORE, "--device", "gpu"): "device must be one that torch knows",
+    (*PRUNE, "{"): "a shape must be a JSON object or a file of one",
+    (*PRUNE, "latin.yaml"): "a shape must be a JSON object or a file of one",
+    (*PRUNE, '{"layers": 3}'): "a whole folder of scores is expected at scores",
+    (*QUANTIZE, "zzz"): "a format must be one of fp8",
+    ("quantize", "teacher", "--data", "nowhere.txt", "--output", "new", "--format", "fp8"): "nowhere.txt is not",
+    ("quantize", "teacher", "--data", "text.txt", "--output", "scores", "--format", "fp8"): "must be new or empty",
+    ("merge", "teacher", "--output", "new"): "two checkpoints or more are merged, got 1",
+    ("merge", "teacher", "nowhere", "--output", "new"): "checkpoint folder not found: nowhere",
+    ("merge", "teacher", "teacher", "--output", "scores"): "the output folder must be new or empty",
+    ("merge", "teacher", "teacher", "--output", "new", "--weights", "1", "1"): "weights must sum to 1",
+    ("merge", "teacher", "teacher", "--output", "new", "--weights", "nan", "1"): "weights must be finite numbers",
+    ("eval", "nowhere", "--data", "text.txt"): "checkpoint folder not found: nowhere",
+    ("eval", "teacher", "--data", "nowhere.txt"): "nowhere.txt is not",
+    (*EVAL, "--teacher", "nowhere"): "checkpoint folder not found: nowhere",
+    (*EVAL, "--task", "nowhere.jsonl"): "a task must be a file that is there",
+    (*EVAL, "--device", "cuda:x"): "device must be one that torch knows",
+    ("plan", "nowhere"): "a plan must be a file or a folder that holds prune.plan",
+}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faults")
+    write_tiny_recipe(folder, make_tiny_shape(), {"hidden_size": [22, 14]})
+    (folder / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    (folder / "date.yaml").write_text("name: 2020-99-99\n")
+    for name in ("empty", "bare", "scores"):
+        (folder / name).mkdir()
+    (folder / "bare" / "config.json").write_bytes((folder / "teacher" / "config.json").read_bytes())
+    (folder / "scores" / "note.txt").write_text("not scores")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ended_of(workplace: Path) -> Callable[[tuple[str, ...]], Ended]:
+    """All commands run in one process, since a process takes longer to start than a fault to be found."""
+    ended = dict(zip(FAULTS, run_commands(list(FAULTS), workplace), strict=True))
+    return lambda command: ended[command]
+
+
+@pytest.mark.parametrize("command", FAULTS, ids=" ".join)
+def test_a_fault_is_one_line_before_torch_is_loaded(
+    ended_of: Callable[[tuple[str, ...]], Ended], command: tuple[str, ...]
+) -> None:
+    ended = ended_of(command)
+    assert ended.code == 2
+    assert ended.err.startswith("minitron: ")
+    assert FAULTS[command] in ended.err
+    assert "Traceback" not in ended.err
+    assert ended.err.count("\n") == 1
+    assert ended.heavy == []
+
+
+def test_no_fault_leaves_anything_behind(ended_of: Callable[[tuple[str, ...]], Ended], workplace: Path) -> None:
+    ended_of(("run", "nowhere.yaml"))
+    assert not (workplace / "new").exists()
+    assert not (workplace / "runs").exists()
+    assert [path.name for path in (workplace / "scores").iterdir()] == ["note.txt"]
+
+
+def test_a_fault_takes_a_second_of_cpu(workplace: Path) -> None:
+    """CPU time, since other processes may be running; loading torch alone takes several seconds of it."""
+    (ended,) = run_commands([("run", "recipe.yaml", "--set", "teacher=nowhere")], workplace)
+    assert ended.cpu_seconds < 2.5
