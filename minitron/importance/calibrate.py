@@ -50,14 +50,14 @@ def calibrate(
     """Width and depth scores of a model over samples.
 
     With several processes each takes its share of the samples and all return the same scores. An interrupted call is
-    continued by the same call, and ends with the same scores as one that was never interrupted.
+    resumed by the same call, with bit-identical scores.
 
     Args:
         stack: The teacher.
         samples: All samples, the same in every process.
         settings: What is measured and how.
         ranks: The processes; this one alone when None.
-        state_folder: Where to save what is needed to go on, and residual streams between blocks; the caller removes
+        state_folder: Where to save the state to resume from, and residual streams between blocks; the caller removes
             it. When None nothing is saved, and streams are held in memory.
 
     Raises:

@@ -2,9 +2,6 @@
 
 # D hidden, F ffn, H mamba heads, P head dim, G groups, L layers
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from minitron.errors import MinitronError
@@ -126,12 +123,13 @@ def select_units(scores: Scores, source: HybridShape, target: HybridShape, layer
     indices: dict[tuple[str, int | None], Indices] = {}
     for name in sorted(changed - set(MAMBA_AXES)):
         axis = source.family.axes[name]
-        found = {None: scores.hidden_size} if axis.block is None else getattr(scores, name)
         for layer in _where(source, axis, layers):
-            indices[name, layer] = _top(_scored(found, name, layer), source, axis, target.sizes[name])
+            score = scores.hidden_size if layer is None else getattr(scores, name).get(layer)
+            indices[name, layer] = _top(_scored(score, name), source, axis, target.sizes[name])
     if changed & set(MAMBA_AXES):
         for layer in _where(source, source.family.axes["mamba_num_heads"], layers):
-            score = _scored(scores.mamba, "mamba_num_heads", layer)
+            assert layer is not None
+            score = _scored(scores.mamba.get(layer), "mamba_num_heads")
             channels = top_mamba_channels(score, target.mamba_head_dim)
             indices["mamba_head_dim", layer] = channels
             indices["mamba_num_heads", layer] = top_mamba_heads(
@@ -146,8 +144,7 @@ def _where(source: HybridShape, axis: Axis, layers: tuple[int, ...]) -> list[int
     return [layer for layer in layers if source.hybrid_override_pattern[layer] == axis.block]
 
 
-def _scored(found: Mapping[Any, ScoreArray | None], axis: str, layer: int | None) -> ScoreArray:
-    score = found.get(layer)
+def _scored(score: ScoreArray | None, axis: str) -> ScoreArray:
     if score is None:
         raise MinitronError(f"the target changes {axis}, of which there are no scores")
     return score

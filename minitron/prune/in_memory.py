@@ -1,7 +1,6 @@
 """Pruning in memory: a smaller model out of a loaded one, with nothing written."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +11,7 @@ from minitron.errors import MinitronError
 from minitron.models.config import config_for_shape, shape_from_config
 from minitron.models.slicing import slice_tensors
 from minitron.prune.plan import PrunePlan
+from minitron.runtime.backbone import blocks_of
 from minitron.runtime.loading import assemble_model, config_of
 
 
@@ -53,10 +53,9 @@ def prune_in_place(model: PreTrainedModel, plan: PrunePlan) -> None:
         MinitronError: The plan is for another shape; the model is as it was.
     """
     pruned = prune_model(model, plan)
-    before: Any = model.base_model
-    after: Any = pruned.base_model
+    before, after = blocks_of(model), blocks_of(pruned)
     for position, layer in enumerate(plan.keep.layers):
-        _carry_limits(before.layers[layer], after.layers[position])
+        _carry_limits(before[layer], after[position])
     old_config, config = model.config, pruned.config
     config.architectures = old_config.architectures or [type(model).__name__]
     config.name_or_path = old_config.name_or_path
@@ -70,5 +69,4 @@ def prune_in_place(model: PreTrainedModel, plan: PrunePlan) -> None:
 def _carry_limits(before: nn.Module, after: nn.Module) -> None:
     for name, module in before.named_modules():
         if hasattr(module, "time_step_limit"):
-            mixer: Any = after.get_submodule(name)
-            mixer.time_step_limit = module.time_step_limit
+            after.get_submodule(name).time_step_limit = module.time_step_limit

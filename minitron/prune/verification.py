@@ -1,4 +1,4 @@
-"""The gate: a written checkpoint is refused unless its numbers, shapes and logits are those of the plan."""
+"""Verifies a written checkpoint: it is rejected unless its counts, shapes and logits are those of the plan."""
 
 # T tokens, V vocabulary
 

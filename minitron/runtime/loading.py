@@ -12,10 +12,17 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
-from minitron.artifacts.json_files import write_json
+from minitron.artifacts.json_files import JsonObject, write_json
 from minitron.checkpoints.checkpoint import Checkpoint, carried_files, open_checkpoint
 from minitron.checkpoints.names import model_places, read_place
 from minitron.checkpoints.weights import copy_files, open_weights, write_weights
@@ -59,7 +66,7 @@ def empty_model(checkpoint: Checkpoint) -> PreTrainedModel:
 
 
 def assemble_model(
-    like: PreTrainedModel, config: Mapping[str, Any], shape: HybridShape, state: Mapping[str, torch.Tensor]
+    like: PreTrainedModel, config: Mapping[str, object], shape: HybridShape, state: Mapping[str, torch.Tensor]
 ) -> PreTrainedModel:
     """A model made of given tensors, which it takes over, in evaluation mode, its Mamba time steps limited.
 
@@ -105,7 +112,7 @@ def check_device(device: str) -> None:
         raise MinitronError(f"device must be one that torch can use here, got {device}: {reason}") from error
 
 
-def new_model(config: Any, *, seed: int) -> PreTrainedModel:
+def new_model(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
     """A freshly initialized model of a configuration, fp32, with the same time-step limit as a loaded one."""
     _quiet_kernel_notes("cpu")
     torch.manual_seed(seed)
@@ -170,10 +177,9 @@ def set_time_step_limit(model: nn.Module) -> None:
         mixer.time_step_limit = tuple(float(bound) for bound in config.time_step_limit)
 
 
-def config_of(model: PreTrainedModel) -> dict[str, Any]:
+def config_of(model: PreTrainedModel) -> JsonObject:
     """A loaded model's configuration as transformers would write it into `config.json`."""
-    config: Any = model.config
-    written: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    written: JsonObject = json.loads(model.config.to_json_string(use_diff=False))
     return written
 
 
@@ -183,7 +189,7 @@ def count_params(model: nn.Module) -> int:
     return sum(stored.values())
 
 
-def _meta_model(config: Any, dtype: torch.dtype) -> PreTrainedModel:
+def _meta_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     _quiet_kernel_notes("cpu")
     # Tables that no file holds, such as rotary frequencies, are made for real.
     with _quiet_transformers(), init_empty_weights(include_buffers=False):
@@ -193,7 +199,7 @@ def _meta_model(config: Any, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _settled(model: PreTrainedModel) -> PreTrainedModel:
-    """The model in evaluation mode, its numbers those that it was trained with, in place."""
+    """Puts a model into eval mode with training-time numerics, in place."""
     set_time_step_limit(model)
     if model.device.type != "cuda" and model._can_set_experts_implementation():
         # The grouped product takes only widths of whole 16 bytes; a loop over experts takes any.
@@ -201,17 +207,17 @@ def _settled(model: PreTrainedModel) -> PreTrainedModel:
     return model.eval()
 
 
-def _read_config(checkpoint: Checkpoint) -> Any:
+def _read_config(checkpoint: Checkpoint) -> PretrainedConfig:
     return _built_config(checkpoint.config, checkpoint.shape)
 
 
-def _built_config(config: Mapping[str, Any], shape: HybridShape) -> Any:
+def _built_config(config: Mapping[str, object], shape: HybridShape) -> PretrainedConfig:
     with tempfile.TemporaryDirectory() as folder:  # transformers spells infinity its own way in files
         write_json(Path(folder) / "config.json", config)
         return _sized(AutoConfig.from_pretrained(folder, local_files_only=True), shape)
 
 
-def _sized(config: Any, shape: HybridShape) -> Any:
+def _sized(config: PretrainedConfig, shape: HybridShape) -> PretrainedConfig:
     for key, size in shape.config_sizes.items():
         setattr(config, key, size)  # transformers takes defaults for spellings that it does not know
     return config

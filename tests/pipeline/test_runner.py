@@ -53,10 +53,10 @@ def test_a_run_ends_with_a_student_that_fits_and_loads_in_plain_transformers(
 
 
 def test_a_second_run_skips_what_is_finished_and_a_change_reruns_what_it_touches(
-    recipe_path: Path, whole_run: WholeRun, begun: Begun
+    whole_run: WholeRun, begun: Begun
 ) -> None:
     assert whole_run.skipped == dict.fromkeys(STAGE_NAMES, False)
-    folder = begun("run", "report")
+    folder, recipe_path = begun("run", "report"), whole_run.recipe_path
     assert outcomes(load_recipe(recipe_path), folder) == dict.fromkeys(STAGE_NAMES, True)
     changed = load_recipe(recipe_path, ("distill.learning_rate=0.002",))
     expected = {name: name in ("score", "search", "prune") for name in STAGE_NAMES}

@@ -37,14 +37,14 @@ def start(
     return process
 
 
-def run(function: Callable[..., Any], *args: Any, log: Path | None = None, timeout_s: float = 300) -> int:
+def run(function: Callable[..., Any], *args: Any, log: Path | None = None, timeout_s: float = 900) -> int:
     """Calls a function in a process of its own and gives the exit code."""
     process = start(function, *args, log=log)
     return _join([process], timeout_s)[0]
 
 
 def run_ranks(
-    function: Callable[..., Any], *args: Any, world_size: int = 2, log: Path | None = None, timeout_s: float = 300
+    function: Callable[..., Any], *args: Any, world_size: int = 2, log: Path | None = None, timeout_s: float = 900
 ) -> list[int]:
     """Calls a function in every process of a launch, as torchrun does, and gives their exit codes.
 

@@ -21,7 +21,7 @@ from minitron.units import GIB, MIB
 # The original model's final states are kept for later sweeps, and its streams for the trials of the first sweep, when
 # they are no larger than this; else they are computed again.
 KEPT_BYTES = 2 * GIB
-# Bytes that the widest activation of trials run at once may take unless told otherwise: a CPU is fastest while it fits
+# Bytes that the widest activation of trials run at once may take unless set otherwise: a CPU is fastest while it fits
 # the caches (measured on the quickstart's teacher and at the 12B's widths), a GPU wants to be filled.
 CPU_BYTES, GPU_BYTES = 8 * MIB, 2 * GIB
 

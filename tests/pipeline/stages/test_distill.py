@@ -233,13 +233,13 @@ def test_two_processes_distil_what_one_does(
 @pytest.mark.parametrize(
     ("overrides", "match"),
     [
-        (("distill.phases=[{tokens: 64}]",), "either tokens or stages must be given"),
-        ((*CURRICULUM, "distill.merge=[0.5, 0.4]"), "at most a weight a stage, and a sum of 1"),
-        (("distill.merge=[0.5, 0.5]",), "at most a weight a stage"),
-        (("distill.data=[]",), "data must be given, stage stage-1 has none"),
+        (("distill.phases=[{tokens: 64}]",), "either tokens or phases must be given"),
+        ((*CURRICULUM, "distill.merge=[0.5, 0.4]"), "at most a weight a phase, and a sum of 1"),
+        (("distill.merge=[0.5, 0.5]",), "at most a weight a phase"),
+        (("distill.data=[]",), "data must be given, phase phase-1 has none"),
         (
             ("distill.tokens=null", "distill.phases=[{name: a, tokens: 64}, {name: a, tokens: 64}]"),
-            "stages must have names of their own",
+            "phases must have names of their own",
         ),
         (("distill.loss.hidden={}", "distill.teacher.mode=cached"), "loss.hidden needs an online teacher"),
         (("distill.loss.temperature=0",), "distill.loss.temperature"),
@@ -255,7 +255,7 @@ def test_a_distillation_that_cannot_be_is_refused_by_the_recipe(
 @pytest.mark.parametrize(
     ("override", "match"),
     [
-        ("distill.micro_batch_size=3", "micro_batch_size must divide the batch of 2 blocks in stage stage-1, got 3"),
+        ("distill.micro_batch_size=3", "micro_batch_size must divide the batch of 2 blocks in stage phase-1, got 3"),
         ("correct_teacher={tokens: 8, seq_len: 16, batch_size: 2}", "correct_teacher.tokens must fill one batch"),
         ("distill.loss.hidden={blocks: [31]}", "loss.hidden.blocks must be the student's, 0 to"),
     ],
