@@ -1,4 +1,4 @@
-"""What a checkpoint folder holds, read from its headers alone and checked whole before anyone trusts it."""
+"""Opens checkpoint folders from their headers alone, and checks them whole before their tensors are used."""
 
 import hashlib
 import logging

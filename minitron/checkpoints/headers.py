@@ -1,4 +1,4 @@
-"""The headers of safetensors files and the index over them, read without torch and believed in nothing.
+"""Reads the headers of safetensors files and their index, without torch, as untrusted input.
 
 The safetensors layout (8-byte little-endian header length, JSON header, tensor bytes) is read here directly, so that
 a model of any size opens in milliseconds. What the format demands of a header (length limit, tensors that cover the

@@ -1,4 +1,4 @@
-"""The lineage of a checkpoint: its teacher and every step since, in a file beside its weights."""
+"""Records where a checkpoint comes from: its teacher and every step since, in a file beside its weights."""
 
 import json
 from collections.abc import Mapping

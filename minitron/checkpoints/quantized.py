@@ -1,4 +1,4 @@
-"""What ModelOpt's quantized checkpoints hold beside the declared tensors, told from configuration and headers alone.
+"""Tensors of ModelOpt's quantized checkpoints beside the declared ones, found by configuration and headers alone.
 
 Source of names and layouts: nvidia-modelopt 0.47, modelopt/torch/export (unified Hugging Face checkpoint).
 """

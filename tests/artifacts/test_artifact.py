@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,25 @@ def test_a_folder_that_another_process_writes_is_refused(tmp_path: Path) -> None
         with write_artifact(tmp_path / "x", stage="score", inputs={"a": 2}, seed=0):
             pass
     assert (tmp_path / "x" / "kept").read_text() == "by the first"
+
+
+def test_every_file_and_folder_is_synced_before_the_artifact_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    sync = os.fsync
+
+    def record(descriptor: int) -> None:
+        if not (tmp_path / "a").exists():
+            synced.add(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    with write_artifact(tmp_path / "a", stage="s", inputs={}, seed=0) as output:
+        (output / "below").mkdir()
+        (output / "below" / "file.txt").write_text("x")
+        (output / "state").mkdir()
+        (output / "state" / "kept.json").write_text("{}")
+    written = [tmp_path / "a", *(tmp_path / "a").rglob("*")]
+    assert sorted(path.name for path in written) == ["a", "artifact.json", "below", "file.txt"]
+    assert {path.stat().st_ino for path in written} <= synced

@@ -107,6 +107,33 @@ def test_an_interrupted_stage_goes_on_and_ends_with_the_same_bits(
     assert found == expected
 
 
+@pytest.mark.parametrize("overrides", [(), (REPAIR,)], ids=["cut", "repaired"])
+def test_a_cut_that_was_finished_but_not_taken_is_taken(
+    tmp_path: Path, recipe_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+) -> None:
+    def killed(*_args: Any, **_settings: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pruning, "write_provenance", killed)
+        run(recipe_path, tmp_path / "run", *overrides)
+    weights = Path("checkpoint") / "model.safetensors"
+    left = (tmp_path / "run" / "prune.partial" / weights).stat()
+    run(recipe_path, tmp_path / "run", *overrides)
+    taken = (tmp_path / "run" / "prune" / weights).stat()
+    assert (taken.st_ino, taken.st_mtime_ns) == (left.st_ino, left.st_mtime_ns)
+    assert not (tmp_path / "run" / "prune" / STATE_FOLDER).exists()
+
+
+def test_a_run_folder_of_an_older_version_is_refused_before_anything_runs(tmp_path: Path, recipe_path: Path) -> None:
+    old = tmp_path / "run" / "prune"
+    old.mkdir(parents=True)
+    (old / "artefact.json").write_text("{}")
+    with pytest.raises(ValueError, match="was written by an older version of minitron"):
+        run(recipe_path, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["prune"]
+
+
 def test_both_of_two_steps_are_repaired(tmp_path: Path, recipe_path: Path, two_steps: WholeRun) -> None:
     run(recipe_path, tmp_path / "repaired", *TWO_STEPS, REPAIR)
     folders = (two_steps.folder, tmp_path / "repaired")
