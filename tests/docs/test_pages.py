@@ -1,8 +1,10 @@
 """What the pages name is there: links, anchors, files of the repository, modules."""
 
+import configparser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.pages import GENERATED, PAGES, ROOT, anchors, broken_links, missing_paths
 
@@ -60,3 +62,16 @@ def test_a_broken_link_is_found(link: str) -> None:
 def test_a_path_that_is_gone_is_found(code: str) -> None:
     page = f"`minitron/errors.py:MinitronError`, `minitron.errors`, `minitron.run`, `tests/*/`, `{code}`"
     assert missing_paths(page) == [code]
+
+
+def test_the_citation_names_this_version_and_the_papers_of_the_method() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == setup["metadata"]["version"]
+    assert citation["license"] == setup["metadata"]["license"]
+    method = (ROOT / "docs/method.md").read_text()
+    assert len(citation["references"]) == 5
+    for paper in citation["references"]:
+        assert f"[{paper['identifiers'][0]['value'].removeprefix('arXiv:')}]({paper['url']})" in method
