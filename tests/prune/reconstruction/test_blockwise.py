@@ -19,6 +19,7 @@ from minitron.models.keep import Keep
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.in_memory import prune_model
 from minitron.prune.plan import PrunePlan
+from minitron.prune.reconstruction import block_fit
 from minitron.prune.reconstruction.alignment import Alignment
 from minitron.prune.reconstruction.blockwise import apply_repaired, repair
 from minitron.prune.reconstruction.ridge import refit
@@ -235,7 +236,7 @@ def test_an_interrupted_repair_ends_with_the_same_bits(
 
     first, _ = pruned_on_disk(tiny_checkpoint, plan, tmp_path / "first")
     with monkeypatch.context() as patch, pytest.raises(_KilledError):
-        patch.setattr("minitron.prune.reconstruction.block_fit.refit", killed)
+        patch.setattr(block_fit, "refit", killed)
         run(first, tmp_path / "state")
     run(first, tmp_path / "state")
     with open_weights(whole) as expected, open_weights(first) as found:
