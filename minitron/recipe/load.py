@@ -49,7 +49,7 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError("\n".join(_fault(path, fault, Recipe) for fault in error.errors())) from error
+        raise RecipeError("\n".join(_fault(path, fault, Recipe) for fault in _faults(error))) from error
     recipe = resolve_paths(recipe, path.resolve().parent)
     leaks = find_leaks(recipe)
     if leaks:
@@ -68,7 +68,7 @@ def make_section(kind: type[SettingsT], values: dict[str, object], overrides: tu
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise RecipeError("\n".join(_fault(None, fault, kind) for fault in error.errors())) from error
+        raise RecipeError("\n".join(_fault(None, fault, kind) for fault in _faults(error))) from error
 
 
 def _read_yaml(path: Path) -> dict[str, object]:
@@ -98,6 +98,20 @@ def _override(values: dict[str, object], override: str) -> None:
         values[last] = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"an override's value must be YAML, {override!r} is not") from error
+
+
+def _faults(error: ValidationError) -> list[ErrorDetails]:
+    """The faults; a list is not called too short because its entries have faults."""
+    found = error.errors()
+    return [
+        fault
+        for fault in found
+        if fault["type"] != "too_short"
+        or not any(
+            len(other["loc"]) > len(fault["loc"]) and other["loc"][: len(fault["loc"])] == fault["loc"]
+            for other in found
+        )
+    ]
 
 
 def _fault(path: Path | None, fault: ErrorDetails, root: type[Settings]) -> str:

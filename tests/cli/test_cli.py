@@ -185,9 +185,10 @@ def test_score_prune_and_eval_work_one_by_one(
     arguments = ["--data", str(text), "--teacher", checkpoint, "--blocks", "2", "--seq-len", "16", "--json"]
     assert main(["eval", str(pruned), *arguments]) == 0
     assert json.loads(capsys.readouterr().out)["kl_to_teacher"] > 0
-    assert "must be new or empty" in fail(
-        capsys, "prune", checkpoint, "--scores", str(scores), "--shape", shape, "--output", str(pruned)
-    )
+    again = ["prune", checkpoint, "--scores", str(scores), "--output", str(pruned)]
+    assert main([*again, "--shape", shape, "--json"]) == 0  # made from the same inputs: taken as it is
+    assert json.loads(capsys.readouterr().out) == result
+    assert "must be new or empty" in fail(capsys, *again, "--shape", '{"hidden_size": 18, "num_hidden_layers": 6}')
 
 
 def test_scores_of_another_checkpoint_are_refused(

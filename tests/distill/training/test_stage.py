@@ -18,7 +18,7 @@ from minitron.distill.training.trainer import DistillationTrainer, DivergedError
 from minitron.models.shape import HybridShape
 from tests.support.models import make_dense_shape, make_tiny_model
 
-SETTINGS = DistillSettings(batch_size=2, learning_rate=3e-3, warmup_steps=2)
+SETTINGS = DistillSettings(batch_size=2, learning_rate=3e-3, warmup_steps=2, save_steps=0)
 
 
 def make_blocks(count: int) -> Any:
