@@ -1,7 +1,7 @@
 """Reading a recipe: YAML and overrides in, a checked value out; every fault is said at once, a line each."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -103,15 +103,12 @@ def _override(values: dict[str, object], override: str) -> None:
 def _faults(error: ValidationError) -> list[ErrorDetails]:
     """The faults; a list is not called too short because its entries have faults."""
     found = error.errors()
-    return [
-        fault
-        for fault in found
-        if fault["type"] != "too_short"
-        or not any(
-            len(other["loc"]) > len(fault["loc"]) and other["loc"][: len(fault["loc"])] == fault["loc"]
-            for other in found
-        )
-    ]
+    inner = [fault["loc"] for fault in found]
+    return [fault for fault in found if fault["type"] != "too_short" or not _has_inner(fault["loc"], inner)]
+
+
+def _has_inner(where: tuple[int | str, ...], others: Sequence[tuple[int | str, ...]]) -> bool:
+    return any(len(other) > len(where) and other[: len(where)] == where for other in others)
 
 
 def _fault(path: Path | None, fault: ErrorDetails, root: type[Settings]) -> str:
