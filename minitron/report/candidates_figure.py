@@ -3,9 +3,6 @@
 import math
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 

@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("agg")
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure

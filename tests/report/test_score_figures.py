@@ -7,6 +7,7 @@ from PIL import Image
 from minitron.report.score_figures import draw_scores
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("shift", [0.0, -2.0])
 def test_every_axis_and_the_blocks_get_a_picture(tmp_path: Path, shift: float) -> None:
     rng = np.random.default_rng(0)

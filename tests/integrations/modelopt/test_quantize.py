@@ -246,7 +246,9 @@ def test_the_verb_prints_one_object_and_writes_a_folder(
     answer = json.loads(capfd.readouterr().out)
     assert answer["weights_bytes_after"] == open_checkpoint(tmp_path / "out", quantized=True).weights_bytes
     assert answer["weights_bytes_after"] < answer["weights_bytes_before"]
-    assert main(command) == 2
+    assert main([*command, "--json"]) == 0  # made from the same inputs: taken as it is
+    assert json.loads(capfd.readouterr().out) == answer
+    assert main([*command, "--seed", "1"]) == 2
     assert "must be new or empty" in capfd.readouterr().err
 
 
