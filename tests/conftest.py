@@ -33,6 +33,7 @@ settings.register_profile("ci", deadline=60_000, derandomize=True, database=None
 settings.load_profile("ci" if os.environ.get("CI") else "random")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a module share a worker, so that its fixtures are made once; the longest groups come first."""
 
