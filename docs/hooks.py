@@ -164,8 +164,10 @@ def _settings(rows: Sequence[Any], prefix: str) -> list[str]:
     lines = ["| setting | type | default | |", "|---|---|---|---|"]
     for row in rows:
         default = f"`{row.default}`" if row.default not in ("", "required") else row.default
+        # A long key may break behind a dot or an underscore.
+        key = re.sub(r"([._])", r"\1<wbr>", row.key.removeprefix(prefix))
         cells = (
-            f"`{row.key.removeprefix(prefix)}`",
+            f"<code>{key}</code>",
             _cell(row.type),
             default.replace("|", "\\|"),
             _cell(row.description),
