@@ -44,13 +44,21 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Moves a progress bar."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
+        self._progress, self._task, self._step = progress, task, 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Trainer's event before the first step, or the first one after a resumed state."""
+        self._step = state.global_step
+        self._progress.update(self._task, completed=self._step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Trainer's event at the end of an optimizer step."""
-        self._progress.update(self._task, completed=state.global_step)
+        self._progress.advance(self._task, state.global_step - self._step)
+        self._step = state.global_step
 
     def on_log(
         self,

@@ -1,6 +1,5 @@
-"""Prunes a checkpoint in tiny shards, to be killed meanwhile: `prune_program.py SOURCE OUTPUT`."""
+"""Pruning in processes of its own: to be killed meanwhile, or to find files too large."""
 
-import sys
 from pathlib import Path
 
 from minitron.checkpoints.checkpoint import open_checkpoint
@@ -8,11 +7,13 @@ from minitron.importance.scores import random_scores
 from minitron.importance.selection import select_units
 from minitron.prune.checkpoint import OutputFormat, prune_checkpoint
 from minitron.prune.plan import PrunePlan
+from tests.support.plans import make_plan
 
 SHARD_BYTES = 50_000
 
 
 def main(source: Path, output: Path) -> None:
+    """Prunes a checkpoint in tiny shards."""
     opened = open_checkpoint(source)
     shape = opened.shape
     layers = tuple(range(shape.num_hidden_layers - 1))
@@ -24,5 +25,13 @@ def main(source: Path, output: Path) -> None:
     print("ended", flush=True)
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+def prune_where_files_are_small(source: Path, output: Path, shard_bytes: int, limit: int) -> None:
+    """Prunes the tiny hybrid where no file may be larger, and prints what that is refused with."""
+    import resource
+
+    opened = open_checkpoint(source)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        prune_checkpoint(opened, make_plan(opened.shape), output, OutputFormat(shard_bytes=shard_bytes))
+    except ValueError as error:
+        print(error)

@@ -5,7 +5,6 @@ import logging
 import os
 import random
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,10 +21,11 @@ from minitron.checkpoints.headers import INDEX_FILE, SINGLE_FILE
 from minitron.checkpoints.writing.journal import JOURNAL_FILE, is_unfinished
 from minitron.prune import checkpoint as checkpoint_module
 from minitron.prune.checkpoint import OutputFormat, prune_checkpoint
+from tests.checkpoints.writing.prune_program import prune_where_files_are_small
 from tests.support.folders import contents, opens
 from tests.support.models import write_tiny_checkpoint
-from tests.support.paths import ROOT
 from tests.support.plans import make_plan
+from tests.support.processes import run
 
 SHARD_BYTES = 4_000
 Contents = dict[str, bytes]
@@ -199,23 +199,13 @@ def test_what_is_written_already_needs_no_room_again(
     assert contents(output) == whole
 
 
+@pytest.mark.processes
 def test_a_limit_of_file_size_is_one_line_and_a_later_call_goes_on(
     tmp_path: Path, source: Path, whole: Contents
 ) -> None:
-    program = (
-        "import resource, sys\n"
-        "from pathlib import Path\n"
-        "from tests.checkpoints.writing.test_streaming_faults import prune\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, resource.RLIM_INFINITY))\n"
-        "try:\n"
-        "    prune(Path(sys.argv[1]), Path(sys.argv[2]))\n"
-        "except ValueError as error:\n"
-        "    print(error)\n"
-    )
-    output = tmp_path / "output"
-    command = [sys.executable, "-c", program, str(source), str(output)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    assert "must not fill the filesystem, it did (File too large); make room and call again" in answer.stdout
+    output, log = tmp_path / "output", tmp_path / "log"
+    assert run(prune_where_files_are_small, source, output, SHARD_BYTES, 12_000, log=log) == 0
+    assert "must not fill the filesystem, it did (File too large); make room and call again" in log.read_text()
     assert not opens(output)
     prune(source, output)
     assert contents(output) == whole

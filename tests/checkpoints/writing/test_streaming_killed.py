@@ -2,27 +2,30 @@
 
 import random
 import shutil
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from minitron.checkpoints.writing.journal import CONFIG_FILE
+from tests.checkpoints.writing import prune_program
+from tests.support import processes
 from tests.support.folders import contents, opens
-from tests.support.paths import ROOT, TEACHER
+from tests.support.paths import TEACHER
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
 KILLS = 24
 
 
-def start(source: Path, output: Path) -> subprocess.Popen[str]:
+def start(source: Path, output: Path) -> BaseProcess:
     """The program, at the moment when it begins to prune."""
-    command = [sys.executable, "-m", "tests.checkpoints.writing.prune_program", str(source), str(output)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
+    log = output.with_name("log")
+    log.write_text("")
+    process = processes.start(prune_program.main, source, output, log=log)
+    while "started" not in log.read_text():
+        assert process.is_alive(), log.with_suffix(".err").read_text()
+        time.sleep(0.001)
     return process
 
 
@@ -31,10 +34,11 @@ def seconds_of_writing(source: Path, output: Path) -> float:
     process = start(source, output)
     started = time.monotonic()
     while not (output / CONFIG_FILE).exists():
-        assert process.poll() in (None, 0)
+        assert process.exitcode in (None, 0)
         time.sleep(0.001)
     seconds = time.monotonic() - started
-    assert process.wait() == 0
+    process.join()
+    assert process.exitcode == 0
     return seconds
 
 
@@ -48,7 +52,7 @@ def test_kills_change_no_byte_and_nothing_unfinished_opens(tmp_path: Path) -> No
         process = start(TEACHER, output)
         time.sleep(rng.uniform(0, 0.7) * seconds)
         process.kill()
-        process.wait()
+        process.join()
         if opens(output):  # all was written and being checked
             assert contents(output).items() >= whole.items()
             shutil.rmtree(output)
@@ -56,6 +60,8 @@ def test_kills_change_no_byte_and_nothing_unfinished_opens(tmp_path: Path) -> No
         else:
             kills += 1
     assert ends
-    assert start(TEACHER, output).wait() == 0
+    process = start(TEACHER, output)
+    process.join()
+    assert process.exitcode == 0
     assert contents(output) == whole
     assert contents(TEACHER) == before

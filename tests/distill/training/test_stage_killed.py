@@ -1,20 +1,18 @@
 """A distillation that is killed at random points, by SIGKILL, ends with the weights of one that never was."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from minitron.cli.main import main
 from minitron.pipeline.runner import run_pipeline
 from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
-from tests.support.paths import ROOT
+from tests.support import processes
 
 KILLS = 10
 SHORT, LONG = 40, 80  # steps of the two stages
@@ -34,6 +32,7 @@ def progress(folder: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_ten_kills_change_no_weight(tmp_path: Path, recipe_path: Path) -> None:
     recipe = load_recipe(recipe_path, CURRICULUM)
     for name in ("whole", "killed"):
@@ -41,20 +40,19 @@ def test_ten_kills_change_no_weight(tmp_path: Path, recipe_path: Path) -> None:
     list(run_pipeline(recipe, tmp_path / "whole", last="distill"))
     rng, folder, killed_at = random.Random(0), tmp_path / "killed", []
     overrides = [part for override in CURRICULUM for part in ("--set", override)]
-    command = [sys.executable, "-m", "minitron", "distill", str(recipe_path), "--output", str(folder), *overrides]
+    words = ["distill", str(recipe_path), "--output", str(folder), *overrides]
     for target in sorted(rng.sample(range(2, SHORT + LONG - 20, 2), KILLS)):
-        process = subprocess.Popen(
-            command, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
-        )
+        process = processes.start(main, words)
         while progress(folder) < target:
-            assert process.poll() is None, "ended before it could be killed"
+            assert process.exitcode is None, "ended before it could be killed"
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "ended before it could be killed"
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "ended before it could be killed"
         killed_at.append(progress(folder))
     assert killed_at[0] < SHORT < killed_at[-1], killed_at
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert processes.run(main, words) == 0
     expected = load_model(tmp_path / "whole" / "distill" / "checkpoint").state_dict()
     for name, weight in load_model(folder / "distill" / "checkpoint").state_dict().items():
         assert torch.equal(weight, expected[name]), name

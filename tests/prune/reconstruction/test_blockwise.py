@@ -206,25 +206,39 @@ class _KilledError(Exception):
     pass
 
 
+def repaired_on_disk(source: Path, written: Checkpoint, state: Path, *, layerwise: bool) -> None:
+    opened = open_checkpoint(source)
+    plan = make_plan(opened.shape)
+    if layerwise:
+        pair = aligned(LayerwiseStack(opened), LayerwiseStack(written), plan)
+    else:
+        teacher, student = load_model(source), load_model(written.folder)
+        pair = aligned(MemoryStack(teacher, plan.source), MemoryStack(student, plan.target), plan)
+    write_repaired(written, repair(pair, make_samples(), ALL, state_folder=state))
+
+
+@pytest.fixture(scope="module")
+def never_interrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Checkpoint]:
+    """A repaired checkpoint, layerwise or not."""
+    folder, found = tmp_path_factory.mktemp("never-interrupted"), {}
+    source = write_tiny_checkpoint(folder / "teacher")
+    for layerwise in (False, True):
+        found[layerwise], _ = pruned_on_disk(source, make_plan(open_checkpoint(source).shape), folder / str(layerwise))
+        repaired_on_disk(source, found[layerwise], folder / f"state-{layerwise}", layerwise=layerwise)
+    return found
+
+
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 6, 7, 9, 12, 16])
 @pytest.mark.parametrize("layerwise", [False, True])
 def test_an_interrupted_repair_ends_with_the_same_bits(
-    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, stop: int, layerwise: bool
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    never_interrupted: dict[bool, Checkpoint],
+    monkeypatch: pytest.MonkeyPatch,
+    stop: int,
+    layerwise: bool,
 ) -> None:
-    source, samples = open_checkpoint(tiny_checkpoint), make_samples()
-    plan = make_plan(source.shape)
-
-    def run(written: Checkpoint, state: Path) -> None:
-        if layerwise:
-            pair = aligned(LayerwiseStack(source), LayerwiseStack(written), plan)
-        else:
-            teacher, student = load_model(source.folder), load_model(written.folder)
-            pair = aligned(MemoryStack(teacher, plan.source), MemoryStack(student, plan.target), plan)
-        write_repaired(written, repair(pair, samples, ALL, state_folder=state))
-
-    whole, _ = pruned_on_disk(tiny_checkpoint, plan, tmp_path / "whole")
-    run(whole, tmp_path / "state-of-whole")
-    calls = 0
+    whole, calls = never_interrupted[layerwise], 0
 
     def killed(*args: Any) -> torch.Tensor:
         nonlocal calls
@@ -233,11 +247,11 @@ def test_an_interrupted_repair_ends_with_the_same_bits(
             raise _KilledError
         return refit(*args)
 
-    first, _ = pruned_on_disk(tiny_checkpoint, plan, tmp_path / "first")
+    first, _ = pruned_on_disk(tiny_checkpoint, make_plan(open_checkpoint(tiny_checkpoint).shape), tmp_path / "first")
     with monkeypatch.context() as patch, pytest.raises(_KilledError):
         patch.setattr(block_fit, "refit", killed)
-        run(first, tmp_path / "state")
-    run(first, tmp_path / "state")
+        repaired_on_disk(tiny_checkpoint, first, tmp_path / "state", layerwise=layerwise)
+    repaired_on_disk(tiny_checkpoint, first, tmp_path / "state", layerwise=layerwise)
     with open_weights(whole) as expected, open_weights(first) as found:
         for name in whole.tensors:
             torch.testing.assert_close(found(name), expected(name), rtol=0, atol=0)
