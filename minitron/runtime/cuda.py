@@ -2,7 +2,6 @@
 
 import torch
 
-from minitron.errors import MinitronError
 from minitron.runtime.loading import check_device
 
 
@@ -14,8 +13,5 @@ def live_device(name: str) -> tuple[str, int]:
     """
     check_device(name)
     device = torch.device(name)
-    index = 0 if device.index is None else device.index
-    if index >= torch.cuda.device_count():
-        raise MinitronError(f"torch must see the device, it sees {torch.cuda.device_count()} CUDA devices, got {name}")
     _, total = torch.cuda.mem_get_info(device)
     return torch.cuda.get_device_name(device), total

@@ -103,22 +103,18 @@ def check_device(device: str) -> None:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise MinitronError(f"device must be one that torch knows, such as cpu or cuda:0, got {device!r}") from error
-    if kind == "cuda":
-        _check_cuda(device)
-        return
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # a kind that torch was built without
-        reason = str(error).splitlines()[0]
-        raise MinitronError(f"device must be one that torch can use here, got {device}: {reason}") from error
-
-
-def _check_cuda(device: str) -> None:
-    if not torch.cuda.is_available():
-        raise MinitronError(f"device must be one that torch can use here, got {device} and torch sees no CUDA device")
-    count = torch.cuda.device_count()
-    if (torch.device(device).index or 0) >= count:
-        raise MinitronError(f"device must be one that torch can use here, it sees {count} CUDA devices, got {device}")
+    count = torch.cuda.device_count() if kind == "cuda" and torch.cuda.is_available() else 0
+    if kind == "cuda" and (torch.device(device).index or 0) >= count:
+        found = (
+            f"it sees {count} CUDA devices, got {device}" if count else f"got {device} and torch sees no CUDA device"
+        )
+        raise MinitronError(f"device must be one that torch can use here, {found}")
+    if kind not in ("cpu", "cuda"):
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # a kind that torch was built without
+            reason = str(error).splitlines()[0]
+            raise MinitronError(f"device must be one that torch can use here, got {device}: {reason}") from error
 
 
 def new_model(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
