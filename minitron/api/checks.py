@@ -21,7 +21,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def require_device_name(device: str) -> None:
-    """Refuses a device that is not spelled as torch spells them; whether it is there is seen when it is used.
+    """Refuses a device that torch has no such name for; whether this machine has one is checked when torch is loaded.
 
     Raises:
         MinitronError: The name is not a device type, or not one with an index.

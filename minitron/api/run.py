@@ -102,7 +102,7 @@ def run_stages(
     only: Collection[str] | None = None,
     on_outcome: Callable[[StageOutcome], None] | None = None,
 ) -> RunResult:
-    """Runs a loaded recipe's stages and tells of each as it ends.
+    """Runs a loaded recipe's stages and reports each as it ends.
 
     Args:
         recipe: The recipe.

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from minitron.data.documents import read_documents
+from minitron.errors import DataError
 
 DOCUMENTS = ["first one", "second\nof two lines", "third: äöü"]
 
@@ -76,3 +77,16 @@ def test_a_row_without_text_is_named_by_its_number_in_the_file(tmp_path: Path) -
     pq.write_table(pa.table({"text": rows}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="row 3000 "):
         list(read_documents(str(tmp_path / "a.parquet")))
+
+
+@pytest.mark.parametrize("name", ["text.txt", "text.jsonl"])
+def test_text_of_another_encoding_is_an_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b'{"text": "caf\xe9"}\n')
+    with pytest.raises(DataError, match=rf"text must be UTF-8, .*{name} is not"):
+        list(read_documents(str(tmp_path / name)))
+
+
+def test_a_damaged_parquet_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "text.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match=r"must be one that pyarrow reads, .*text\.parquet is not"):
+        list(read_documents(str(tmp_path / "text.parquet")))
