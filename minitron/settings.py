@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# What numpy takes as a seed.
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+SEEDS = 2**32  # numpy takes whole numbers below
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]

@@ -93,3 +93,9 @@ def test_faults_are_of_one_kind(tiny_checkpoint: Path) -> None:
         minitron.open_checkpoint("nowhere")
     with pytest.raises(minitron.MinitronError, match="unknown key sampels"):
         minitron.calibrate(tiny_checkpoint, "text.txt", output="new", settings={"sampels": 3})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5])
+def test_a_seed_that_numpy_does_not_take_is_refused(tmp_path: Path, seed: int) -> None:
+    with pytest.raises(minitron.MinitronError, match="seed must be a whole number between"):
+        minitron.calibrate(tmp_path, "text.txt", output=tmp_path / "scores", seed=seed)

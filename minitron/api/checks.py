@@ -13,6 +13,7 @@ from minitron.data.documents import TEXT_SUFFIXES, is_text_file
 from minitron.errors import ArtifactError, DataError, MinitronError
 from minitron.importance.scores import Scores, load_scores
 from minitron.pipeline.run_folder import SCORES_FILE
+from minitron.settings import SEEDS
 
 # Device types of torch that a model can be computed on.
 DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
@@ -29,6 +30,16 @@ def require_device_name(device: str) -> None:
     kind, separator, index = device.partition(":")
     if kind not in DEVICE_TYPES or (separator and not index.isdigit()):
         raise MinitronError(f"device must be one that torch knows, such as cpu or cuda:0, got {device!r}")
+
+
+def require_seed(seed: int) -> None:
+    """Refuses a seed that numpy does not take.
+
+    Raises:
+        MinitronError: It is not a whole number of 32 bits.
+    """
+    if not isinstance(seed, int) or not 0 <= seed < SEEDS:
+        raise MinitronError(f"seed must be a whole number between 0 and {SEEDS - 1}, got {seed!r}")
 
 
 def require_checkpoint(folder: Path) -> Checkpoint:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from minitron.api.checks import require_seed
 from minitron.artifacts.finished import finished_or_refused
 from minitron.artifacts.shared import hash_once, shared_artifact
 from minitron.checkpoints.checkpoint import open_checkpoint
@@ -66,6 +67,7 @@ def score_checkpoint(
     Raises:
         MinitronError: The checkpoint or the text cannot be used, or the folder holds something else.
     """
+    require_seed(seed)
     check_device(device)
     open_checkpoint(checkpoint)
     ranks = Ranks(device)

@@ -1,8 +1,9 @@
 """The recipe: everything a run depends on."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from minitron.errors import RecipeError
 from minitron.recipe.budget import BudgetSection
@@ -14,6 +15,8 @@ from minitron.recipe.prune import PruneSection
 from minitron.recipe.score import ScoreSection
 from minitron.recipe.search import SearchSection
 from minitron.settings import Seed, Settings
+
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Recipe(Settings):
@@ -37,6 +40,13 @@ class Recipe(Settings):
     distill: DistillSection
     evaluate: EvaluateSection
     devices: DevicesSection | None = Field(default=None, description="What a dry run counts hours for.")
+
+    @field_validator("name")
+    @classmethod
+    def _folder_name(cls, name: str) -> str:
+        if not FOLDER_NAME.fullmatch(name):
+            raise RecipeError("must name a folder in runs/: letters, digits, '.', '_' and '-', a letter or digit first")
+        return name
 
     @model_validator(mode="after")
     def _depth_once(self) -> "Recipe":

@@ -160,10 +160,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, padding_side="left"
         )
-    except Exception as error:  # tokenizers raises bare exceptions for a malformed file
-        if type(error) is not Exception and not isinstance(error, (OSError, ValueError)):
-            raise
-        raise MinitronError(f"a checkpoint must bring its tokenizer, {folder} has none that loads") from error
+    except Exception as error:  # a malformed file makes transformers and tokenizers raise whatever they trip over
+        reason = (str(error).splitlines() or [""])[0]
+        raise MinitronError(
+            f"a checkpoint must bring its tokenizer, {folder} has none that loads: {type(error).__name__}: {reason}"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise MinitronError(f"the tokenizer of {folder} must name an eos_token, it names none")
     if tokenizer.pad_token_id is None:

@@ -63,6 +63,12 @@ def test_a_misspelt_key_inside_a_list_finds_its_near_match(tmp_path: Path) -> No
         load_recipe(path)
 
 
+@pytest.mark.parametrize("name", ["", "..", ".", "a/b", "/a", "-a", "a b"])
+def test_a_name_that_is_no_folder_in_runs_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RecipeError, match="name: must name a folder in runs/"):
+        load_recipe(write(tmp_path, name=name))
+
+
 @pytest.mark.parametrize("budget", [{"context_tokens": 64}, {"context_tokens": 64, "gpu": "a10g", "memory_gib": 1.0}])
 def test_a_budget_names_its_memory_exactly_once(tmp_path: Path, budget: dict[str, object]) -> None:
     with pytest.raises(RecipeError, match="exactly one of gpu, memory_gib and memory_bytes must be given"):
