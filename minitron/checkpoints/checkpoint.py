@@ -131,6 +131,16 @@ def carried_files(folder: Path) -> list[Path]:
     )
 
 
+def left_behind(checkpoint: Checkpoint) -> list[str]:
+    """What lies beside a checkpoint that a changed one does not carry: folders, and weights that are not its own."""
+    own = {stored.file.name for stored in (*checkpoint.tensors.values(), *checkpoint.extras.values())}
+    own |= {f"{name}.index.json" for name in (*own, "model.safetensors")}
+    carried = {path.name for path in carried_files(checkpoint.folder)}
+    known = {"config.json", *ABOUT_FILES, *own, *carried}
+    beside = [path for path in checkpoint.folder.iterdir() if path.name not in known and path.name != ".cache"]
+    return sorted(f"{path.name}/" if path.is_dir() else path.name for path in beside)
+
+
 def checkpoint_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of a checkpoint's model (weights and configuration) and of its other files (the tokenizer's).
 

@@ -1,7 +1,8 @@
 """Reads and writes a checkpoint's weights as torch tensors, one at a time."""
 
+import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from minitron.artifacts.atomic import sync_file
-from minitron.checkpoints.checkpoint import Checkpoint
+from minitron.checkpoints.checkpoint import Checkpoint, carried_files, left_behind
 from minitron.checkpoints.rounding import Raw
 from minitron.checkpoints.writing.shard_plan import Described, plan_shards
 from minitron.checkpoints.writing.shard_writer import write_shards
@@ -19,6 +20,8 @@ from minitron.errors import CheckpointError
 from minitron.units import GIB
 
 DEFAULT_SHARD_BYTES = 4 * GIB
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -85,6 +88,13 @@ def described(tensor: torch.Tensor) -> Described:
     if stored is None:
         raise CheckpointError(f"a tensor must be of a number format that safetensors files hold, got {tensor.dtype}")
     return stored, tuple(tensor.shape)
+
+
+def carry_files(source: Checkpoint, output: Path, *, without: Collection[str] = ()) -> None:
+    """Copies what a changed checkpoint carries along unchanged, and says in the log what it leaves behind."""
+    copy_files([path for path in carried_files(source.folder) if path.name not in without], output)
+    if left := left_behind(source):
+        logger.warning("%s: not carried along from %s: %s", output, source.folder, ", ".join(left))
 
 
 def copy_files(files: list[Path], folder: Path) -> None:

@@ -20,6 +20,11 @@ KIND_LETTERS = {
     "moe": "E",
 }
 
+# Keys that list the kinds of a model's blocks, one a block.
+BLOCK_LISTS = ("layers_block_type", "layer_types")
+# What llama.cpp's converter assumes of a Mamba head where there is no `mamba_d_head`; heads must fill it evenly.
+CONVERTER_HEAD_DIM = 64
+
 
 def read_config(folder: Path) -> JsonObject:
     """The `config.json` of a checkpoint folder, as it stands.
@@ -62,34 +67,56 @@ def shape_from_config(config: Mapping[str, object]) -> HybridShape:
 
 
 def config_for_shape(source: Mapping[str, JsonValue], shape: HybridShape) -> JsonObject:
-    """The source's configuration with the shape put in: each dim in its canonical and every other spelling used.
+    """The source's configuration with the shape put in: its keys, in its spelling, changed where the shape is another.
 
-    Of a family whose blocks are of several kinds both spellings of them are written, since transformers reads
-    `layers_block_type` and vLLM, llama.cpp and TensorRT-LLM read `hybrid_override_pattern` with `num_hidden_layers`.
+    Added are a dim's canonical spelling where the source has another or its default no longer holds, the block pattern
+    to a list of kinds of block (readers of the list pass over it, llama.cpp's converter and TensorRT-LLM need it; a
+    list beside a pattern would stop readers that know the pattern alone), and `mamba_d_head` where llama.cpp's
+    converter would assume another. Kinds of block are spelt in the older names, which every reader takes. Left out are
+    sizes of kinds of block that are not there, and values that have no spelling in JSON.
     """
     family: Family = shape.family
     config: JsonObject = dict(source)
-    for key, spellings in family.config_keys.items():
-        if key in family.switches or not shape.sizes[key]:
-            continue
-        written = [spelling for spelling in spellings if spelling == key or spelling in source]
-        config |= dict.fromkeys(written, shape.sizes[key])
+    for key in family.config_keys:
+        if key not in family.switches and shape.sizes[key]:
+            config |= dict.fromkeys(_spellings_to_write(source, shape, key), shape.sizes[key])
     for kind, sizes in family.kind_sizes.items():
         if kind not in shape.hybrid_override_pattern:
             # llama.cpp's converter takes a model for one of experts by such a key alone.
-            config = {key: value for key, value in config.items() if key not in sizes}
+            absent = {spelling for size in sizes for spelling in family.config_keys[size]}
+            config = {key: value for key, value in config.items() if key not in absent}
     for key, assumed in family.left_out.items():
         if config.get(key) in assumed:
             del config[key]
-    config["num_hidden_layers"] = shape.num_hidden_layers
+    if _converter_misreads_heads(shape):
+        config.setdefault("mamba_d_head", shape.mamba_head_dim)
+    return config | _blocks_config(source, shape)
+
+
+def _spellings_to_write(source: Mapping[str, JsonValue], shape: HybridShape, key: str) -> list[str]:
+    """The spellings of a dim that the source has, and the canonical one unless its default is this size."""
+    family = shape.family
+    spelt = [spelling for spelling in family.config_keys[key] if source.get(spelling) is not None]
+    default = family.defaults.get(key)
+    if key in spelt or (not spelt and default is not None and default(shape.sizes) == shape.sizes[key]):
+        return spelt
+    return [*spelt, key]
+
+
+def _blocks_config(source: Mapping[str, JsonValue], shape: HybridShape) -> JsonObject:
+    """How many blocks there are and of which kinds."""
+    family = shape.family
     kinds: list[JsonValue] = [family.block_kinds[letter] for letter in shape.hybrid_override_pattern]
+    config: JsonObject = {key: kinds for key in BLOCK_LISTS if source.get(key) is not None}
+    config["num_hidden_layers"] = shape.num_hidden_layers
     if family.only_kind is None:
-        config["layers_block_type"] = kinds
         config["hybrid_override_pattern"] = shape.hybrid_override_pattern
-        config.pop("layer_types", None)
-    elif "layer_types" in source:
-        config["layer_types"] = kinds
     return config
+
+
+def _converter_misreads_heads(shape: HybridShape) -> bool:
+    inner = shape.mamba_num_heads * shape.mamba_head_dim
+    return inner % CONVERTER_HEAD_DIM != 0
 
 
 def _read_size(config: Mapping[str, object], family: Family, key: str, before: Mapping[str, int]) -> int:

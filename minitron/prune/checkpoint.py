@@ -10,7 +10,7 @@ from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import Checkpoint, carried_files, open_checkpoint
 from minitron.checkpoints.extras import extra_cuts
 from minitron.checkpoints.headers import INDEX_FILE
-from minitron.checkpoints.weights import DEFAULT_SHARD_BYTES, copy_files
+from minitron.checkpoints.weights import DEFAULT_SHARD_BYTES, carry_files
 from minitron.checkpoints.writing.journal import CONFIG_FILE, resumable
 from minitron.checkpoints.writing.layout import Layout, plan_layout
 from minitron.checkpoints.writing.streaming import write_layout
@@ -75,7 +75,7 @@ def prune_checkpoint(
     names = [*(shard.name for shard in layout.shards), INDEX_FILE, CONFIG_FILE, *(path.name for path in carried)]
     with reporting_full_disk(output), resumable(output, inputs_hash=layout.inputs_hash, files=names) as journal:
         write_layout(layout, journal, threads=threads)
-        copy_files(carried, output)
+        carry_files(source, output)
         written = open_checkpoint(output, config=config)
         try:
             check_params(written, plan)

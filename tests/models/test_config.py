@@ -47,12 +47,56 @@ def test_spellings_that_disagree_are_refused(tiny_shape: HybridShape) -> None:
         shape_from_config(config)
 
 
-def test_both_block_spellings_are_written_for_old_and_new_readers(tiny_shape: HybridShape) -> None:
-    smaller = tiny_shape.resized(layers=[0, 1, 2])
-    written = config_for_shape(config_of(tiny_shape), smaller)
-    assert written["layers_block_type"] == ["linear_attention", "mlp", "full_attention"]
-    assert written["hybrid_override_pattern"] == "M-*"
+@pytest.mark.parametrize("key", ["layers_block_type", "layer_types"])
+@pytest.mark.parametrize("names", [("linear_attention", "mlp", "full_attention"), ("mamba", "mlp", "attention")])
+def test_a_list_of_blocks_is_written_in_the_names_that_every_reader_knows(
+    tiny_shape: HybridShape, key: str, names: tuple[str, ...]
+) -> None:
+    letters = dict(zip("M-*", names, strict=True))
+    config = config_of(tiny_shape) | {key: [letters[letter] for letter in tiny_shape.hybrid_override_pattern]}
+    del config["hybrid_override_pattern"]
+    written = config_for_shape(config, tiny_shape.resized(layers=[0, 1, 2]))
+    assert written[key] == ["mamba", "mlp", "attention"]
+    assert ("layer_types" in written) == (key == "layer_types")
+    assert written["hybrid_override_pattern"] == "M-*"  # readers of a list pass over it
     assert written["num_hidden_layers"] == 3
+
+
+def test_a_source_with_the_pattern_alone_gets_no_list(tiny_shape: HybridShape) -> None:
+    # transformers 5.8, vLLM 0.11 and SGLang 0.5.23 read such a source and refuse a list in the newer names.
+    written = config_for_shape(config_of(tiny_shape), tiny_shape.resized(layers=[0, 1, 2]))
+    assert written["hybrid_override_pattern"] == "M-*"
+    assert {"layers_block_type", "layer_types"} & written.keys() == set()
+
+
+def test_what_the_cut_does_not_change_is_not_changed() -> None:
+    shape = make_tiny_shape(mamba_num_heads=8, mamba_head_dim=8)
+    config = config_of(shape) | {
+        "num_hidden_layers": 8,
+        "architectures": ["X"],
+        "auto_map": {"AutoConfig": "c.C"},
+        "x": None,
+    }
+    written = config_for_shape(config, shape.resized(hidden_size=16))
+    assert written == config | {"hidden_size": 16}
+    assert list(written) == list(config)
+
+
+def test_the_converter_of_llama_cpp_is_told_a_head_dim_that_it_would_assume_wrongly(tiny_shape: HybridShape) -> None:
+    inner = tiny_shape.mamba_num_heads * tiny_shape.mamba_head_dim
+    assert inner % 64
+    assert config_for_shape(config_of(tiny_shape), tiny_shape)["mamba_d_head"] == tiny_shape.mamba_head_dim
+    even = make_tiny_shape(mamba_num_heads=8, mamba_head_dim=8)
+    assert "mamba_d_head" not in config_for_shape(config_of(even), even)
+
+
+def test_experts_that_were_all_removed_leave_no_size_in_any_spelling() -> None:
+    shape = make_moe_shape()
+    config = config_of(shape) | {"num_local_experts": shape.n_routed_experts}
+    dense = shape.resized(layers=[0, 2, 3])
+    assert "E" not in dense.hybrid_override_pattern
+    left = config_for_shape(config, dense)
+    assert not [key for key in left if "expert" in key or "moe" in key or key in ("n_group", "topk_group")]
 
 
 def test_block_spellings_that_disagree_are_refused(tiny_shape: HybridShape) -> None:

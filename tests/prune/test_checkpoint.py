@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +42,19 @@ def test_the_pruned_checkpoint_loads_and_generates_in_plain_transformers(tmp_pat
     assert output.shape == (1, 3 + 4)
 
 
-def test_readers_of_the_old_and_the_new_block_spelling_are_served(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_what_lay_beside_the_source_is_carried_or_named(
+    tmp_path: Path, tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tiny_checkpoint / "chat_template.jinja").write_text("{{ messages }}")
+    (tiny_checkpoint / "configuration_x.py").write_text("X = 1")
+    (tiny_checkpoint / "original.gguf").write_bytes(b"GGUF")
+    (tiny_checkpoint / "onnx").mkdir()
     source = open_checkpoint(tiny_checkpoint)
-    prune_checkpoint(source, make_plan(source.shape), tmp_path / "pruned")
-    config = json.loads((tmp_path / "pruned" / "config.json").read_text())
-    assert config["hybrid_override_pattern"] == "M-*M*-"
-    assert config["num_hidden_layers"] == 6
-    assert len(config["layers_block_type"]) == 6
+    pruned = prune_checkpoint(source, make_plan(source.shape), tmp_path / "pruned").folder
+    assert (pruned / "chat_template.jinja").read_text() == "{{ messages }}"
+    assert (pruned / "configuration_x.py").read_text() == "X = 1"
+    (line,) = [record.getMessage() for record in caplog.records if "not carried along" in record.getMessage()]
+    assert line.endswith(f"from {tiny_checkpoint}: onnx/, original.gguf")
 
 
 def test_sharding_source_or_output_changes_no_tensor(tmp_path: Path, tiny_checkpoint: Path) -> None:

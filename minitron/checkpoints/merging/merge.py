@@ -16,12 +16,12 @@ import numpy.typing as npt
 from minitron.artifacts.atomic import sync_folder
 from minitron.artifacts.finished import require_free
 from minitron.artifacts.json_files import write_json
-from minitron.checkpoints.checkpoint import Checkpoint, carried_files, open_checkpoint
+from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.checkpoints.headers import StoredTensor
 from minitron.checkpoints.merging.mergeable import check_mergeable, interpolation_weights
 from minitron.checkpoints.reading import fill
 from minitron.checkpoints.rounding import Raw, narrow_fp64, widen
-from minitron.checkpoints.weights import DEFAULT_SHARD_BYTES, copy_files
+from minitron.checkpoints.weights import DEFAULT_SHARD_BYTES, carry_files
 from minitron.checkpoints.writing.shard_plan import plan_shards
 from minitron.checkpoints.writing.shard_writer import write_shards
 from minitron.dtypes import FLOAT_VIEWS, INTEGER_VIEWS, STORED_BYTES, WORD_VIEWS
@@ -77,7 +77,7 @@ def merge_checkpoints(
                 progress.advance(task, chunk.nbytes)
 
         write_shards(output, shards, chunks, what="the merged checkpoint")
-    copy_files(carried_files(first.folder), output)
+    carry_files(first, output)
     write_json(output / "config.json", first.config)
     sync_folder(output)
     merged = open_checkpoint(output)

@@ -60,7 +60,8 @@ def normed(*readers: str) -> tuple[HookPoint, ...]:
 
 NEMOTRON_H = Family(
     model_type="nemotron_h",
-    block_kinds={"M": "linear_attention", "-": "mlp", "*": "full_attention", "E": "moe"},
+    # The names up to transformers 5.12; later ones read them too, SGLang 0.5.23 no others.
+    block_kinds={"M": "mamba", "-": "mlp", "*": "attention", "E": "moe"},
     axes=mixers.by_name(
         Axis(name="hidden_size"),
         Axis(name="intermediate_size", block="-"),

@@ -19,8 +19,8 @@ from minitron.artifacts.finished import finished_or_refused
 from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.header import HEADER_FILE, MARKER_FILE
 from minitron.artifacts.json_files import read_record, write_json
-from minitron.checkpoints.checkpoint import Checkpoint, carried_files, checkpoint_hashes, open_checkpoint
-from minitron.checkpoints.weights import copy_files
+from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
+from minitron.checkpoints.weights import carry_files
 from minitron.data.documents import is_text_file
 from minitron.data.sequences import TokenSequences, blend_sources
 from minitron.data.sources import TextSource
@@ -157,7 +157,7 @@ def _assemble(source: Checkpoint, export: Path, folder: Path) -> Checkpoint:
     for path in export.iterdir():
         if path.name.endswith((".safetensors", ".safetensors.index.json")):
             path.replace(folder / path.name)
-    copy_files([path for path in carried_files(source.folder) if path.name not in _NOT_CARRIED], folder)
+    carry_files(source, folder, without=_NOT_CARRIED)
     config = config_for_shape(source.config, source.shape)
     config.pop("torch_dtype", None)
     count = source.shape.family.extra_count
