@@ -1,6 +1,6 @@
 """Which way of choosing among candidates pays: each way's choice distilled in full, at equal tokens.
 
-    python benchmarks/choosing.py examples/quickstart/recipe.yaml --seeds 0 1 2
+    python benchmarks/choosing.py examples/quickstart/widths.yaml --seeds 0 1 2
 
 For each seed and each way the search stage is run alone; then the chosen shape is pruned, distilled on all of the
 recipe's tokens and measured on held-out text, once for ways that choose the same. `largest` is the published rule.

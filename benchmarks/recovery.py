@@ -1,6 +1,6 @@
 """Recovery at equal tokens: our cut against a random cut and against the same shape from scratch.
 
-    python benchmarks/recovery.py examples/quickstart/recipe.yaml --seeds 0 1 2
+    python benchmarks/recovery.py examples/quickstart/widths.yaml --seeds 0 1 2
 
 For each seed the whole recipe is run; then a student of exactly the same shape is cut at random (random units, within
 groups), and another is initialized afresh. All three are distilled from the same teacher on the same tokens in the

@@ -1,6 +1,6 @@
 """Repair against plain slicing, zero-shot over shapes and after distillation at equal tokens.
 
-    python benchmarks/repair.py examples/quickstart/recipe.yaml --seeds 0 1 2 [--distill]
+    python benchmarks/repair.py examples/quickstart/widths.yaml --seeds 0 1 2 [--distill]
 
 The teacher is scored as the recipe says. Each shape is cut once; the same checkpoint is measured, repaired in place
 (the recipe's `prune.repair`, or its defaults) on the recipe's calibration text and measured again, both on the

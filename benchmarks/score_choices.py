@@ -1,6 +1,6 @@
 """Which score to trust: zero-shot KL to the teacher after cutting one axis at a time, by every score.
 
-    python benchmarks/score_choices.py examples/quickstart/recipe.yaml
+    python benchmarks/score_choices.py examples/quickstart/widths.yaml
 
 For each seed (of the calibration text) and each cut, the teacher is cut by every score, and its KL to the teacher on
 the recipe's held-out text is measured right away, without distillation. Lower is better. The order of scores after a

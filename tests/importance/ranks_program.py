@@ -14,15 +14,15 @@ from minitron.runtime.stack import LayerwiseStack, MemoryStack
 from tests.support.rank_settings import ALL_SETTINGS, samples_of
 
 
-def main(checkpoint: Path, output: Path) -> None:
+def main(checkpoint: Path, output: Path, names: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     ranks = Ranks()
     assert ranks.world_size == int(os.environ["WORLD_SIZE"]) == 2
     opened = open_checkpoint(checkpoint)
     loaded = MemoryStack(load_model(checkpoint), opened.shape)
     for way in ("memory", "layerwise"):
-        for name, settings in ALL_SETTINGS.items():
+        for name in names:
             for padded in (False, True):
                 stack = LayerwiseStack(opened) if way == "layerwise" else loaded
-                scores = calibrate(stack, samples_of(checkpoint, padded=padded), settings, ranks=ranks)
+                scores = calibrate(stack, samples_of(checkpoint, padded=padded), ALL_SETTINGS[name], ranks=ranks)
                 save_scores(scores, output / f"{way}-{name}-{padded}-{ranks.rank}.safetensors")

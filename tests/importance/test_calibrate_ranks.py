@@ -1,5 +1,9 @@
-"""On the quickstart's teacher: layerwise, in memory and two processes give the same scores, for every scorer."""
+"""On the quickstart's teacher: layerwise, in memory and two processes give the same scores, for every scorer.
 
+Two scorers in every run of the tests, all others among the slow ones.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +22,24 @@ from tests.support.rank_settings import ALL_SETTINGS, samples_of
 pytestmark = pytest.mark.processes
 
 
+ALWAYS = ("activation-max-mean", "output_energy")
+OTHERS = tuple(name for name in ALL_SETTINGS if name not in ALWAYS)
+
+
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("ranks")
-    assert run_ranks(ranks_program.main, TEACHER, output, log=output) == [0, 0]
-    return output
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Where two processes wrote the scores of some settings; they calibrate once for all of a kind."""
+    folders: dict[tuple[str, ...], Path] = {}
+
+    def folder_of(name: str) -> Path:
+        together = ALWAYS if name in ALWAYS else OTHERS
+        if together not in folders:
+            output = tmp_path_factory.mktemp("ranks")
+            assert run_ranks(ranks_program.main, TEACHER, output, together, log=output) == [0, 0]
+            folders[together] = output
+        return folders[together]
+
+    return folder_of
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +48,18 @@ def loaded() -> MemoryStack:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("name", ALL_SETTINGS)
-def test_three_ways_one_result(two_processes: Path, loaded: MemoryStack, name: str, padded: bool) -> None:
+@pytest.mark.parametrize("name", [*ALWAYS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_three_ways_one_result(
+    two_processes: Callable[[str], Path], loaded: MemoryStack, name: str, padded: bool
+) -> None:
     checkpoint, samples = open_checkpoint(TEACHER), samples_of(TEACHER, padded=padded)
     expected = calibrate(loaded, samples, ALL_SETTINGS[name])
     found = {"layerwise": calibrate(LayerwiseStack(checkpoint), samples, ALL_SETTINGS[name])}
     for way in ("memory", "layerwise"):
         for rank in (0, 1):
-            found[f"{way}, process {rank}"] = load_scores(two_processes / f"{way}-{name}-{padded}-{rank}.safetensors")
+            found[f"{way}, process {rank}"] = load_scores(
+                two_processes(name) / f"{way}-{name}-{padded}-{rank}.safetensors"
+            )
     for scores in found.values():
         assert_close(scores, expected)
 

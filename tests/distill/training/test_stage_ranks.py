@@ -1,4 +1,7 @@
-"""On the quickstart's student: one process, copies in two and shards in two train alike, masks uneven or not."""
+"""On the quickstart's student: one process, copies in two and shards in two train alike, masks uneven or not.
+
+Trainings that stop and go on are among the slow tests.
+"""
 
 import json
 from pathlib import Path
@@ -10,20 +13,34 @@ from tests.distill.training import ranks_program
 from tests.support.processes import run_ranks
 
 pytestmark = pytest.mark.processes
-SHARED_WAYS = ("ddp", "ddp-stopped", "fsdp2", "fsdp2-stopped")
+
+
+def train(output: Path, ways: tuple[str, ...], *, world_size: int) -> None:
+    codes = run_ranks(ranks_program.main, output, ways, world_size=world_size, log=output)
+    assert codes == [0] * world_size, (output / "rank-0.err").read_text()
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("ranks")
-    for world_size, ways in ((1, ("single", "masked-8", "masked-2")), (2, (*SHARED_WAYS, "masked-4"))):
-        codes = run_ranks(ranks_program.main, output, ways, world_size=world_size, log=output)
-        assert codes == [0] * world_size, (output / "rank-0.err").read_text()
+    train(output, ("single", "masked-8", "masked-2"), world_size=1)
+    train(output, ("ddp", "fsdp2", "masked-4"), world_size=2)
     return output
 
 
-@pytest.mark.parametrize("way", SHARED_WAYS)
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
 def test_two_processes_train_to_the_loss_and_weights_of_one(trained: Path, way: str) -> None:
+    assert_trained_alike(trained, way)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["ddp-stopped", "fsdp2-stopped"])
+def test_two_processes_that_stop_and_go_on_train_to_the_same(trained: Path, way: str) -> None:
+    train(trained, (way,), world_size=2)
+    assert_trained_alike(trained, way)
+
+
+def assert_trained_alike(trained: Path, way: str) -> None:
     expected, found = (json.loads((trained / f"{name}.json").read_text()) for name in ("single", way))
     assert (expected["processes"], found["processes"]) == (1, 2)
     assert [at for at, _ in found["curve"]] == [at for at, _ in expected["curve"]]
