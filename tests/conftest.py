@@ -1,4 +1,9 @@
-"""Fixtures, and how the suite runs: without network, on one thread a worker, and each module's tests in one worker."""
+"""Fixtures, and how the suite runs: without network, on one thread a worker, and each module's tests in one worker.
+
+Nothing heavy is imported here at the top: the process that hands tests to workers needs none of it.
+"""
+
+from __future__ import annotations
 
 import gc
 import os
@@ -9,28 +14,33 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from hypothesis import settings
 
-# Read as Triton is imported, which transformers does: without a GPU its interpreter runs kernels, on CPU tensors.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
-from transformers import PreTrainedModel
-
-from minitron.models.shape import HybridShape
-from tests.support.models import make_tiny_model, make_tiny_shape, write_tiny_checkpoint
-from tests.support.recipes import write_tiny_recipe
-
-# Small products on two cores: one thread is as fast and does not fight with other processes.
-torch.set_num_threads(1)
+    from minitron.models.shape import HybridShape
 
 settings.register_profile("random", deadline=60_000)  # milliseconds; an example takes a second at most
 settings.register_profile("ci", deadline=60_000, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "random")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepares torch in each process that runs tests."""
+    if config.getoption("numprocesses", None):
+        return
+    import torch
+
+    # Small products on two cores: one thread is as fast and does not fight with other processes.
+    torch.set_num_threads(1)
+    # Read as Triton is imported, which transformers does: without a GPU its interpreter runs kernels, on CPU tensors.
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
@@ -76,24 +86,34 @@ def blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="session")
 def tiny_shape() -> HybridShape:
+    from tests.support.models import make_tiny_shape
+
     return make_tiny_shape()
 
 
 @pytest.fixture
 def tiny_model(tiny_shape: HybridShape) -> PreTrainedModel:
+    from tests.support.models import make_tiny_model
+
     return make_tiny_model(tiny_shape)
 
 
 @pytest.fixture
 def tiny_checkpoint(tmp_path: Path) -> Path:
+    from tests.support.models import write_tiny_checkpoint
+
     return write_tiny_checkpoint(tmp_path / "teacher")
 
 
 @pytest.fixture
 def token_ids() -> torch.Tensor:
+    import torch
+
     return torch.randint(3, 271, (2, 29), generator=torch.Generator().manual_seed(7))
 
 
 @pytest.fixture
 def recipe_path(tmp_path: Path) -> Path:
+    from tests.support.recipes import write_tiny_recipe
+
     return write_tiny_recipe(tmp_path)

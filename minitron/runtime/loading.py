@@ -161,10 +161,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             folder, local_files_only=True, padding_side="left"
         )
     except Exception as error:  # a malformed file makes transformers and tokenizers raise whatever they trip over
-        reason = (str(error).splitlines() or [""])[0]
-        raise MinitronError(
-            f"a checkpoint must bring its tokenizer, {folder} has none that loads: {type(error).__name__}: {reason}"
-        ) from error
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise MinitronError(f"a checkpoint must bring its tokenizer, {folder} has none that loads: {reason}") from error
     if tokenizer.eos_token_id is None:
         raise MinitronError(f"the tokenizer of {folder} must name an eos_token, it names none")
     if tokenizer.pad_token_id is None:

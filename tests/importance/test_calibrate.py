@@ -48,7 +48,7 @@ def assert_axis(found: Any, expected: Any, rtol: float = 1e-5) -> None:
         np.testing.assert_allclose(found, expected, rtol=rtol)
 
 
-@pytest.mark.parametrize("batch_size", [2, 5])
+@pytest.mark.parametrize("batch_size", [2, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sequence", ["mean_abs", "l2", "variance", "max"])
 @pytest.mark.parametrize("batch", ["mean_abs", "l2", "variance", "max"])
 def test_activation_scores(case: Case, tiny_shape: HybridShape, sequence: Any, batch: Any, batch_size: int) -> None:
@@ -137,7 +137,7 @@ def test_planted_dead_units_rank_last(tiny_shape: HybridShape, scorer: Any) -> N
 
 
 @pytest.mark.parametrize("distance", ["logit_mse", "logit_nmse", "logit_kld"])
-@pytest.mark.parametrize("trials_at_once", [1, 3, 8])
+@pytest.mark.parametrize("trials_at_once", [3, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 8))])
 def test_depth_scores_are_those_of_really_removing_each_block(case: Case, distance: Any, trials_at_once: int) -> None:
     stack, model, samples, bare = case
     depth = DepthSettings(scorer=distance, trials_at_once=trials_at_once, batches_at_once=2)

@@ -22,7 +22,7 @@ from tests.support.rank_settings import ALL_SETTINGS, samples_of
 pytestmark = pytest.mark.processes
 
 
-ALWAYS = ("activation-max-mean", "output_energy")
+ALWAYS = ("activation", "output_energy")
 OTHERS = tuple(name for name in ALL_SETTINGS if name not in ALWAYS)
 
 

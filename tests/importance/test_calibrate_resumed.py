@@ -40,7 +40,7 @@ def open_stack(way: str, folder: Path) -> Stack:
     return MemoryStack(load_model(folder), checkpoint.shape) if way == "memory" else LayerwiseStack(checkpoint)
 
 
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("padded", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", ["memory", "layerwise"])
 @pytest.mark.parametrize("scorer", ["activation", "output_energy"])
 def test_twenty_stops_at_random_points_change_no_score(

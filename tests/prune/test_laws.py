@@ -19,7 +19,7 @@ from tests.support.models import make_moe_shape
 from tests.support.numpy_model import reference
 from tests.support.strategies import choose_rows, plans, possible_counts, seeds, shapes, tokens
 
-FEW = settings(max_examples=12)
+FEW = settings(max_examples=8)
 MAMBA = ("mamba_num_heads", "mamba_head_dim")
 FFN = ("intermediate_size", "moe_intermediate_size", "moe_shared_expert_intermediate_size")
 # Parameters whose first dim writes to the residual stream, and norms that read it.
@@ -221,7 +221,7 @@ def test_hidden_channel_pruning_equals_the_reference_on_fewer_channels(model_typ
 
 
 @families
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(data=st.data(), seed=seeds)
 def test_any_plan_equals_the_reference_on_weights_sliced_by_hand(model_type: str, data: Any, seed: int) -> None:
     check_any_plan(model_type, data, seed)

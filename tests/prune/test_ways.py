@@ -28,7 +28,7 @@ from tests.support.hand import sliced_by_hand
 from tests.support.models import make_tiny_model, write_tiny_checkpoint
 from tests.support.strategies import plans, shapes
 
-FEW = settings(max_examples=6)
+FEW = settings(max_examples=4)
 families = pytest.mark.parametrize("model_type", sorted(FAMILIES))
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 

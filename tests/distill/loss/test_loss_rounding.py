@@ -107,7 +107,9 @@ def near_teacher(objective: Objective, dtype: torch.dtype) -> Problem:
     return with_labels(problem) if objective.cross_entropy else problem
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow), torch.float32], ids=str
+)
 def test_a_student_near_its_teacher_loses_nothing_to_rounding_nor_to_autocast(dtype: torch.dtype) -> None:
     problem = near_teacher(Objective(), dtype)
     expected = problem.reference(real=np.float64)

@@ -30,7 +30,7 @@ from minitron.runtime.loading import load_model
 from tests.support.paths import TEACHER
 
 SETTINGS = DistillSettings(batch_size=4, learning_rate=1e-3, warmup_steps=2, chunk_tokens=37, save_steps=0)
-STEPS, SEQ_LEN = 6, 24
+STEPS, SEQ_LEN = 4, 24
 
 
 def make_student() -> Any:
