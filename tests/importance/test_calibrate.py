@@ -1,5 +1,6 @@
 """Scores against the oracle, run in memory and layerwise, packed and padded, for every scorer."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,14 @@ def case(request: pytest.FixtureRequest, folder: Path) -> Case:
     return stack, model, samples, bare
 
 
+# Each way of reducing over a sequence and over a batch once; all pairs among the slow tests.
+ONCE = [("mean_abs", "l2"), ("l2", "mean_abs"), ("variance", "max"), ("max", "variance")]
+PAIRS = [
+    pair if pair in ONCE else pytest.param(*pair, marks=pytest.mark.slow)
+    for pair in itertools.product(("mean_abs", "l2", "variance", "max"), repeat=2)
+]
+
+
 def assert_axis(found: Any, expected: Any, rtol: float = 1e-5) -> None:
     if isinstance(expected, dict):
         assert list(found) == list(expected)
@@ -49,8 +58,7 @@ def assert_axis(found: Any, expected: Any, rtol: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [2, pytest.param(5, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("sequence", ["mean_abs", "l2", "variance", "max"])
-@pytest.mark.parametrize("batch", ["mean_abs", "l2", "variance", "max"])
+@pytest.mark.parametrize(("sequence", "batch"), PAIRS)
 def test_activation_scores(case: Case, tiny_shape: HybridShape, sequence: Any, batch: Any, batch_size: int) -> None:
     stack, model, samples, bare = case
     width = WidthSettings.uniform("activation", sequence=sequence, batch=batch)
@@ -136,7 +144,7 @@ def test_planted_dead_units_rank_last(tiny_shape: HybridShape, scorer: Any) -> N
     assert scores.depth.argmin() == 7
 
 
-@pytest.mark.parametrize("distance", ["logit_mse", "logit_nmse", "logit_kld"])
+@pytest.mark.parametrize("distance", ["logit_mse", pytest.param("logit_nmse", marks=pytest.mark.slow), "logit_kld"])
 @pytest.mark.parametrize("trials_at_once", [3, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 8))])
 def test_depth_scores_are_those_of_really_removing_each_block(case: Case, distance: Any, trials_at_once: int) -> None:
     stack, model, samples, bare = case

@@ -108,7 +108,9 @@ def near_teacher(objective: Objective, dtype: torch.dtype) -> Problem:
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow), torch.float32], ids=str
+    "dtype",
+    [torch.bfloat16, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (torch.float16, torch.float32))],
+    ids=str,
 )
 def test_a_student_near_its_teacher_loses_nothing_to_rounding_nor_to_autocast(dtype: torch.dtype) -> None:
     problem = near_teacher(Objective(), dtype)
