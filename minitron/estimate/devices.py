@@ -1,4 +1,4 @@
-"""Device profiles: the memory that a process sees on a GPU, and the GPU's peak rates. A GPU is added in `_PROFILES`."""
+"""Device profiles: the memory that a process sees on a GPU, and the GPU's peak rates. Rows: `_PROFILES`, `_SOURCES`."""
 
 import math
 from dataclasses import dataclass

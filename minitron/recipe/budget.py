@@ -1,4 +1,4 @@
-"""What the student must keep to: memory at a workload, parameters, throughput."""
+"""Recipe section: the budget that a student must keep to: memory at a workload, parameters, throughput."""
 
 from pydantic import Field, model_validator
 

@@ -1,4 +1,4 @@
-"""What a run is planned for: `minitron run --dry-run` counts hours and writes launch commands by it."""
+"""Recipe section: the machines of a run; `minitron run --dry-run` counts hours and writes launch commands by it."""
 
 from pydantic import Field, field_validator
 

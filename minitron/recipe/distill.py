@@ -1,4 +1,4 @@
-"""How a student is distilled: in one go, or in the phases of a curriculum."""
+"""Recipe sections that train: distillation, in one go or in phases, and the teacher's correction."""
 
 from copy import copy
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""What models are measured on."""
+"""Recipe section: what teacher and student are measured on."""
 
 from pydantic import Field
 

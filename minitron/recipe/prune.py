@@ -1,4 +1,4 @@
-"""How a student is cut, and what is done with it right after."""
+"""Recipe section: how a student is cut, compensated and repaired."""
 
 from typing import Annotated
 

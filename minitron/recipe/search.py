@@ -1,4 +1,4 @@
-"""Which sizes are tried, and how one of them is chosen."""
+"""Recipe section: which sizes the search tries, and how it chooses one of them."""
 
 from typing import Annotated, Literal
 

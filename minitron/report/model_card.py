@@ -81,7 +81,7 @@ def _shape_table(teacher: TeacherRecord, params: int, shape: Mapping[str, int | 
 
 
 def _describe(number: int, step: JsonObject) -> Iterator[str]:
-    yield f"{number}. **{_PAST[str(step['step'])]}**"
+    yield f"{number}. **{_PAST.get(str(step['step']), step['step'])}**"
     yield from _bullets({key: value for key, value in step.items() if key != "step"}, indent="   ")
     yield ""
 

@@ -1,1 +1,1 @@
-"""The distillation loss: divergences from chunked logits, cross-entropy, hidden states."""
+"""The distillation loss: divergences and cross-entropy of logits made a few tokens at a time, and hidden states."""

@@ -2,6 +2,8 @@
 
 # C tokens of a chunk, V vocabulary
 
+import functools
+import logging
 import math
 
 import torch
@@ -13,7 +15,22 @@ from minitron.distill.loss.fused_kernel import WARPS, block_columns, row_kernel
 from minitron.distill.loss.objective import Objective
 from minitron.errors import MinitronError
 
+logger = logging.getLogger(__name__)
+
 _KINDS = {ForwardKL: "forward_kl", ReverseKL: "reverse_kl", JSD: "jsd", type(None): "none"}
+
+
+def has_kernel(objective: Objective) -> bool:
+    """Whether the kernel computes this divergence; where it does not, the loss in torch does, and the log says so."""
+    divergence = type(objective.divergence)
+    if divergence not in _KINDS:
+        _say_without_kernel(divergence.__name__)
+    return divergence in _KINDS
+
+
+@functools.cache
+def _say_without_kernel(divergence: str) -> None:
+    logger.warning("%s has no kernel: torch computes it, several times slower on a GPU", divergence)
 
 
 def fused_rows_(

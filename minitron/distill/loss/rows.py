@@ -33,9 +33,10 @@ def row_losses_(
         labels_C: Next tokens; None where the objective has no cross-entropy.
     """
     if student_CV.device.type == "cuda" and student_CV.dtype == torch.float32:
-        from minitron.distill.loss.fused import fused_rows_  # triton comes with torch for CUDA alone
+        from minitron.distill.loss.fused import fused_rows_, has_kernel  # triton comes with torch for CUDA alone
 
-        return fused_rows_(student_CV, teacher_CV, objective, labels_C)
+        if has_kernel(objective):
+            return fused_rows_(student_CV, teacher_CV, objective, labels_C)
     divergence_C, entropy_C = student_CV.new_zeros(len(student_CV)), student_CV.new_zeros(len(student_CV))
     for rows in _tiles(student_CV):
         student_RV = student_CV[rows]

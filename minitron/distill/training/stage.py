@@ -1,4 +1,4 @@
-"""Distills a student on packed text, in place: one phase of a curriculum."""
+"""Distillation of a student on packed text, in place: what one phase of a curriculum, or a run without one, does."""
 
 # N sequences, T tokens
 

@@ -1,4 +1,4 @@
-"""Stage `score`: the checkpoint that is cut + calibration text -> scores."""
+"""Stage `score`: the checkpoint to be cut + calibration text -> scores."""
 
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.scoring import score_folder

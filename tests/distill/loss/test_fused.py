@@ -18,7 +18,7 @@ from tests.support.paths import ROOT
 
 pytest.importorskip("triton", reason="triton is not installed, `make test-kernels` installs it")
 
-from minitron.distill.loss.fused import fused_rows_
+from minitron.distill.loss.fused import fused_rows_, has_kernel
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DIVERGENCES = [ForwardKL(), ReverseKL(), JSD(), JSD(beta=0.15)]
@@ -216,3 +216,14 @@ def test_every_variant_compiles_for_a_gpu_that_need_not_be_here(tmp_path: Path) 
         cwd=ROOT,
     )
     assert done.stdout.split() == lines, done.stderr[-2000:]
+
+
+def test_a_divergence_without_a_kernel_is_left_to_torch_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Other(ForwardKL):
+        pass
+
+    assert all(has_kernel(Objective(divergence=divergence)) for divergence in (*DIVERGENCES, None))
+    assert not any(has_kernel(Objective(divergence=Other())) for _ in range(2))
+    assert [record.getMessage() for record in caplog.records] == [
+        "Other has no kernel: torch computes it, several times slower on a GPU"
+    ]

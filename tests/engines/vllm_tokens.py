@@ -1,0 +1,68 @@
+"""Greedy tokens of vLLM on CPU, as a program: `python vllm_tokens.py < request > answer`, both in JSON.
+
+The request holds `models` (checkpoint folders), `prompts` (lists of token ids, the same for each model) and
+`new_tokens`. The answer has, for each model and prompt, the greedy `tokens` and the `logprobs` of every token of the
+prompt but the first and of the new tokens; for a model that vLLM refuses its `error`. Weights and cache are fp32, so
+that only the order of sums differs.
+"""
+
+import gc
+import json
+import os
+import sys
+from typing import Any
+
+os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
+os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+answers_to = os.dup(1)
+os.dup2(2, 1)  # what vLLM prints is not the answer
+
+from vllm import LLM, SamplingParams  # noqa: E402
+from vllm.distributed.parallel_state import cleanup_dist_env_and_memory  # noqa: E402
+
+
+def ask(folder: str, prompts: list[list[int]], new_tokens: int) -> list[dict[str, Any]]:
+    """Loads a model, reads the prompts in one batch and decodes them."""
+    engine = LLM(
+        folder,
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=256,
+        max_num_seqs=4,
+        skip_tokenizer_init=True,
+        enable_prefix_caching=False,
+    )
+    try:
+        sampling = SamplingParams(
+            temperature=0, max_tokens=new_tokens, ignore_eos=True, prompt_logprobs=0, logprobs=0, detokenize=False
+        )
+        found = engine.generate([{"prompt_token_ids": prompt} for prompt in prompts], sampling, use_tqdm=False)
+        return [answer(each) for each in found]
+    finally:
+        del engine
+        cleanup_dist_env_and_memory()
+        gc.collect()
+
+
+def answer(output: Any) -> dict[str, Any]:
+    """Tokens and log-probabilities of one prompt."""
+    (made,) = output.outputs
+    given = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
+    new = zip(made.token_ids, made.logprobs, strict=True)
+    return {
+        "tokens": list(made.token_ids),
+        "logprobs": [choices[token].logprob for token, choices in (*given, *new)],
+    }
+
+
+if __name__ == "__main__":
+    request = json.load(sys.stdin)
+    answers: list[Any] = []
+    for model in request["models"]:
+        try:
+            answers.append(ask(model, request["prompts"], request["new_tokens"]))
+        except Exception as error:
+            answers.append({"error": f"{type(error).__name__}: {error}"})
+    with os.fdopen(answers_to, "w") as out:
+        json.dump(answers, out)
+    os._exit(0)  # the engine's threads would keep the process alive
