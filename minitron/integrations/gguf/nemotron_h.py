@@ -64,9 +64,9 @@ def _expert_keys(shape: HybridShape, config: Config) -> dict[str, Value]:
         "expert_shared_count": 1,
         "expert_weights_norm": config.get("norm_topk_prob") is not False,
         "expert_weights_scale": float(read_number(config, "routed_scaling_factor", 1.0)),
-        "expert_group_count": shape.n_group,
-        "expert_group_used_count": shape.topk_group,
     }
+    if shape.topk_group < shape.n_group:  # llama.cpp takes no groups of which all are used
+        found |= {"expert_group_count": shape.n_group, "expert_group_used_count": shape.topk_group}
     if shape.moe_latent_size:
         found["moe_latent_size"] = shape.moe_latent_size
     return found

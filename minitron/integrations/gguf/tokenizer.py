@@ -33,8 +33,8 @@ class GgufTokenizer:
 
     Attributes:
         pre: llama.cpp's name of the pre-tokenizer.
-        tokens: Text of each id; `[PAD5]` for an id 5 that no token has, since there is one for each row of the
-            embeddings.
+        tokens: Text of each id, no two alike. There is one for each row of the embeddings: `[PAD5]` where no token has
+            the id 5.
         types: Kind of each id.
         merges: Pairs of tokens, the first one merged first.
         special: Key, such as `eos_token_id`, -> id.
@@ -96,7 +96,7 @@ def read_tokenizer(folder: Path, config: Config, vocab_size: int, *, pre_tokeniz
     special = special_ids(settings, config, ids, folder)
     return GgufTokenizer(
         pre=pre,
-        tokens=[texts.get(number, f"[PAD{number}]") for number in range(vocab_size)],
+        tokens=[texts[number] if number in texts else _pad(number, ids) for number in range(vocab_size)],
         types=[types.get(number, UNUSED) for number in range(vocab_size)],
         merges=merges,
         special=special,
@@ -146,6 +146,13 @@ def _name_pre_tokenizer(declared: Mapping[str, Any], folder: Path, asked: str | 
             written.ignores_merges,
         )
     return asked or (found.name if found is not None else "")
+
+
+def _pad(number: int, ids: Mapping[str, int]) -> str:
+    text = f"[PAD{number}]"
+    while text in ids:
+        text += "_"
+    return text
 
 
 def _warn_of_normalizer(normalizer: Any, folder: Path) -> None:

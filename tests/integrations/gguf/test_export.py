@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
-from transformers import AutoConfig, LlamaConfig, NemotronHConfig, Qwen3Config
+from transformers import AutoConfig, AutoTokenizer, LlamaConfig, NemotronHConfig, Qwen3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import minitron
@@ -156,6 +156,7 @@ def test_the_metadata_are_the_configurations(tmp_path: Path, kind: str) -> None:
             "expert_group_count": config.n_group,
             "expert_group_used_count": config.topk_group,
         }
+        assert config.topk_group < config.n_group
         if config.moe_latent_size:
             expected["moe_latent_size"] = config.moe_latent_size
     assert found == expected
@@ -185,6 +186,15 @@ def test_what_a_configuration_leaves_out_is_what_transformers_takes(tmp_path: Pa
         assert fields[f"{model_type}.attention.layer_norm_rms_epsilon"] == pytest.approx(epsilon)
         if model_type != "nemotron_h":
             assert fields[f"{model_type}.rope.freq_base"] == default.rope_parameters["rope_theta"]
+
+
+def test_groups_of_which_all_are_used_are_none(tmp_path: Path) -> None:
+    shape = make_moe_shape(hybrid_override_pattern="ME*EM", topk_group=3)
+    fields, _ = read_gguf(
+        minitron.export(write_exportable(tmp_path / "teacher", shape), output=tmp_path / "model.gguf").output
+    )
+    assert "nemotron_h_moe.expert_group_count" not in fields
+    assert "nemotron_h_moe.expert_group_used_count" not in fields
 
 
 def test_numbers_are_llama_cpps() -> None:
@@ -253,10 +263,14 @@ def test_q8_0_is_llama_cpps_and_a_row_that_is_no_multiple_of_32_stays_as_it_is_s
 
 def test_tokens_fill_the_rows_of_the_embeddings(tmp_path: Path) -> None:
     folder = write_exportable(tmp_path / "teacher", make_dense_shape("qwen3", vocab_size=273))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["[PAD264]"])
+    tokenizer.save_pretrained(folder)
     fields, tensors = read_gguf(minitron.export(folder, output=tmp_path / "model.gguf").output)
     assert len(fields["tokenizer.ggml.tokens"]) == tensors["token_embd.weight"].shape[0] == 273
-    assert fields["tokenizer.ggml.tokens"][262:] == [f"[PAD{number}]" for number in range(262, 273)]
-    assert fields["tokenizer.ggml.token_type"][262:] == [int(gguf.TokenType.UNUSED)] * 11
+    texts = ["[PAD263]", "[PAD264]_", *(f"[PAD{number}]" for number in range(265, 273))]
+    assert fields["tokenizer.ggml.tokens"][262:] == ["[PAD264]", *texts]
+    assert fields["tokenizer.ggml.token_type"][263:] == [int(gguf.TokenType.UNUSED)] * 10
 
 
 def test_a_table_of_rotary_divisors_is_transformers(tmp_path: Path) -> None:
