@@ -1,20 +1,17 @@
-// Greedy tokens and logits of stock llama.cpp on CPU, as a program: `node llama_cpp.mjs FOLDER < request > answer`,
-// both in JSON, where FOLDER/node_modules holds node-llama-cpp.
+// Greedy tokens and logits of stock llama.cpp on CPU, as a program: `node llama_cpp.mjs FOLDER < requests > answers`,
+// a line of JSON each, where FOLDER/node_modules holds node-llama-cpp.
 //
-// The request holds `model` (a GGUF file), `prompts` (lists of token ids), `new_tokens`, and `texts`. The answer has
+// A request holds `model` (a GGUF file), `prompts` (lists of token ids), `new_tokens`, and `texts`. Its answer has
 // `answers`, for each prompt its greedy `tokens` and the `logits` at every position of prompt and tokens but the last,
 // and for each text its `ids`. Keys and values are kept in fp32, so that rounding them hides nothing.
 
-import {readFileSync, writeSync} from "node:fs";
 import {join} from "node:path";
+import {createInterface} from "node:readline";
 import {pathToFileURL} from "node:url";
 
 const entry = join(process.argv[2], "node_modules", "node-llama-cpp", "dist", "index.js");
 const {getLlama} = await import(pathToFileURL(entry).href);
-
-const request = JSON.parse(readFileSync(0, "utf8"));
 const llama = await getLlama({gpu: false, build: "never", skipDownload: true, logLevel: "error", maxThreads: 1});
-const model = await llama.loadModel({modelPath: request.model, gpuLayers: 0});
 
 /** Reads tokens behind those that the sequence holds; the logits [tokens, vocabulary] after each of them. */
 async function read(sequence, tokens) {
@@ -29,7 +26,7 @@ async function read(sequence, tokens) {
 }
 
 /** Reads the prompt at once, then decodes token by token from the engine's own state. */
-async function greedy(prompt) {
+async function greedy(model, prompt, newTokens) {
     const context = await model.createContext({
         contextSize: 256,
         threads: 1,
@@ -43,7 +40,7 @@ async function greedy(prompt) {
     while (true) {
         const last = logits[logits.length - 1];
         tokens.push(last.indexOf(Math.max(...last)));
-        if (tokens.length >= request.new_tokens)
+        if (tokens.length >= newTokens)
             break;
         logits.push(...await read(sequence, tokens.slice(-1)));
     }
@@ -51,11 +48,14 @@ async function greedy(prompt) {
     return {tokens, logits};
 }
 
-const answers = [];
-for (const prompt of request.prompts ?? [])
-    answers.push(await greedy(prompt));
-const ids = (request.texts ?? []).map((text) => model.tokenize(text, true));
-let left = Buffer.from(JSON.stringify({answers, ids}));
-while (left.length > 0)
-    left = left.subarray(writeSync(1, left));
-process.exit(0);
+for await (const line of createInterface({input: process.stdin})) {
+    const request = JSON.parse(line);
+    const model = await llama.loadModel({modelPath: request.model, gpuLayers: 0});
+    const answers = [];
+    for (const prompt of request.prompts)
+        answers.push(await greedy(model, prompt, request.new_tokens));
+    const ids = request.texts.map((text) => model.tokenize(text, true));
+    await model.dispose();
+    process.stdout.write(JSON.stringify({answers, ids}) + "\n");
+}
+process.exit(0); // the library's threads would keep the process alive

@@ -16,8 +16,13 @@ def architecture(shape: HybridShape) -> str:
     """llama.cpp's name: a model has MLPs or experts.
 
     Raises:
-        MinitronError: It has both.
+        MinitronError: It has both, or lacks Mamba-2 or attention, without which llama.cpp ends as it starts.
     """
+    if not (shape.count("M") and shape.count("*")):
+        raise MinitronError(
+            "a model must have Mamba-2 blocks and attention blocks for llama.cpp, the pattern "
+            f"{shape.hybrid_override_pattern} lacks one of them"
+        )
     if shape.count("E") and shape.count("-"):
         raise MinitronError(
             "a model must have either MLP blocks or blocks of experts for llama.cpp, the pattern "

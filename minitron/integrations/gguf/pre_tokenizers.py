@@ -1,7 +1,8 @@
 """llama.cpp's name of a pre-tokenizer, from what a `tokenizer.json` declares.
 
 llama.cpp splits text by a function of its own for each name. A name is given here only where its expressions are the
-declared ones. Source: ggml-org/llama.cpp, src/llama-vocab.cpp, which quotes the expressions of tokenizer.json.
+declared ones; of tekken and gpt-4o llama.cpp itself leaves out that combining marks belong to words.
+Source: ggml-org/llama.cpp, src/llama-vocab.cpp, which quotes the expressions of tokenizer.json.
 """
 
 import json

@@ -273,9 +273,10 @@ def test_tokens_fill_the_rows_of_the_embeddings(tmp_path: Path) -> None:
     assert fields["tokenizer.ggml.token_type"][263:] == [int(gguf.TokenType.UNUSED)] * 10
 
 
-def test_a_table_of_rotary_divisors_is_transformers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", [{}, {"original_max_position_embeddings": 40}])
+def test_a_table_of_rotary_divisors_is_transformers(tmp_path: Path, beside: dict[str, int]) -> None:
     folder = write_exportable(tmp_path / "teacher", SHAPES["llama"])
-    change_config(folder, rope_parameters=LLAMA3, max_position_embeddings=256)
+    change_config(folder, rope_parameters=LLAMA3, max_position_embeddings=256, **beside)
     done = minitron.export(folder, output=tmp_path / "model.gguf")
     _, tensors = read_gguf(done.output)
     config = AutoConfig.from_pretrained(folder)
@@ -324,6 +325,8 @@ def test_scaled_rotary_positions_are_keys(
 
 
 REFUSED: dict[str, tuple[HybridShape, dict[str, Any], str]] = {
+    "no attention": (make_tiny_shape(hybrid_override_pattern="M-M"), {}, "must have Mamba-2 blocks and attention"),
+    "no Mamba": (make_tiny_shape(hybrid_override_pattern="*-*"), {}, "the pattern *-* lacks one of them"),
     "both": (make_moe_shape(), {}, "either MLP blocks or blocks of experts"),
     "activation": (SHAPES["nemotron_h"], {"mlp_hidden_act": "gelu"}, 'mlp_hidden_act in config.json must be "relu2"'),
     "steps": (SHAPES["nemotron_h"], {"time_step_limit": [0.01, 0.1]}, "time_step_limit in config.json must be"),

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from minitron.checkpoints import reading
 from minitron.cli.main import main
 from minitron.errors import MinitronError
 from minitron.integrations.gguf import tensors as gguf_tensors
+from minitron.integrations.gguf import writer
 from tests.support.gguf_files import SHAPES, read_gguf, write_exportable
 from tests.support.models import make_dense_shape
 from tests.support.torch_free import run_commands
@@ -136,6 +139,18 @@ def test_an_output_that_is_there_stays(tmp_path: Path, folder: Path) -> None:
         minitron.export(folder, output=output / "inside.gguf")
     with pytest.raises(MinitronError, match="another process is writing"), locked(tmp_path / "other.gguf"):
         minitron.export(folder, output=tmp_path / "other.gguf")
+
+
+def test_an_output_that_appears_meanwhile_stays(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def locked_late(output: Path) -> Iterator[None]:
+        output.write_text("another's")
+        yield
+
+    monkeypatch.setattr(writer, "locked", locked_late)
+    with pytest.raises(MinitronError, match="must be a new file"):
+        minitron.export(folder, output=tmp_path / "model.gguf")
+    assert (tmp_path / "model.gguf").read_text() == "another's"
 
 
 def test_a_new_folder_is_made(tmp_path: Path, folder: Path) -> None:
