@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.headers import StoredTensor
-from minitron.checkpoints.reading import read_fp32
+from minitron.checkpoints.reading import fill, read_fp32
 from minitron.checkpoints.rounding import narrow
 from minitron.dtypes import FLOAT_VIEWS
 from minitron.errors import CheckpointError
@@ -51,6 +51,11 @@ class GgufTensor:
     values: Fp32 | None = field(default=None, compare=False)
 
     @property
+    def is_changed(self) -> bool:
+        """Whether it holds other numbers than the stored ones, or in another order."""
+        return bool(self.paired) or self.minus_exp
+
+    @property
     def nbytes(self) -> int:
         """Bytes in the file, without padding."""
         nbytes, numbers, _ = TYPES[self.type]
@@ -89,12 +94,24 @@ def read_encoded(tensor: GgufTensor, *, numbers: int = CHUNK_NUMBERS) -> Iterato
     if tensor.values is not None:
         yield tensor.values
     for stored in tensor.sources:
+        if stored.dtype == tensor.type and not tensor.is_changed:
+            yield from _as_stored(stored, numbers)
+            continue
         row = math.prod(stored.shape[1:])
         together = tensor.paired or 1
         most = max(1, numbers // (row * together)) * together
         for first in range(0, stored.shape[0], most):
             rows = read_fp32(stored, first=first, count=min(most, stored.shape[0] - first))
             yield encode(_changed(rows, tensor), tensor)
+
+
+def _as_stored(stored: StoredTensor, numbers: int) -> Iterator[npt.NDArray[Any]]:
+    with stored.file.open("rb", buffering=0) as file:
+        file.seek(stored.start)
+        for first in range(0, stored.numel, numbers):
+            run = np.empty(min(numbers, stored.numel - first), dtype=FLOAT_VIEWS[stored.dtype])
+            fill(file, run)
+            yield run
 
 
 def encode(rows: Fp32, tensor: GgufTensor) -> npt.NDArray[Any]:

@@ -21,8 +21,10 @@ from minitron.cli.main import main
 from minitron.errors import MinitronError
 from minitron.integrations.gguf import tensors as gguf_tensors
 from minitron.integrations.gguf import writer
+from minitron.integrations.gguf.settings import DTYPES
 from tests.support.gguf_files import SHAPES, read_gguf, write_exportable
 from tests.support.models import make_dense_shape
+from tests.support.paths import ROOT, TEACHER
 from tests.support.torch_free import run_commands
 
 
@@ -40,14 +42,16 @@ def change_weights(folder: Path, name: str, value: float) -> None:
 def test_the_size_of_the_runs_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("llama", "nemotron_h_moe, latent"):
         folder = write_exportable(tmp_path / kind, SHAPES[kind])
-        whole = minitron.export(folder, output=tmp_path / f"{kind}.gguf", dtype="bf16").output
-        monkeypatch.setattr(gguf_tensors.read_encoded, "__kwdefaults__", {"numbers": 7})
-        small = minitron.export(folder, output=tmp_path / f"{kind} small.gguf", dtype="bf16").output
-        monkeypatch.undo()
-        assert small.read_bytes() == whole.read_bytes()
+        for dtype in (None, "bf16"):
+            whole = minitron.export(folder, output=tmp_path / f"{kind} {dtype}.gguf", dtype=dtype).output
+            monkeypatch.setattr(gguf_tensors.read_encoded, "__kwdefaults__", {"numbers": 7})
+            small = minitron.export(folder, output=tmp_path / f"{kind} {dtype} small.gguf", dtype=dtype).output
+            monkeypatch.undo()
+            assert small.read_bytes() == whole.read_bytes()
 
 
-def test_no_more_than_a_run_of_rows_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [None, "q8_0"])
+def test_no_more_than_a_run_of_rows_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str | None) -> None:
     shape = make_dense_shape("llama", hidden_size=96, intermediate_size=700, vocab_size=800)
     folder = write_exportable(tmp_path / "teacher", shape)
     held = []
@@ -57,11 +61,23 @@ def test_no_more_than_a_run_of_rows_is_held(tmp_path: Path, monkeypatch: pytest.
         held.append(rows.size)
         return rows
 
+    def fill(file: Any, run: Any) -> None:
+        reading.fill(file, run)
+        held.append(run.size)
+
     monkeypatch.setattr(gguf_tensors, "read_fp32", read)
+    monkeypatch.setattr(gguf_tensors, "fill", fill)
     monkeypatch.setattr(gguf_tensors.read_encoded, "__kwdefaults__", {"numbers": 2000})
-    minitron.export(folder, output=tmp_path / "model.gguf")
+    minitron.export(folder, output=tmp_path / "model.gguf", dtype=dtype)
     assert sum(held) == shape.params
     assert max(held) <= 2000
+
+
+def test_the_guide_tells_the_sizes(tmp_path: Path) -> None:
+    rows = [line for line in (ROOT / "docs/guides/serve.md").read_text().splitlines() if line.startswith("| `")]
+    for dtype in DTYPES:
+        done = minitron.export(TEACHER, output=tmp_path / f"{dtype}.gguf", dtype=dtype)
+        assert any(f"`{dtype}`" in row and f"| {done.bytes:,} bytes |" in row for row in rows)
 
 
 def test_it_loads_neither_torch_nor_transformers(tmp_path: Path, folder: Path) -> None:
@@ -105,7 +121,7 @@ def test_a_failure_leaves_no_file(tmp_path: Path, folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr(gguf_tensors, "read_fp32", fail_at_last)
     with pytest.raises(KeyboardInterrupt):
-        minitron.export(folder, output=tmp_path / "model.gguf")
+        minitron.export(folder, output=tmp_path / "model.gguf", dtype="bf16")
     assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
 
 
