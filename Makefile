@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 DATA := examples/quickstart/data
 # A worker a core. Tests of one module, and all that start processes, run in one worker: tests/conftest.py.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
+# stock llama.cpp, prebuilt, as an npm package
+NODE_LLAMA_CPP := 3.22.1
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test coverage test-slow test-engines test-kernels bench-kd docs lint clean
@@ -25,7 +27,7 @@ coverage: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow
 
-test-engines: $(VENV)/.engines
+test-engines: $(VENV)/.llama-cpp
 	$(BIN)/python -m pytest tests/engines
 
 test-kernels: $(VENV)/.kernels
@@ -56,11 +58,17 @@ $(VENV)/.demo: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(INSTALL) --editable '.[test,dev]'
+	$(INSTALL) --editable '.[test,dev,gguf]'
 	@touch $@
 
 $(VENV)/.engines: $(VENV)/.dev
 	$(INSTALL) --editable '.[engines]'
+	@touch $@
+
+# Of its many optional packages the CPU library alone; nothing is built.
+$(VENV)/.llama-cpp: Makefile $(VENV)/.engines
+	$(BIN)/npm install --prefix $(VENV)/llama-cpp --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error \
+		node-llama-cpp@$(NODE_LLAMA_CPP) @node-llama-cpp/linux-$$($(BIN)/node -p process.arch)@$(NODE_LLAMA_CPP)
 	@touch $@
 
 $(VENV)/.kernels: $(VENV)/.dev

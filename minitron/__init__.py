@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from minitron.api.evaluate import evaluate
+    from minitron.api.export import export
     from minitron.api.fit import fit
     from minitron.api.load import load_recipe, load_scores, open_checkpoint
     from minitron.api.merge import Merged, merge
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from minitron.errors import MinitronError
     from minitron.evaluate.metrics import Metrics
     from minitron.importance.scores import Scores
+    from minitron.integrations.gguf.export import Exported
     from minitron.models.shape import HybridShape
     from minitron.recipe.recipe import Recipe
     from minitron.search.record import SearchRecord
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 # Public name -> the module that holds it.
 _HOMES = {
     "Checkpoint": "minitron.checkpoints.checkpoint",
+    "Exported": "minitron.integrations.gguf.export",
     "HybridShape": "minitron.models.shape",
     "Merged": "minitron.api.merge",
     "Metrics": "minitron.evaluate.metrics",
@@ -49,6 +52,7 @@ _HOMES = {
     "calibrate": "minitron.api.score",
     "distill": "minitron.api.run",
     "evaluate": "minitron.api.evaluate",
+    "export": "minitron.api.export",
     "fit": "minitron.api.fit",
     "load_recipe": "minitron.api.load",
     "load_scores": "minitron.api.load",
@@ -61,6 +65,7 @@ _HOMES = {
 
 __all__ = [
     "Checkpoint",
+    "Exported",
     "HybridShape",
     "Merged",
     "Metrics",
@@ -73,6 +78,7 @@ __all__ = [
     "calibrate",
     "distill",
     "evaluate",
+    "export",
     "fit",
     "load_recipe",
     "load_scores",

@@ -28,6 +28,7 @@ COMMANDS = {
     "plan": "plan",
     "quantize": "quantize",
     "merge": "merge",
+    "export": "export",
     "eval": "evaluate",
 }
 

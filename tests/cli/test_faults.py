@@ -1,10 +1,13 @@
 """Every fault in what was given is one line and exit 2, told before torch is loaded."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizers import pre_tokenizers
 
+from tests.support.gguf_files import make_mergeable_tokenizer, write_exportable
 from tests.support.models import make_tiny_shape
 from tests.support.recipes import write_tiny_recipe
 from tests.support.torch_free import Ended, run_commands
@@ -12,6 +15,7 @@ from tests.support.torch_free import Ended, run_commands
 SCORE = ("score", "teacher", "--data", "text.txt", "--output", "new")
 PRUNE = ("prune", "teacher", "--scores", "scores", "--output", "new", "--shape")
 QUANTIZE = ("quantize", "teacher", "--data", "text.txt", "--output", "new", "--format")
+EXPORT = ("export", "exportable", "--format", "gguf", "--output")
 EVAL = ("eval", "teacher", "--data", "text.txt")
 
 # Command -> what its line says.
@@ -57,6 +61,17 @@ FAULTS: dict[tuple[str, ...], str] = {
     ("merge", "teacher", "teacher", "--output", "scores"): "the output folder must be new or empty",
     ("merge", "teacher", "teacher", "--output", "new", "--weights", "1", "1"): "weights must sum to 1",
     ("merge", "teacher", "teacher", "--output", "new", "--weights", "nan", "1"): "weights must be finite numbers",
+    ("export", "exportable", "--format", "onnx", "--output", "new"): "a format must be one of gguf, got 'onnx'",
+    (*EXPORT, "new", "--dtype", "fp8"): "a dtype must be one of f32, f16, bf16, q8_0, got 'fp8'",
+    (*EXPORT, "new", "--pre-tokenizer", ""): "a pre-tokenizer must have a name",
+    (*EXPORT, "text.txt"): "the output must be a new file, text.txt exists",
+    (*EXPORT, "text.txt/new"): "text.txt is a file",
+    ("export", "nowhere", *EXPORT[2:], "new"): "checkpoint folder not found: nowhere",
+    ("export", "bare", *EXPORT[2:], "new"): "model.safetensors",
+    ("export", "teacher", *EXPORT[2:], "new"): "must have merges for llama.cpp, that of teacher has none",
+    ("export", "quantized", *EXPORT[2:], "new"): "the weights must not be quantized here, those of quantized are fp8",
+    ("export", "sentencepiece", *EXPORT[2:], "new"): "must be a byte-level BPE to be exported, that of sentencepiece",
+    ("export", "strange", *EXPORT[2:], "new"): "name the one to write with --pre-tokenizer NAME",
     ("eval", "nowhere", "--data", "text.txt"): "checkpoint folder not found: nowhere",
     ("eval", "teacher", "--data", "nowhere.txt"): "nowhere.txt is not",
     (*EVAL, "--teacher", "nowhere"): "checkpoint folder not found: nowhere",
@@ -66,10 +81,22 @@ FAULTS: dict[tuple[str, ...], str] = {
 }
 
 
+def write_exports(folder: Path) -> None:
+    """Checkpoints that can be exported, and some that cannot."""
+    for name in ("exportable", "quantized", "sentencepiece", "strange"):
+        write_exportable(folder / name, make_tiny_shape())
+    steps = pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    for name, changed in (("sentencepiece", pre_tokenizers.Metaspace()), ("strange", steps)):
+        make_mergeable_tokenizer(changed).save_pretrained(folder / name)
+    path = folder / "quantized" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_algo": "FP8"}}))
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     write_tiny_recipe(folder, make_tiny_shape(), {"hidden_size": [22, 14]})
+    write_exports(folder)
     (folder / "latin.yaml").write_bytes(b"name: caf\xe9\n")
     (folder / "date.yaml").write_text("name: 2020-99-99\n")
     for name in ("empty", "bare", "scores"):
