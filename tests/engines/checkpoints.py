@@ -90,11 +90,15 @@ FAMILIES = {
     "qwen3": _dense("qwen3"),
     "qwen3, tied": _dense("qwen3", tie_word_embeddings=1),
 }
-EVERYTHING = "everything"
+EVERYTHING, TRAINED = "everything", "trained"
 
 
-def write_family(name: str, root: Path) -> dict[str, Path]:
-    """A family's teacher and cuts: what was done -> the checkpoint's folder."""
+def write_checkpoints(name: str, root: Path) -> dict[str, Path]:
+    """A family's teacher and cuts, or what a run of the quickstart leaves: what was done -> the checkpoint's folder."""
+    return _write_trained(root) if name == TRAINED else _write_family(name, root)
+
+
+def _write_family(name: str, root: Path) -> dict[str, Path]:
     family = FAMILIES[name]
     teacher = TEACHER if family.shape is None else _write_teacher(root / "teacher", family.shape)
     source = open_checkpoint(teacher)
@@ -111,8 +115,7 @@ def write_family(name: str, root: Path) -> dict[str, Path]:
     return written
 
 
-def write_trained(root: Path) -> dict[str, Path]:
-    """What a run of the quickstart leaves: distilled, and the average of pruned and distilled."""
+def _write_trained(root: Path) -> dict[str, Path]:
     write_small_quickstart(root)
     recipe = root / "examples" / "quickstart" / "recipe.yaml"
     run = root / "run"

@@ -17,15 +17,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import minitron
 from minitron.checkpoints.checkpoint import open_checkpoint
-from minitron.importance.scores import random_scores
-from minitron.importance.selection import select_units
 from minitron.integrations.gguf import families
 from minitron.integrations.gguf.pre_tokenizers import KNOWN, Known
 from minitron.models.shape import HybridShape
-from minitron.prune.checkpoint import prune_checkpoint
-from minitron.prune.plan import PrunePlan
 from minitron.runtime.loading import load_model
-from tests.support.gguf_files import SHAPES, write_exportable
+from tests.engines.checkpoints import EVERYTHING, FAMILIES, TRAINED, move_heads, write_checkpoints
+from tests.engines.reference import PROMPTS
+from tests.support.gguf_files import SHAPES, make_mergeable_tokenizer, write_exportable
 from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape
 from tests.support.paths import TEACHER
 
@@ -283,14 +281,29 @@ def read_again(
     return found
 
 
-def test_a_checkpoint_pruned_in_width_and_depth_gives_the_same_tokens(llama_cpp: LlamaCpp, tmp_path: Path) -> None:
-    source, layers = open_checkpoint(TEACHER), (0, 1, 2, 3, 4, 7, 8, 9, 10, 11)
-    target = source.shape.resized(layers=layers, hidden_size=144, intermediate_size=448, mamba_num_heads=8)
-    keep = select_units(random_scores(source.shape, seed=0), source.shape, target, layers)
-    plan = PrunePlan(source=source.shape, target=target, keep=keep)
-    folder = prune_checkpoint(source, plan, tmp_path / "pruned").folder
-    model = minitron.export(folder, output=tmp_path / "model.gguf", dtype="f32").output
-    assert_same(llama_cpp, folder, model, read_prompts())
+@pytest.mark.parametrize("name", [*FAMILIES, TRAINED])
+def test_every_teacher_and_cut_gives_the_same_tokens(
+    llama_cpp: LlamaCpp, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    checkpoints = write_checkpoints(name, tmp_path)
+    for number, folder in enumerate(checkpoints.values()):
+        if open_checkpoint(folder).shape.vocab_size == 271:
+            make_mergeable_tokenizer().save_pretrained(folder)
+        model = minitron.export(folder, output=tmp_path / f"{number}.gguf", dtype="f32").output
+        assert_same(llama_cpp, folder, model, PROMPTS)
+    with capsys.disabled():
+        tokens = len(checkpoints) * len(PROMPTS) * NEW_TOKENS
+        print(
+            f"\nllama.cpp: {name}: {len(checkpoints)} checkpoints ({', '.join(checkpoints)}), {tokens:,} tokens alike"
+        )
+
+
+def test_heads_that_changed_their_group_are_noticed(llama_cpp: LlamaCpp, tmp_path: Path) -> None:
+    pruned = write_checkpoints("nemotron_h", tmp_path)[EVERYTHING]
+    model = minitron.export(move_heads(pruned, tmp_path / "moved"), output=tmp_path / "model.gguf", dtype="f32").output
+    right, (wrong, _) = ask_transformers(pruned, [PROMPT]), llama_cpp.ask(model, [PROMPT])
+    assert wrong[0].tokens != right[0].tokens
+    assert largest_difference(right, wrong) > 100 * FP32_TOLERANCE
 
 
 def test_the_teachers_text_is_split_alike(llama_cpp: LlamaCpp, tmp_path: Path) -> None:
