@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from minitron.api.check import Checked, check
     from minitron.api.evaluate import evaluate
     from minitron.api.fit import fit
     from minitron.api.load import load_recipe, load_scores, open_checkpoint
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 # Public name -> the module that holds it.
 _HOMES = {
+    "Checked": "minitron.api.check",
     "Checkpoint": "minitron.checkpoints.checkpoint",
     "HybridShape": "minitron.models.shape",
     "Merged": "minitron.api.merge",
@@ -47,6 +49,7 @@ _HOMES = {
     "Scores": "minitron.importance.scores",
     "SearchRecord": "minitron.search.record",
     "calibrate": "minitron.api.score",
+    "check": "minitron.api.check",
     "distill": "minitron.api.run",
     "evaluate": "minitron.api.evaluate",
     "fit": "minitron.api.fit",
@@ -60,6 +63,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Checked",
     "Checkpoint",
     "HybridShape",
     "Merged",
@@ -71,6 +75,7 @@ __all__ = [
     "SearchRecord",
     "__version__",
     "calibrate",
+    "check",
     "distill",
     "evaluate",
     "fit",

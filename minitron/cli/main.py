@@ -23,6 +23,7 @@ COMMANDS = {
     "search": "search",
     "distill": "distill",
     "fit": "fit",
+    "check": "check",
     "score": "score",
     "prune": "prune",
     "plan": "plan",

@@ -21,6 +21,8 @@ from minitron.recipe.source import Source
 # Ways of choosing a candidate that rank by arithmetic, and what the solver ranks by.
 RANK_BY = {"largest": "memory", "importance": "importance", "throughput": "throughput"}
 
+# Settings of a budget that count where there are readers.
+READER_SETTINGS = {"readers", "tensor_parallel"}
 # Settings of a phase that a tournament has its own of; its teacher is the recipe's, online and in fp32.
 TOURNAMENTS_OWN = frozenset({"tokens", "epochs", "weights_dtype"})
 
@@ -87,7 +89,8 @@ def search(recipe: Recipe) -> JsonObject:
     measured = recipe.search.choose not in RANK_BY
     unused = {"top_k"} if measured else {"shortlist", "tournament"}
     settings: JsonObject = {
-        "budget": recipe.budget.model_dump(mode="json"),
+        # A budget that names no readers keeps the hash that it had before it could.
+        "budget": recipe.budget.model_dump(mode="json", exclude=None if recipe.budget.readers else READER_SETTINGS),
         "search": recipe.search.model_dump(mode="json", exclude=unused),
     }
     if measured:

@@ -4,6 +4,7 @@ from pydantic import Field, model_validator
 
 from minitron.errors import RecipeError
 from minitron.estimate.devices import Device, find_device, usable_bytes
+from minitron.estimate.serving.shape_rules import ReaderName, Serving
 from minitron.estimate.serving.workload import Lengths, Workload
 from minitron.search.limits import Limits
 from minitron.settings import Fraction, NonNegativeFloat, PositiveInt
@@ -45,6 +46,10 @@ class BudgetSection(Workload):
         default=None, gt=0, allow_inf_nan=False, description="Least predicted output tokens a second."
     )
     throughput: ThroughputSection = ThroughputSection()
+    readers: tuple[ReaderName, ...] = Field(
+        default=(), description="Engines that must take the student: no shape that one refuses is a candidate."
+    )
+    tensor_parallel: PositiveInt = Field(default=1, description="GPUs that those engines split every matrix over.")
 
     @model_validator(mode="after")
     def _one_memory(self) -> "BudgetSection":
@@ -95,6 +100,7 @@ class BudgetSection(Workload):
             min_tokens_per_s=self.min_tokens_per_s,
             device=self.device,
             lengths=self.throughput,
+            serving=Serving(readers=self.readers, tensor_parallel=self.tensor_parallel),
         )
 
     @property

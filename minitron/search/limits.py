@@ -9,6 +9,8 @@ import numpy.typing as npt
 from minitron.errors import BudgetError
 from minitron.estimate.devices import Device
 from minitron.estimate.serving.memory import memory_bytes, memory_parts
+from minitron.estimate.serving.readers import broken_rules, keeps_to_readers
+from minitron.estimate.serving.shape_rules import Serving
 from minitron.estimate.serving.throughput import predict_tokens_per_second, serving_cost, tokens_per_second
 from minitron.estimate.serving.workload import Lengths, Workload
 from minitron.models.axes import Indices
@@ -26,6 +28,7 @@ class Limits:
         min_tokens_per_s: Least predicted output tokens a second.
         device: The GPU that throughput is predicted for; None predicts none.
         lengths: Tokens in and out that throughput is predicted for.
+        serving: The engines that must take it, and over how many GPUs.
     """
 
     budget_bytes: int
@@ -33,6 +36,7 @@ class Limits:
     min_tokens_per_s: float | None = None
     device: Device | None = None
     lengths: Lengths = field(default_factory=Lengths)
+    serving: Serving = field(default_factory=Serving)
 
     def __post_init__(self) -> None:
         if self.min_tokens_per_s is not None and self.device is None:
@@ -80,6 +84,8 @@ def count_grid(grid: ShapeGrid, workload: Workload, limits: Limits, *, with_thro
             tokens_per_second(cost, limits.device, limits.lengths, weights_dtype=workload.weights_dtype)
         )
         met["throughput"] = speed >= limits.min_tokens_per_s if limits.min_tokens_per_s is not None else speed > 0
+    if limits.serving.readers:
+        met["readers"] = grid.spread(keeps_to_readers(grid.counts, grid.sizes, limits.serving))
     possible = None
     for name, unit in family.multiples.items():
         whole = grid.spread(grid.sizes[name] % grid.sizes[unit] == 0)
@@ -110,6 +116,9 @@ class Nearest:
             # Where not one sequence fits, any that is faster is nearer, and else what is smaller.
             slower = np.where(speed > 0, (least or 0) / np.maximum(speed, 1e-9), 1e9 * missed)
             missed = np.maximum(missed, slower)
+        if "readers" in counted.met:
+            # A shape that no reader refuses is nearer than any other.
+            missed = np.where(counted.met["readers"], missed, 1e12 * missed)
         if counted.possible is not None:
             missed = np.where(counted.possible, missed, np.inf)
             if not counted.possible.any():
@@ -142,6 +151,9 @@ class Nearest:
                 lacks.append(f"leaves no room for one sequence of {tokens:,} tokens")
             elif speed < (limits.min_tokens_per_s or 0):
                 lacks.append(f"gives {speed:.1f} tokens/s, {(limits.min_tokens_per_s or 0) - speed:.1f} too few")
+        for reader, rule in broken_rules(shape, limits.serving):
+            states, found = rule.states(shape.sizes, limits.serving), rule.found(shape, limits.serving)
+            lacks.append(f"is refused by {reader}, for which {rule.key} must {states}, got {found}")
         binding = [limit for limit, count in self._num_met.items() if not count] or list(self._num_met)
         met = (
             ""

@@ -20,6 +20,7 @@ from minitron.pipeline.blocks import kept_blocks
 from minitron.pipeline.candidates import Measured, measure_candidates
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.fingerprints import RANK_BY
+from minitron.pipeline.limits import search_limits
 from minitron.pipeline.run_folder import CANDIDATES_FILE
 from minitron.pipeline.sections import cut_source
 from minitron.recipe.recipe import Recipe
@@ -106,7 +107,7 @@ def _candidate(found: Measured) -> CandidateRecord:
 
 def _solve(recipe: Recipe, space: SearchSpace, shares: Shares, *, rank_by: str, top_k: int) -> SearchResult:
     return solve_budget(
-        space, recipe.budget.workload, recipe.budget.limits, top_k=top_k, rank_by=rank_by, shares=shares
+        space, recipe.budget.workload, search_limits(recipe), top_k=top_k, rank_by=rank_by, shares=shares
     )
 
 

@@ -1,0 +1,153 @@
+"""What each serving reader demands of a model's shape: one table, from the readers' own sources."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from minitron.errors import ShapeError
+from minitron.estimate.serving.shape_rules import (
+    Counts,
+    ReaderName,
+    Serving,
+    ShapeRule,
+    Sizes,
+    gpus_among,
+    has_blocks,
+    inner_multiple,
+    lacks_blocks,
+    multiple_of,
+    splits_evenly,
+    splits_once_padded,
+    splits_or_repeats,
+    splits_unless_one,
+)
+from minitron.models.shape import HybridShape
+
+READERS: tuple[ReaderName, ...] = get_args(ReaderName)
+# Those that are asked where none is named: the newest of each that was read.
+NEWEST = tuple(name for name in READERS if "@" not in name)
+# Numbers of GPUs that are looked at to say which a shape splits over, and sizes around a bad one.
+GPUS, NEAR = range(1, 17), 4096
+HYBRID = "M-*E"
+
+VLLM, SGLANG = "vllm 0.33.0, model_executor", "sglang 0.5.23, srt"
+VLLM_0_11 = "vllm 0.11.0, model_executor"
+LLAMACPP = "llama.cpp of llama-cpp-python 0.3.36"
+TENSORRT_LLM, MLX = "NVIDIA/TensorRT-LLM", "mlx-lm 0.32.2"
+
+
+def _by_heads_and_neurons(attention: str, linear: str, experts: str) -> tuple[ShapeRule, ...]:
+    """Attention is split by its heads, and feed-forward layers by their neurons."""
+    return (
+        splits_evenly("num_attention_heads", "*T", attention),
+        splits_or_repeats("num_key_value_heads", "*T", attention),
+        splits_evenly("intermediate_size", "-T", linear),
+        splits_evenly("moe_shared_expert_intermediate_size", "E", linear),
+        splits_evenly("moe_intermediate_size", "E", experts),
+    )
+
+
+SHAPE_RULES: Mapping[ReaderName, tuple[ShapeRule, ...]] = {
+    "vllm": (
+        *_by_heads_and_neurons(
+            f"{VLLM}/models/nemotron_h.py, llama.py, qwen3.py",
+            f"{VLLM}/layers/linear.py",
+            f"{VLLM}/layers/fused_moe/config.py",
+        ),
+        splits_evenly("mamba_num_heads", "M", f"{VLLM}/layers/mamba/mamba_mixer2.py"),
+        splits_unless_one("n_groups", "M", f"{VLLM}/layers/mamba/mamba_mixer2.py"),
+        splits_once_padded("vocab_size", 64, f"{VLLM}/layers/vocab_parallel_embedding.py"),
+    ),
+    "sglang": (
+        *_by_heads_and_neurons(
+            f"{SGLANG}/models/nemotron_h.py, llama.py, qwen3.py",
+            f"{SGLANG}/layers/linear.py",
+            f"{SGLANG}/layers/moe/fused_moe_triton/layer.py",
+        ),
+        splits_evenly("mamba_num_heads", "M", f"{SGLANG}/layers/attention/mamba/mamba.py"),
+        splits_unless_one("n_groups", "M", f"{SGLANG}/layers/attention/mamba/mamba.py"),
+        splits_once_padded("vocab_size", 64, f"{SGLANG}/layers/vocab_parallel_embedding.py"),
+    ),
+    "llamacpp": (
+        inner_multiple(64, f"{LLAMACPP}, conversion/granite.py"),
+        lacks_blocks("-E", "MLP blocks beside blocks of experts", f"{LLAMACPP}, conversion/nemotron.py"),
+        multiple_of("vocab_size", 8, HYBRID, f"{LLAMACPP}, conversion/nemotron.py"),
+    ),
+    "tensorrt-llm": (
+        gpus_among((1, 2, 4, 8), HYBRID, f"{TENSORRT_LLM} 00620eb, _torch/models/modeling_nemotron_h.py"),
+        *_by_heads_and_neurons(
+            f"{TENSORRT_LLM} 00547a2, _torch/modules/attention.py; 088aa36, .../hf/weight_mapper.py",
+            f"{TENSORRT_LLM} 00bbf71, _torch/modules/linear.py",
+            f"{TENSORRT_LLM} 00a3c47, _torch/modules/fused_moe/interface.py",
+        ),
+        splits_evenly("mamba_num_heads", "M", f"{TENSORRT_LLM} dec2888, _torch/modules/mamba/mamba2_tp.py"),
+        splits_or_repeats("n_groups", "M", f"{TENSORRT_LLM} dec2888, _torch/modules/mamba/mamba2_tp.py"),
+    ),
+    "mlx": (
+        gpus_among((1,), HYBRID, f"{MLX}, models/nemotron_h.py"),
+        splits_evenly("num_attention_heads", "T", f"{MLX}, models/llama.py, qwen3.py"),
+        splits_evenly("num_key_value_heads", "T", f"{MLX}, models/llama.py, qwen3.py"),
+        splits_evenly("intermediate_size", "T", f"{MLX}, models/llama.py, qwen3.py"),
+        has_blocks("M*", "Mamba and attention blocks", f"{MLX}, models/nemotron_h.py"),
+        multiple_of("ssm_state_size", 32, "M", f"{MLX}, models/ssm.py", where=" on Apple GPUs"),
+    ),
+    "transformers": (has_blocks("*", "attention blocks", "transformers 5.23.0, cache_utils.py"),),
+    "vllm@0.11": (
+        *_by_heads_and_neurons(
+            f"{VLLM_0_11}/models/nemotron_h.py, llama.py, qwen3.py",
+            f"{VLLM_0_11}/layers/linear.py",
+            f"{VLLM_0_11}/models/nemotron_h.py",
+        ),
+        splits_evenly("mamba_num_heads", "M", f"{VLLM_0_11}/layers/mamba/mamba_mixer2.py"),
+        splits_unless_one("n_groups", "M", f"{VLLM_0_11}/layers/mamba/mamba_mixer2.py"),
+        splits_once_padded("vocab_size", 64, f"{VLLM_0_11}/layers/vocab_parallel_embedding.py"),
+        lacks_blocks("E", "blocks of experts", f"{VLLM_0_11}/models/nemotron_h.py"),
+    ),
+    "transformers@5.12": (has_blocks("*", "attention blocks", "transformers 5.12.1, cache_utils.py"),),
+}
+
+
+def keeps_to_readers(counts: Counts, sizes: Sizes, serving: Serving) -> npt.NDArray[np.bool_]:
+    """Whether shapes with these counts of blocks keep to every rule of the readers; sizes are numbers or arrays."""
+    kept = np.asarray(True)
+    for reader in serving.readers:
+        for rule in SHAPE_RULES[reader]:
+            kept = kept & rule.met(counts, sizes, serving)
+    return np.asarray(kept)
+
+
+def broken_rules(shape: HybridShape, serving: Serving) -> tuple[tuple[ReaderName, ShapeRule], ...]:
+    """The rules that a shape breaks, with the reader that has them."""
+    return tuple(
+        (reader, rule)
+        for reader in serving.readers
+        for rule in SHAPE_RULES[reader]
+        if not rule.met(shape.counts, shape.sizes, serving)
+    )
+
+
+def good_splits(shape: HybridShape, reader: ReaderName, serving: Serving) -> tuple[int, ...]:
+    """Numbers of GPUs up to 16 that a reader splits a shape over."""
+    alone = replace(serving, readers=(reader,))
+    return tuple(gpus for gpus in GPUS if not broken_rules(shape, replace(alone, tensor_parallel=gpus)))
+
+
+def nearest_sizes(shape: HybridShape, rule: ShapeRule, serving: Serving) -> tuple[int, ...]:
+    """Sizes below and above a shape's, the nearest of each, that keep to a rule; none where the key is no axis."""
+    if rule.key not in shape.family.axes:
+        return ()
+    size = shape.sizes[rule.key]
+    below, above = range(size - 1, 0, -1), range(size + 1, size + NEAR)
+    found = (next((one for one in sizes if _keeps(shape, rule, one, serving)), None) for sizes in (below, above))
+    return tuple(one for one in found if one is not None)
+
+
+def _keeps(shape: HybridShape, rule: ShapeRule, size: int, serving: Serving) -> bool:
+    try:
+        changed = shape.resized(layers=None, **{rule.key: size})
+    except ShapeError:
+        return False  # it breaks a group
+    return bool(rule.met(changed.counts, changed.sizes, serving))

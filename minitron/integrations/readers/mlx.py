@@ -1,0 +1,116 @@
+"""What mlx-lm reads: the fields of its `ModelArgs`, under one spelling each, without defaults for most."""
+
+from collections.abc import Iterator, Mapping
+
+from minitron.integrations.readers.reader import Config, Family, Reader, Refusal, defaults, spelt
+from minitron.integrations.readers.rules import kinds_known, needed_for_experts
+from minitron.integrations.readers.transformers import EVERY_NAME, LISTS
+from minitron.models.shape import HybridShape
+
+VERSION = "0.32.2"
+# What its llama takes where there is no rope_theta.
+THETA = 10000
+
+
+def rotary_where_it_looks(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
+    """The base of rotary positions must lie beside the sizes: mlx-lm's llama does not look into `rope_parameters`."""
+    nested = config.get("rope_parameters")
+    if not isinstance(nested, Mapping):
+        return
+    theta, kind = nested.get("rope_theta"), nested.get("rope_type", "default")
+    if config.get("rope_theta") is None and theta not in (None, THETA):
+        yield Refusal(
+            key="rope_theta",
+            rule="be given beside the sizes",
+            found=f"it is in rope_parameters, and the reader takes {THETA} for {theta}",
+            mend=f'write "rope_theta": {theta}',
+            source=family.source,
+        )
+    if config.get("rope_scaling") is None and kind != "default":
+        yield Refusal(
+            key="rope_scaling",
+            rule="be given beside the sizes",
+            found=f"{kind} is in rope_parameters, and the reader takes none",
+            mend='write "rope_scaling" with what rope_parameters holds',
+            source=family.source,
+        )
+
+
+def theta_anywhere(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
+    """The base of rotary positions must be given, by itself or in `rope_parameters`."""
+    nested = config.get("rope_parameters")
+    inner = nested.get("rope_theta") if isinstance(nested, Mapping) else None
+    if config.get("rope_theta") is None and inner is None:
+        yield Refusal(
+            key="rope_theta",
+            rule="be given, by itself or in rope_parameters",
+            found="got none",
+            mend="write the value that the model was trained with",
+            source=family.source,
+        )
+
+
+NEMOTRON_H = Family(
+    source=f"mlx-lm {VERSION}, models/nemotron_h.py",
+    reads=(
+        *spelt(
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "mamba_num_heads",
+            "mamba_head_dim",
+            "ssm_state_size",
+            "conv_kernel",
+            "n_groups",
+            "n_routed_experts",
+            "num_experts_per_tok",
+            "n_group",
+            "topk_group",
+            "moe_intermediate_size",
+            "moe_shared_expert_intermediate_size",
+        ),
+        *defaults(head_dim=lambda sizes: sizes["hidden_size"] // sizes["num_attention_heads"], moe_latent_size=0),
+    ),
+    needs=(
+        "max_position_embeddings",
+        "attention_bias",
+        "mamba_proj_bias",
+        "mlp_bias",
+        "layer_norm_epsilon",
+        "use_bias",
+        "use_conv_bias",
+    ),
+    rules=(
+        kinds_known(EVERY_NAME, keys=LISTS, pattern_first=True),
+        needed_for_experts("n_shared_experts", "norm_topk_prob", "routed_scaling_factor"),
+    ),
+)
+LLAMA = Family(
+    source=f"mlx-lm {VERSION}, models/llama.py",
+    reads=(
+        *spelt("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"),
+        *defaults(
+            num_key_value_heads=lambda sizes: sizes["num_attention_heads"],
+            head_dim=lambda sizes: sizes["hidden_size"] // sizes["num_attention_heads"],
+            tie_word_embeddings=1,
+        ),
+    ),
+    needs=("rms_norm_eps",),
+    rules=(rotary_where_it_looks,),
+)
+QWEN3 = Family(
+    source=f"mlx-lm {VERSION}, models/qwen3.py",
+    reads=spelt(
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+    ),
+    needs=("max_position_embeddings", "rms_norm_eps", "tie_word_embeddings"),
+    rules=(theta_anywhere,),
+)
+MLX = Reader(name="mlx", version=VERSION, families={"nemotron_h": NEMOTRON_H, "llama": LLAMA, "qwen3": QWEN3})

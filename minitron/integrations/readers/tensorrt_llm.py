@@ -1,0 +1,38 @@
+"""What TensorRT-LLM's PyTorch backend reads, by way of transformers' configuration classes."""
+
+from minitron.integrations.readers.reader import Family, Reader
+from minitron.integrations.readers.rules import power_of_two
+from minitron.integrations.readers.transformers import LLAMA_READS, NEMOTRON_H_READS, QWEN3_READS
+
+REPOSITORY = "NVIDIA/TensorRT-LLM"
+
+TENSORRT_LLM = Reader(
+    name="tensorrt-llm",
+    version="main of 2026-11",
+    families={
+        "nemotron_h": Family(
+            source=f"{REPOSITORY} 00620eb, _torch/models/modeling_nemotron_h.py",
+            architectures=("NemotronHForCausalLM",),
+            reads=NEMOTRON_H_READS,
+            rules=(
+                power_of_two(
+                    "chunk_size", default=128, source=f"{REPOSITORY} 0975949, _torch/modules/mamba/ssd_combined.py"
+                ),
+            ),
+        ),
+        "llama": Family(
+            source=f"{REPOSITORY}, _torch/models/modeling_llama.py",
+            architectures=("LlamaForCausalLM",),
+            reads=LLAMA_READS,
+        ),
+        "qwen3": Family(
+            source=f"{REPOSITORY}, _torch/models/modeling_qwen3.py",
+            architectures=("Qwen3ForCausalLM",),
+            reads=QWEN3_READS,
+        ),
+    },
+    notes=(
+        "which names of layers_block_type it takes depends on its transformers and is not checked; the older ones are "
+        "taken by all",
+    ),
+)

@@ -1,0 +1,107 @@
+"""What vLLM reads: through transformers' configuration classes; 0.11 through the one beside the checkpoint."""
+
+from collections.abc import Iterator
+
+from minitron.integrations.readers.reader import Config, Family, Read, Reader, Refusal, defaults
+from minitron.integrations.readers.rules import kinds_known, power_of_two
+from minitron.integrations.readers.transformers import EVERY_NAME, LISTS, LLAMA_READS, NEMOTRON_H_READS, QWEN3_READS
+from minitron.models.shape import HybridShape
+
+VERSION = "0.33.0"
+# ModelOpt's algorithms that vLLM has kernels for.
+MODELOPT = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "NVFP4", "W4A16_NVFP4", "MXFP8", "MIXED_PRECISION")
+
+
+def known_quantization(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
+    """Of ModelOpt's exports, those of formats that vLLM computes with."""
+    given = config.get("quantization_config")
+    if not isinstance(given, dict) or given.get("quant_method") != "modelopt":
+        return
+    algorithm = given.get("quant_algo")
+    if algorithm not in MODELOPT:
+        yield Refusal(
+            key="quantization_config.quant_algo",
+            rule=f"be one of {', '.join(MODELOPT)}",
+            found=f"got {algorithm}",
+            mend="quantize with --format fp8",
+            source=f"vllm {VERSION}, model_executor/layers/quantization/modelopt.py",
+        )
+
+
+CHUNK = power_of_two(
+    "mamba_chunk_size",
+    "chunk_size",
+    default=128,
+    source=f"vllm {VERSION}, model_executor/layers/mamba/ops/ssd_combined.py",
+)
+REGISTRY = f"vllm {VERSION}, model_executor/models/registry.py"
+
+VLLM = Reader(
+    name="vllm",
+    version=VERSION,
+    families={
+        "nemotron_h": Family(
+            source=f"vllm {VERSION} with transformers 5.16.1 to 5.20.2, models/nemotron_h/configuration_nemotron_h.py",
+            architectures=("NemotronHForCausalLM",),
+            reads=NEMOTRON_H_READS,
+            rules=(kinds_known(EVERY_NAME, keys=LISTS), CHUNK, known_quantization),
+        ),
+        "llama": Family(
+            source=REGISTRY, architectures=("LlamaForCausalLM",), reads=LLAMA_READS, rules=(known_quantization,)
+        ),
+        "qwen3": Family(
+            source=REGISTRY, architectures=("Qwen3ForCausalLM",), reads=QWEN3_READS, rules=(known_quantization,)
+        ),
+    },
+)
+
+
+def without_a_list(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
+    """The list of blocks must be left out: it is a property of that class, which cannot be set."""
+    if "layers_block_type" in config:
+        yield Refusal(
+            key="layers_block_type",
+            rule="be left out",
+            found="got a list",
+            mend=f'write "hybrid_override_pattern": "{shape.hybrid_override_pattern}" in its place',
+            source=family.source,
+        )
+    if config.get("hybrid_override_pattern") is None or config.get("num_hidden_layers") is None:
+        yield Refusal(
+            key="hybrid_override_pattern",
+            rule="be given with num_hidden_layers",
+            found="got only one of them" if "hybrid_override_pattern" in config else "got none",
+            mend=f'write "hybrid_override_pattern": "{shape.hybrid_override_pattern}", '
+            f'"num_hidden_layers": {shape.num_hidden_layers}',
+            source=family.source,
+        )
+
+
+VLLM_0_11 = Reader(
+    name="vllm@0.11",
+    version="0.11.0",
+    families={
+        "nemotron_h": Family(
+            source="vllm 0.11.0, transformers_utils/configs/nemotron_h.py",
+            architectures=("NemotronHForCausalLM",),
+            reads=(
+                *defaults(
+                    vocab_size=131072,
+                    hidden_size=4096,
+                    intermediate_size=21504,
+                    num_attention_heads=32,
+                    num_key_value_heads=8,
+                    head_dim=128,
+                    ssm_state_size=128,
+                    mamba_num_heads=128,
+                    mamba_head_dim=64,
+                ),
+                Read(size="n_groups", keys=("n_groups", "mamba_n_groups"), default=8),
+                Read(size="conv_kernel", keys=("conv_kernel", "mamba_d_conv"), default=4),
+            ),
+            needs=("auto_map",),
+            rules=(without_a_list, CHUNK),
+        ),
+    },
+    notes=("it loads the configuration class beside the checkpoint, which is taken for a copy of its own",),
+)
