@@ -7,6 +7,11 @@ DATA := examples/quickstart/data
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Readers whose configuration classes are run, and the machine that their wheels are for: only Python is taken from them.
+READERS := sglang==0.5.23 transformers==5.8.1 transformers==5.12.1
+DOWNLOAD := $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+	--implementation cp --python-version 3.11 --abi cp311 --platform manylinux_2_34_x86_64
+
 .PHONY: demo test coverage test-slow test-engines test-kernels bench-kd docs lint clean
 .DELETE_ON_ERROR:
 
@@ -25,7 +30,7 @@ coverage: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow
 
-test-engines: $(VENV)/.engines
+test-engines: $(VENV)/.engines $(VENV)/readers/.unpacked
 	$(BIN)/python -m pytest tests/engines
 
 test-kernels: $(VENV)/.kernels
@@ -61,6 +66,13 @@ $(VENV)/.dev: $(VENV)/.demo
 
 $(VENV)/.engines: $(VENV)/.dev
 	$(INSTALL) --editable '.[engines]'
+	@touch $@
+
+$(VENV)/readers/.unpacked: tests/engines/unpack_readers.py Makefile | $(VENV)/.demo
+	rm -rf $(VENV)/readers
+	for reader in $(READERS); do $(DOWNLOAD) --dest $(VENV)/readers/wheels $$reader || exit 1; done
+	$(BIN)/python $< $(VENV)/readers/wheels $(VENV)/readers
+	rm -r $(VENV)/readers/wheels
 	@touch $@
 
 $(VENV)/.kernels: $(VENV)/.dev

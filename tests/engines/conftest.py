@@ -1,1 +1,2 @@
-collect_ignore = ["mlx_tokens.py"]  # a program for another process; doctest would import mlx, which may be absent
+# Programs for other processes; doctest would import mlx, which may be absent.
+collect_ignore = ["mlx_tokens.py", "reader_configs.py", "unpack_readers.py"]

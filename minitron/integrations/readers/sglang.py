@@ -1,11 +1,27 @@
 """What SGLang reads. Its nemotron_h has a configuration class of its own; llama and qwen3 go through transformers'."""
 
-from minitron.integrations.readers.reader import Family, Read, Reader, defaults
+from collections.abc import Iterator
+
+from minitron.integrations.readers.reader import Config, Family, Read, Reader, Refusal, defaults
 from minitron.integrations.readers.rules import OLDER_KINDS, kinds_known, power_of_two
 from minitron.integrations.readers.transformers import LLAMA_READS, QWEN3_READS
+from minitron.models.shape import HybridShape
 
 VERSION = "0.5.23"
 CONFIG = f"sglang {VERSION}, srt/configs/nemotron_h.py"
+
+
+def no_other_list(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
+    """Blocks must not be listed as `layer_types` where some are MLPs: transformers' base class knows no such kind."""
+    if config.get("layer_types") is not None and shape.count("-"):
+        yield Refusal(
+            key="layer_types",
+            rule="be left out where there are MLP blocks",
+            found="got a list",
+            mend=f'write "hybrid_override_pattern": "{shape.hybrid_override_pattern}" in its place',
+            source=f"sglang {VERSION} with transformers 5.19.0, configuration_utils.py",
+        )
+
 
 NEMOTRON_H = Family(
     source=CONFIG,
@@ -35,6 +51,7 @@ NEMOTRON_H = Family(
     ),
     rules=(
         kinds_known({kind: (name,) for kind, name in OLDER_KINDS.items()}, keys=("layers_block_type",)),
+        no_other_list,
         power_of_two(
             "mamba_chunk_size",
             "chunk_size",
