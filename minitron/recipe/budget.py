@@ -4,7 +4,8 @@ from pydantic import Field, model_validator
 
 from minitron.errors import RecipeError
 from minitron.estimate.devices import Device, find_device, usable_bytes
-from minitron.estimate.serving.shape_rules import ReaderName, Serving
+from minitron.estimate.serving.reader_names import ReaderName
+from minitron.estimate.serving.shape_rules import Serving
 from minitron.estimate.serving.workload import Lengths, Workload
 from minitron.search.limits import Limits
 from minitron.settings import Fraction, NonNegativeFloat, PositiveInt

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from minitron.errors import MinitronError
 from minitron.estimate.serving.memory import memory_bytes
-from minitron.estimate.serving.readers import READERS
+from minitron.estimate.serving.reader_names import READERS
 from minitron.estimate.serving.shape_rules import Serving
 from minitron.estimate.serving.workload import Workload
 from minitron.integrations.readers.check import check
