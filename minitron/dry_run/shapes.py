@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from minitron.errors import MinitronError
 from minitron.models.quotas import BlockQuotas
 from minitron.models.shape import HybridShape
-from minitron.pipeline.sections import search_limits
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.space import search_space
 from minitron.search.solver import NothingFitsError, SearchResult, solve_budget
@@ -105,7 +104,7 @@ def _ends(recipe: Recipe, shape: HybridShape, kept: int) -> tuple[int, int]:
 
 
 def _search(recipe: Recipe, source: HybridShape) -> SearchResult:
-    section, workload, limits = recipe.search, recipe.budget.workload, search_limits(recipe)
+    section, workload, limits = recipe.search, recipe.budget.workload, recipe.budget.limits
     rank_by = RANKED_WITHOUT_SCORES.get(section.choose, "memory")
 
     def solve(choose: Choice) -> SearchResult:

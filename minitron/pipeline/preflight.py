@@ -9,7 +9,6 @@ from minitron.distill.optimizers import OPTIMIZER_NAMES
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
 from minitron.pipeline.blocks import check_depth_target, kept_blocks
-from minitron.pipeline.sections import search_limits
 from minitron.recipe.lengths import check_lengths
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.source import missing_files
@@ -85,7 +84,7 @@ def _check_extras(recipe: Recipe, checkpoint: Checkpoint) -> None:
 
 
 def _check_search(recipe: Recipe, teacher: HybridShape) -> None:
-    workload, limits = recipe.budget.workload, search_limits(recipe)
+    workload, limits = recipe.budget.workload, recipe.budget.limits
     if recipe.search.choose == "throughput" and limits.device is None:
         raise MinitronError("search.choose=throughput needs a gpu: give budget.gpu or budget.throughput")
     blocks = teacher.num_hidden_layers

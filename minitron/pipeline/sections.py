@@ -1,16 +1,13 @@
-"""Sections of a recipe, with what they leave out taken from other sections and from the teacher's configuration."""
+"""Sections of a recipe, with settings that they leave out taken from other sections."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from minitron.importance.settings import DepthSettings
-from minitron.models.config import config_for_shape, read_config, shape_from_config
 from minitron.pipeline.run_folder import RunFolder
 from minitron.recipe.distill import CorrectionSection, DepthFirstSection
 from minitron.recipe.prune import CalibrationSection, PruneSection
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.score import ScoreSection
-from minitron.search.limits import Limits
 
 
 def score_section(recipe: Recipe) -> ScoreSection:
@@ -37,20 +34,6 @@ def correction_section(recipe: Recipe) -> CorrectionSection | None:
     if section is None or section.data:
         return section
     return section.model_copy(update={"data": recipe.distill.curriculum[0].data})
-
-
-def search_limits(recipe: Recipe) -> Limits:
-    """What candidates keep to, with the keys that a student's `config.json` has where a reader's rule asks for them.
-
-    Raises:
-        ShapeError: The teacher's `config.json` is needed for that and cannot be read.
-    """
-    limits = recipe.budget.limits
-    if not limits.serving.readers:
-        return limits
-    config = read_config(Path(recipe.teacher))
-    keys = frozenset(config_for_shape(config, shape_from_config(config)))
-    return replace(limits, serving=replace(limits.serving, config_keys=keys))
 
 
 def depth_first_section(recipe: Recipe) -> DepthFirstSection:

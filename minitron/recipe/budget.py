@@ -11,6 +11,9 @@ from minitron.search.limits import Limits
 from minitron.settings import Fraction, NonNegativeFloat, PositiveInt
 from minitron.units import GIB, gib_to_bytes
 
+# Keys that a student's config.json has wherever a reader's rule asks for them: `models.config.config_for_shape`.
+STUDENT_KEYS = ("mamba_d_head",)
+
 
 class ThroughputSection(Lengths):
     """What throughput is predicted for; the rates of a GPU without a profile are given."""
@@ -101,7 +104,9 @@ class BudgetSection(Workload):
             min_tokens_per_s=self.min_tokens_per_s,
             device=self.device,
             lengths=self.throughput,
-            serving=Serving(readers=self.readers, tensor_parallel=self.tensor_parallel),
+            serving=Serving(
+                readers=self.readers, tensor_parallel=self.tensor_parallel, config_keys=frozenset(STUDENT_KEYS)
+            ),
         )
 
     @property

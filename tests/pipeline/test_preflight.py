@@ -1,6 +1,5 @@
 """Preflight validation: what a run refuses before its first stage."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ from transformers.training_args import OptimizerNames
 from minitron.distill.optimizers import OPTIMIZER_NAMES
 from minitron.errors import MinitronError
 from minitron.pipeline.preflight import check_recipe, missing_text
-from minitron.pipeline.sections import search_limits
 from minitron.recipe.load import load_recipe
 
 
@@ -45,16 +43,8 @@ def test_every_missing_text_is_named_the_tasks_too(recipe_path: Path) -> None:
     assert all(name in str(fault.value) for name in names)
 
 
-def test_readers_limit_the_search_by_the_keys_that_a_student_will_have(recipe_path: Path) -> None:
+def test_a_search_that_no_reader_takes_a_shape_of_is_refused(recipe_path: Path) -> None:
     recipe = load_recipe(recipe_path, ("budget.readers=[llamacpp]", "search.num_hidden_layers=null"))
-    with pytest.raises(
-        MinitronError, match="refused by llamacpp, for which mamba_num_heads must make a multiple of 64"
-    ):
-        check_recipe(recipe)
-    config = recipe_path.parent / "teacher" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"mamba_d_head": 5}))
     with pytest.raises(MinitronError, match="refused by llamacpp, for which vocab_size must be a multiple") as caught:
         check_recipe(recipe)
-    assert "mamba_num_heads must make" not in str(caught.value)
-    assert "mamba_d_head" in search_limits(recipe).serving.config_keys
-    assert search_limits(load_recipe(recipe_path)).serving.config_keys == frozenset()
+    assert "mamba_num_heads" not in str(caught.value).partition("refused by")[2]  # a student says mamba_d_head

@@ -14,7 +14,9 @@ from minitron.estimate.serving.reader_names import READERS
 from minitron.estimate.serving.shape_rules import Serving
 from minitron.estimate.serving.workload import Workload
 from minitron.integrations.readers.check import check
+from minitron.models.config import config_for_shape
 from minitron.models.shape import HybridShape
+from minitron.recipe.budget import STUDENT_KEYS
 from minitron.search.limits import Limits
 from minitron.search.solver import NothingFitsError, solve_budget
 from minitron.search.space import SearchSpace, check_sizes
@@ -23,8 +25,8 @@ from tests.support.served import served_config
 from tests.support.strategies import Distinct, shapes
 
 WORKLOAD = Workload(context_tokens=48)
-# Keys that say whether a reader's converter goes by the channels of a Mamba head.
-WITH_HEAD_DIM = frozenset({"mamba_d_head"})
+# What the configuration of every student has where it is needed, as recipes have it.
+WITH_HEAD_DIM = frozenset(STUDENT_KEYS)
 
 
 def takes(shape: HybridShape, readers: Sequence[str], gpus: int, keys: frozenset[str]) -> bool:
@@ -141,6 +143,10 @@ def test_candidates_are_the_best_of_the_shapes_that_every_reader_takes(
     assert [found.memory.total_bytes for found in result.candidates] == within[:4]
     assert all(takes(found.shape, known, gpus, keys) for found in result.candidates)
     assert result.num_feasible == len(within)
+    if keys:
+        for found in result.candidates:
+            written = config_for_shape(served_config(space.source), found.shape)
+            assert not [refusal for name in known for refusal in check(written, found.shape, name, gpus)]
 
 
 def refuses_the_family(reader: str, shape: HybridShape) -> bool:

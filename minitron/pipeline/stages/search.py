@@ -21,7 +21,7 @@ from minitron.pipeline.candidates import Measured, measure_candidates
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.fingerprints import RANK_BY
 from minitron.pipeline.run_folder import CANDIDATES_FILE
-from minitron.pipeline.sections import cut_source, search_limits
+from minitron.pipeline.sections import cut_source
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.space import search_space
 from minitron.report.candidates_figure import draw_candidates
@@ -106,7 +106,7 @@ def _candidate(found: Measured) -> CandidateRecord:
 
 def _solve(recipe: Recipe, space: SearchSpace, shares: Shares, *, rank_by: str, top_k: int) -> SearchResult:
     return solve_budget(
-        space, recipe.budget.workload, search_limits(recipe), top_k=top_k, rank_by=rank_by, shares=shares
+        space, recipe.budget.workload, recipe.budget.limits, top_k=top_k, rank_by=rank_by, shares=shares
     )
 
 
