@@ -7,7 +7,7 @@ from pathlib import Path
 from minitron.artifacts.json_files import JsonObject, as_json
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.errors import MinitronError
-from minitron.estimate.serving.readers import NEWEST
+from minitron.estimate.serving.reader_names import NEWEST
 from minitron.integrations.readers.check import check as check_config
 from minitron.integrations.readers.check import find_reader
 from minitron.integrations.readers.reader import Refusal

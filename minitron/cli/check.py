@@ -11,7 +11,7 @@ SUMMARY = "say which serving readers take a checkpoint, and why not"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    from minitron.estimate.serving.readers import NEWEST, READERS
+    from minitron.estimate.serving.reader_names import NEWEST, READERS
 
     parser.add_argument("model", type=Path, metavar="CHECKPOINT_OR_CONFIG", help="checkpoint folder or config.json")
     parser.add_argument(

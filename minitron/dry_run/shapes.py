@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from minitron.errors import MinitronError
 from minitron.models.quotas import BlockQuotas
 from minitron.models.shape import HybridShape
-from minitron.pipeline.limits import search_limits
+from minitron.pipeline.sections import search_limits
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.space import search_space
 from minitron.search.solver import NothingFitsError, SearchResult, solve_budget

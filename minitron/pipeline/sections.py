@@ -1,13 +1,16 @@
-"""Sections of a recipe, with settings that they leave out taken from other sections."""
+"""Sections of a recipe, with settings that they leave out taken from other sections or from the teacher."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from minitron.importance.settings import DepthSettings
+from minitron.models.config import config_for_shape, read_config, shape_from_config
 from minitron.pipeline.run_folder import RunFolder
 from minitron.recipe.distill import CorrectionSection, DepthFirstSection
 from minitron.recipe.prune import CalibrationSection, PruneSection
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.score import ScoreSection
+from minitron.search.limits import Limits
 
 
 def score_section(recipe: Recipe) -> ScoreSection:
@@ -50,3 +53,17 @@ def cut_source(recipe: Recipe, run: RunFolder) -> Path:
 def teaching_checkpoint(recipe: Recipe, run: RunFolder) -> Path:
     """The checkpoint that students learn from: the teacher, corrected first where the recipe says so."""
     return Path(recipe.teacher) if recipe.correct_teacher is None else run.corrected_teacher
+
+
+def search_limits(recipe: Recipe) -> Limits:
+    """The recipe's limits, with the keys that a student's `config.json` has where a reader's rule asks for them.
+
+    Raises:
+        ShapeError: The teacher's `config.json` is needed for that and cannot be read.
+    """
+    limits = recipe.budget.limits
+    if not limits.serving.readers:
+        return limits
+    config = read_config(Path(recipe.teacher))
+    keys = frozenset(config_for_shape(config, shape_from_config(config)))
+    return replace(limits, serving=replace(limits.serving, config_keys=keys))

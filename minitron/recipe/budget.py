@@ -1,14 +1,18 @@
-"""Recipe section: the budget that a student must keep to: memory at a workload, parameters, throughput."""
+"""What the student must keep to: memory at a workload, parameters, throughput."""
 
 from pydantic import Field, model_validator
 
 from minitron.errors import RecipeError
 from minitron.estimate.devices import Device, find_device, usable_bytes
-from minitron.estimate.serving.shape_rules import ReaderName, Serving
+from minitron.estimate.serving.reader_names import ReaderName
+from minitron.estimate.serving.shape_rules import Serving
 from minitron.estimate.serving.workload import Lengths, Workload
 from minitron.search.limits import Limits
 from minitron.settings import Fraction, NonNegativeFloat, PositiveInt
 from minitron.units import GIB, gib_to_bytes
+
+# Keys that a student's config.json has wherever a reader's rule asks for them: `models.config.config_for_shape`.
+STUDENT_KEYS = ("mamba_d_head",)
 
 
 class ThroughputSection(Lengths):
@@ -100,7 +104,9 @@ class BudgetSection(Workload):
             min_tokens_per_s=self.min_tokens_per_s,
             device=self.device,
             lengths=self.throughput,
-            serving=Serving(readers=self.readers, tensor_parallel=self.tensor_parallel),
+            serving=Serving(
+                readers=self.readers, tensor_parallel=self.tensor_parallel, config_keys=frozenset(STUDENT_KEYS)
+            ),
         )
 
     @property

@@ -17,6 +17,7 @@ from minitron.cli.main import main
 from minitron.importance.scores import random_scores, save_scores
 from minitron.models.shape import HybridShape
 from tests.support.commands import fail
+from tests.support.torch_free import run_commands
 
 
 def test_a_misspelt_key_is_one_line(recipe_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,6 +164,51 @@ def test_fit_loads_no_torch(tiny_checkpoint: Path) -> None:
         "sys.exit(code or any(name in sys.modules for name in ('torch', 'transformers', 'matplotlib')))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False, capture_output=True).returncode == 0
+
+
+def test_check_says_on_stdout_and_by_its_exit_code_who_takes_a_checkpoint(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(tiny_checkpoint), "--reader", "vllm", "transformers", "--json"]) == 0
+    ended = capsys.readouterr()
+    answer = json.loads(ended.out)
+    assert (answer["takes"], answer["tensor_parallel"], list(answer["readers"])) == (True, 1, ["vllm", "transformers"])
+    assert answer["readers"]["vllm"]["refusals"] == []
+    assert ended.err == ""
+
+
+def test_check_prints_its_object_and_a_line_a_fault_where_a_reader_refuses(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(tiny_checkpoint), "--reader", "vllm", "sglang", "--tensor-parallel", "2", "--json"]) == 2
+    ended = capsys.readouterr()
+    answer = json.loads(ended.out)
+    found = [(name, refusal) for name, reader in answer["readers"].items() for refusal in reader["refusals"]]
+    assert not answer["takes"]
+    assert all(list(refusal) == ["key", "rule", "found", "mend", "source"] for _, refusal in found)
+    lines = ended.err.splitlines()
+    assert len(lines) == len(found)
+    for line, (name, refusal) in zip(lines, found, strict=True):
+        assert line.startswith(f"minitron: {name} ")
+        assert all(part in line for part in refusal.values())
+
+
+def test_check_without_a_reader_asks_the_newest_of_each(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["check", str(tiny_checkpoint / "config.json"), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert list(answer["readers"]) == ["vllm", "sglang", "llamacpp", "tensorrt-llm", "mlx", "transformers"]
+    main(["check", str(tiny_checkpoint / "config.json")])
+    shown = capsys.readouterr().out
+    assert "vllm 0.33.0" in shown
+    assert "refuses it: " in shown
+
+
+def test_check_takes_less_than_a_second_and_loads_no_torch(tiny_checkpoint: Path) -> None:
+    (ended,) = run_commands([("check", str(tiny_checkpoint), "--reader", "vllm")], tiny_checkpoint)
+    assert (ended.code, ended.heavy) == (0, [])
+    assert ended.cpu_seconds < 1.5
 
 
 def test_score_prune_and_eval_work_one_by_one(

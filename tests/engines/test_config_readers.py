@@ -16,7 +16,7 @@ import pytest
 
 from minitron.integrations.readers.check import check
 from minitron.integrations.readers.rules import NEWER_KINDS, OLDER_KINDS
-from minitron.models.config import shape_from_config
+from minitron.models.config import config_for_shape, shape_from_config
 from minitron.models.families import NEMOTRON_H
 from minitron.models.shape import HybridShape
 from tests.support.models import make_moe_shape, make_tiny_shape
@@ -68,6 +68,7 @@ def spellings(shape: HybridShape) -> Iterator[tuple[str, Config]]:
     }
     for name, spelt in blocks.items():
         yield name, sizes | spelt
+        yield f"a student of {name}", config_for_shape(sizes | spelt, shape)
     sizes |= pattern(shape)
     yield "no mamba_n_groups", {key: value for key, value in sizes.items() if key != "mamba_n_groups"}
     for key, known in NEMOTRON_H.config_keys.items():

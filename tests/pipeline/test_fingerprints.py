@@ -71,6 +71,20 @@ def test_a_tournament_depends_on_how_it_trains(recipe_path: Path, override: str)
     assert fingerprints.search(load_recipe(recipe_path, (*TOURNAMENT, override))) != before
 
 
+def test_candidates_depend_on_the_readers_and_on_the_gpus_that_these_split_over(recipe_path: Path) -> None:
+    free, readers = fingerprints.search(load_recipe(recipe_path)), ("budget.readers=[transformers]",)
+    asked = fingerprints.search(load_recipe(recipe_path, readers))
+    assert asked != free
+    assert fingerprints.search(load_recipe(recipe_path, (*readers, "budget.tensor_parallel=2"))) != asked
+
+
+def test_a_budget_without_readers_has_the_fingerprint_of_before_there_were_any(recipe_path: Path) -> None:
+    found = fingerprints.search(load_recipe(recipe_path, ("budget.tensor_parallel=2",)))
+    assert found == fingerprints.search(load_recipe(recipe_path))
+    assert isinstance(found["budget"], dict)
+    assert not {"readers", "tensor_parallel"} & found["budget"].keys()
+
+
 def test_zero_shot_depends_on_its_text_and_not_on_training(recipe_path: Path) -> None:
     zero_shot = ("search.choose=zero_shot",)
     before = fingerprints.search(load_recipe(recipe_path, zero_shot))

@@ -41,3 +41,10 @@ def test_every_missing_text_is_named_the_tasks_too(recipe_path: Path) -> None:
     with pytest.raises(MinitronError) as fault:
         check_recipe(recipe)
     assert all(name in str(fault.value) for name in names)
+
+
+def test_a_search_that_no_reader_takes_a_shape_of_is_refused(recipe_path: Path) -> None:
+    recipe = load_recipe(recipe_path, ("budget.readers=[llamacpp]", "search.num_hidden_layers=null"))
+    with pytest.raises(MinitronError, match="refused by llamacpp, for which vocab_size must be a multiple") as caught:
+        check_recipe(recipe)
+    assert "mamba_num_heads" not in str(caught.value).partition("refused by")[2]  # a student says mamba_d_head

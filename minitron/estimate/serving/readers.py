@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from minitron.errors import ShapeError
+from minitron.estimate.serving.reader_names import ReaderName
 from minitron.estimate.serving.shape_rules import (
     Counts,
-    ReaderName,
     Serving,
     ShapeRule,
     Sizes,
@@ -26,9 +25,6 @@ from minitron.estimate.serving.shape_rules import (
 )
 from minitron.models.shape import HybridShape
 
-READERS: tuple[ReaderName, ...] = get_args(ReaderName)
-# Those that are asked where none is named: the newest of each that was read.
-NEWEST = tuple(name for name in READERS if "@" not in name)
 # Numbers of GPUs that are looked at to say which a shape splits over, and sizes around a bad one.
 GPUS, NEAR = range(1, 17), 4096
 HYBRID = "M-*E"

@@ -6,13 +6,11 @@ of the keys of `config.json` is in `minitron.integrations.readers`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from minitron.estimate.serving.reader_names import ReaderName
 from minitron.models.shape import HybridShape
 
-ReaderName = Literal[
-    "vllm", "sglang", "llamacpp", "tensorrt-llm", "mlx", "transformers", "vllm@0.11", "transformers@5.12"
-]
 Counts = Mapping[str, int]
 # Sizes by name, numbers or arrays that broadcast; a rule gives a truth, or an array of them.
 Sizes = Mapping[str, Any]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from minitron.estimate.serving.shape_rules import ReaderName
+from minitron.estimate.serving.reader_names import ReaderName
 from minitron.models.shape import HybridShape
 
 Config = Mapping[str, object]

@@ -21,12 +21,12 @@ TENSORRT_LLM = Reader(
             ),
         ),
         "llama": Family(
-            source=f"{REPOSITORY}, _torch/models/modeling_llama.py",
+            source=f"{REPOSITORY} 012cf90, _torch/models/modeling_llama.py",
             architectures=("LlamaForCausalLM",),
             reads=LLAMA_READS,
         ),
         "qwen3": Family(
-            source=f"{REPOSITORY}, _torch/models/modeling_qwen3.py",
+            source=f"{REPOSITORY} 010bb95, _torch/models/modeling_qwen3.py",
             architectures=("Qwen3ForCausalLM",),
             reads=QWEN3_READS,
         ),

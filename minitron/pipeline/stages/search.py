@@ -20,9 +20,8 @@ from minitron.pipeline.blocks import kept_blocks
 from minitron.pipeline.candidates import Measured, measure_candidates
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.fingerprints import RANK_BY
-from minitron.pipeline.limits import search_limits
 from minitron.pipeline.run_folder import CANDIDATES_FILE
-from minitron.pipeline.sections import cut_source
+from minitron.pipeline.sections import cut_source, search_limits
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.space import search_space
 from minitron.report.candidates_figure import draw_candidates

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from minitron.errors import MinitronError
-from minitron.estimate.serving.readers import NEWEST, READERS, SHAPE_RULES
+from minitron.estimate.serving.reader_names import NEWEST, READERS
+from minitron.estimate.serving.readers import SHAPE_RULES
 from minitron.integrations.readers.check import READERS as DECLARED
 from minitron.integrations.readers.check import check
 from minitron.models.config import shape_from_config
