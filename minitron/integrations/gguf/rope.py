@@ -67,8 +67,8 @@ def llama3_factors(shape: HybridShape, config: Config) -> Fp32 | None:
 
 def _settings(config: Config) -> Config:
     found = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(found, dict):
-        raise MinitronError(f"rope_parameters in config.json must be an object, got {found!r}")
+    if not isinstance(found, dict) or any(isinstance(value, dict) for value in found.values()):
+        raise MinitronError(f"rope_parameters in config.json must be one object for all layers, got {found!r}")
     above = {key: config[key] for key in ("rope_theta", "partial_rotary_factor") if config.get(key) is not None}
     return {**above, **found}
 

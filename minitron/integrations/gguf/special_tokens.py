@@ -58,12 +58,20 @@ def text_ends(post_processor: Any, special: Mapping[str, int], folder: Path) -> 
 
 
 def chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """The chat template of a folder: its file, or the default one of the tokenizer's settings."""
+    """The chat template of a folder: its file, or the default one of the tokenizer's settings.
+
+    Raises:
+        MinitronError: The file is not UTF-8.
+    """
     if (folder / TEMPLATE_FILE).is_file():
-        return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+        try:
+            return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise MinitronError(f"a chat template must be UTF-8, {folder / TEMPLATE_FILE} is not: {error}") from error
     found = settings.get("chat_template")
     if isinstance(found, list):
-        found = next((each.get("template") for each in found if each.get("name") == "default"), None)
+        named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
+        found = named.get("default")
     return found if isinstance(found, str) else None
 
 

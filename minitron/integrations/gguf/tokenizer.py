@@ -114,7 +114,8 @@ def _load(path: Path) -> tuple[dict[str, Any], Tokenizer]:
     except Exception as error:  # tokenizers raises bare exceptions for a malformed file
         if type(error) is not Exception:
             raise
-        raise MinitronError(f"{path} must be a tokenizer that the package tokenizers loads: {error}") from error
+        reason = (str(error).splitlines() or [""])[0]
+        raise MinitronError(f"{path} must be a tokenizer that the package tokenizers loads: {reason}") from error
 
 
 def _read_merges(declared: Mapping[str, Any], folder: Path) -> list[str]:

@@ -333,6 +333,11 @@ REFUSED: dict[str, tuple[HybridShape, dict[str, Any], str]] = {
     "epsilon": (SHAPES["llama"], {"rms_norm_eps": "small"}, "rms_norm_eps in config.json must be a number"),
     "gate": (SHAPES["llama"], {"hidden_act": "gelu"}, 'hidden_act in config.json must be "silu"'),
     "rope": (SHAPES["llama"], {"rope_parameters": {"rope_type": "dynamic"}}, "default, linear, yarn, llama3 for"),
+    "by layer": (
+        SHAPES["llama"],
+        {"rope_parameters": {"full_attention": {"rope_theta": 5.0}}},
+        "must be one object for all layers",
+    ),
     "no table": (SHAPES["qwen3"], {"rope_parameters": LLAMA3}, "must be one of default, linear, yarn for llama.cpp"),
     "half": (SHAPES["llama"], {"partial_rotary_factor": 0.5}, "partial_rotary_factor in config.json must be 1"),
     "factor": (SHAPES["llama"], {"rope_parameters": {"rope_type": "linear"}}, "must give factor"),

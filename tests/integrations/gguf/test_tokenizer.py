@@ -216,6 +216,10 @@ FAULTS: dict[str, tuple[Any, str]] = {
     ),
     "twice": (repeat_an_id, "must stand for one token, one stands for two"),
     "too many": (add_tokens, "ids of tokens must be below the 271 rows of the embeddings"),
+    "template": (
+        lambda folder: (folder / "chat_template.jinja").write_bytes(b"caf\xe9"),
+        "a chat template must be UTF-8",
+    ),
     "no eos": (
         lambda folder: (
             change(folder, "tokenizer_config.json", eos_token=...),
