@@ -15,6 +15,7 @@ from minitron.estimate.serving.shape_rules import (
     Sizes,
     gpus_among,
     has_blocks,
+    hybrids_alone,
     inner_multiple,
     lacks_blocks,
     multiple_of,
@@ -101,8 +102,9 @@ SHAPE_RULES: Mapping[ReaderName, tuple[ShapeRule, ...]] = {
         splits_unless_one("n_groups", "M", f"{VLLM_0_11}/layers/mamba/mamba_mixer2.py"),
         splits_once_padded("vocab_size", 64, f"{VLLM_0_11}/layers/vocab_parallel_embedding.py"),
         lacks_blocks("E", "blocks of experts", f"{VLLM_0_11}/models/nemotron_h.py"),
+        hybrids_alone("vllm 0.11.0"),
     ),
-    "transformers@5.12": (has_blocks("*", "attention blocks", "transformers 5.12.1, cache_utils.py"),),
+    "transformers@5.12": (hybrids_alone("transformers 5.8.1 and 5.12.1"),),
 }
 
 

@@ -60,6 +60,8 @@ class ShapeRule:
         """What a shape has in the key's place."""
         if self.key == "tensor_parallel":
             return serving.tensor_parallel
+        if self.key == "model_type":
+            return shape.model_type
         return shape.sizes.get(self.key, shape.hybrid_override_pattern)
 
 
@@ -168,5 +170,16 @@ def lacks_blocks(kinds: str, words: str, source: str) -> ShapeRule:
         kinds="M-*E",
         holds=lambda counts, _, __: not all(counts.get(kind) for kind in kinds),
         states=lambda _, __: f"have no {words}",
+        source=source,
+    )
+
+
+def hybrids_alone(source: str) -> ShapeRule:
+    """A model must be a hybrid, since it is not known how the reader reads dense transformers."""
+    return ShapeRule(
+        key="model_type",
+        kinds="T",
+        holds=lambda _, __, ___: False,
+        states=lambda _, __: "be nemotron_h, other families were not looked at",
         source=source,
     )

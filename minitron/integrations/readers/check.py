@@ -34,12 +34,13 @@ def check(config: Config, shape: HybridShape, reader: str, tensor_parallel: int 
         MinitronError: There is no such reader.
     """
     declared = find_reader(reader)
+    given = frozenset(key for key, value in config.items() if value is not None)
+    serving = Serving(readers=(declared.name,), tensor_parallel=tensor_parallel, config_keys=given)
+    dims = tuple(_dims(shape, declared, serving))
     family = declared.families.get(shape.model_type)
     if family is None:
-        return (_unknown_family(declared, shape),)
-    keys = frozenset(key for key, value in config.items() if value is not None)
-    serving = Serving(readers=(declared.name,), tensor_parallel=tensor_parallel, config_keys=keys)
-    return (*_keys(config, shape, family), *_dims(shape, declared, serving))
+        return tuple(refusal for refusal in dims if refusal.key == "model_type")
+    return (*_keys(config, shape, family), *dims)
 
 
 def find_reader(name: str) -> Reader:
@@ -77,17 +78,7 @@ def _mend(shape: HybridShape, reader: Reader, rule: ShapeRule, serving: Serving)
     sizes = nearest_sizes(shape, rule, serving)
     if sizes:
         ways.append(f"nearest: {' or '.join(map(str, sizes))}")
-    splits = [gpus for gpus in good_splits(shape, reader.name, serving) if gpus != serving.tensor_parallel]
+    splits = [str(gpus) for gpus in good_splits(shape, reader.name, serving) if gpus != serving.tensor_parallel]
     if splits:
-        ways.append(f"split over {', '.join(map(str, splits))} GPUs")
+        ways.append(f"tensor_parallel={'|'.join(splits)}")
     return ", or ".join(ways) or "serve with another reader"
-
-
-def _unknown_family(reader: Reader, shape: HybridShape) -> Refusal:
-    return Refusal(
-        key="model_type",
-        rule=f"be {' or '.join(reader.families)} for {reader.name} {reader.version} to be checked here",
-        found=f"got {shape.model_type}",
-        mend="serve with another reader",
-        source="minitron",
-    )

@@ -148,7 +148,7 @@ def test_groups_that_sglang_knows_by_another_name_are_refused() -> None:
         ({"ssm_state_size": 48}, {"mlx": ["ssm_state_size"]}),
         (
             {"hybrid_override_pattern": "M-M"},
-            {name: ["hybrid_override_pattern"] for name in ("mlx", "transformers", "transformers@5.12")},
+            {name: ["hybrid_override_pattern"] for name in ("mlx", "transformers")},
         ),
         ({"hybrid_override_pattern": "*-"}, {"mlx": ["hybrid_override_pattern"]}),
     ],
@@ -215,9 +215,9 @@ def test_a_refusal_says_the_nearest_sizes_and_the_numbers_of_gpus_that_hold() ->
     shape = SERVED.resized(intermediate_size=42)
     found = check(served_config(shape), shape, "vllm", 4)
     assert [refusal.key for refusal in found] == ["intermediate_size"]
-    assert found[0].mend == "nearest: 40 or 44, or split over 1, 2 GPUs"
+    assert found[0].mend == "nearest: 40 or 44, or tensor_parallel=1|2"
     assert str(found[0]) == (
-        "intermediate_size must be a multiple of tensor_parallel=4, got 42; nearest: 40 or 44, or split over 1, 2 GPUs "
+        "intermediate_size must be a multiple of tensor_parallel=4, got 42; nearest: 40 or 44, or tensor_parallel=1|2 "
         "(vllm 0.33.0, model_executor/layers/linear.py)"
     )
 
@@ -251,6 +251,13 @@ def test_a_model_without_attention_blocks_does_not_generate_in_transformers() ->
     model = make_tiny_model(make_tiny_shape(hybrid_override_pattern="M-M"))
     with pytest.raises(ValueError, match="get_seq_length"):
         model.generate(torch.tensor([[5, 6]]), max_new_tokens=2, do_sample=False)
+
+
+@pytest.mark.parametrize("kinds", ["*-*", "M*"])
+def test_a_model_with_attention_blocks_generates_in_transformers(kinds: str) -> None:
+    model = make_tiny_model(make_tiny_shape(hybrid_override_pattern=kinds))
+    found = model.generate(torch.tensor([[5, 6]]), max_new_tokens=2, min_new_tokens=2, do_sample=False)
+    assert found.shape == (1, 4)
 
 
 def test_a_reader_that_is_not_there_is_refused() -> None:
