@@ -24,6 +24,8 @@ KIND_LETTERS = {
 BLOCK_LISTS = ("layers_block_type", "layer_types")
 # What llama.cpp's converter assumes of a Mamba head where there is no `mamba_d_head`; heads must fill it evenly.
 CONVERTER_HEAD_DIM = 64
+# What SGLang 0.5.23 (configs/nemotron_h.py) takes where there is no `mamba_n_groups`, whatever `n_groups` is.
+SGLANG_GROUPS = 8
 
 
 def read_config(folder: Path) -> JsonObject:
@@ -71,9 +73,10 @@ def config_for_shape(source: Mapping[str, JsonValue], shape: HybridShape) -> Jso
 
     Added are a dim's canonical spelling where the source has another or its default no longer holds, the block pattern
     to a list of kinds of block (readers of the list pass over it, llama.cpp's converter and TensorRT-LLM need it; a
-    list beside a pattern would stop readers that know the pattern alone), and `mamba_d_head` where llama.cpp's
-    converter would assume another. Kinds of block are spelt in the older names, which every reader takes. Left out are
-    sizes of kinds of block that are not there, and values that have no spelling in JSON.
+    list beside a pattern would stop readers that know the pattern alone), `mamba_d_head` where llama.cpp's converter
+    would assume another, and `mamba_n_groups` where SGLang would. Kinds of block are spelt in the older names, which
+    every reader of lists takes. Left out are sizes of kinds of block that are not there, and values that have no
+    spelling in JSON.
     """
     family: Family = shape.family
     config: JsonObject = dict(source)
@@ -90,6 +93,8 @@ def config_for_shape(source: Mapping[str, JsonValue], shape: HybridShape) -> Jso
             del config[key]
     if _converter_misreads_heads(shape):
         config.setdefault("mamba_d_head", shape.mamba_head_dim)
+    if shape.n_groups not in (0, SGLANG_GROUPS):
+        config.setdefault("mamba_n_groups", shape.n_groups)
     return config | _blocks_config(source, shape)
 
 

@@ -70,7 +70,7 @@ def test_a_source_with_the_pattern_alone_gets_no_list(tiny_shape: HybridShape) -
 
 
 def test_what_the_cut_does_not_change_is_not_changed() -> None:
-    shape = make_tiny_shape(mamba_num_heads=8, mamba_head_dim=8)
+    shape = make_tiny_shape(mamba_num_heads=8, mamba_head_dim=8, n_groups=8)
     config = config_of(shape) | {
         "num_hidden_layers": 8,
         "architectures": ["X"],
@@ -88,6 +88,12 @@ def test_the_converter_of_llama_cpp_is_told_a_head_dim_that_it_would_assume_wron
     assert config_for_shape(config_of(tiny_shape), tiny_shape)["mamba_d_head"] == tiny_shape.mamba_head_dim
     even = make_tiny_shape(mamba_num_heads=8, mamba_head_dim=8)
     assert "mamba_d_head" not in config_for_shape(config_of(even), even)
+
+
+def test_sglang_is_told_a_number_of_groups_that_it_would_assume_wrongly(tiny_shape: HybridShape) -> None:
+    assert config_for_shape(config_of(tiny_shape), tiny_shape)["mamba_n_groups"] == tiny_shape.n_groups == 2
+    eight = make_tiny_shape(n_groups=8)
+    assert "mamba_n_groups" not in config_for_shape(config_of(eight), eight)
 
 
 def test_experts_that_were_all_removed_leave_no_size_in_any_spelling() -> None:
