@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from minitron.estimate.serving.memory import MemoryBytes, memory_bytes
-from minitron.estimate.serving.vllm_cache import CacheBlocks, cache_blocks, workspace_range
+from minitron.estimate.serving.vllm_cache import NULL_BLOCKS, CacheBlocks, cache_blocks, workspace_range
 from minitron.estimate.serving.workload import Workload
 from minitron.models.shape import HybridShape
 
@@ -27,7 +27,8 @@ class FitReport:
         max_sequences: Largest number of sequences at this context; 0 when not even one fits, None when all
             else fits and a sequence costs nothing (no attention and no Mamba blocks).
         cache_blocks: vLLM's cache blocks; None by plain accounting, or without a cache.
-        num_cache_blocks: Blocks of vLLM's pool in what weights and workspace leave; None where `cache_blocks` is.
+        num_cache_blocks: Blocks of vLLM's pool in what weights and workspace leave, its null block included; None
+            where `cache_blocks` is.
     """
 
     params: int
@@ -110,8 +111,9 @@ def _largest(left: int, one: int) -> int | None:
 def _largest_in_pool(
     blocks: CacheBlocks[int], attention: int, workload: Workload, num_blocks: int
 ) -> tuple[int | None, int | None]:
-    left = num_blocks // workload.sequences - blocks.mamba_blocks
+    usable = max(0, num_blocks - NULL_BLOCKS)
+    left = usable // workload.sequences - blocks.mamba_blocks
     context = _largest(left, -(-attention // blocks.group))
     if context is not None:
         context *= blocks.block_tokens
-    return context, min(workload.engine.max_num_seqs, num_blocks // blocks.blocks_per_sequence)
+    return context, min(workload.engine.max_num_seqs, usable // blocks.blocks_per_sequence)

@@ -18,6 +18,7 @@ from minitron.estimate.devices import Device
 from minitron.estimate.precision import WEIGHT_FORMATS, model_tensor_bits
 from minitron.estimate.serving.cache import conv_state_bits, kv_token_bits, ssm_state_bits
 from minitron.estimate.serving.memory import memory_parts
+from minitron.estimate.serving.vllm_cache import null_block_bytes
 from minitron.estimate.serving.workload import Lengths, Workload
 from minitron.models.axes import SizeT
 from minitron.models.families.family import Family
@@ -73,8 +74,9 @@ def serving_cost(
     """
     one = workload.changed(context_tokens=lengths.input_tokens + lengths.output_tokens, sequences=1)
     parts = memory_parts(family, counts, sizes, one)
-    sequence = parts["kv_bytes"] + parts["ssm_bytes"] + parts["conv_bytes"]
-    left = budget_bytes - parts["weights_bytes"] - parts["workspace_bytes"]
+    shared = null_block_bytes(family, counts, sizes, one)
+    sequence = parts["kv_bytes"] + parts["ssm_bytes"] + parts["conv_bytes"] - shared
+    left = budget_bytes - parts["weights_bytes"] - parts["workspace_bytes"] - shared
     fit = np.maximum(0, left // np.maximum(1, sequence))
     # What an engine runs at once bounds the batch where the engine is accounted for, or where a sequence costs nothing.
     bounded = workload.accounting == "vllm" or sequence == 0

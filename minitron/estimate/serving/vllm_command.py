@@ -36,6 +36,6 @@ def serve_command(model: str, workload: Workload, report: FitReport, *, utilizat
         words += ["--max-num-batched-tokens", str(workload.engine.max_num_batched_tokens)]
     words += ["--kv-cache-dtype", "fp8" if workload.kv_dtype == "fp8" else "auto"]
     words += ["--mamba-ssm-cache-dtype", str(DTYPES[workload.ssm_dtype].torch)]
-    if workload.engine.prefix_caching:
-        return [*words, "--enable-prefix-caching", "--mamba-cache-mode", "align"]
-    return [*words, "--no-enable-prefix-caching"]
+    if workload.engine.block_size != Engine().block_size:
+        words += ["--block-size", str(workload.engine.block_size)]
+    return [*words, "--enable-prefix-caching" if workload.engine.prefix_caching else "--no-enable-prefix-caching"]

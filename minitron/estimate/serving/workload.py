@@ -11,7 +11,7 @@ from minitron.units import gib_to_bytes
 
 MAX_TOKENS = 2**40  # beyond it, bits of a large model's cache no longer fit 64-bit integers
 # Formats that vLLM can keep its caches in (0.33, config/cache.py).
-ENGINE_CACHES = {"kv_dtype": ("bf16", "fp16", "fp8"), "ssm_dtype": ("fp32", "bf16", "fp16")}
+ENGINE_CACHES = {"kv_dtype": ("fp32", "bf16", "fp16", "fp8"), "ssm_dtype": ("fp32", "bf16", "fp16")}
 
 
 class Engine(Settings):
@@ -22,7 +22,12 @@ class Engine(Settings):
         default=2048, description="Tokens of one step, on which activations are profiled at start-up."
     )
     prefix_caching: bool = Field(
-        default=False, description="Share prefixes (align mode); doubles a sequence's Mamba cache blocks."
+        default=True,
+        description="Share prefixes, as vLLM does unless told otherwise; a sequence then holds three Mamba states, not one.",
+    )
+    block_size: PositiveInt = Field(
+        default=16,
+        description="Tokens that blocks of the attention cache are a multiple of (16 on CUDA, vLLM takes 128 on CPUs).",
     )
     context_gib: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
         default=(0.3, 0.6), description="Assumed CUDA context, libraries and fragmentation, low and high."
