@@ -37,7 +37,8 @@ def fit(
     Returns:
         What `minitron fit --json` prints: `fits`, `verdict`, `params`, `weights_bytes`, `kv_bytes`, `ssm_bytes`,
         `conv_bytes`, `workspace_bytes`, `total_bytes`, `budget_bytes`, `headroom_bytes`, `max_context_tokens`,
-        `max_sequences`; with vllm also `block_tokens`, `page_bytes`, `num_blocks`, `blocks_per_sequence`, `serve`.
+        `max_sequences`; with vllm also `block_tokens`, `page_bytes`, `num_blocks`, `blocks_per_sequence`,
+        `prefix_caching_bytes` (what sharing prefixes, vLLM's default, takes) and `serve`.
 
     Raises:
         MinitronError: The model cannot be read, or there is no such GPU or precision.

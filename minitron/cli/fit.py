@@ -44,14 +44,20 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=positive_int, default=131072, help="tokens a sequence (131072)")
     parser.add_argument("--sequences", type=positive_int, default=1, help="sequences at once (1)")
     parser.add_argument("--weights", choices=get_args(WeightsDtype), help="precision (a folder's as stored, else bf16)")
-    for what, default in (("kv", "bf16"), ("ssm", "fp32")):
+    for what, default in (("kv", "bf16"), ("ssm", "fp32"), ("conv", "bf16")):
         parser.add_argument(f"--{what}", choices=get_args(CacheDtype), default=default, help=f"precision ({default})")
     parser.add_argument(
         "--accounting", choices=("plain", "vllm"), default="plain", help="as stored, or in vLLM's cache blocks (plain)"
     )
     parser.add_argument("--max-num-seqs", type=positive_int, default=256, help="vLLM's (256)")
     parser.add_argument("--max-num-batched-tokens", type=positive_int, default=2048, help="vLLM's (2048)")
-    parser.add_argument("--prefix-caching", action="store_true", help="vLLM shares prefixes")
+    parser.add_argument("--block-size", type=positive_int, default=16, help="vLLM's: 16 on CUDA, 128 on CPUs (16)")
+    parser.add_argument(
+        "--prefix-caching",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="vLLM shares prefixes, with three Mamba states a sequence in place of one (on)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -80,12 +86,13 @@ def _workload(args: argparse.Namespace) -> "Workload":
     from minitron.estimate.serving.workload import Workload
     from minitron.recipe.load import make_section
 
-    engine = ("max_num_seqs", "max_num_batched_tokens", "prefix_caching")
+    engine = ("max_num_seqs", "max_num_batched_tokens", "block_size", "prefix_caching")
     given = {
         "context_tokens": args.context,
         "sequences": args.sequences,
         "kv_dtype": args.kv,
         "ssm_dtype": args.ssm,
+        "conv_dtype": args.conv,
         "workspace_gib": args.workspace_gib,
         "accounting": args.accounting,
         "engine": {name: getattr(args, name) for name in engine},

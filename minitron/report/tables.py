@@ -146,6 +146,8 @@ def fit_table(found: ModelFit) -> Table:
         table.add_row("vLLM cache block", f"{blocks.block_tokens:,} tokens, {blocks.page_bytes:,} bytes a layer")
         counts = f"{report.num_cache_blocks:,} / {blocks.blocks_per_sequence:,}"
         table.add_row("vLLM cache blocks, in all / a sequence", counts)
+    if found.prefix_caching_bytes:
+        table.add_row("saved by --no-prefix-caching", format_bytes(found.prefix_caching_bytes))
     largest = {"context, tokens": report.max_context_tokens, "number of sequences": report.max_sequences}
     for label, limit in largest.items():
         table.add_row(f"largest {label}", "no limit" if limit is None else f"{limit:,}")

@@ -113,7 +113,33 @@ def test_fit_by_vllms_accounting_gives_its_blocks_and_the_line_that_serves(
     none = fit(capsys, str(tiny_checkpoint), "--accounting", "vllm", "--memory-gib", "0.5")
     assert none["serve"] is None
     assert main(["fit", str(tiny_checkpoint), "--accounting", "vllm", "--context", "64"]) == 0
-    assert "workspace, assumed" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "workspace, assumed" in shown
+    assert "saved by --no-prefix-caching" in shown
+
+
+def test_fit_shares_prefixes_as_vllm_does_and_says_what_turning_it_off_saves(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (str(tiny_checkpoint), "--accounting", "vllm", "--context", "64")
+    shared, alone = fit(capsys, *asked), fit(capsys, *asked, "--no-prefix-caching")
+    assert shared == fit(capsys, *asked, "--prefix-caching")
+    assert shared["serve"].endswith(" --enable-prefix-caching")
+    assert alone["serve"].endswith(" --no-enable-prefix-caching")
+    assert shared["total_bytes"] - alone["total_bytes"] == shared["prefix_caching_bytes"] > 0
+    assert alone["prefix_caching_bytes"] == 0
+    assert main(["fit", *asked, "--no-prefix-caching"]) == 0
+    assert "saved by" not in capsys.readouterr().out
+
+
+def test_fit_takes_the_block_size_of_another_platform(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (str(tiny_checkpoint), "--accounting", "vllm", "--context", "64", "--block-size", "128")
+    answer = fit(capsys, *asked, "--kv", "fp32", "--conv", "fp32")
+    assert answer["block_tokens"] % 128 == 0
+    assert " --block-size 128 " in answer["serve"]
+    assert " --dtype float32 " in answer["serve"]
 
 
 def test_fit_predicts_throughput_for_given_lengths(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -196,7 +196,9 @@ def test_every_number_is_that_of_vllms_planner(
     hybrids = sum(answer["groups"] > 1 for answer in answers)
     assert min(fits, len(cases) - fits, hybrids) > 40
     with capsys.disabled():
-        print(f"\nvLLM's planner: {len(cases)} shapes, {hybrids} with several groups, {fits} fit; all numbers are equal")
+        print(
+            f"\nvLLM's planner: {len(cases)} shapes, {hybrids} with several groups, {fits} fit; all numbers are equal"
+        )
 
 
 @pytest.mark.parametrize(

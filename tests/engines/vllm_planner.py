@@ -2,9 +2,10 @@
 
 The request is a list of cases: `config` (what `config.json` says), `dtype`, `kv_cache_dtype`, `ssm_dtype` (as vLLM's
 options spell them), `prefix_caching` and `block_size` (null leaves them to vLLM), `cuda` (false plans for CPUs),
-`max_model_len`, `memory_bytes` (for the cache). The answer has one object a case, or its `error`. Everything in it comes from vLLM's own
-functions: the model is built without weights on torch's meta device, its layers say what they keep, and vLLM's platform
-and planner size blocks, groups and pool.
+`max_model_len`, `memory_bytes` (for the cache). The answer has one object a case, or its `error`.
+
+Everything in it comes from vLLM's own functions: the model is built without weights on torch's meta device, its layers
+say what they keep, and vLLM's platform and planner size blocks, groups and pool.
 """
 
 import json
@@ -70,7 +71,9 @@ def plan(case: dict[str, Any], folder: Path) -> dict[str, Any]:
         (Cuda if case["cuda"] else current_platform).update_block_size_for_backend(config)
         config.cache_config.kv_cache_layout = "LBNHC"  # every layer its own region, as a uniform page allows
         layers = config.compilation_config.static_forward_context.items()
-        kept = {name: layer.get_kv_cache_spec(config) for name, layer in layers if isinstance(layer, AttentionLayerBase)}
+        kept = {
+            name: layer.get_kv_cache_spec(config) for name, layer in layers if isinstance(layer, AttentionLayerBase)
+        }
         groups = planner.get_kv_cache_groups(config, dict(kept))
         return answer(config, kept, groups, case["memory_bytes"])
 

@@ -49,6 +49,12 @@ def memory_bytes(shape: HybridShape, workload: Workload, *, weights_bytes: int |
     return MemoryBytes(**parts)
 
 
+def prefix_caching_bytes(shape: HybridShape, workload: Workload) -> int:
+    """Bytes that vLLM needs to share prefixes, beyond what it needs without; 0 where the workload has it off."""
+    off = workload.changed(engine=workload.engine.model_copy(update={"prefix_caching": False}))
+    return memory_bytes(shape, workload).total_bytes - memory_bytes(shape, off).total_bytes
+
+
 def block_bytes(shape: HybridShape, workload: Workload) -> dict[str, MemoryBytes]:
     """Letter of each kind of block in the shape -> the bytes of one such block, by plain accounting."""
     return {

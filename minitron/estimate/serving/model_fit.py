@@ -12,7 +12,7 @@ from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.dtypes import StoredDtype, find_dtype
 from minitron.estimate.devices import Device, usable_bytes
 from minitron.estimate.serving.fit import FitReport, fit
-from minitron.estimate.serving.memory import MemoryBytes, block_bytes
+from minitron.estimate.serving.memory import MemoryBytes, block_bytes, prefix_caching_bytes
 from minitron.estimate.serving.throughput import predict_tokens_per_second
 from minitron.estimate.serving.vllm_command import serve_command
 from minitron.estimate.serving.workload import Lengths, Workload
@@ -56,6 +56,7 @@ class ModelFit:
         block_memory: Letter of a kind of block -> bytes of one such block.
         serve: The `vllm serve` command; None by plain accounting, and where none starts within the budget.
         by_vllm: Whether vLLM's accounting was used.
+        prefix_caching_bytes: What sharing prefixes takes, and turning it off saves; 0 where it is off.
         tokens_per_s: Predicted output tokens a second; None where no lengths were given.
     """
 
@@ -65,6 +66,7 @@ class ModelFit:
     block_memory: Mapping[str, MemoryBytes]
     serve: str | None = None
     by_vllm: bool = False
+    prefix_caching_bytes: int = 0
     tokens_per_s: float | None = None
 
     def to_json(self) -> JsonObject:
@@ -92,6 +94,7 @@ class ModelFit:
         }
         found["blocks"] = blocks
         if self.by_vllm:
+            found["prefix_caching_bytes"] = self.prefix_caching_bytes
             found["serve"] = self.serve
         if self.tokens_per_s is not None:
             found["tokens_per_s"] = self.tokens_per_s
@@ -138,6 +141,7 @@ def fit_model(
         block_memory=block_bytes(shape, workload),
         serve=_serve_line(model, workload, report, memory, is_quantized=is_quantized) if by_vllm else None,
         by_vllm=by_vllm,
+        prefix_caching_bytes=prefix_caching_bytes(shape, workload) if by_vllm else 0,
         tokens_per_s=speed,
     )
 

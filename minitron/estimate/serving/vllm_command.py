@@ -34,6 +34,10 @@ def serve_command(model: str, workload: Workload, report: FitReport, *, utilizat
         words += ["--quantization", "fp8"]
     if workload.engine.max_num_batched_tokens != Engine().max_num_batched_tokens:
         words += ["--max-num-batched-tokens", str(workload.engine.max_num_batched_tokens)]
+    if workload.kv_dtype == "fp32":
+        words += ["--dtype", "float32"]
+    elif workload.conv_dtype == "fp32":
+        words += ["--mamba-cache-dtype", "float32"]
     words += ["--kv-cache-dtype", "fp8" if workload.kv_dtype == "fp8" else "auto"]
     words += ["--mamba-ssm-cache-dtype", str(DTYPES[workload.ssm_dtype].torch)]
     if workload.engine.block_size != Engine().block_size:

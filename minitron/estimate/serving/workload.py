@@ -11,7 +11,11 @@ from minitron.units import gib_to_bytes
 
 MAX_TOKENS = 2**40  # beyond it, bits of a large model's cache no longer fit 64-bit integers
 # Formats that vLLM can keep its caches in (0.33, config/cache.py).
-ENGINE_CACHES = {"kv_dtype": ("fp32", "bf16", "fp16", "fp8"), "ssm_dtype": ("fp32", "bf16", "fp16")}
+ENGINE_CACHES = {
+    "kv_dtype": ("fp32", "bf16", "fp16", "fp8"),
+    "ssm_dtype": ("fp32", "bf16", "fp16"),
+    "conv_dtype": ("fp32", "bf16", "fp16"),
+}
 
 
 class Engine(Settings):
@@ -23,7 +27,7 @@ class Engine(Settings):
     )
     prefix_caching: bool = Field(
         default=True,
-        description="Share prefixes, as vLLM does unless told otherwise; a sequence then holds three Mamba states, not one.",
+        description="Share prefixes, as vLLM does unless told otherwise; triples a sequence's Mamba states.",
     )
     block_size: PositiveInt = Field(
         default=16,
@@ -74,6 +78,10 @@ class Workload(Settings):
             for name, allowed in ENGINE_CACHES.items():
                 if getattr(self, name) not in allowed:
                     raise BudgetError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+            if self.kv_dtype == "fp32" != self.conv_dtype:
+                raise BudgetError(
+                    f"kv_dtype fp32 is vLLM's --dtype float32, so conv_dtype must be fp32, got {self.conv_dtype}"
+                )
         return self
 
     @property

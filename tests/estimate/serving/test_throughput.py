@@ -109,7 +109,12 @@ def test_an_engine_runs_no_more_sequences_than_it_may() -> None:
     speeds = [
         predict_tokens_per_second(
             NANO_9B,
-            Workload(context_tokens=1, accounting="vllm", workspace_gib=0, engine=Engine(max_num_seqs=running)),
+            Workload(
+                context_tokens=1,
+                accounting="vllm",
+                workspace_gib=0,
+                engine=Engine(max_num_seqs=running, prefix_caching=False),
+            ),
             device,
             lengths,
             budget,

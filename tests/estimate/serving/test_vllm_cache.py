@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from minitron.estimate.devices import find_device, usable_bytes
 from minitron.estimate.serving.fit import fit
 from minitron.estimate.serving.memory import memory_bytes
-from minitron.estimate.serving.vllm_cache import cache_blocks
+from minitron.estimate.serving.vllm_cache import cache_blocks, null_block_bytes
 from minitron.estimate.serving.vllm_command import serve_command
 from minitron.estimate.serving.workload import Engine, Workload
 from minitron.models.shape import HybridShape
@@ -19,6 +19,7 @@ from tests.support.published import NANO_9B, NANO_12B, PATTERN_8B, published
 
 H_8B = published(PATTERN_8B, 4096, 21504, 32, 128, 64)
 PAGED = Workload(context_tokens=131072, accounting="vllm")
+ALONE = PAGED.changed(engine=Engine(prefix_caching=False))
 
 
 @pytest.mark.parametrize(
@@ -33,12 +34,13 @@ def test_one_long_sequence_takes_the_published_blocks_and_bytes(
     shape: HybridShape, fp32: float, bf16_state: float, fp8_cache: float, block: int
 ) -> None:
     for workload, gib in (
-        (PAGED, fp32),
-        (PAGED.changed(ssm_dtype="bf16"), bf16_state),
-        (PAGED.changed(kv_dtype="fp8"), fp8_cache),
+        (ALONE, fp32),
+        (ALONE.changed(ssm_dtype="bf16"), bf16_state),
+        (ALONE.changed(kv_dtype="fp8"), fp8_cache),
     ):
         memory = memory_bytes(shape, workload)
-        cache = memory.kv_bytes + memory.ssm_bytes + memory.conv_bytes
+        null_block = null_block_bytes(shape.family, shape.counts, shape.sizes, workload)
+        cache = memory.kv_bytes + memory.ssm_bytes + memory.conv_bytes - null_block
         assert cache / GIB == pytest.approx(gib, abs=5e-4)
     blocks = cache_blocks(shape.family, shape.counts, shape.sizes, PAGED)
     assert blocks is not None
@@ -60,12 +62,12 @@ def oracle(shape: HybridShape, workload: Workload) -> int:
     state += inner * shape.ssm_state_size * size[workload.ssm_dtype]
     attention, mamba = shape.count("*"), shape.count("M")
     block = 16
-    while mamba and block * token < state:
+    while attention < len(shape.hybrid_override_pattern) and block * token < state:
         block += 16
     page = block * token if attention else state
     fewest, most = min(attention, mamba), max(attention, mamba)
     group = (most if not fewest or most < 1.5 * fewest else fewest) or 1
-    total = 0
+    total = page * group if attention or mamba else 0  # the null block
     for _ in range(workload.sequences):
         for first in range(0, attention, group):
             tokens = 0
@@ -74,7 +76,7 @@ def oracle(shape: HybridShape, workload: Workload) -> int:
                 total += page * group
             assert first < attention
         for _ in range(0, mamba, group):
-            total += page * group * (2 if workload.engine.prefix_caching else 1)
+            total += page * group * (3 if workload.engine.prefix_caching else 1)
     return total
 
 
@@ -165,7 +167,7 @@ def test_what_costs_nothing_has_no_limit_only_where_all_else_fits() -> None:
 def test_a_precision_that_vllm_cannot_keep_is_refused() -> None:
     with pytest.raises(ValueError, match="ssm_dtype must be one of fp32, bf16, fp16, got 'fp8'"):
         PAGED.changed(ssm_dtype="fp8")
-    with pytest.raises(ValueError, match="kv_dtype must be one of bf16, fp16, fp8, got 'int8'"):
+    with pytest.raises(ValueError, match="kv_dtype must be one of fp32, bf16, fp16, fp8, got 'int8'"):
         PAGED.changed(kv_dtype="int8")
 
 
@@ -173,7 +175,42 @@ def test_shared_prefixes_are_asked_for_as_they_were_accounted_for() -> None:
     workload = PAGED.changed(engine=Engine(prefix_caching=True, max_num_batched_tokens=512), ssm_dtype="bf16")
     words = " ".join(serve_command("nano", workload, fit(NANO_9B, workload, 40 * GIB), utilization=0.9) or ())
     assert "--max-num-seqs 256 --gpu-memory-utilization 0.9 --max-num-batched-tokens 512" in words
-    assert words.endswith("--mamba-ssm-cache-dtype bfloat16 --enable-prefix-caching --mamba-cache-mode align")
+    assert words.endswith("--mamba-ssm-cache-dtype bfloat16 --enable-prefix-caching")
+    alone = serve_command("nano", ALONE, fit(NANO_9B, ALONE, 40 * GIB), utilization=0.9)
+    assert (alone or [""])[-1] == "--no-enable-prefix-caching"
+
+
+def test_a_block_size_of_another_platform_is_asked_for_as_it_was_accounted_for() -> None:
+    workload = PAGED.changed(engine=Engine(block_size=128))
+    report = fit(NANO_9B, workload, 40 * GIB)
+    assert report.cache_blocks is not None
+    assert report.cache_blocks.block_tokens == 1408
+    assert words_after("--block-size", serve_command("nano", workload, report, utilization=0.9)) == "128"
+
+
+def test_a_cache_in_fp32_is_that_of_a_model_in_fp32() -> None:
+    with pytest.raises(
+        ValueError, match="kv_dtype fp32 is vLLM's --dtype float32, so conv_dtype must be fp32, got bf16"
+    ):
+        PAGED.changed(kv_dtype="fp32")
+    workload = PAGED.changed(kv_dtype="fp32", conv_dtype="fp32")
+    words = serve_command("nano", workload, fit(NANO_9B, workload, 80 * GIB), utilization=0.9)
+    assert words_after("--dtype", words) == "float32"
+    workload = PAGED.changed(conv_dtype="fp32")
+    words = serve_command("nano", workload, fit(NANO_9B, workload, 80 * GIB), utilization=0.9)
+    assert words_after("--mamba-cache-dtype", words) == "float32"
+
+
+@pytest.mark.parametrize(("context", "fits"), [(48, True), (49, False)])
+def test_the_block_that_is_never_handed_out_is_counted(context: int, fits: bool) -> None:
+    shape = make_tiny_shape(hybrid_override_pattern="*-*", mamba_num_heads=2)
+    workload = Workload(context_tokens=context, accounting="vllm", workspace_gib=0)
+    blocks = cache_blocks(shape.family, shape.counts, shape.sizes, workload)
+    assert blocks is not None
+    assert blocks.block_tokens == 16
+    report = fit(shape, workload, 4 * blocks.pool_block_bytes, weights_bytes=0)
+    assert (report.num_cache_blocks, report.max_context_tokens, report.fits) == (4, 48, fits)
+    assert report.max_sequences == int(fits)
 
 
 def test_a_given_workspace_replaces_the_estimate() -> None:

@@ -211,7 +211,10 @@ def test_a_candidate_that_diverges_leaves_and_the_others_play_on(
             ("search.choose=tournament", "search.tournament={tokens: [64, 65]}"),
             "every round of a tournament must",
         ),
-        (("budget.accounting=vllm", "budget.kv_dtype=int8"), "kv_dtype must be one of bf16, fp16, fp8, got 'int8'"),
+        (
+            ("budget.accounting=vllm", "budget.kv_dtype=int8"),
+            "kv_dtype must be one of fp32, bf16, fp16, fp8, got 'int8'",
+        ),
     ],
 )
 def test_a_search_that_cannot_be_is_refused_before_anything_is_scored(
