@@ -1,8 +1,8 @@
 """The cache as vLLM allocates it for a hybrid: cache blocks of one size that attention and Mamba layers share.
 
 Source: vLLM 0.32, platforms/interface.py (block size of hybrid models), model_executor/layers/mamba/mamba_mixer2.py and
-v1/kv_cache_interface.py (Mamba blocks of a sequence), v1/core/kv_cache_utils.py (groups, pool, null block; in 0.33 groups
-are in v1/core/kv_cache_planning.py), v1/worker/gpu_worker.py (determine_available_memory); Apache-2.0.
+v1/kv_cache_interface.py (Mamba blocks of a sequence), v1/core/kv_cache_utils.py (groups, pool, null block; 0.33 has
+groups in v1/core/kv_cache_planning.py), v1/worker/gpu_worker.py (determine_available_memory); Apache-2.0.
 `tests/engines/test_vllm_planner.py` runs these functions of 0.32 and demands the same numbers.
 """
 
