@@ -70,9 +70,9 @@ $(VENV)/.engines: $(VENV)/.dev
 	$(INSTALL) --editable '.[engines]'
 	@touch $@
 
-# Of its many optional packages the CPU library alone; nothing is built.
+# Of its many optional packages the CPU library alone; nothing is built. Certificates are those of the machine.
 $(VENV)/.llama-cpp: Makefile $(VENV)/.engines
-	$(BIN)/npm install --prefix $(VENV)/llama-cpp --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error \
+	NODE_USE_SYSTEM_CA=1 $(BIN)/npm install --no-update-notifier --prefix $(VENV)/llama-cpp --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error \
 		node-llama-cpp@$(NODE_LLAMA_CPP) @node-llama-cpp/linux-$$($(BIN)/node -p process.arch)@$(NODE_LLAMA_CPP)
 	@touch $@
 
