@@ -1,9 +1,5 @@
 """What `minitron fit` says of pruned checkpoints against what vLLM on CPU allocates, and refuses, when it starts."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +15,10 @@ from minitron.estimate.serving.model_fit import Memory, fit_model
 from minitron.estimate.serving.workload import Engine, Workload
 from minitron.units import GIB
 from tests.engines.checkpoints import EVERYTHING, write_checkpoints
+from tests.engines.run_vllm import NEEDS_VLLM, run_vllm
 from tests.support.models import make_tiny_shape, write_tiny_checkpoint
 
-# `make test-engines` makes the environment.
-PYTHON = Path(os.environ.get("MINITRON_VLLM_PYTHON", Path(sys.prefix) / "vllm" / "bin" / "python"))
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="vLLM is not installed, `make test-engines` installs it")
+pytestmark = NEEDS_VLLM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +113,9 @@ def test_vllm_allocates_and_refuses_what_fit_says(
                 "prefix_caching": start.prefix_caching,
             }
         )
-    program = Path(__file__).with_name("vllm_allocation.py")
-    done = subprocess.run(
-        [PYTHON, program], input=json.dumps(request), capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    answers = run_vllm("vllm_allocation.py", request, tmp_path)
     lines = []
-    for start, report, answer in zip(STARTS, reports, json.loads(done.stdout), strict=True):
+    for start, report, answer in zip(STARTS, reports, answers, strict=True):
         assert report.fits == (start.beyond == 0)
         what = f"{start.family}, {start.cut}, {report.num_cache_blocks} blocks"
         if report.fits:
