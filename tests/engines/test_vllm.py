@@ -1,9 +1,5 @@
 """vLLM on CPU against transformers: teachers of every family, each cut in every way, distilled and merged."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,10 +8,9 @@ import torch
 
 from tests.engines.checkpoints import EVERYTHING, FAMILIES, TRAINED, move_heads, write_checkpoints
 from tests.engines.reference import NEW_TOKENS, PROMPTS, TOLERANCE, Answer, ask_transformers, assert_same
+from tests.engines.run_vllm import NEEDS_VLLM, run_vllm
 
-# `make test-engines` makes the environment.
-PYTHON = Path(os.environ.get("MINITRON_VLLM_PYTHON", Path(sys.prefix) / "vllm" / "bin" / "python"))
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="vLLM is not installed, `make test-engines` installs it")
+pytestmark = NEEDS_VLLM
 
 # vLLM 0.32 has no kernel for CPUs of experts without gates, which are nemotron_h's; llama.cpp and mlx-lm judge those.
 REFUSED = {"nemotron_h with experts": "is_act_and_mul=False is supported only for CUDA"}
@@ -25,16 +20,11 @@ SERVED = [name for name in (*FAMILIES, TRAINED) if name not in REFUSED]
 def ask_vllm(folders: Sequence[Path], prompts: Sequence[Sequence[int]] = PROMPTS) -> list[list[Answer] | str]:
     """Each checkpoint's answers, or why vLLM refuses it; one process loads one after the other."""
     request = {"models": [str(folder) for folder in folders], "prompts": prompts, "new_tokens": NEW_TOKENS}
-    program = Path(__file__).with_name("vllm_tokens.py")
-    done = subprocess.run(
-        [PYTHON, program], input=json.dumps(request), capture_output=True, text=True, check=False, cwd=folders[0]
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
     return [
         [Answer(tokens=one["tokens"], logprobs=torch.tensor(one["logprobs"])) for one in model]
         if isinstance(model, list)
         else model["error"]
-        for model in json.loads(done.stdout)
+        for model in run_vllm("vllm_tokens.py", request, folders[0])
     ]
 
 

@@ -1,9 +1,5 @@
 """What `minitron fit` says of pruned checkpoints against what vLLM on CPU allocates, and refuses, when it starts."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +8,17 @@ from typing import Any
 import pytest
 
 from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.dtypes import DTYPES
 from minitron.estimate.devices import Device
 from minitron.estimate.serving.fit import FitReport
 from minitron.estimate.serving.model_fit import Memory, fit_model
 from minitron.estimate.serving.workload import Engine, Workload
 from minitron.units import GIB
 from tests.engines.checkpoints import EVERYTHING, write_checkpoints
+from tests.engines.run_vllm import NEEDS_VLLM, run_vllm
+from tests.support.models import make_tiny_shape, write_tiny_checkpoint
 
-# `make test-engines` makes the environment.
-PYTHON = Path(os.environ.get("MINITRON_VLLM_PYTHON", Path(sys.prefix) / "vllm" / "bin" / "python"))
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="vLLM is not installed, `make test-engines` installs it")
+pytestmark = NEEDS_VLLM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +29,7 @@ class Start:
         family: The checkpoint's family.
         cut: What was done to it.
         pool_blocks: Blocks of the pool that the memory holds; a part of one more is left over.
+        dtype: Number format of the model and its cache, but for the Mamba state, which is fp32.
         prefix_caching: None leaves it to vLLM.
         beyond: Tokens beyond the largest context that fits.
     """
@@ -39,14 +37,18 @@ class Start:
     family: str
     cut: str
     pool_blocks: int
+    dtype: str = "fp32"
     prefix_caching: bool | None = None
     beyond: int = 0
 
 
+# Its Mamba state is larger than the smallest block of its attention.
+WIDE_STATE = "nemotron_h with a wide state"
 STARTS = [
+    Start(family=WIDE_STATE, cut="teacher", pool_blocks=21),
     Start(family="nemotron_h", cut=EVERYTHING, pool_blocks=12),
     Start(family="nemotron_h", cut="teacher", pool_blocks=9, prefix_caching=False),
-    Start(family="nemotron_h", cut="attention heads", pool_blocks=15),
+    Start(family="nemotron_h", cut="attention heads", pool_blocks=15, dtype="bf16"),
     Start(family="llama", cut="attention heads", pool_blocks=6),
     Start(family="qwen3, tied", cut="width", pool_blocks=5),
     Start(family="nemotron_h", cut=EVERYTHING, pool_blocks=12, beyond=1),
@@ -60,8 +62,8 @@ def our_fit(folder: Path, start: Start, context_tokens: int, memory_bytes: int) 
     workload = Workload(
         context_tokens=context_tokens,
         accounting="vllm",
-        kv_dtype="fp32",
-        conv_dtype="fp32",
+        kv_dtype=start.dtype,
+        conv_dtype=start.dtype,
         workspace_gib=0,
         engine=Engine(max_num_seqs=4, block_size=128, **shared),
     )
@@ -72,9 +74,21 @@ def our_fit(folder: Path, start: Start, context_tokens: int, memory_bytes: int) 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
-    return {
-        name: write_checkpoints(name, tmp_path_factory.mktemp("started")) for name in {one.family for one in STARTS}
+    shape = make_tiny_shape(
+        hidden_size=96,
+        head_dim=32,
+        num_key_value_heads=2,
+        mamba_num_heads=12,
+        mamba_head_dim=16,
+        n_groups=3,
+        ssm_state_size=128,
+    )
+    wide = write_tiny_checkpoint(tmp_path_factory.mktemp("wide") / "teacher", shape=shape)
+    written = {
+        name: write_checkpoints(name, tmp_path_factory.mktemp("started"))
+        for name in {one.family for one in STARTS} - {WIDE_STATE}
     }
+    return written | {WIDE_STATE: {"teacher": wide}}
 
 
 def test_vllm_allocates_and_refuses_what_fit_says(
@@ -90,15 +104,18 @@ def test_vllm_allocates_and_refuses_what_fit_says(
         assert largest
         context_tokens = largest + start.beyond
         reports.append(our_fit(folder, start, context_tokens, memory_bytes))
-        asked = {"max_model_len": context_tokens, "memory_bytes": memory_bytes, "prefix_caching": start.prefix_caching}
-        request.append({"model": str(folder), **asked})
-    program = Path(__file__).with_name("vllm_allocation.py")
-    done = subprocess.run(
-        [PYTHON, program], input=json.dumps(request), capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+        request.append(
+            {
+                "model": str(folder),
+                "max_model_len": context_tokens,
+                "memory_bytes": memory_bytes,
+                "dtype": DTYPES[start.dtype].torch,
+                "prefix_caching": start.prefix_caching,
+            }
+        )
+    answers = run_vllm("vllm_allocation.py", request, tmp_path)
     lines = []
-    for start, report, answer in zip(STARTS, reports, json.loads(done.stdout), strict=True):
+    for start, report, answer in zip(STARTS, reports, answers, strict=True):
         assert report.fits == (start.beyond == 0)
         what = f"{start.family}, {start.cut}, {report.num_cache_blocks} blocks"
         if report.fits:

@@ -1,13 +1,9 @@
 """Our accounting of vLLM's cache against vLLM's own planner: random shapes, every number equal."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,11 +15,10 @@ from minitron.estimate.serving.fit import fit
 from minitron.estimate.serving.workload import Engine, Workload
 from minitron.models.config import config_for_shape
 from minitron.models.shape import HybridShape
+from tests.engines.run_vllm import NEEDS_VLLM, run_vllm
 from tests.support.models import make_config
 
-# `make test-engines` makes the environment.
-PYTHON = Path(os.environ.get("MINITRON_VLLM_PYTHON", Path(sys.prefix) / "vllm" / "bin" / "python"))
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="vLLM is not installed, `make test-engines` installs it")
+pytestmark = NEEDS_VLLM
 
 SEED, NUM_CASES, LONGEST = 20260, 256, 2**20
 ARCHITECTURES = {"nemotron_h": "NemotronHForCausalLM", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -169,12 +164,8 @@ def cases() -> list[Case]:
 
 @pytest.fixture(scope="module")
 def answers(cases: Sequence[Case], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    request = json.dumps([case.request() for case in cases])
-    program = Path(__file__).with_name("vllm_planner.py")
-    folder = tmp_path_factory.mktemp("planner")
-    done = subprocess.run([PYTHON, program], input=request, capture_output=True, text=True, check=False, cwd=folder)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [vllms(answer) for answer in json.loads(done.stdout)]
+    request = [case.request() for case in cases]
+    return [vllms(answer) for answer in run_vllm("vllm_planner.py", request, tmp_path_factory.mktemp("planner"))]
 
 
 def differences(cases: Sequence[Case], answers: Sequence[Mapping[str, Any]]) -> list[str]:

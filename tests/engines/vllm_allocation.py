@@ -1,6 +1,6 @@
 """What vLLM on CPU allocates when it starts, as a program: `python vllm_allocation.py < request > answer`, in JSON.
 
-The request is a list of `model` (a checkpoint's folder), `max_model_len`, `memory_bytes` (for the cache) and
+The request is a list of `model` (a checkpoint's folder), `dtype`, `max_model_len`, `memory_bytes` (for the cache) and
 `prefix_caching` (null leaves it to vLLM). The answer has one object each, or its `error` where vLLM does not start.
 """
 
@@ -26,7 +26,7 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
     try:
         engine = LLM(
             request["model"],
-            dtype="float32",
+            dtype=request["dtype"],
             enforce_eager=True,
             max_model_len=request["max_model_len"],
             max_num_seqs=4,
