@@ -16,6 +16,8 @@ from tests.support.paths import TEACHER
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 KILLS = 24
+# Every so many kills wait until all is written and being checked.
+LATE_EVERY = 8
 
 
 def start(source: Path, output: Path) -> BaseProcess:
@@ -33,13 +35,18 @@ def seconds_of_writing(source: Path, output: Path) -> float:
     """From the program's start of pruning until the last file has its name; the check that follows is not counted."""
     process = start(source, output)
     started = time.monotonic()
-    while not (output / CONFIG_FILE).exists():
-        assert process.exitcode in (None, 0)
-        time.sleep(0.001)
+    await_last_file(process, output)
     seconds = time.monotonic() - started
     process.join()
     assert process.exitcode == 0
     return seconds
+
+
+def await_last_file(process: BaseProcess, output: Path) -> None:
+    """Waits until the last file has its name."""
+    while not (output / CONFIG_FILE).exists():
+        assert process.exitcode in (None, 0)
+        time.sleep(0.001)
 
 
 def test_kills_change_no_byte_and_nothing_unfinished_opens(tmp_path: Path) -> None:
@@ -47,19 +54,22 @@ def test_kills_change_no_byte_and_nothing_unfinished_opens(tmp_path: Path) -> No
     seconds = seconds_of_writing(TEACHER, tmp_path / "whole")
     whole = contents(tmp_path / "whole")
     rng, output = random.Random(0), tmp_path / "output"
-    kills = ends = 0
-    while kills < KILLS:
+    early = 0
+    for kill in range(1, KILLS + 1):
         process = start(TEACHER, output)
-        time.sleep(rng.uniform(0, 0.7) * seconds)
+        if kill % LATE_EVERY == 0:
+            await_last_file(process, output)
+        else:
+            time.sleep(rng.uniform(0, 0.7) * seconds)
         process.kill()
         process.join()
-        if opens(output):  # all was written and being checked
+        if opens(output):
             assert contents(output).items() >= whole.items()
             shutil.rmtree(output)
-            ends += 1
         else:
-            kills += 1
-    assert ends
+            assert kill % LATE_EVERY
+            early += 1
+    assert early
     process = start(TEACHER, output)
     process.join()
     assert process.exitcode == 0
