@@ -1,6 +1,7 @@
 """Trainer callbacks: stop early, stop on divergence, show progress."""
 
 import math
+from abc import ABC, abstractmethod
 
 from rich.progress import Progress, TaskID
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -22,8 +23,8 @@ class StopCallback(TrainerCallback):  # type: ignore[misc]
             control.should_save = control.should_log = control.should_training_stop = True
 
 
-class DivergenceCallback(TrainerCallback):  # type: ignore[misc]
-    """Raises as soon as the loss is not finite."""
+class LossCallback(TrainerCallback, ABC):  # type: ignore[misc]
+    """Is told of every loss that is logged."""
 
     def on_log(
         self,
@@ -34,13 +35,24 @@ class DivergenceCallback(TrainerCallback):  # type: ignore[misc]
         **kwargs: object,
     ) -> None:
         """Trainer's event when it logs."""
-        if logs and not math.isfinite(logs.get("loss", 0.0)):
-            raise DivergedError(
-                f"the distillation loss must stay finite, it was {logs['loss']} at step {state.global_step}"
-            )
+        if logs and "loss" in logs:
+            self.on_loss(logs["loss"], state.global_step)
+
+    @abstractmethod
+    def on_loss(self, loss: float, step: int) -> None:
+        """A loss, and the optimizer step after which it was logged."""
 
 
-class ProgressCallback(TrainerCallback):  # type: ignore[misc]
+class DivergenceCallback(LossCallback):
+    """Raises as soon as the loss is not finite."""
+
+    def on_loss(self, loss: float, step: int) -> None:
+        """Checks it."""
+        if not math.isfinite(loss):
+            raise DivergedError(f"the distillation loss must stay finite, it was {loss} at step {step}")
+
+
+class ProgressCallback(LossCallback):
     """Moves a progress bar."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
@@ -60,14 +72,6 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self._progress.advance(self._task, state.global_step - self._step)
         self._step = state.global_step
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: object,
-    ) -> None:
-        """Trainer's event when it logs."""
-        if logs and "loss" in logs:
-            self._progress.update(self._task, description=f"distill, loss {logs['loss']:.4f}")
+    def on_loss(self, loss: float, step: int) -> None:
+        """Shows it beside the bar."""
+        self._progress.update(self._task, description=f"distill, loss {loss:.4f}")

@@ -47,27 +47,23 @@ def _by_heads_and_neurons(attention: str, linear: str, experts: str) -> tuple[Sh
     )
 
 
+def _as_vllm_splits(package: str, experts: str, mamba: str) -> tuple[ShapeRule, ...]:
+    """What vLLM's layers for tensor parallelism demand, which SGLang's are made after."""
+    return (
+        *_by_heads_and_neurons(
+            f"{package}/models/nemotron_h.py, llama.py, qwen3.py",
+            f"{package}/layers/linear.py",
+            f"{package}/{experts}",
+        ),
+        splits_evenly("mamba_num_heads", "M", f"{package}/{mamba}"),
+        splits_unless_one("n_groups", "M", f"{package}/{mamba}"),
+        splits_once_padded("vocab_size", 64, f"{package}/layers/vocab_parallel_embedding.py"),
+    )
+
+
 SHAPE_RULES: Mapping[ReaderName, tuple[ShapeRule, ...]] = {
-    "vllm": (
-        *_by_heads_and_neurons(
-            f"{VLLM}/models/nemotron_h.py, llama.py, qwen3.py",
-            f"{VLLM}/layers/linear.py",
-            f"{VLLM}/layers/fused_moe/config.py",
-        ),
-        splits_evenly("mamba_num_heads", "M", f"{VLLM}/layers/mamba/mamba_mixer2.py"),
-        splits_unless_one("n_groups", "M", f"{VLLM}/layers/mamba/mamba_mixer2.py"),
-        splits_once_padded("vocab_size", 64, f"{VLLM}/layers/vocab_parallel_embedding.py"),
-    ),
-    "sglang": (
-        *_by_heads_and_neurons(
-            f"{SGLANG}/models/nemotron_h.py, llama.py, qwen3.py",
-            f"{SGLANG}/layers/linear.py",
-            f"{SGLANG}/layers/moe/fused_moe_triton/layer.py",
-        ),
-        splits_evenly("mamba_num_heads", "M", f"{SGLANG}/layers/attention/mamba/mamba.py"),
-        splits_unless_one("n_groups", "M", f"{SGLANG}/layers/attention/mamba/mamba.py"),
-        splits_once_padded("vocab_size", 64, f"{SGLANG}/layers/vocab_parallel_embedding.py"),
-    ),
+    "vllm": _as_vllm_splits(VLLM, "layers/fused_moe/config.py", "layers/mamba/mamba_mixer2.py"),
+    "sglang": _as_vllm_splits(SGLANG, "layers/moe/fused_moe_triton/layer.py", "layers/attention/mamba/mamba.py"),
     "llamacpp": (
         inner_multiple(64, f"{LLAMACPP}, conversion/granite.py"),
         lacks_blocks("-E", "MLP blocks beside blocks of experts", f"{LLAMACPP}, conversion/nemotron.py"),
@@ -93,14 +89,7 @@ SHAPE_RULES: Mapping[ReaderName, tuple[ShapeRule, ...]] = {
     ),
     "transformers": (has_blocks("*", "attention blocks", "transformers 5.23.0, cache_utils.py"),),
     "vllm@0.11": (
-        *_by_heads_and_neurons(
-            f"{VLLM_0_11}/models/nemotron_h.py, llama.py, qwen3.py",
-            f"{VLLM_0_11}/layers/linear.py",
-            f"{VLLM_0_11}/models/nemotron_h.py",
-        ),
-        splits_evenly("mamba_num_heads", "M", f"{VLLM_0_11}/layers/mamba/mamba_mixer2.py"),
-        splits_unless_one("n_groups", "M", f"{VLLM_0_11}/layers/mamba/mamba_mixer2.py"),
-        splits_once_padded("vocab_size", 64, f"{VLLM_0_11}/layers/vocab_parallel_embedding.py"),
+        *_as_vllm_splits(VLLM_0_11, "models/nemotron_h.py", "layers/mamba/mamba_mixer2.py"),
         lacks_blocks("E", "blocks of experts", f"{VLLM_0_11}/models/nemotron_h.py"),
         hybrids_alone("vllm 0.11.0"),
     ),

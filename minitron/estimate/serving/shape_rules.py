@@ -67,47 +67,39 @@ class ShapeRule:
 
 def splits_evenly(key: str, kinds: str, source: str) -> ShapeRule:
     """A size must be a multiple of the number of GPUs."""
-    return ShapeRule(
-        key=key,
-        kinds=kinds,
-        holds=lambda _, sizes, serving: sizes[key] % serving.tensor_parallel == 0,
-        states=lambda _, serving: f"be a multiple of tensor_parallel={serving.tensor_parallel}",
-        source=source,
-    )
+    return _splits(key, kinds, source, holds=lambda size, gpus: size % gpus == 0)
 
 
 def splits_or_repeats(key: str, kinds: str, source: str) -> ShapeRule:
     """A size must be a multiple of the number of GPUs, or divide it, so that several GPUs hold the same one."""
-    return ShapeRule(
-        key=key,
-        kinds=kinds,
-        holds=lambda _, sizes, serving: (
-            (sizes[key] % serving.tensor_parallel == 0) | (serving.tensor_parallel % sizes[key] == 0)
-        ),
-        states=lambda _, serving: f"be a multiple of tensor_parallel={serving.tensor_parallel}, or divide it",
-        source=source,
+    return _splits(
+        key, kinds, source, holds=lambda size, gpus: (size % gpus == 0) | (gpus % size == 0), words=", or divide it"
     )
 
 
 def splits_unless_one(key: str, kinds: str, source: str) -> ShapeRule:
     """A size must be a multiple of the number of GPUs, or 1, which every GPU repeats."""
-    return ShapeRule(
-        key=key,
-        kinds=kinds,
-        holds=lambda _, sizes, serving: (sizes[key] % serving.tensor_parallel == 0) | (sizes[key] == 1),
-        states=lambda _, serving: f"be a multiple of tensor_parallel={serving.tensor_parallel}, or 1",
-        source=source,
-    )
+    return _splits(key, kinds, source, holds=lambda size, gpus: (size % gpus == 0) | (size == 1), words=", or 1")
 
 
 def splits_once_padded(key: str, multiple: int, source: str) -> ShapeRule:
     """A size must be a multiple of the number of GPUs once it is padded to a multiple."""
+    return _splits(
+        key,
+        "",
+        source,
+        holds=lambda size, gpus: -(-size // multiple) * multiple % gpus == 0,
+        words=f" once padded to one of {multiple}",
+    )
+
+
+def _splits(key: str, kinds: str, source: str, *, holds: Callable[[Any, int], Any], words: str = "") -> ShapeRule:
+    """A rule about (size, number of GPUs); the words say what is taken beside a multiple."""
     return ShapeRule(
         key=key,
-        holds=lambda _, sizes, serving: -(-sizes[key] // multiple) * multiple % serving.tensor_parallel == 0,
-        states=lambda _, serving: (
-            f"be a multiple of tensor_parallel={serving.tensor_parallel} once padded to one of {multiple}"
-        ),
+        kinds=kinds,
+        holds=lambda _, sizes, serving: holds(sizes[key], serving.tensor_parallel),
+        states=lambda _, serving: f"be a multiple of tensor_parallel={serving.tensor_parallel}{words}",
         source=source,
     )
 

@@ -8,8 +8,10 @@ Source of keys and orders: ggml-org/llama.cpp, src/llama-model.cpp, and gguf 0.1
 
 from dataclasses import replace
 
+from minitron.integrations.gguf import mixers
 from minitron.integrations.gguf.family import Config, GgufFamily, Rule, Value, read_number
 from minitron.integrations.gguf.rope import llama3_factors, rope_keys
+from minitron.models.families import FAMILIES
 from minitron.models.shape import HybridShape
 
 # What transformers 5.23 takes for max_position_embeddings where it is left out.
@@ -39,32 +41,20 @@ def keys(shape: HybridShape, config: Config) -> dict[str, Value]:
     }
 
 
-QWEN3 = GgufFamily(
-    architecture=architecture,
-    keys=keys,
-    rules={
-        "model.embed_tokens.weight": Rule(name="token_embd.weight"),
-        "model.norm.weight": Rule(name="output_norm.weight"),
-        "lm_head.weight": Rule(name="output.weight"),
-        "input_layernorm.weight": Rule(name="attn_norm.weight"),
-        "self_attn.q_proj.weight": Rule(name="attn_q.weight"),
-        "self_attn.k_proj.weight": Rule(name="attn_k.weight"),
-        "self_attn.v_proj.weight": Rule(name="attn_v.weight"),
-        "self_attn.o_proj.weight": Rule(name="attn_output.weight"),
-        "self_attn.q_norm.weight": Rule(name="attn_q_norm.weight"),
-        "self_attn.k_norm.weight": Rule(name="attn_k_norm.weight"),
-        "post_attention_layernorm.weight": Rule(name="ffn_norm.weight"),
-        "mlp.gate_proj.weight": Rule(name="ffn_gate.weight"),
-        "mlp.up_proj.weight": Rule(name="ffn_up.weight"),
-        "mlp.down_proj.weight": Rule(name="ffn_down.weight"),
-    },
-    only_values={"hidden_act": ("silu",)},
-)
-
+RULES = {
+    **mixers.outside_blocks(FAMILIES["qwen3"]),
+    "input_layernorm.weight": Rule(name="attn_norm.weight"),
+    **mixers.attention("self_attn"),
+    "self_attn.q_norm.weight": Rule(name="attn_q_norm.weight"),
+    "self_attn.k_norm.weight": Rule(name="attn_k_norm.weight"),
+    "post_attention_layernorm.weight": Rule(name="ffn_norm.weight"),
+    **mixers.gated_feed_forward("mlp"),
+}
+QWEN3 = GgufFamily(architecture=architecture, keys=keys, rules=RULES, only_values={"hidden_act": ("silu",)})
 LLAMA = replace(
     QWEN3,
     rules={
-        **QWEN3.rules,
+        **RULES,
         "self_attn.q_proj.weight": Rule(name="attn_q.weight", values="paired"),
         "self_attn.k_proj.weight": Rule(name="attn_k.weight", values="paired"),
     },

@@ -8,7 +8,9 @@ Source of keys and shapes: ggml-org/llama.cpp, src/models/nemotron-h.cpp, and gg
 """
 
 from minitron.errors import MinitronError
+from minitron.integrations.gguf import mixers
 from minitron.integrations.gguf.family import Config, GgufFamily, Rule, Value, read_number
+from minitron.models.families import FAMILIES
 from minitron.models.shape import HybridShape
 
 
@@ -77,37 +79,30 @@ def _expert_keys(shape: HybridShape, config: Config) -> dict[str, Value]:
     return found
 
 
+RULES = {
+    **mixers.outside_blocks(FAMILIES["nemotron_h"]),
+    "norm.weight": Rule(name="attn_norm.weight"),
+    "mixer.in_proj.weight": Rule(name="ssm_in.weight"),
+    "mixer.conv1d.weight": Rule(name="ssm_conv1d.weight", shape="squeezed", fp32=True),
+    "mixer.conv1d.bias": Rule(name="ssm_conv1d.bias"),
+    "mixer.A_log": Rule(name="ssm_a", shape="column", values="minus_exp", fp32=True),
+    "mixer.D": Rule(name="ssm_d", shape="column", fp32=True),
+    "mixer.dt_bias": Rule(name="ssm_dt.bias"),
+    "mixer.norm.weight": Rule(name="ssm_norm.weight", shape="groups", fp32=True),
+    "mixer.out_proj.weight": Rule(name="ssm_out.weight"),
+    **mixers.feed_forward("mixer"),
+    **mixers.attention("mixer"),
+    "mixer.gate.weight": Rule(name="ffn_gate_inp.weight", fp32=True),
+    "mixer.gate.e_score_correction_bias": Rule(name="exp_probs_b.bias"),
+    **mixers.feed_forward("mixer.experts.{}", "_exps"),
+    **mixers.feed_forward("mixer.shared_experts", "_shexp"),
+    "mixer.fc1_latent_proj.weight": Rule(name="ffn_latent_down.weight"),
+    "mixer.fc2_latent_proj.weight": Rule(name="ffn_latent_up.weight"),
+}
 NEMOTRON_H = GgufFamily(
     architecture=architecture,
     keys=keys,
-    rules={
-        "backbone.embeddings.weight": Rule(name="token_embd.weight"),
-        "backbone.norm_f.weight": Rule(name="output_norm.weight"),
-        "lm_head.weight": Rule(name="output.weight"),
-        "norm.weight": Rule(name="attn_norm.weight"),
-        "mixer.in_proj.weight": Rule(name="ssm_in.weight"),
-        "mixer.conv1d.weight": Rule(name="ssm_conv1d.weight", shape="squeezed", fp32=True),
-        "mixer.conv1d.bias": Rule(name="ssm_conv1d.bias"),
-        "mixer.A_log": Rule(name="ssm_a", shape="column", values="minus_exp", fp32=True),
-        "mixer.D": Rule(name="ssm_d", shape="column", fp32=True),
-        "mixer.dt_bias": Rule(name="ssm_dt.bias"),
-        "mixer.norm.weight": Rule(name="ssm_norm.weight", shape="groups", fp32=True),
-        "mixer.out_proj.weight": Rule(name="ssm_out.weight"),
-        "mixer.up_proj.weight": Rule(name="ffn_up.weight"),
-        "mixer.down_proj.weight": Rule(name="ffn_down.weight"),
-        "mixer.q_proj.weight": Rule(name="attn_q.weight"),
-        "mixer.k_proj.weight": Rule(name="attn_k.weight"),
-        "mixer.v_proj.weight": Rule(name="attn_v.weight"),
-        "mixer.o_proj.weight": Rule(name="attn_output.weight"),
-        "mixer.gate.weight": Rule(name="ffn_gate_inp.weight", fp32=True),
-        "mixer.gate.e_score_correction_bias": Rule(name="exp_probs_b.bias"),
-        "mixer.experts.{}.up_proj.weight": Rule(name="ffn_up_exps.weight"),
-        "mixer.experts.{}.down_proj.weight": Rule(name="ffn_down_exps.weight"),
-        "mixer.shared_experts.up_proj.weight": Rule(name="ffn_up_shexp.weight"),
-        "mixer.shared_experts.down_proj.weight": Rule(name="ffn_down_shexp.weight"),
-        "mixer.fc1_latent_proj.weight": Rule(name="ffn_latent_down.weight"),
-        "mixer.fc2_latent_proj.weight": Rule(name="ffn_latent_up.weight"),
-    },
+    rules=RULES,
     only_values={
         "mlp_hidden_act": ("relu2",),
         "mamba_hidden_act": ("silu",),

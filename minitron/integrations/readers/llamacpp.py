@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from minitron.integrations.readers.reader import Config, Family, Read, Reader, Refusal, defaults, spelt
-from minitron.integrations.readers.rules import kinds_known, needed_for_experts, only_values
-from minitron.integrations.readers.transformers import EVERY_NAME, LLAMA_READS, QWEN3_READS
+from minitron.integrations.readers.rules import kinds_known, needed_for_experts, not_given, only_values
+from minitron.integrations.readers.transformers import EVERY_NAME, dense_families
 from minitron.models.shape import HybridShape
 
 VERSION = "of llama-cpp-python 0.3.36"
@@ -13,12 +13,12 @@ VERSION = "of llama-cpp-python 0.3.36"
 def mlp_blocks_by_pattern(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
     """MLP blocks must be given by the pattern: of a list, only blocks of experts are given a feed-forward length."""
     if shape.count("-") and config.get("hybrid_override_pattern") is None:
-        yield Refusal(
-            key="hybrid_override_pattern",
+        yield not_given(
+            "hybrid_override_pattern",
+            shape.hybrid_override_pattern,
+            source=family.source,
             rule="be given where there are MLP blocks",
             found="got none, and the converter gives every block a feed-forward length of 0",
-            mend=f'write "hybrid_override_pattern": "{shape.hybrid_override_pattern}"',
-            source=family.source,
         )
 
 
@@ -37,13 +37,7 @@ def experts_by_key(config: Config, shape: HybridShape, family: Family) -> Iterat
 def number_of_blocks(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
     """The number of blocks must be given, by itself or by a list of them."""
     if config.get("num_hidden_layers") is None and config.get("layers_block_type") is None:
-        yield Refusal(
-            key="num_hidden_layers",
-            rule="be given",
-            found="got none",
-            mend=f'write "num_hidden_layers": {shape.num_hidden_layers}',
-            source=family.source,
-        )
+        yield not_given("num_hidden_layers", shape.num_hidden_layers, source=family.source)
 
 
 def one_further_layer(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
@@ -97,22 +91,13 @@ NEMOTRON_H = Family(
         only_values({"hidden_act": ("silu",)}),
     ),
 )
+DENSE = dense_families(
+    llama=f"llama.cpp {VERSION}, conversion/llama.py", qwen3=f"llama.cpp {VERSION}, conversion/qwen.py"
+)
 LLAMACPP = Reader(
     name="llamacpp",
     version=VERSION,
-    families={
-        "nemotron_h": NEMOTRON_H,
-        "llama": Family(
-            source=f"llama.cpp {VERSION}, conversion/llama.py",
-            architectures=("LlamaForCausalLM",),
-            reads=LLAMA_READS,
-        ),
-        "qwen3": Family(
-            source=f"llama.cpp {VERSION}, conversion/qwen.py",
-            architectures=("Qwen3ForCausalLM",),
-            reads=QWEN3_READS,
-        ),
-    },
+    families={"nemotron_h": NEMOTRON_H, **DENSE},
     notes=(
         "the converter must know the tokenizer's pre-tokenizer, which is not checked",
         "with transformers 5 the converter reads another config.json than the folder's; use the version it pins",

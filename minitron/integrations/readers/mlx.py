@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 
 from minitron.integrations.readers.reader import Config, Family, Reader, Refusal, defaults, spelt
-from minitron.integrations.readers.rules import kinds_known, needed_for_experts
+from minitron.integrations.readers.rules import kinds_known, needed_for_experts, not_given
 from minitron.integrations.readers.transformers import EVERY_NAME, LISTS
+from minitron.models.families.mixers import EXPERT_KEYS, TRANSFORMER_KEYS
 from minitron.models.shape import HybridShape
 
 VERSION = "0.32.2"
@@ -18,22 +19,14 @@ def rotary_where_it_looks(config: Config, shape: HybridShape, family: Family) ->
     if not isinstance(nested, Mapping):
         return
     theta, kind = nested.get("rope_theta"), nested.get("rope_type", "default")
+    rule = "be given beside the sizes"
     if config.get("rope_theta") is None and theta not in (None, THETA):
-        yield Refusal(
-            key="rope_theta",
-            rule="be given beside the sizes",
-            found=f"it is in rope_parameters, and the reader takes {THETA} for {theta}",
-            mend=f'write "rope_theta": {theta}',
-            source=family.source,
-        )
+        found = f"it is in rope_parameters, and the reader takes {THETA} for {theta}"
+        yield not_given("rope_theta", theta, source=family.source, rule=rule, found=found)
     if config.get("rope_scaling") is None and kind != "default":
-        yield Refusal(
-            key="rope_scaling",
-            rule="be given beside the sizes",
-            found=f"{kind} is in rope_parameters, and the reader takes none",
-            mend='write "rope_scaling" with what rope_parameters holds',
-            source=family.source,
-        )
+        found = f"{kind} is in rope_parameters, and the reader takes none"
+        mend = 'write "rope_scaling" with what rope_parameters holds'
+        yield Refusal(key="rope_scaling", rule=rule, found=found, mend=mend, source=family.source)
 
 
 def theta_anywhere(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
@@ -41,13 +34,7 @@ def theta_anywhere(config: Config, shape: HybridShape, family: Family) -> Iterat
     nested = config.get("rope_parameters")
     inner = nested.get("rope_theta") if isinstance(nested, Mapping) else None
     if config.get("rope_theta") is None and inner is None:
-        yield Refusal(
-            key="rope_theta",
-            rule="be given, by itself or in rope_parameters",
-            found="got none",
-            mend="write the value that the model was trained with",
-            source=family.source,
-        )
+        yield not_given("rope_theta", source=family.source, rule="be given, by itself or in rope_parameters")
 
 
 NEMOTRON_H = Family(
@@ -64,12 +51,7 @@ NEMOTRON_H = Family(
             "ssm_state_size",
             "conv_kernel",
             "n_groups",
-            "n_routed_experts",
-            "num_experts_per_tok",
-            "n_group",
-            "topk_group",
-            "moe_intermediate_size",
-            "moe_shared_expert_intermediate_size",
+            *EXPERT_KEYS,
         ),
         *defaults(head_dim=lambda sizes: sizes["hidden_size"] // sizes["num_attention_heads"], moe_latent_size=0),
     ),
@@ -102,14 +84,7 @@ LLAMA = Family(
 )
 QWEN3 = Family(
     source=f"mlx-lm {VERSION}, models/qwen3.py",
-    reads=spelt(
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-    ),
+    reads=spelt(*TRANSFORMER_KEYS),
     needs=("max_position_embeddings", "rms_norm_eps", "tie_word_embeddings"),
     rules=(theta_anywhere,),
 )

@@ -11,6 +11,33 @@ OLDER_KINDS = {"M": "mamba", "-": "mlp", "*": "attention", "E": "moe"}
 NEWER_KINDS = {"M": "linear_attention", "-": "mlp", "*": "full_attention", "E": "moe"}
 
 
+def to_write(key: str, value: object) -> str:
+    """What to do about a key that should have another value."""
+    return f'write "{key}": {json.dumps(value)}'
+
+
+def not_given(
+    key: str, value: object = None, *, source: str, rule: str = "be given", found: str = "got none"
+) -> Refusal:
+    """The refusal of a configuration that lacks a key.
+
+    Args:
+        key: The key.
+        value: What it should be; None where only who trained the model knows.
+        source: Where the reader says so.
+        rule: What the reader demands of the key.
+        found: What was found, and what the reader makes of it.
+    """
+    mend = "write the value that the model was trained with" if value is None else to_write(key, value)
+    return Refusal(key=key, rule=rule, found=found, mend=mend, source=source)
+
+
+def listed(key: str, shape: HybridShape, *, source: str, rule: str = "be left out") -> Refusal:
+    """The refusal of a configuration that lists its blocks where the reader wants them as a pattern."""
+    mend = f"{to_write('hybrid_override_pattern', shape.hybrid_override_pattern)} in its place"
+    return Refusal(key=key, rule=rule, found="got a list", mend=mend, source=source)
+
+
 def known_architecture(config: Config, family: Family) -> Iterator[Refusal]:
     """`architectures` must name a class that the reader has."""
     given = config.get("architectures")
@@ -20,7 +47,7 @@ def known_architecture(config: Config, family: Family) -> Iterator[Refusal]:
             key="architectures",
             rule=f"hold {' or '.join(family.architectures)}",
             found=f"got {json.dumps(given)}",
-            mend=f'write "architectures": {json.dumps(list(family.architectures[:1]))}',
+            mend=to_write("architectures", family.architectures[:1]),
             source=family.source,
         )
 
@@ -29,13 +56,7 @@ def needed_keys(config: Config, family: Family) -> Iterator[Refusal]:
     """Keys that the reader cannot do without must be there."""
     for key in family.needs:
         if config.get(key) is None:
-            yield Refusal(
-                key=key,
-                rule="be given",
-                found="got none",
-                mend="write the value that the model was trained with",
-                source=family.source,
-            )
+            yield not_given(key, source=family.source)
 
 
 def sizes_as_meant(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
@@ -46,12 +67,13 @@ def sizes_as_meant(config: Config, shape: HybridShape, family: Family) -> Iterat
         # A size of 0 is one that the model has no use for, unless it says no.
         is_asked = meant or read.size in shape.family.switches
         if is_asked and taken != meant:
+            value = bool(meant) if read.size in shape.family.switches else meant
             others = f", under it or {' or '.join(read.keys[1:])}" if read.keys[1:] else ""
             yield Refusal(
                 key=read.keys[0],
-                rule=f"be {_in_json(shape, read.size)}{others}",
+                rule=f"be {json.dumps(value)}{others}",
                 found="got none" if taken is None else f"the reader takes {taken}",
-                mend=f'write "{read.keys[0]}": {_in_json(shape, read.size)}',
+                mend=to_write(read.keys[0], value),
                 source=family.source,
             )
 
@@ -71,12 +93,12 @@ def kinds_known(names: Mapping[str, Sequence[str]], *, keys: tuple[str, ...], pa
         key = next((key for key in keys if config.get(key) is not None), None)
         kinds = [names[kind][0] for kind in dict.fromkeys(shape.hybrid_override_pattern)]
         if key is None and not has_pattern:
-            yield Refusal(
-                key="hybrid_override_pattern",
+            yield not_given(
+                "hybrid_override_pattern",
+                shape.hybrid_override_pattern,
+                source=family.source,
                 rule=f"be given, or {' or '.join(keys)}",
                 found="got none, and the reader takes a pattern of its own",
-                mend=f'write "hybrid_override_pattern": "{shape.hybrid_override_pattern}"',
-                source=family.source,
             )
         given = None if key is None or (has_pattern and pattern_first) else config[key]
         unknown = sorted({str(name) for name in given} - known) if isinstance(given, list) else []
@@ -104,7 +126,7 @@ def power_of_two(*keys: str, default: int, source: str) -> Rule:
                 key=key,
                 rule="be a power of 2",
                 found=f"got {size}",
-                mend=f'write "{key}": 128; it changes speed alone',
+                mend=f"{to_write(key, 128)}; it changes speed alone",
                 source=source,
             )
 
@@ -134,11 +156,6 @@ def _taken(config: Config, read: Read, shape: HybridShape) -> int | None:
         return int(given)
     default: int | Callable[[Mapping[str, int]], int] | None = read.default
     return default(shape.sizes) if callable(default) else default
-
-
-def _in_json(shape: HybridShape, size: str) -> str:
-    value = shape.sizes[size]
-    return json.dumps(bool(value) if size in shape.family.switches else value)
 
 
 def needed_for_experts(*keys: str) -> Rule:

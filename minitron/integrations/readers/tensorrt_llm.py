@@ -2,7 +2,7 @@
 
 from minitron.integrations.readers.reader import Family, Reader
 from minitron.integrations.readers.rules import power_of_two
-from minitron.integrations.readers.transformers import LLAMA_READS, NEMOTRON_H_READS, QWEN3_READS
+from minitron.integrations.readers.transformers import NEMOTRON_H_READS, dense_families
 
 REPOSITORY = "NVIDIA/TensorRT-LLM"
 
@@ -20,15 +20,9 @@ TENSORRT_LLM = Reader(
                 ),
             ),
         ),
-        "llama": Family(
-            source=f"{REPOSITORY} 012cf90, _torch/models/modeling_llama.py",
-            architectures=("LlamaForCausalLM",),
-            reads=LLAMA_READS,
-        ),
-        "qwen3": Family(
-            source=f"{REPOSITORY} 010bb95, _torch/models/modeling_qwen3.py",
-            architectures=("Qwen3ForCausalLM",),
-            reads=QWEN3_READS,
+        **dense_families(
+            llama=f"{REPOSITORY} 012cf90, _torch/models/modeling_llama.py",
+            qwen3=f"{REPOSITORY} 010bb95, _torch/models/modeling_qwen3.py",
         ),
     },
     notes=(

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
-from minitron.integrations.readers.reader import Default, Family, Read, Reader, defaults
+from minitron.integrations.readers.reader import Default, Family, Read, Reader, Rule, defaults
 from minitron.integrations.readers.rules import NEWER_KINDS, OLDER_KINDS, kinds_known
 
+# Copies of the configuration class, which other readers have, agree on these.
 NEMOTRON_H_DEFAULTS: Mapping[str, Default] = {
     "vocab_size": 131072,
     "hidden_size": 4096,
@@ -15,6 +16,8 @@ NEMOTRON_H_DEFAULTS: Mapping[str, Default] = {
     "ssm_state_size": 128,
     "mamba_num_heads": 128,
     "mamba_head_dim": 64,
+}
+EXPERT_DEFAULTS: Mapping[str, Default] = {
     "num_experts_per_tok": 2,
     "n_group": 1,
     "topk_group": 1,
@@ -23,7 +26,7 @@ NEMOTRON_H_DEFAULTS: Mapping[str, Default] = {
 }
 # Older spellings win over newer ones.
 NEMOTRON_H_READS = (
-    *defaults(**NEMOTRON_H_DEFAULTS),
+    *defaults(**NEMOTRON_H_DEFAULTS, **EXPERT_DEFAULTS),
     Read(size="n_groups", keys=("mamba_n_groups", "n_groups"), default=8),
     Read(size="conv_kernel", keys=("mamba_d_conv", "conv_kernel"), default=4),
     Read(size="moe_latent_size", keys=("moe_latent_size",), default=0),
@@ -48,6 +51,21 @@ QWEN3_READS = defaults(
 )
 LISTS = ("layers_block_type", "layer_types")
 EVERY_NAME = {kind: (OLDER_KINDS[kind], NEWER_KINDS[kind]) for kind in OLDER_KINDS}
+
+
+def dense_families(*, llama: str, qwen3: str, rules: tuple[Rule, ...] = ()) -> dict[str, Family]:
+    """How a reader reads llama and qwen3 through transformers' configuration classes.
+
+    Args:
+        llama: Where it reads llama.
+        qwen3: Where it reads qwen3.
+        rules: Its rules about keys of both.
+    """
+    return {
+        "llama": Family(source=llama, architectures=("LlamaForCausalLM",), reads=LLAMA_READS, rules=rules),
+        "qwen3": Family(source=qwen3, architectures=("Qwen3ForCausalLM",), reads=QWEN3_READS, rules=rules),
+    }
+
 
 NEMOTRON_H = Family(
     source="transformers 5.23.0, models/nemotron_h/configuration_nemotron_h.py",

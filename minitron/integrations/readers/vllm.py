@@ -3,8 +3,14 @@
 from collections.abc import Iterator
 
 from minitron.integrations.readers.reader import Config, Family, Read, Reader, Refusal, defaults
-from minitron.integrations.readers.rules import kinds_known, power_of_two
-from minitron.integrations.readers.transformers import EVERY_NAME, LISTS, LLAMA_READS, NEMOTRON_H_READS, QWEN3_READS
+from minitron.integrations.readers.rules import kinds_known, listed, power_of_two, to_write
+from minitron.integrations.readers.transformers import (
+    EVERY_NAME,
+    LISTS,
+    NEMOTRON_H_DEFAULTS,
+    NEMOTRON_H_READS,
+    dense_families,
+)
 from minitron.models.shape import HybridShape
 
 VERSION = "0.33.0"
@@ -46,12 +52,7 @@ VLLM = Reader(
             reads=NEMOTRON_H_READS,
             rules=(kinds_known(EVERY_NAME, keys=LISTS), CHUNK, known_quantization),
         ),
-        "llama": Family(
-            source=REGISTRY, architectures=("LlamaForCausalLM",), reads=LLAMA_READS, rules=(known_quantization,)
-        ),
-        "qwen3": Family(
-            source=REGISTRY, architectures=("Qwen3ForCausalLM",), reads=QWEN3_READS, rules=(known_quantization,)
-        ),
+        **dense_families(llama=REGISTRY, qwen3=REGISTRY, rules=(known_quantization,)),
     },
 )
 
@@ -59,19 +60,13 @@ VLLM = Reader(
 def without_a_list(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
     """The list of blocks must be left out: it is a property of that class, which cannot be set."""
     if "layers_block_type" in config:
-        yield Refusal(
-            key="layers_block_type",
-            rule="be left out",
-            found="got a list",
-            mend=f'write "hybrid_override_pattern": "{shape.hybrid_override_pattern}" in its place',
-            source=family.source,
-        )
+        yield listed("layers_block_type", shape, source=family.source)
     if config.get("hybrid_override_pattern") is None or config.get("num_hidden_layers") is None:
         yield Refusal(
             key="hybrid_override_pattern",
             rule="be given with num_hidden_layers",
             found="got only one of them" if "hybrid_override_pattern" in config else "got none",
-            mend=f'write "hybrid_override_pattern": "{shape.hybrid_override_pattern}", '
+            mend=f"{to_write('hybrid_override_pattern', shape.hybrid_override_pattern)}, "
             f'"num_hidden_layers": {shape.num_hidden_layers}',
             source=family.source,
         )
@@ -85,17 +80,7 @@ VLLM_0_11 = Reader(
             source="vllm 0.11.0, transformers_utils/configs/nemotron_h.py",
             architectures=("NemotronHForCausalLM",),
             reads=(
-                *defaults(
-                    vocab_size=131072,
-                    hidden_size=4096,
-                    intermediate_size=21504,
-                    num_attention_heads=32,
-                    num_key_value_heads=8,
-                    head_dim=128,
-                    ssm_state_size=128,
-                    mamba_num_heads=128,
-                    mamba_head_dim=64,
-                ),
+                *defaults(**NEMOTRON_H_DEFAULTS),
                 Read(size="n_groups", keys=("n_groups", "mamba_n_groups"), default=8),
                 Read(size="conv_kernel", keys=("conv_kernel", "mamba_d_conv"), default=4),
             ),

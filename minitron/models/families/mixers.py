@@ -28,6 +28,18 @@ TRANSFORMER_KEYS = {
         "head_dim",
     )
 }
+# Names of sizes of experts, as most configurations spell them.
+EXPERT_KEYS = {
+    name: (name,)
+    for name in (
+        "n_routed_experts",
+        "num_experts_per_tok",
+        "n_group",
+        "topk_group",
+        "moe_intermediate_size",
+        "moe_shared_expert_intermediate_size",
+    )
+}
 
 
 def by_name(*axes: Axis) -> Mapping[str, Axis]:

@@ -86,26 +86,12 @@ NEMOTRON_H = Family(
         "n_groups": ("n_groups", "mamba_n_groups", "mamba_num_groups"),
         "ssm_state_size": ("ssm_state_size", "mamba_state_dim", "mamba_d_state"),
         "conv_kernel": ("conv_kernel", "mamba_d_conv"),
+        **mixers.EXPERT_KEYS,
         "n_routed_experts": ("n_routed_experts", "num_local_experts"),
-        "num_experts_per_tok": ("num_experts_per_tok",),
-        "n_group": ("n_group",),
-        "topk_group": ("topk_group",),
-        "moe_intermediate_size": ("moe_intermediate_size",),
-        "moe_shared_expert_intermediate_size": ("moe_shared_expert_intermediate_size",),
         "moe_latent_size": ("moe_latent_size",),
     },
     defaults={"n_group": lambda _: 1, "topk_group": lambda _: 1, "moe_latent_size": lambda _: 0},
-    kind_sizes={
-        "E": (
-            "n_routed_experts",
-            "num_experts_per_tok",
-            "n_group",
-            "topk_group",
-            "moe_intermediate_size",
-            "moe_shared_expert_intermediate_size",
-            "moe_latent_size",
-        )
-    },
+    kind_sizes={"E": (*mixers.EXPERT_KEYS, "moe_latent_size")},
     # Infinity has no spelling in JSON; transformers and mlx-lm take (0, infinity) where there is none.
     left_out={"time_step_limit": ([0.0, {"__float__": "Infinity"}], [0.0, float("inf")])},
     embeddings="backbone.embeddings.weight",
