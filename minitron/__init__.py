@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from minitron.api.bench import bench
     from minitron.api.check import Checked, check
     from minitron.api.evaluate import evaluate
     from minitron.api.export import export
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from minitron.checkpoints.checkpoint import Checkpoint
     from minitron.errors import MinitronError
     from minitron.evaluate.metrics import Metrics
+    from minitron.evaluate.speed.bench import Bench
     from minitron.importance.scores import Scores
     from minitron.integrations.gguf.export import Exported
     from minitron.models.shape import HybridShape
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 # Public name -> the module that holds it.
 _HOMES = {
+    "Bench": "minitron.evaluate.speed.bench",
     "Checked": "minitron.api.check",
     "Checkpoint": "minitron.checkpoints.checkpoint",
     "Exported": "minitron.integrations.gguf.export",
@@ -51,6 +54,7 @@ _HOMES = {
     "RunResult": "minitron.api.run",
     "Scores": "minitron.importance.scores",
     "SearchRecord": "minitron.search.record",
+    "bench": "minitron.api.bench",
     "calibrate": "minitron.api.score",
     "check": "minitron.api.check",
     "distill": "minitron.api.run",
@@ -67,6 +71,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Bench",
     "Checked",
     "Checkpoint",
     "Exported",
@@ -79,6 +84,7 @@ __all__ = [
     "Scores",
     "SearchRecord",
     "__version__",
+    "bench",
     "calibrate",
     "check",
     "distill",

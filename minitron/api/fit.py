@@ -6,13 +6,16 @@ from pathlib import Path
 
 from minitron.artifacts.json_files import JsonObject
 from minitron.errors import MinitronError
-from minitron.estimate.devices import DEVICES, Device, find_device
+from minitron.estimate.devices import Device, find_device, find_product
 from minitron.estimate.serving.model_fit import Memory, fit_model
 from minitron.estimate.serving.workload import Workload
 from minitron.recipe.load import make_section
 from minitron.units import GIB
 
 logger = logging.getLogger(__name__)
+
+# What `gpu` is called that stands for the device of this machine: its first GPU, or its CPU, measured.
+THIS_MACHINE = "this"
 
 
 def fit(
@@ -28,7 +31,8 @@ def fit(
 
     Args:
         model: Checkpoint folder or `config.json`.
-        gpu: Device profile (a10g, l4, rtx4090, a100-40g, a100-80g, h100, h200), or a CUDA device as `cuda:0`.
+        gpu: Device profile (a10g, l4, rtx4090, a100-40g, a100-80g, h100, h200), a CUDA device as `cuda:0`, or
+            `this`: this machine's first GPU, or its CPU, whose rates are measured in a few seconds.
         context: Tokens that each sequence holds.
         sequences: Sequences held at once.
         weights: Precision of the weights (bf16, fp8, int8, int4, ...); as stored in a folder, else bf16, when None.
@@ -60,7 +64,7 @@ def choose_device(
     bandwidth_gb_s: float | None = None,
     bf16_tflops: float | None = None,
 ) -> Device:
-    """The GPU that was asked for: a profile, a live CUDA device, or a memory with its rates; an A10G by default.
+    """The device that was asked for: a profile, one of this machine, or a memory with its rates; an A10G by default.
 
     Raises:
         MinitronError: A profile and numbers of one's own are given, or there is no such GPU.
@@ -77,13 +81,17 @@ def choose_device(
         )
     if bandwidth_gb_s is not None or bf16_tflops is not None:
         raise MinitronError("--bandwidth-gb-s and --bf16-tflops describe a GPU of --memory-gib")
+    if gpu == THIS_MACHINE:
+        from minitron.evaluate.speed.machine import has_cuda, measure_cpu  # torch takes seconds to load
+
+        if not has_cuda():
+            return measure_cpu()
+        gpu = "cuda:0"
     if gpu is not None and gpu.partition(":")[0] == "cuda":
-        from minitron.runtime.cuda import live_device  # torch takes seconds to load and is needed nowhere else here
+        from minitron.runtime.cuda import live_device
 
         name, total = live_device(gpu)
-        product = name.removeprefix("NVIDIA ")
-        bare = Device(name=name, visible_gib=total / GIB, source="torch on this machine")
-        known = next((device for device in DEVICES.values() if product in device.product), bare)
+        known = find_product(name) or Device(name=name, visible_gib=total / GIB, source="torch on this machine")
         logger.info("%s is a %s with %d visible bytes, rates: %s", gpu, name, total, known.source)
         return replace(known, name=name, visible_gib=total / GIB)
     return find_device(gpu or "a10g")

@@ -26,7 +26,9 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     from minitron.estimate.devices import DEVICES
 
     parser.add_argument(
-        "--gpu", metavar="GPU", help=f"{', '.join(DEVICES)}, or a device of this machine as cuda:0 (a10g)"
+        "--gpu",
+        metavar="GPU",
+        help=f"{', '.join(DEVICES)}, a device of this machine as cuda:0, or this: its first GPU, else its CPU (a10g)",
     )
     parser.add_argument("--memory-gib", type=positive_float, help="memory in GiB, in place of --gpu")
     parser.add_argument("--bandwidth-gb-s", type=positive_float, help="peak bandwidth of that GPU, 10^9 bytes/s")

@@ -30,6 +30,7 @@ COMMANDS = {
     "quantize": "quantize",
     "merge": "merge",
     "export": "export",
+    "bench": "bench",
     "eval": "evaluate",
 }
 

@@ -19,6 +19,8 @@ class Device:
         bandwidth_gb_s: Peak memory bandwidth, 10^9 bytes a second; None when unknown.
         bf16_tflops: Peak dense bf16 rate of the tensor cores, 10^12 operations a second; None when unknown.
         fp8_tflops: The same in fp8; None where there are no fp8 tensor cores.
+        fp32_tflops: The same in fp32; None where bf16's is taken for it.
+        is_measured: Whether the rates were reached on this machine, in place of peaks of a data sheet.
     """
 
     name: str
@@ -28,6 +30,8 @@ class Device:
     bandwidth_gb_s: float | None = None
     bf16_tflops: float | None = None
     fp8_tflops: float | None = None
+    fp32_tflops: float | None = None
+    is_measured: bool = False
 
     @property
     def visible_bytes(self) -> int:
@@ -75,6 +79,16 @@ def find_device(name: str) -> Device:
     if name not in DEVICES:
         raise BudgetError(f"gpu must be one of {', '.join(DEVICES)}, got {name!r}; or give the memory in GiB")
     return DEVICES[name]
+
+
+def find_product(name: str) -> Device | None:
+    """The profile of what CUDA calls a card; None where there is none.
+
+    >>> find_product("NVIDIA A10G").name
+    'a10g'
+    """
+    product = name.removeprefix("NVIDIA ")
+    return next((device for device in DEVICES.values() if product in device.product), None)
 
 
 def usable_bytes(

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 from minitron.artifacts.json_files import JsonObject
 from minitron.estimate.serving.memory import MemoryBytes
+from minitron.evaluate.speed.wave import Speed
 
 TASK_KEYS = ("task", "exact_match", "problems")
 
@@ -17,7 +18,7 @@ class Metrics:
         memory: Bytes at the workload.
         loss: Held-out cross-entropy, nats a token.
         kl_to_teacher: Forward KL from the teacher on the same text, nats a token; None without a teacher.
-        tokens_per_s: Generated tokens a second at batch size 1.
+        speed: Generation speed in transformers; its ratio is to the teacher.
         task: The task's name; None without one, as are the next two.
         exact_match: Fraction of the problems that are answered exactly.
         problems: Number of problems.
@@ -27,7 +28,7 @@ class Metrics:
     memory: MemoryBytes
     loss: float
     kl_to_teacher: float | None
-    tokens_per_s: float
+    speed: Speed
     task: str | None = None
     exact_match: float | None = None
     problems: int | None = None

@@ -1,5 +1,6 @@
 """Metrics of a checkpoint, as a recipe's evaluate section describes them."""
 
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -10,7 +11,9 @@ from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.workload import Workload
 from minitron.evaluate.metrics import Metrics
 from minitron.evaluate.perplexity import evaluate_text
-from minitron.evaluate.speed import tokens_per_second
+from minitron.evaluate.speed.generate import run_wave
+from minitron.evaluate.speed.measure import RunWave, measure
+from minitron.evaluate.speed.wave import Speed
 from minitron.evaluate.task import evaluate_task, read_problems
 from minitron.pipeline.text import text_sources
 from minitron.recipe.evaluate import EvaluateSection
@@ -49,14 +52,21 @@ def evaluate_model(
     if section.task is not None:
         problems = read_problems(Path(section.task.path), limit=section.task.problems)
         task = evaluate_task(model, tokenizer, problems, max_new_tokens=section.task.max_new_tokens)
-    speed = tokens_per_second(model, batch_size=1, prompt_tokens=32, new_tokens=section.speed_new_tokens)
+    speed = _speed(model, teacher, section)
     return Metrics(
         params=checkpoint.params,
         memory=memory_bytes(checkpoint.shape, workload),
         loss=text.loss,
         kl_to_teacher=text.kl_to_teacher,
-        tokens_per_s=speed,
+        speed=speed,
         task=None if section.task is None else section.task.name,
         exact_match=None if task is None else task.exact_match,
         problems=None if task is None else task.problems,
     )
+
+
+def _speed(model: PreTrainedModel, teacher: PreTrainedModel | None, section: EvaluateSection) -> Speed:
+    """The model's speed in turn with the teacher's, whose tokens a second its ratio is to."""
+    models = {"teacher": teacher, "model": model} if teacher not in (None, model) else {"model": model}
+    runs: dict[str, RunWave] = {name: partial(run_wave, one) for name, one in models.items()}
+    return measure(runs, section.speed, vocab_size=model.config.vocab_size)["model"]

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from minitron.evaluate.speed.settings import SpeedSettings
 from minitron.recipe.paths import RecipePath
 from minitron.recipe.source import Source
 from minitron.settings import PositiveInt, Settings
@@ -23,4 +24,4 @@ class EvaluateSection(Settings):
     sequences: PositiveInt = Field(default=64, description="Packed sequences of it.")
     seq_len: PositiveInt = Field(default=1024, description="Tokens a sequence.")
     task: Task | None = Field(default=None, description="An exact-match task.")
-    speed_new_tokens: PositiveInt = Field(default=64, description="Tokens generated to measure speed.")
+    speed: SpeedSettings = Field(default=SpeedSettings(), description="How generation speed is measured.")

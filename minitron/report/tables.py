@@ -52,7 +52,11 @@ def metrics_table(metrics: Mapping[str, Metrics], *, budget_bytes: int | None, c
     if first.task is not None:
         name = f"{first.task}, exact match of {first.problems}"
         rows.append((name, [_optional(m.exact_match, "{:.1%}") for m in metrics.values()]))
-    rows.append(("generated tokens/s, batch 1", [f"{m.tokens_per_s:.0f}" for m in metrics.values()]))
+    speeds = [m.speed for m in metrics.values()]
+    rows.append(
+        (f"output tokens/s, {first.speed.concurrency} at once", [f"{s.tokens_per_s.median:,.0f}" for s in speeds])
+    )
+    rows.append(("output tokens/s to the teacher's", [s.ratio.text(".2f") for s in speeds]))
     for label, cells in rows:
         table.add_row(label, *cells)
     return table

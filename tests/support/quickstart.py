@@ -15,7 +15,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "score": {"samples": 4, "seq_len": 32},
     "search": {"shortlist": 2, "top_k": 2},
     "distill": {"tokens": 256, "seq_len": 32, "batch_size": 2, "warmup_steps": 1, "save_steps": 0},
-    "evaluate": {"sequences": 2, "seq_len": 32, "speed_new_tokens": 2},
+    "evaluate": {
+        "sequences": 2,
+        "seq_len": 32,
+        "speed": {"input_tokens": 3, "output_tokens": 2, "concurrency": 2, "repetitions": 1},
+    },
 }
 
 

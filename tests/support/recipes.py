@@ -41,7 +41,7 @@ def write_tiny_recipe(
             "sequences": 2,
             "seq_len": 16,
             "task": {"name": "sums", "path": "problems.jsonl", "max_new_tokens": 3},
-            "speed_new_tokens": 2,
+            "speed": {"input_tokens": 3, "output_tokens": 2, "concurrency": 2, "repetitions": 1},
         },
     }
     path = tmp_path / "recipe.yaml"

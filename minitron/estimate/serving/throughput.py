@@ -8,7 +8,7 @@ against the published measurements.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -105,9 +105,9 @@ def tokens_per_second(
     """
     if device.bandwidth_gb_s is None or device.bf16_tflops is None:
         raise BudgetError(f"the throughput model needs the bandwidth and bf16 rate of {device.name}, it has none")
-    peak = device.fp8_tflops if weights_dtype == "fp8" and device.fp8_tflops is not None else device.bf16_tflops
-    bandwidth = device.bandwidth_gb_s * 1e9 * BANDWIDTH_EFFICIENCY
-    rate = peak * 1e12 * COMPUTE_EFFICIENCY
+    peak = {"fp8": device.fp8_tflops, "fp32": device.fp32_tflops}.get(weights_dtype) or device.bf16_tflops
+    bandwidth = device.bandwidth_gb_s * 1e9 * (1.0 if device.is_measured else BANDWIDTH_EFFICIENCY)
+    rate = peak * 1e12 * (1.0 if device.is_measured else COMPUTE_EFFICIENCY)
     batch = cost.max_sequences
     mean_context = lengths.input_tokens + lengths.output_tokens / 2
     step_bytes = cost.step_bytes + batch * (cost.token_bytes * mean_context + 2 * cost.state_bytes)
@@ -126,3 +126,12 @@ def predict_tokens_per_second(
     """Output tokens a second of one shape in one memory."""
     cost = serving_cost(shape.family, shape.counts, shape.sizes, workload, lengths, budget_bytes)
     return float(tokens_per_second(cost, device, lengths, weights_dtype=workload.weights_dtype))
+
+
+def predict_batch_tokens_per_second(
+    shape: HybridShape, workload: Workload, device: Device, lengths: Lengths, batch: int
+) -> float:
+    """Output tokens a second of a batch of one shape, whatever memory it takes."""
+    cost = serving_cost(shape.family, shape.counts, shape.sizes, workload, lengths, 0)
+    held = replace(cost, max_sequences=batch)
+    return float(tokens_per_second(held, device, lengths, weights_dtype=workload.weights_dtype))

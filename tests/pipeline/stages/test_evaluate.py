@@ -7,6 +7,7 @@ import pytest
 from minitron.distributed import Ranks
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.evaluate.metrics import Metrics
+from minitron.evaluate.speed.wave import Wave, summarize
 from minitron.models.shape import HybridShape
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.run_folder import RunFolder
@@ -19,7 +20,9 @@ def test_the_teacher_is_loaded_once_and_each_student_once(
 ) -> None:
     recipe, run = load_recipe(recipe_path), RunFolder(tmp_path / "run")
     memory = memory_bytes(tiny_shape, recipe.budget.workload)
-    metrics = Metrics(params=1, memory=memory, loss=1.0, kl_to_teacher=0.5, tokens_per_s=2.0)
+    wave = Wave(first_s=(0.5, 0.5), last_s=(1.0, 1.0), output_tokens=4)
+    speed = summarize([wave], [wave])
+    metrics = Metrics(params=1, memory=memory, loss=1.0, kl_to_teacher=0.5, speed=speed)
     loaded: list[Path] = []
     measured: list[tuple[object, object]] = []
 

@@ -1,0 +1,1 @@
+"""Generation speed: waves of requests through transformers or vLLM, several models in turn, medians and ratios."""
