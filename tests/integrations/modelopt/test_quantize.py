@@ -8,6 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from minitron.integrations.modelopt.quantize.dequantize import (
+    check_weights,
+    column_scales,
+    dequantized,
+    folded_norms,
+    half_step,
+    open_both,
+)
 from safetensors.torch import load_file, save_file
 
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
@@ -17,14 +25,6 @@ from minitron.data.sequences import blend_sources
 from minitron.data.sources import TextSource
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.workload import Workload
-from minitron.integrations.modelopt.quantize.dequantize import (
-    check_weights,
-    column_scales,
-    dequantized,
-    folded_norms,
-    half_step,
-    open_both,
-)
 from minitron.integrations.modelopt.quantize.export import (
     QUANTIZED_FORMATS,
     QuantizeSettings,

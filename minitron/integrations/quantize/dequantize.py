@@ -17,38 +17,74 @@ Read = Callable[[str], torch.Tensor]
 # What 16-bit arithmetic on the way may add to the format's half step, relative to the weight, at 2^-9 a rounding: one
 # of fp8's quotient by its scale; three or four where columns are scaled; twice as many where matrices that share a norm
 # have their columns' scales averaged and multiplied into it.
-QUOTIENT_ROUNDING = {"fp8": 2.0**-8, "int8": 0.0, "int4": 0.0}
+QUOTIENT_ROUNDING = {"fp8": 2.0**-8}
 COLUMN_ROUNDING = 2.0**-7
 FOLDED_ROUNDING = 2.0**-6
+# Of w4a16, whose range may be clipped: the least share of a group's largest weight that its scale must reach.
+LEAST_CLIP = 0.5
+# Of a number with a sign and 3 bits: magnitudes that nvfp4 tells apart (e2m1).
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def dequantized(weights_format: str, stored_RC: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """fp32 [R, C] numbers of a stored weight, AWQ's and SmoothQuant's column scales still in them.
 
     Args:
-        weights_format: fp8, int8 or int4.
-        stored_RC: As stored: fp8 and int8 [R, C]; int4 [R / 2, C], rows 2r and 2r + 1 in the low and high half byte.
-        scale: fp8 a single one; int8 [R]; int4 [R, C / group].
+        weights_format: The precision of the memory model.
+        stored_RC: As stored: fp8, int8 and w8a8 [R, C]; int4 [R / 2, C], rows 2r and 2r + 1 in the low and high half
+            byte; nvfp4 [R, C / 2], columns 2c and 2c + 1 so; w4a16 [R, C / 8], column 8c + i in bits 4i to 4i + 3, 8
+            above its value.
+        scale: fp8 a single one; int8 [R]; w8a8 [R, 1]; the others [R, C / group].
     """
     if weights_format == "fp8":
         return stored_RC.float() * scale.float()
-    if weights_format == "int8":
-        return stored_RC.float() * scale.float()[:, None]
-    halves = torch.stack([stored_RC & 15, stored_RC >> 4], dim=1).flatten(0, 1).to(torch.int8)
-    signed_RC = torch.where(halves > 7, halves - 16, halves).float()
-    return signed_RC * scale.float().repeat_interleave(signed_RC.shape[1] // scale.shape[1], dim=1)
+    if weights_format in ("int8", "w8a8"):
+        return stored_RC.float() * scale.float().reshape(-1, 1)
+    if weights_format == "int4":
+        halves = torch.stack([stored_RC & 15, stored_RC >> 4], dim=1).flatten(0, 1).to(torch.int8)
+        codes_RC = torch.where(halves > 7, halves - 16, halves).float()
+    elif weights_format == "nvfp4":
+        halves = torch.stack([stored_RC & 15, stored_RC >> 4], dim=2).flatten(1, 2).long()
+        codes_RC = torch.tensor([*E2M1, *(-magnitude for magnitude in E2M1)])[halves]
+    else:
+        bits = torch.arange(0, 32, 4, dtype=torch.int32)
+        codes_RC = ((stored_RC[:, :, None] >> bits & 15) - 8).flatten(1, 2).float()
+    return codes_RC * _over_columns(scale, codes_RC.shape[1])
 
 
 def half_step(weights_format: str, weight_RC: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Half a quantization step of each weight, [R, C] or broadcastable to it: the rounding error within range.
 
-    fp8 is e4m3: 3 bits of mantissa, subnormal below 2^-6.
+    fp8 is e4m3: 3 bits of mantissa, subnormal below 2^-6. nvfp4 is e2m1: steps of 1/2, of 1 from 2 on, of 2 from 4 on.
     """
     if weights_format == "fp8":
         return torch.maximum(weight_RC.abs() * 2.0**-4, scale.float() * 2.0**-10)
-    if weights_format == "int8":
-        return scale.float()[:, None] / 2
-    return scale.float().repeat_interleave(weight_RC.shape[1] // scale.shape[1], dim=1) / 2
+    if weights_format in ("int8", "w8a8"):
+        return scale.float().reshape(-1, 1) / 2
+    scale_RC = _over_columns(scale, weight_RC.shape[1])
+    if weights_format == "nvfp4":
+        size_RC = weight_RC.abs() / scale_RC
+        return scale_RC * torch.where(size_RC <= 2, 0.25, torch.where(size_RC <= 4, 0.5, 1.0))
+    return scale_RC / 2
+
+
+def stored_scale(weights_format: str, module: str, read: Read) -> torch.Tensor:
+    """The scale of a module's stored weight as `dequantized` takes it; nvfp4's have a scale of their own."""
+    scale = read(f"{module}.weight_scale")
+    return scale.float() * read(f"{module}.weight_scale_2").float() if weights_format == "nvfp4" else scale
+
+
+def _over_columns(scale: torch.Tensor, columns: int) -> torch.Tensor:
+    return scale.float().repeat_interleave(columns // scale.shape[1], dim=1)
+
+
+def _in_range(weights_format: str, expected_RC: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The weight as near as the format's numbers reach; as it is where they must reach further."""
+    if weights_format != "w4a16":
+        return expected_RC
+    scale_RC = _over_columns(scale, expected_RC.shape[1])
+    clipped_RC = torch.minimum(torch.maximum(expected_RC, -8 * scale_RC), 7 * scale_RC)
+    return torch.where(expected_RC.abs() * LEAST_CLIP <= 7.5 * scale_RC, clipped_RC, expected_RC)
 
 
 def check_weights(source: Checkpoint, written: Checkpoint) -> float:
@@ -69,18 +105,19 @@ def check_weights(source: Checkpoint, written: Checkpoint) -> float:
         for name in written.tensors:
             module = name.removesuffix(".weight")
             before = read_source(name)
-            if f"{module}.weight_scale" not in written.scales:
+            if not written.is_quantized(name):
                 found = read(name)
                 if name not in folded.values() and not torch.equal(before.to(found.dtype), found):
                     raise MinitronError(f"{name} is not quantized and must be what it was, it differs")
                 continue
-            scale = read(f"{module}.weight_scale")
+            scale = stored_scale(written.weights_format, module, read)
             columns_C = column_scales(module, written, read, read_source, folded)
             # The stored weight is the source's divided by what its activations are multiplied with.
             expected_RC = before.float() / columns_C
+            expected_RC = _in_range(written.weights_format, expected_RC, scale)
             error_RC = (dequantized(written.weights_format, read(name), scale) - expected_RC).abs()
             step_RC = half_step(written.weights_format, expected_RC, scale)
-            rounding = QUOTIENT_ROUNDING[written.weights_format]
+            rounding = QUOTIENT_ROUNDING.get(written.weights_format, 0.0)
             if columns_C.numel() > 1:
                 rounding = FOLDED_ROUNDING if name in folded else COLUMN_ROUNDING
             furthest = float((error_RC / step_RC).max())
@@ -90,6 +127,23 @@ def check_weights(source: Checkpoint, written: Checkpoint) -> float:
                 )
             largest = max(largest, furthest)
     return largest
+
+
+def meant_tensors(source: Checkpoint, written: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields (declared name, fp32 tensor) of an unquantized model that computes what the stored weights mean."""
+    assert written.weights_format is not None
+    with open_both(source, written) as (read_source, read):
+        folded = folded_norms(written, read_source, read)
+        for name in written.tensors:
+            module = name.removesuffix(".weight")
+            if name in folded.values():
+                yield name, read_source(name).float()
+            elif written.is_quantized(name):
+                scale = stored_scale(written.weights_format, module, read)
+                numbers_RC = dequantized(written.weights_format, read(name), scale)
+                yield name, numbers_RC * column_scales(module, written, read, read_source, folded)
+            else:
+                yield name, read(name).float()
 
 
 @contextmanager
