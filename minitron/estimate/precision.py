@@ -95,7 +95,7 @@ def block_tensor_bits(
     sizes: Mapping[str, SizeT],
     weights: WeightFormat,
     *,
-    group: SizeT | int = 0,
+    group: SizeT,
     shares_input: bool = False,
 ) -> SizeT:
     """Bits of one tensor of a block, or of a whole stack, scales included.

@@ -2,7 +2,7 @@
 
 # T tokens, C columns
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -11,16 +11,21 @@ from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.names import gather_state, model_places, read_place
+from minitron.checkpoints.weights import open_weights
 from minitron.data.sequences import TokenSequences, blend_sources
 from minitron.data.sources import TextSource
 from minitron.errors import MinitronError
 from minitron.evaluate.perplexity import evaluate_text
-from minitron.integrations.quantize.dequantize import meant_tensors
+from minitron.integrations.quantize.dequantize import E2M1, meant_tensors
 from minitron.integrations.quantize.folder import export_dtype
 from minitron.integrations.quantize.settings import QuantizeSettings
 from minitron.models.config import config_for_shape
 from minitron.runtime.dtypes import torch_dtype
 from minitron.runtime.loading import assemble_model, config_of, load_model, load_tokenizer
+
+PreHook = Callable[[nn.Module, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]
+NVFP4_BLOCK = 16
+E4M3_MAX = 448.0
 
 
 def text_sequences(source: Checkpoint, settings: QuantizeSettings) -> TokenSequences:
@@ -74,14 +79,15 @@ def stored_model(source: Checkpoint, written: Checkpoint, like: PreTrainedModel)
 @contextmanager
 def rounded_activations(model: PreTrainedModel, written: Checkpoint) -> Iterator[None]:
     """Rounds what quantized linear layers read, while the block lasts, where the format's engines do that by token."""
-    with ExitStack() as stack:
-        if written.weights_format == "w8a8":
-            places = model_places(written.shape)
-            whole = [places[name] for name in written.tensors if written.is_quantized(name)]
-            for place in whole:
-                if place.entry is None:
-                    module = model.get_submodule(place.name.removesuffix(".weight"))
-                    stack.callback(module.register_forward_pre_hook(_round_input).remove)
+    places = model_places(written.shape)
+    with ExitStack() as stack, open_weights(written) as read:
+        for name in written.tensors:
+            if not written.is_quantized(name) or places[name].entry is not None:
+                continue
+            round_input = _round_input(written, name.removesuffix(".weight"), read)
+            if round_input is not None:
+                module = model.get_submodule(places[name].name.removesuffix(".weight"))
+                stack.callback(module.register_forward_pre_hook(round_input).remove)
         yield
 
 
@@ -94,5 +100,28 @@ def round_tokens(x_TC: torch.Tensor) -> torch.Tensor:
     return ((x_TC.float() / scale_T1).round() * scale_T1).to(x_TC.dtype)
 
 
-def _round_input(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return (round_tokens(args[0]), *args[1:])
+def round_blocks(x_TC: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Activations as nvfp4 holds them, an fp8 scale for 16 numbers of a token times a fixed one, in their own type.
+
+    Source: vLLM 0.32.0, model_executor/layers/quantization/utils/nvfp4_emulation_utils.py.
+    """
+    blocks = x_TC.float().unflatten(-1, (-1, NVFP4_BLOCK))  # type: ignore[no-untyped-call]
+    largest = blocks.abs().amax(dim=-1, keepdim=True)
+    scales = (largest / (E2M1[-1] * scale)).clamp(max=E4M3_MAX).to(torch.float8_e4m3fn).float() * scale
+    magnitudes = torch.tensor(E2M1, device=x_TC.device)
+    middles = (magnitudes[1:] + magnitudes[:-1]) / 2
+    sizes = torch.where(scales > 0, blocks.abs() / scales, 0)
+    # A tie goes to the even code: down from the middles above 0, 1, 2 and 4, up from the others.
+    down, up = torch.bucketize(sizes, middles), torch.bucketize(sizes, middles, right=True)
+    nearest = magnitudes[torch.where(down % 2 == 0, down, up)]
+    rounded: torch.Tensor = (nearest * scales * blocks.sign()).flatten(-2).to(x_TC.dtype)
+    return rounded
+
+
+def _round_input(written: Checkpoint, module: str, read: Callable[[str], torch.Tensor]) -> PreHook | None:
+    if written.weights_format == "w8a8":
+        return lambda _, args: (round_tokens(args[0]), *args[1:])
+    if written.weights_format == "nvfp4":
+        scale = read(f"{module}.input_scale")
+        return lambda _, args: (round_blocks(args[0], scale.to(args[0].device)), *args[1:])
+    return None

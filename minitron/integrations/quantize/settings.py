@@ -15,20 +15,22 @@ class QuantizedFormat:
     Attributes:
         precision: What the memory model calls it.
         modelopt: ModelOpt's configuration; None for what is rounded here, without calibration.
+        simulated: Whether the KL is that of ModelOpt's simulation, which computes nvfp4 on CUDA alone.
     """
 
     precision: str
     modelopt: str | None = None
+    simulated: bool = False
 
 
 QUANTIZED_FORMATS = {
-    "fp8": QuantizedFormat(precision="fp8", modelopt="FP8_DEFAULT_CFG"),
+    "fp8": QuantizedFormat(precision="fp8", modelopt="FP8_DEFAULT_CFG", simulated=True),
     "w8a8": QuantizedFormat(precision="w8a8"),
     "w4a16": QuantizedFormat(precision="w4a16"),
     "nvfp4": QuantizedFormat(precision="nvfp4", modelopt="NVFP4_DEFAULT_CFG"),
-    "int8": QuantizedFormat(precision="int8", modelopt="INT8_DEFAULT_CFG"),
-    "int8-smoothquant": QuantizedFormat(precision="int8", modelopt="INT8_SMOOTHQUANT_CFG"),
-    "int4-awq": QuantizedFormat(precision="int4", modelopt="INT4_AWQ_CFG"),
+    "int8": QuantizedFormat(precision="int8", modelopt="INT8_DEFAULT_CFG", simulated=True),
+    "int8-smoothquant": QuantizedFormat(precision="int8", modelopt="INT8_SMOOTHQUANT_CFG", simulated=True),
+    "int4-awq": QuantizedFormat(precision="int4", modelopt="INT4_AWQ_CFG", simulated=True),
 }
 
 

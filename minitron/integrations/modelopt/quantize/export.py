@@ -25,11 +25,12 @@ from minitron.runtime.loading import load_model
 
 def write_export(
     source: Checkpoint, settings: QuantizeSettings, sequences_NT: TokenSequences, folder: Path
-) -> tuple[Checkpoint, float]:
+) -> tuple[Checkpoint, float | None]:
     """Writes ModelOpt's export of a checkpoint, its lists of modules put right, and opens it.
 
     Returns:
-        The quantized checkpoint, and the simulation's KL to the unquantized model in nats a token.
+        The quantized checkpoint, and the simulation's KL to the unquantized model in nats a token, None where
+        there is no simulation.
 
     Raises:
         MinitronError: The export does not say what it left out.
@@ -64,18 +65,19 @@ def calibration_loop(sequences_NT: TokenSequences, batch_size: int) -> Callable[
     return run
 
 
-def _export(source: Checkpoint, settings: QuantizeSettings, sequences_NT: TokenSequences, export: Path) -> float:
+def _export(source: Checkpoint, settings: QuantizeSettings, sequences_NT: TokenSequences, export: Path) -> float | None:
     from modelopt.torch.export import export_hf_checkpoint  # seven seconds to import
 
     dtype = torch_dtype(export_dtype(source))
-    reference = load_model(source.folder, device=settings.device, dtype=dtype)
     model = load_model(source.folder, device=settings.device, dtype=dtype)
     model.config.architectures = model.config.architectures or [type(model).__name__]
     with _quiet_modelopt():
         model = fake_quantize(model, settings.format, calibration_loop(sequences_NT, settings.batch_size))
-        kl = evaluate_text(model, sequences_NT, teacher=reference, batch_size=settings.batch_size).kl_to_teacher
+        kl = None
+        if QUANTIZED_FORMATS[settings.format].simulated:
+            teacher = load_model(source.folder, device=settings.device, dtype=dtype)
+            kl = evaluate_text(model, sequences_NT, teacher=teacher, batch_size=settings.batch_size).kl_to_teacher
         export_hf_checkpoint(model, export_dir=export)
-    assert kl is not None
     return kl
 
 
