@@ -123,7 +123,8 @@ def block_tensor_bits(
     if weights.scale_per == "row":
         return bits + rows * weights.scale_bits
     if weights.scale_per == "group":
-        return bits + rows * -(-columns // group) * weights.scale_bits
+        groups: SizeT = -(-columns // group)
+        return bits + rows * groups * weights.scale_bits
     return bits + matrices * weights.scale_bits
 
 

@@ -1,9 +1,9 @@
 """What vLLM's builds for CPUs lack or compute wrongly, in torch; from config.json to loading, all is vLLM's own.
 
-8-bit integers: without VNNI oneDNN's product saturates at 16 bits where weights are above 63. 4-bit integers: the kernel
-is in the builds for AVX-512 alone, and computes in 16 bits. fp8: rounding to it is a kernel of CUDA. nvfp4: vLLM has a
-kernel in torch, which it does not offer CPUs. ModelOpt's formats are refused in fp32, in which only the order of sums
-differs.
+8-bit integers: without VNNI oneDNN's product saturates at 16 bits where weights are above 63. 4-bit integers: the
+kernel is in the builds for AVX-512 alone, and computes in 16 bits. fp8: rounding to it is a kernel of CUDA. nvfp4: vLLM
+has a kernel in torch, which it does not offer CPUs. ModelOpt's formats are refused in fp32, in which only the order of
+sums differs.
 """
 
 from types import SimpleNamespace

@@ -73,4 +73,5 @@ SGLANG = Reader(
             source=f"sglang {VERSION}, srt/models/qwen3.py", architectures=("Qwen3ForCausalLM",), reads=QWEN3_READS
         ),
     },
+    notes=("which quantized weights it takes is not checked",),
 )

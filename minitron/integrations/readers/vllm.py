@@ -3,29 +3,31 @@
 from collections.abc import Iterator
 
 from minitron.integrations.readers.reader import Config, Family, Read, Reader, Refusal, defaults
-from minitron.integrations.readers.rules import kinds_known, power_of_two
+from minitron.integrations.readers.rules import kinds_known, power_of_two, quantizations
 from minitron.integrations.readers.transformers import EVERY_NAME, LISTS, LLAMA_READS, NEMOTRON_H_READS, QWEN3_READS
 from minitron.models.shape import HybridShape
 
 VERSION = "0.33.0"
-# ModelOpt's algorithms that vLLM has kernels for.
-MODELOPT = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "NVFP4", "W4A16_NVFP4", "MXFP8", "MIXED_PRECISION")
-
-
-def known_quantization(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
-    """Of ModelOpt's exports, those of formats that vLLM computes with."""
-    given = config.get("quantization_config")
-    if not isinstance(given, dict) or given.get("quant_method") != "modelopt":
-        return
-    algorithm = given.get("quant_algo")
-    if algorithm not in MODELOPT:
-        yield Refusal(
-            key="quantization_config.quant_algo",
-            rule=f"be one of {', '.join(MODELOPT)}",
-            found=f"got {algorithm}",
-            mend="quantize with --format fp8",
-            source=f"vllm {VERSION}, model_executor/layers/quantization/modelopt.py",
-        )
+# What vLLM has kernels for, of ModelOpt's algorithms and of the formats of compressed-tensors that minitron writes.
+QUANTIZATION = quantizations(
+    {
+        "modelopt": (
+            "FP8",
+            "FP8_PER_CHANNEL_PER_TOKEN",
+            "FP8_PB_WO",
+            "NVFP4",
+            "W4A16_NVFP4",
+            "MXFP8",
+            "MIXED_PRECISION",
+        ),
+        "compressed-tensors": ("int-quantized", "pack-quantized"),
+    },
+    mends={
+        "W8A8_SQ_PER_CHANNEL": "quantize with --format w8a8",
+        "W4A16_AWQ": "quantize with --format w4a16",
+    },
+    source=f"vllm {VERSION}, model_executor/layers/quantization/modelopt.py",
+)
 
 
 CHUNK = power_of_two(
@@ -44,14 +46,10 @@ VLLM = Reader(
             source=f"vllm {VERSION} with transformers 5.16.1 to 5.20.2, models/nemotron_h/configuration_nemotron_h.py",
             architectures=("NemotronHForCausalLM",),
             reads=NEMOTRON_H_READS,
-            rules=(kinds_known(EVERY_NAME, keys=LISTS), CHUNK, known_quantization),
+            rules=(kinds_known(EVERY_NAME, keys=LISTS), CHUNK, QUANTIZATION),
         ),
-        "llama": Family(
-            source=REGISTRY, architectures=("LlamaForCausalLM",), reads=LLAMA_READS, rules=(known_quantization,)
-        ),
-        "qwen3": Family(
-            source=REGISTRY, architectures=("Qwen3ForCausalLM",), reads=QWEN3_READS, rules=(known_quantization,)
-        ),
+        "llama": Family(source=REGISTRY, architectures=("LlamaForCausalLM",), reads=LLAMA_READS, rules=(QUANTIZATION,)),
+        "qwen3": Family(source=REGISTRY, architectures=("Qwen3ForCausalLM",), reads=QWEN3_READS, rules=(QUANTIZATION,)),
     },
 )
 
