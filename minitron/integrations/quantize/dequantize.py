@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from minitron.checkpoints.checkpoint import Checkpoint
+from minitron.checkpoints.quantized import LAYOUTS
 from minitron.checkpoints.weights import open_weights
 from minitron.errors import MinitronError
 from minitron.models.families.family import Family
@@ -22,6 +23,8 @@ COLUMN_ROUNDING = 2.0**-7
 FOLDED_ROUNDING = 2.0**-6
 # Of w4a16, whose range may be clipped: the least share of a group's largest weight that its scale must reach.
 LEAST_CLIP = 0.5
+# A matrix is checked this many numbers at a time.
+CHUNK_NUMBERS = 2**22
 # Of a number with a sign and 3 bits: magnitudes that nvfp4 tells apart (e2m1).
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
@@ -112,21 +115,34 @@ def check_weights(source: Checkpoint, written: Checkpoint) -> float:
                 continue
             scale = stored_scale(written.weights_format, module, read)
             columns_C = column_scales(module, written, read, read_source, folded)
-            # The stored weight is the source's divided by what its activations are multiplied with.
-            expected_RC = before.float() / columns_C
-            expected_RC = _in_range(written.weights_format, expected_RC, scale)
-            error_RC = (dequantized(written.weights_format, read(name), scale) - expected_RC).abs()
-            step_RC = half_step(written.weights_format, expected_RC, scale)
             rounding = QUOTIENT_ROUNDING.get(written.weights_format, 0.0)
             if columns_C.numel() > 1:
                 rounding = FOLDED_ROUNDING if name in folded else COLUMN_ROUNDING
-            furthest = float((error_RC / step_RC).max())
-            if not bool((error_RC <= step_RC * (1 + 1e-4) + expected_RC.abs() * rounding).all()):
-                raise MinitronError(
-                    f"{name} must be within half a step of the source's weight, it is {furthest:.3f} half steps away"
-                )
-            largest = max(largest, furthest)
+            for rows_RC, stored_RC, row_scale in _some_rows(written.weights_format, before, read(name), scale):
+                # The stored weight is the source's divided by what its activations are multiplied with.
+                expected_RC = _in_range(written.weights_format, rows_RC.float() / columns_C, row_scale)
+                error_RC = (dequantized(written.weights_format, stored_RC, row_scale) - expected_RC).abs()
+                step_RC = half_step(written.weights_format, expected_RC, row_scale)
+                furthest = float((error_RC / step_RC).max())
+                if not bool((error_RC <= step_RC * (1 + 1e-4) + expected_RC.abs() * rounding).all()):
+                    raise MinitronError(
+                        f"{name} must be within half a step of the source's weight, it is {furthest:.3f} half steps "
+                        "away"
+                    )
+                largest = max(largest, furthest)
     return largest
+
+
+def _some_rows(
+    weights_format: str, weight_RC: torch.Tensor, stored: torch.Tensor, scale: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Some rows at a time of a weight, of how it is stored and of its scales, so that their fp32 copies stay small."""
+    layout, by_row = LAYOUTS[weights_format], scale.ndim > 0 and len(scale) == len(weight_RC)
+    shared = layout.packed if layout.packed_dim == 0 else 1
+    rows = shared * max(1, CHUNK_NUMBERS // (shared * weight_RC.shape[1]))
+    for first in range(0, len(weight_RC), rows):
+        some, packed = slice(first, first + rows), slice(first // shared, (first + rows) // shared)
+        yield weight_RC[some], stored[packed], scale[some] if by_row else scale
 
 
 def meant_tensors(source: Checkpoint, written: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
