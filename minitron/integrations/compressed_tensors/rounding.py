@@ -10,7 +10,7 @@ import torch
 # the least that `check_weights` takes.
 CLIP_RATIOS = tuple(1 - 0.025 * step for step in range(17))
 # A matrix is rounded this many numbers at a time, so that its fp32 copies stay small.
-CHUNK_NUMBERS = 2**22
+CHUNK_NUMBERS = 2**20
 
 
 def row_scales(weight_RC: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ FOLDED_ROUNDING = 2.0**-6
 # Of w4a16, whose range may be clipped: the least share of a group's largest weight that its scale must reach.
 LEAST_CLIP = 0.5
 # A matrix is checked this many numbers at a time.
-CHUNK_NUMBERS = 2**22
+CHUNK_NUMBERS = 2**20
 # Of a number with a sign and 3 bits: magnitudes that nvfp4 tells apart (e2m1).
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
