@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-WeightsDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
+WeightsDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4", "w8a8", "w4a16", "nvfp4"]
 """Formats that weights are served in."""
 CacheDtype = Literal["fp32", "bf16", "fp16", "fp8", "int8"]
 """Formats that an engine keeps the attention cache and the Mamba state in."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.header import HEADER_FILE
 from minitron.checkpoints.headers import StoredTensor, read_headers
-from minitron.checkpoints.quantized import PACKED_ROWS, is_packed, quantized_format, scale_names
+from minitron.checkpoints.quantized import LAYOUTS, declared_names, quantized_format, scale_names, unpacked_shape
 from minitron.errors import CheckpointError
 from minitron.models.axes import tensor_shape
 from minitron.models.config import read_config, shape_from_config
@@ -46,10 +47,10 @@ class Checkpoint:
         folder: Where it lies.
         config: Its `config.json`, as it stands.
         shape: The shape that the configuration describes and the tensors agree with.
-        tensors: Name on disk -> stored tensor, of the tensors that the family declares.
+        tensors: Declared name -> stored tensor, of the tensors that the family declares.
         extras: Stored tensors beside the model, which transformers leaves out (layers that predict further tokens).
         weights_format: Precision that the blocks' matrices are quantized to; None where they are not.
-        scales: Name on disk -> stored scale of a quantized weight.
+        scales: Name on disk -> stored scale of a quantized weight, or what else lies beside it.
     """
 
     folder: Path
@@ -64,13 +65,21 @@ class Checkpoint:
         """One tensor of the model, one beside it, or a scale."""
         return next(found[name] for found in (self.tensors, self.extras, self.scales) if name in found)
 
+    def name_on_disk(self, name: str) -> str:
+        """What the files call a tensor: by its declared name, but for packed numbers."""
+        if self.weights_format is None or name not in self.tensors or not self.is_quantized(name):
+            return name
+        return f"{name.removesuffix('.weight')}.{LAYOUTS[self.weights_format].weight}"
+
+    def is_quantized(self, name: str) -> bool:
+        """Whether a tensor of the model is stored as numbers that mean nothing without their scales."""
+        return f"{name.removesuffix('.weight')}.weight_scale" in self.scales
+
     @property
     def params(self) -> int:
         """Parameters counted from the headers, scales left out."""
-        return sum(
-            tensor.numel * (PACKED_ROWS if is_packed(self.weights_format, tensor.dtype) else 1)
-            for tensor in self.tensors.values()
-        )
+        shapes = (unpacked_shape(self.weights_format, each.dtype, each.shape) for each in self.tensors.values())
+        return sum(math.prod(shape) for shape in shapes)
 
     @property
     def weights_bytes(self) -> int:
@@ -100,7 +109,10 @@ def open_checkpoint(folder: Path, *, quantized: bool = False, config: Mapping[st
             "was made from"
         )
     stored = read_headers(folder)
-    scales = scale_names(stored) if weights_format is not None else frozenset()
+    scales: frozenset[str] = frozenset()
+    if weights_format is not None:
+        scales = scale_names(weights_format, stored)
+        stored = _with_declared_names(folder, stored, declared_names(weights_format, stored))
     prefix = shape.family.extra_prefix
     extras = {name: tensor for name, tensor in stored.items() if prefix and name.startswith(prefix)}
     computed = {name for name in stored if name.endswith(shape.family.computed)} if shape.family.computed else set()
@@ -183,6 +195,15 @@ def _content_hash(stored: StoredTensor) -> str:
     return file_hash(stored.file, start=stored.start, nbytes=stored.nbytes)
 
 
+def _with_declared_names(
+    folder: Path, stored: Mapping[str, StoredTensor], declared: Mapping[str, str]
+) -> dict[str, StoredTensor]:
+    twice = sorted(set(declared.values()) & stored.keys())
+    if twice:
+        raise CheckpointError(f"a matrix must be stored once, {folder} holds {twice[0]} both packed and not")
+    return {declared.get(name, name): tensor for name, tensor in stored.items()}
+
+
 def _check_against_shape(
     folder: Path, tensors: Mapping[str, StoredTensor], shape: HybridShape, weights_format: str | None
 ) -> None:
@@ -195,9 +216,7 @@ def _check_against_shape(
             raise CheckpointError(f"tensors must be those of the configuration, {folder} {fault} {names[0]}{more}")
     for name, spec in specs.items():
         declared = tensor_shape(spec, shape.sizes)
-        if is_packed(weights_format, tensors[name].dtype):
-            declared = (declared[0] // PACKED_ROWS, *declared[1:])
-        if tensors[name].shape != declared:
+        if unpacked_shape(weights_format, tensors[name].dtype, tensors[name].shape) != declared:
             raise CheckpointError(
                 f"{name} must have the shape {declared} that the configuration implies, "
                 f"{tensors[name].file} stores {tensors[name].shape}"

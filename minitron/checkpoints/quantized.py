@@ -1,17 +1,54 @@
-"""Tensors of ModelOpt's quantized checkpoints beside the declared ones, found by configuration and headers alone.
+"""Tensors of quantized checkpoints beside the declared ones, found by configuration and headers alone.
 
-Source of names and layouts: nvidia-modelopt 0.47, modelopt/torch/export (unified Hugging Face checkpoint).
+Source of names and layouts: nvidia-modelopt 0.47, modelopt/torch/export (unified Hugging Face checkpoint);
+compressed-tensors 0.20.0, compressors/pack_quantized and compressors/naive_quantized.
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from minitron.errors import CheckpointError
 
-# ModelOpt's name of an algorithm -> the precision of the memory model.
-FORMATS = {"FP8": "fp8", "W8A8_SQ_PER_CHANNEL": "int8", "W4A16_AWQ": "int4"}
-SCALES = ("weight_scale", "input_scale", "pre_quant_scale")
-PACKED_ROWS = 2  # two rows of an int4 matrix share the bytes of one stored row
+COMPRESSED_TENSORS = "compressed-tensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedLayout:
+    """How files hold a quantized matrix.
+
+    Attributes:
+        weight: What its numbers are called behind the name of its module.
+        scales: What may lie beside them.
+        packed_dtype: safetensors dtype of a number that holds several of the matrix; None where each has its own.
+        packed_dim: The dim along which these lie.
+        packed: How many they are.
+    """
+
+    weight: str = "weight"
+    scales: tuple[str, ...]
+    packed_dtype: str | None = None
+    packed_dim: int = 0
+    packed: int = 1
+
+
+_MODELOPT_SCALES = ("weight_scale", "input_scale", "pre_quant_scale")
+# The precision of the memory model -> its layout.
+LAYOUTS = {
+    "fp8": QuantizedLayout(scales=_MODELOPT_SCALES),
+    "int8": QuantizedLayout(scales=_MODELOPT_SCALES),
+    "int4": QuantizedLayout(scales=_MODELOPT_SCALES, packed_dtype="U8", packed_dim=0, packed=2),
+    "nvfp4": QuantizedLayout(
+        scales=("weight_scale", "weight_scale_2", "input_scale"), packed_dtype="U8", packed_dim=1, packed=2
+    ),
+    "w8a8": QuantizedLayout(scales=("weight_scale",)),
+    "w4a16": QuantizedLayout(
+        weight="weight_packed", scales=("weight_scale", "weight_shape"), packed_dtype="I32", packed_dim=1, packed=8
+    ),
+}
+# ModelOpt's name of an algorithm, and the name of a format in compressed-tensors -> the precision of the memory model.
+MODELOPT_FORMATS = {"FP8": "fp8", "W8A8_SQ_PER_CHANNEL": "int8", "W4A16_AWQ": "int4", "NVFP4": "nvfp4"}
+COMPRESSED_FORMATS = {"int-quantized": "w8a8", "pack-quantized": "w4a16"}
 
 
 def quantized_format(config: Mapping[str, Any]) -> str | None:
@@ -23,18 +60,37 @@ def quantized_format(config: Mapping[str, Any]) -> str | None:
     given = config.get("quantization_config")
     if given is None:
         return None
-    algorithm = given.get("quant_algo") if isinstance(given, Mapping) else given
-    if algorithm not in FORMATS:
-        raise CheckpointError(f"quantization_config.quant_algo must be one of {', '.join(FORMATS)}, got {algorithm!r}")
-    return FORMATS[algorithm]
+    key, formats = "quant_algo", MODELOPT_FORMATS
+    if isinstance(given, Mapping) and given.get("quant_method") == COMPRESSED_TENSORS:
+        key, formats = "format", COMPRESSED_FORMATS
+    name = given.get(key) if isinstance(given, Mapping) else given
+    if name not in formats:
+        raise CheckpointError(f"quantization_config.{key} must be one of {', '.join(formats)}, got {name!r}")
+    return formats[name]
 
 
-def scale_names(names: Collection[str]) -> frozenset[str]:
-    """The names that are scales of a weight among them."""
-    modules = {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
-    return frozenset(name for name in names if name.endswith(SCALES) and name.rpartition(".")[0] in modules)
+def declared_names(weights_format: str, names: Collection[str]) -> dict[str, str]:
+    """Name on disk -> declared name of the quantized matrices among them that files call otherwise."""
+    spelling = LAYOUTS[weights_format].weight
+    if spelling == "weight":
+        return {}
+    return {name: name.removesuffix(spelling) + "weight" for name in names if name.endswith(f".{spelling}")}
 
 
-def is_packed(weights_format: str | None, dtype: str) -> bool:
-    """Whether a stored tensor of this safetensors dtype holds two rows in one."""
-    return weights_format == "int4" and dtype == "U8"
+def scale_names(weights_format: str, names: Collection[str]) -> frozenset[str]:
+    """The names, on disk, of what lies beside the numbers of a quantized matrix."""
+    layout = LAYOUTS[weights_format]
+    modules = {name.removesuffix(f".{layout.weight}") for name in names if name.endswith(f".{layout.weight}")}
+    return frozenset(name for name in names if name.endswith(layout.scales) and name.rpartition(".")[0] in modules)
+
+
+def unpacked_shape(weights_format: str | None, dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the matrix that a stored tensor of this safetensors dtype and shape holds.
+
+    >>> unpacked_shape("int4", "U8", (3, 128)), unpacked_shape("w4a16", "I32", (3, 16))
+    ((6, 128), (3, 128))
+    """
+    layout = None if weights_format is None else LAYOUTS[weights_format]
+    if layout is None or layout.packed_dtype != dtype or len(shape) != 2:
+        return shape
+    return tuple(size * (layout.packed if dim == layout.packed_dim else 1) for dim, size in enumerate(shape))

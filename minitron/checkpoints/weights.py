@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def open_weights(checkpoint: Checkpoint) -> Iterator[Callable[[str], torch.Tensor]]:
-    """Gives a function that reads one tensor or scale by its name on disk, in its stored dtype."""
+    """Gives a function that reads one tensor or scale by its name, in its stored dtype."""
     with ExitStack() as stack:
         files: dict[Path, Any] = {}
 
@@ -34,7 +34,7 @@ def open_weights(checkpoint: Checkpoint) -> Iterator[Callable[[str], torch.Tenso
             file = checkpoint.stored(name).file
             if file not in files:
                 files[file] = stack.enter_context(safe_open(file, framework="pt"))
-            tensor: torch.Tensor = files[file].get_tensor(name)
+            tensor: torch.Tensor = files[file].get_tensor(checkpoint.name_on_disk(name))
             return tensor
 
         yield read

@@ -1,20 +1,22 @@
-"""`minitron quantize`: post-training quantization of a checkpoint's weights by NVIDIA ModelOpt."""
+"""`minitron quantize`: post-training quantization of a checkpoint's weights."""
 
 import argparse
 
 from minitron.cli.arguments import add_checkpoint, add_device, add_output, add_seed, positive_int
 from minitron.cli.output import print_result
 
-SUMMARY = "quantize a checkpoint's weights with ModelOpt"
+SUMMARY = "quantize a checkpoint's weights"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     add_checkpoint(parser)
-    parser.add_argument("--format", required=True, help="fp8, int8, int8-smoothquant or int4-awq")
-    parser.add_argument("--data", required=True, metavar="PATH", help="calibration text")
+    parser.add_argument("--format", required=True, help="fp8, w8a8, w4a16, nvfp4, int8, int8-smoothquant or int4-awq")
+    parser.add_argument(
+        "--data", metavar="PATH", help="text to calibrate with and measure the KL on (w8a8 and w4a16 do without)"
+    )
     add_output(parser)
-    parser.add_argument("--samples", type=positive_int, default=64, help="calibration samples of packed text (64)")
+    parser.add_argument("--samples", type=positive_int, default=64, help="samples of packed text (64)")
     parser.add_argument("--seq-len", type=positive_int, default=512, help="tokens a sample (512)")
     add_seed(parser)
     add_device(parser)
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Quantizes the checkpoint."""
     from minitron.api.checks import require_checkpoint, require_device_name, require_output, require_text
-    from minitron.integrations.modelopt.quantize.settings import QuantizeSettings
+    from minitron.integrations.quantize.settings import QuantizeSettings, check_format
 
     settings = QuantizeSettings(
         format=args.format,
@@ -33,12 +35,13 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         seed=args.seed,
     )
-    require_checkpoint(args.checkpoint)
-    require_text(args.data)
+    check_format(require_checkpoint(args.checkpoint).shape, settings.format)
+    if args.data is not None:
+        require_text(args.data)
     require_device_name(args.device)
     require_output(args.output)
 
-    from minitron.integrations.modelopt.quantize.export import quantize_checkpoint
+    from minitron.integrations.quantize.run import quantize_checkpoint
     from minitron.report.tables import quantized_table
 
     result = quantize_checkpoint(args.checkpoint, settings, args.output)

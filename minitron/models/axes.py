@@ -53,6 +53,7 @@ class TensorSpec:
         in_memory: Name of a stack in the loaded model, where its entries are one tensor with the stack's axis first.
         needs: A size without which (0) there is no such tensor.
         lacks: A size with which (not 0) there is no such tensor.
+        routes: Whether it chooses the experts of a token, which no format quantizes.
     """
 
     name: str
@@ -61,6 +62,7 @@ class TensorSpec:
     in_memory: str | None = None
     needs: str | None = None
     lacks: str | None = None
+    routes: bool = False
 
     def exists(self, sizes: Mapping[str, SizeT]) -> bool:
         """Whether a model of these sizes, numbers or arrays, has the tensor."""

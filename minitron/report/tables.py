@@ -160,16 +160,21 @@ def fit_table(found: ModelFit) -> Table:
     return table
 
 
-def quantized_table(result: Mapping[str, int | float | str]) -> Table:
+def quantized_table(result: Mapping[str, int | float | str | None]) -> Table:
     """Bytes that quantization saved, and its KL."""
-    before, after = float(result["weights_bytes_before"]), float(result["weights_bytes_after"])
+    before, after, kl = (
+        None if (found := result[name]) is None else float(found)
+        for name in ("weights_bytes_before", "weights_bytes_after", "kl_to_unquantized")
+    )
+    assert before is not None
+    assert after is not None
     table = Table(title=f"Weights as {result['format']}", title_justify="left", show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     table.add_row("parameters", f"{result['params']:,}")
     table.add_row("weights before", format_bytes(before))
     table.add_row("weights after, scales included", f"{format_bytes(after)} ({after / before:.1%})")
-    table.add_row("KL to the unquantized model, nats a token", f"{result['kl_to_unquantized']:.4f}")
+    table.add_row("KL to the unquantized model, nats a token", _optional(kl, "{:.4f}"))
     return table
 
 

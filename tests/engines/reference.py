@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from minitron.runtime.loading import load_model
 
@@ -30,16 +31,23 @@ class Answer:
 def ask_transformers(folder: Path, prompts: Sequence[Sequence[int]] = PROMPTS) -> list[Answer]:
     """Every token from a pass over the whole text, time steps limited as in training."""
     model = load_model(folder)
-    answers = []
-    for prompt in prompts:
-        text = list(prompt)
-        with torch.no_grad():
-            for _ in range(NEW_TOKENS):
-                text.append(int(model(torch.tensor([text]), use_cache=False).logits[0, -1].argmax()))
-            log_probs_TV = model(torch.tensor([text]), use_cache=False).logits[0, :-1].log_softmax(-1)
-        given = log_probs_TV.gather(1, torch.tensor(text[1:])[:, None])[:, 0]
-        answers.append(Answer(tokens=text[len(prompt) :], logprobs=given))
-    return answers
+    return [ask_model(model, prompt) for prompt in prompts]
+
+
+@torch.no_grad()
+def ask_model(model: PreTrainedModel, prompt: Sequence[int]) -> Answer:
+    """What a loaded model says to one prompt."""
+    text = list(prompt)
+    for _ in range(NEW_TOKENS):
+        text.append(int(model(torch.tensor([text]), use_cache=False).logits[0, -1].argmax()))
+    return Answer(tokens=text[len(prompt) :], logprobs=logprobs_of(model, text))
+
+
+@torch.no_grad()
+def logprobs_of(model: PreTrainedModel, text: Sequence[int]) -> torch.Tensor:
+    """Log-probabilities of a text's tokens but the first."""
+    log_probs_TV = model(torch.tensor([text]), use_cache=False).logits[0, :-1].float().log_softmax(-1)
+    return log_probs_TV.gather(1, torch.tensor(text[1:])[:, None])[:, 0]
 
 
 def assert_same(expected: Sequence[Answer], found: Sequence[Answer]) -> None:

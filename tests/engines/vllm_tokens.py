@@ -3,7 +3,8 @@
 The request holds `models` (checkpoint folders), `prompts` (lists of token ids, the same for each model) and
 `new_tokens`. The answer has, for each model and prompt, the greedy `tokens` and the `logprobs` of every token of the
 prompt but the first and of the new tokens; for a model that vLLM refuses its `error`. Weights and cache are fp32, so
-that only the order of sums differs.
+that only the order of sums differs, unless the request names another `dtype`. With `kernels_in_torch` it takes what
+`vllm_kernels` has in place of kernels that builds for CPUs lack.
 """
 
 import gc
@@ -19,13 +20,14 @@ os.dup2(2, 1)  # what vLLM prints is not the answer
 
 from vllm import LLM, SamplingParams  # noqa: E402
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory  # noqa: E402
+from vllm_kernels import put_in_torch  # noqa: E402
 
 
-def ask(folder: str, prompts: list[list[int]], new_tokens: int) -> list[dict[str, Any]]:
+def ask(folder: str, prompts: list[list[int]], new_tokens: int, dtype: str) -> list[dict[str, Any]]:
     """Loads a model, reads the prompts in one batch and decodes them."""
     engine = LLM(
         folder,
-        dtype="float32",
+        dtype=dtype,
         enforce_eager=True,
         max_model_len=256,
         max_num_seqs=4,
@@ -57,10 +59,12 @@ def answer(output: Any) -> dict[str, Any]:
 
 if __name__ == "__main__":
     request = json.load(sys.stdin)
+    if request.get("kernels_in_torch"):
+        put_in_torch()
     answers: list[Any] = []
     for model in request["models"]:
         try:
-            answers.append(ask(model, request["prompts"], request["new_tokens"]))
+            answers.append(ask(model, request["prompts"], request["new_tokens"], request.get("dtype", "float32")))
         except Exception as error:
             answers.append({"error": f"{type(error).__name__}: {error}"})
     with os.fdopen(answers_to, "w") as out:

@@ -24,8 +24,13 @@ def count_one_by_one(shape: HybridShape, dtype: str) -> int:
             bits += numel * 16
         elif dtype == "fp8":
             bits += numel * 8 + 32 + 32
-        elif dtype == "int8":
-            bits += numel * 8 + dims[0] * 32 + 32
+        elif dtype in ("int8", "w8a8"):
+            bits += numel * 8 + dims[0] * 32 + (32 if dtype == "int8" else 0)
+        elif dtype == "w4a16":
+            # 15680 = 245 * 64 columns of the 9B's down projections are the fewest halvings of a group of 128.
+            bits += numel * 4 + dims[0] * -(-dims[1] // (64 if shape is NANO_9B else 32)) * 16 + 2 * 64
+        elif dtype == "nvfp4":
+            bits += numel * 4 + dims[0] * -(-dims[1] // 16) * 8 + 32 + 32
         else:
             runs = sum(1 for _ in range(0, dims[1], 128))
             bits += numel * 4 + dims[0] * runs * 32

@@ -7,7 +7,13 @@ over a million shapes and the report on one share the same code.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-from minitron.estimate.precision import WEIGHT_FORMATS, block_tensor_bits, input_sharing, model_tensor_bits
+from minitron.estimate.precision import (
+    WEIGHT_FORMATS,
+    block_tensor_bits,
+    input_sharing,
+    model_tensor_bits,
+    scale_group,
+)
 from minitron.estimate.serving.cache import cache_bytes
 from minitron.estimate.serving.vllm_cache import paged_cache_bytes, workspace_range
 from minitron.estimate.serving.workload import Workload
@@ -57,9 +63,10 @@ def prefix_caching_bytes(shape: HybridShape, workload: Workload) -> int:
 
 def block_bytes(shape: HybridShape, workload: Workload) -> dict[str, MemoryBytes]:
     """Letter of each kind of block in the shape -> the bytes of one such block, by plain accounting."""
+    bits = block_weights_bits(shape.family, shape.counts, shape.sizes, workload.weights_dtype)
     return {
         kind: MemoryBytes(
-            weights_bytes=block_weights_bits(shape.family, kind, shape.sizes, workload.weights_dtype) // 8,
+            weights_bytes=bits[kind] // 8,
             **cache_bytes(shape.family, {kind: 1}, shape.sizes, workload),
             workspace_bytes=0,
         )
@@ -93,17 +100,21 @@ def model_weights_bytes(
     """Bytes of all weights."""
     weights = WEIGHT_FORMATS[weights_dtype]
     outside = sum(model_tensor_bits(spec, sizes, weights) for spec in family.tensors_outside(sizes))
-    blocks = sum(
-        count * block_weights_bits(family, kind, sizes, weights_dtype) for kind, count in counts.items() if count
-    )
-    return (outside + blocks) // 8  # type: ignore[return-value]
+    bits = block_weights_bits(family, counts, sizes, weights_dtype)
+    return (outside + sum(counts[kind] * each for kind, each in bits.items())) // 8  # type: ignore[return-value]
 
 
-def block_weights_bits(family: Family, kind: str, sizes: Mapping[str, SizeT], weights_dtype: str) -> SizeT:
-    """Bits of the weights of one block."""
+def block_weights_bits(
+    family: Family, counts: Mapping[str, int], sizes: Mapping[str, SizeT], weights_dtype: str
+) -> dict[str, SizeT]:
+    """Letter of each kind of block that there is -> bits of the weights of one such block."""
     weights = WEIGHT_FORMATS[weights_dtype]
-    shared = input_sharing(family, kind)
-    return sum(  # type: ignore[return-value]
-        block_tensor_bits(spec, sizes, weights, shares_input=spec.name in shared)
-        for spec in family.tensors_of(kind, sizes)
-    )
+    group = scale_group(family, counts, sizes, weights)
+    return {
+        kind: sum(  # type: ignore[misc]
+            block_tensor_bits(spec, sizes, weights, group=group, shares_input=spec.name in input_sharing(family, kind))
+            for spec in family.tensors_of(kind, sizes)
+        )
+        for kind, count in counts.items()
+        if count
+    }

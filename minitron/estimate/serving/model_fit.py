@@ -11,6 +11,7 @@ from minitron.artifacts.json_files import JsonObject, JsonValue
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.dtypes import StoredDtype, find_dtype
 from minitron.estimate.devices import Device, usable_bytes
+from minitron.estimate.precision import WEIGHT_FORMATS
 from minitron.estimate.serving.fit import FitReport, fit
 from minitron.estimate.serving.memory import MemoryBytes, block_bytes, prefix_caching_bytes
 from minitron.estimate.serving.throughput import predict_tokens_per_second
@@ -156,7 +157,7 @@ def _serve_line(
         # Online quantization is not meant: vLLM reads the folder's own quantization_config.
         at = words.index("--quantization")
         words = [*words[:at], *words[at + 2 :]]
-    if workload.weights_dtype in ("int8", "int4"):
+    if WEIGHT_FORMATS[workload.weights_dtype].is_quantized and workload.weights_dtype != "fp8":
         logger.warning("the line serves a checkpoint whose weights are %s already", workload.weights_dtype)
     return None if words is None else shlex.join(words)
 

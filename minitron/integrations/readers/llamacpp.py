@@ -102,5 +102,6 @@ LLAMACPP = Reader(
         "the converter must know the tokenizer's pre-tokenizer, which is not checked",
         "with transformers 5 the converter reads another config.json than the folder's; use the version it pins",
         "how llama.cpp splits a model over GPUs is not checked",
+        "which weights of ModelOpt's the converter takes is not checked; w8a8 and w4a16 it takes, dequantized",
     ),
 )

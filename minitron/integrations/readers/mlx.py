@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from minitron.integrations.readers.reader import Config, Family, Reader, Refusal, defaults, spelt
-from minitron.integrations.readers.rules import kinds_known, needed_for_experts, not_given
+from minitron.integrations.readers.rules import kinds_known, needed_for_experts, not_given, quantizations
 from minitron.integrations.readers.transformers import EVERY_NAME, LISTS
 from minitron.models.families.mixers import EXPERT_KEYS, TRANSFORMER_KEYS
 from minitron.models.shape import HybridShape
@@ -11,6 +11,8 @@ from minitron.models.shape import HybridShape
 VERSION = "0.32.2"
 # What its llama takes where there is no rope_theta.
 THETA = 10000
+# Its models of these families know no scales by the names in such files; `mlx_lm.convert --quantize` makes its own.
+UNQUANTIZED = quantizations({}, source=f"mlx-lm {VERSION}, utils.py and models/")
 
 
 def rotary_where_it_looks(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
@@ -67,6 +69,7 @@ NEMOTRON_H = Family(
     rules=(
         kinds_known(EVERY_NAME, keys=LISTS, pattern_first=True),
         needed_for_experts("n_shared_experts", "norm_topk_prob", "routed_scaling_factor"),
+        UNQUANTIZED,
     ),
 )
 LLAMA = Family(
@@ -80,12 +83,12 @@ LLAMA = Family(
         ),
     ),
     needs=("rms_norm_eps",),
-    rules=(rotary_where_it_looks,),
+    rules=(rotary_where_it_looks, UNQUANTIZED),
 )
 QWEN3 = Family(
     source=f"mlx-lm {VERSION}, models/qwen3.py",
     reads=spelt(*TRANSFORMER_KEYS),
     needs=("max_position_embeddings", "rms_norm_eps", "tie_word_embeddings"),
-    rules=(theta_anywhere,),
+    rules=(theta_anywhere, UNQUANTIZED),
 )
 MLX = Reader(name="mlx", version=VERSION, families={"nemotron_h": NEMOTRON_H, "llama": LLAMA, "qwen3": QWEN3})

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from minitron.integrations.readers.reader import Config, Family, Read, Refusal, Rule
 from minitron.models.shape import HybridShape
 
 OLDER_KINDS = {"M": "mamba", "-": "mlp", "*": "attention", "E": "moe"}
+# Of each way to quantize that minitron writes: the key of `quantization_config` that names the format.
+NAMED_BY = {"modelopt": "quant_algo", "compressed-tensors": "format"}
 NEWER_KINDS = {"M": "linear_attention", "-": "mlp", "*": "full_attention", "E": "moe"}
 
 
@@ -156,6 +159,43 @@ def _taken(config: Config, read: Read, shape: HybridShape) -> int | None:
         return int(given)
     default: int | Callable[[Mapping[str, int]], int] | None = read.default
     return default(shape.sizes) if callable(default) else default
+
+
+def quantizations(
+    taken: Mapping[str, Sequence[str]], *, source: str, mends: Mapping[str, str] = MappingProxyType({})
+) -> Rule:
+    """Of the formats that minitron writes, quantized weights must be of those that the reader computes with.
+
+    Args:
+        taken: `quant_method` -> formats of it that are taken, by the names that its configurations have for them.
+        source: Where the reader says so.
+        mends: Such a name -> what to do instead; another reader for all others.
+    """
+
+    def rule(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
+        given = config.get("quantization_config")
+        method = given.get("quant_method") if isinstance(given, Mapping) else None
+        if not isinstance(given, Mapping) or method not in NAMED_BY:
+            return
+        name = str(given.get(NAMED_BY[method]))
+        if method not in taken:
+            yield Refusal(
+                key="quantization_config.quant_method",
+                rule=f"be {' or '.join(taken)}, or left out" if taken else "be left out",
+                found=f"got {method}",
+                mend=mends.get(name, "serve with another reader"),
+                source=source,
+            )
+        elif name not in taken[method]:
+            yield Refusal(
+                key=f"quantization_config.{NAMED_BY[method]}",
+                rule=f"be one of {', '.join(taken[method])}",
+                found=f"got {name}",
+                mend=mends.get(name, "serve with another reader"),
+                source=source,
+            )
+
+    return rule
 
 
 def needed_for_experts(*keys: str) -> Rule:

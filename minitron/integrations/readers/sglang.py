@@ -41,4 +41,9 @@ NEMOTRON_H = Family(
 )
 
 DENSE = dense_families(llama=f"sglang {VERSION}, srt/models/llama.py", qwen3=f"sglang {VERSION}, srt/models/qwen3.py")
-SGLANG = Reader(name="sglang", version=VERSION, families={"nemotron_h": NEMOTRON_H, **DENSE})
+SGLANG = Reader(
+    name="sglang",
+    version=VERSION,
+    families={"nemotron_h": NEMOTRON_H, **DENSE},
+    notes=("which quantized weights it takes is not checked",),
+)

@@ -28,5 +28,6 @@ TENSORRT_LLM = Reader(
     notes=(
         "which names of layers_block_type it takes depends on its transformers and is not checked; the older ones are "
         "taken by all",
+        "which quantized weights it takes is not checked",
     ),
 )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from minitron.integrations.readers.reader import Default, Family, Read, Reader, Rule, defaults
-from minitron.integrations.readers.rules import NEWER_KINDS, OLDER_KINDS, kinds_known
+from minitron.integrations.readers.rules import NEWER_KINDS, OLDER_KINDS, kinds_known, quantizations
 
 # Copies of the configuration class, which other readers have, agree on these.
 NEMOTRON_H_DEFAULTS: Mapping[str, Default] = {
@@ -67,23 +67,33 @@ def dense_families(*, llama: str, qwen3: str, rules: tuple[Rule, ...] = ()) -> d
     }
 
 
+QUANTIZATION = quantizations(
+    {"compressed-tensors": ("int-quantized", "pack-quantized")}, source="transformers 5.23.0, quantizers/auto.py"
+)
 NEMOTRON_H = Family(
     source="transformers 5.23.0, models/nemotron_h/configuration_nemotron_h.py",
     reads=(
         *NEMOTRON_H_READS,
         Read(size="n_routed_experts", keys=("n_routed_experts", "num_local_experts"), default=8),
     ),
-    rules=(kinds_known(EVERY_NAME, keys=LISTS),),
+    rules=(kinds_known(EVERY_NAME, keys=LISTS), QUANTIZATION),
 )
 TRANSFORMERS = Reader(
     name="transformers",
     version="5.23.0",
     families={
         "nemotron_h": NEMOTRON_H,
-        "llama": Family(source="transformers 5.23.0, models/llama/configuration_llama.py", reads=LLAMA_READS),
-        "qwen3": Family(source="transformers 5.23.0, models/qwen3/configuration_qwen3.py", reads=QWEN3_READS),
+        "llama": Family(
+            source="transformers 5.23.0, models/llama/configuration_llama.py", reads=LLAMA_READS, rules=(QUANTIZATION,)
+        ),
+        "qwen3": Family(
+            source="transformers 5.23.0, models/qwen3/configuration_qwen3.py", reads=QWEN3_READS, rules=(QUANTIZATION,)
+        ),
     },
-    notes=("how transformers splits a model over GPUs is not checked",),
+    notes=(
+        "how transformers splits a model over GPUs is not checked",
+        "w8a8 and w4a16 are read with the package compressed-tensors installed",
+    ),
 )
 TRANSFORMERS_5_12 = Reader(
     name="transformers@5.12",

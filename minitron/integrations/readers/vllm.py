@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from minitron.integrations.readers.reader import Config, Family, Read, Reader, Refusal, defaults
-from minitron.integrations.readers.rules import kinds_known, listed, power_of_two, to_write
+from minitron.integrations.readers.rules import kinds_known, listed, power_of_two, quantizations, to_write
 from minitron.integrations.readers.transformers import (
     EVERY_NAME,
     LISTS,
@@ -14,24 +14,26 @@ from minitron.integrations.readers.transformers import (
 from minitron.models.shape import HybridShape
 
 VERSION = "0.33.0"
-# ModelOpt's algorithms that vLLM has kernels for.
-MODELOPT = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "NVFP4", "W4A16_NVFP4", "MXFP8", "MIXED_PRECISION")
-
-
-def known_quantization(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
-    """Of ModelOpt's exports, those of formats that vLLM computes with."""
-    given = config.get("quantization_config")
-    if not isinstance(given, dict) or given.get("quant_method") != "modelopt":
-        return
-    algorithm = given.get("quant_algo")
-    if algorithm not in MODELOPT:
-        yield Refusal(
-            key="quantization_config.quant_algo",
-            rule=f"be one of {', '.join(MODELOPT)}",
-            found=f"got {algorithm}",
-            mend="quantize with --format fp8",
-            source=f"vllm {VERSION}, model_executor/layers/quantization/modelopt.py",
-        )
+# What vLLM has kernels for, of ModelOpt's algorithms and of the formats of compressed-tensors that minitron writes.
+QUANTIZATION = quantizations(
+    {
+        "modelopt": (
+            "FP8",
+            "FP8_PER_CHANNEL_PER_TOKEN",
+            "FP8_PB_WO",
+            "NVFP4",
+            "W4A16_NVFP4",
+            "MXFP8",
+            "MIXED_PRECISION",
+        ),
+        "compressed-tensors": ("int-quantized", "pack-quantized"),
+    },
+    mends={
+        "W8A8_SQ_PER_CHANNEL": "quantize with --format w8a8",
+        "W4A16_AWQ": "quantize with --format w4a16",
+    },
+    source=f"vllm {VERSION}, model_executor/layers/quantization/modelopt.py",
+)
 
 
 CHUNK = power_of_two(
@@ -50,9 +52,9 @@ VLLM = Reader(
             source=f"vllm {VERSION} with transformers 5.16.1 to 5.20.2, models/nemotron_h/configuration_nemotron_h.py",
             architectures=("NemotronHForCausalLM",),
             reads=NEMOTRON_H_READS,
-            rules=(kinds_known(EVERY_NAME, keys=LISTS), CHUNK, known_quantization),
+            rules=(kinds_known(EVERY_NAME, keys=LISTS), CHUNK, QUANTIZATION),
         ),
-        **dense_families(llama=REGISTRY, qwen3=REGISTRY, rules=(known_quantization,)),
+        **dense_families(llama=REGISTRY, qwen3=REGISTRY, rules=(QUANTIZATION,)),
     },
 )
 

@@ -43,8 +43,8 @@ def least_experts(sizes: Mapping[str, int]) -> int:
 
 MOE = (
     NORM,
-    TensorSpec("mixer.gate.weight", (EXPERTS, HIDDEN)),
-    TensorSpec("mixer.gate.e_score_correction_bias", (EXPERTS,)),
+    TensorSpec("mixer.gate.weight", (EXPERTS, HIDDEN), routes=True),
+    TensorSpec("mixer.gate.e_score_correction_bias", (EXPERTS,), routes=True),
     *(expert(projection, latent=latent) for latent in (False, True) for projection in ("up_proj", "down_proj")),
     TensorSpec("mixer.shared_experts.up_proj.weight", (SHARED_FFN, HIDDEN)),
     TensorSpec("mixer.shared_experts.down_proj.weight", (HIDDEN, SHARED_FFN)),

@@ -46,6 +46,7 @@ DENSE = {name: make_dense_shape(name, vocab_size=640) for name in ("llama", "qwe
 OLDER = ["mamba", "mlp", "attention", "mamba", "mamba", "mlp", "attention"]
 NEWER = ["linear_attention", "mlp", "full_attention", "linear_attention", "linear_attention", "mlp", "full_attention"]
 GONE = object()
+METHOD = "quantization_config.quant_method"
 
 
 def changed(shape: HybridShape, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,9 +118,23 @@ def test_every_reader_takes_a_configuration_with_the_keys_that_it_needs(shape: H
             {"ssm_state_size": GONE, "mamba_state_dim": 64},
             {name: ["ssm_state_size"] for name in READERS if name != "llamacpp"},
         ),
-        (
-            {"quantization_config": {"quant_method": "modelopt", "quant_algo": "W4A16_AWQ"}},
-            {"vllm": ["quantization_config.quant_algo"]},
+        *(
+            (
+                {"quantization_config": {"quant_method": "modelopt", "quant_algo": algorithm}},
+                {"vllm": ["quantization_config.quant_algo"], "mlx": [METHOD], "transformers": [METHOD]},
+            )
+            for algorithm in ("W8A8_SQ_PER_CHANNEL", "W4A16_AWQ")
+        ),
+        *(
+            (
+                {"quantization_config": {"quant_method": "modelopt", "quant_algo": algorithm}},
+                {"mlx": [METHOD], "transformers": [METHOD]},
+            )
+            for algorithm in ("FP8", "NVFP4")
+        ),
+        *(
+            ({"quantization_config": {"quant_method": "compressed-tensors", "format": name}}, {"mlx": [METHOD]})
+            for name in ("int-quantized", "pack-quantized")
         ),
     ],
 )
@@ -128,6 +143,16 @@ def test_each_reader_refuses_the_keys_that_it_does_not_read(
 ) -> None:
     config = changed(SERVED, changes)
     assert {name: keys for name in READERS if (keys := refused(config, name))} == refusals
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "mend"), [("W8A8_SQ_PER_CHANNEL", "--format w8a8"), ("W4A16_AWQ", "--format w4a16")]
+)
+def test_what_vllm_has_no_kernels_for_is_mended_by_another_format(algorithm: str, mend: str) -> None:
+    config = changed(SERVED, {"quantization_config": {"quant_method": "modelopt", "quant_algo": algorithm}})
+    (refusal,) = check(config, SERVED, "vllm")
+    assert refusal.rule.startswith("be one of FP8, FP8_PER_CHANNEL_PER_TOKEN")
+    assert (refusal.found, refusal.mend) == (f"got {algorithm}", f"quantize with {mend}")
 
 
 def test_groups_that_sglang_knows_by_another_name_are_refused() -> None:

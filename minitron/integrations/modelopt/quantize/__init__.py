@@ -1,1 +1,1 @@
-"""Checkpoint -> a quantized checkpoint by ModelOpt, repaired and verified tensor by tensor."""
+"""Quantization by ModelOpt: its export, and the repair of the lists of modules in it."""
