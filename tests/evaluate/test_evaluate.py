@@ -1,4 +1,3 @@
-import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from minitron.evaluate.perplexity import evaluate_text
-from minitron.evaluate.speed import tokens_per_second
 from minitron.evaluate.task import Problem, evaluate_task, extract_answer, read_problems
 from minitron.models.shape import HybridShape
 from tests.support.models import make_tiny_model, make_tokenizer
@@ -72,9 +70,3 @@ def test_a_task_file_without_its_fields_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"task\.jsonl:2 has prompt"):
         read_problems(tmp_path / "task.jsonl")
     assert len(read_problems(tmp_path / "task.jsonl", limit=1)) == 1
-
-
-def test_speed_is_a_positive_rate(tiny_model: PreTrainedModel) -> None:
-    rate = tokens_per_second(tiny_model, batch_size=1, prompt_tokens=4, new_tokens=3, repetitions=1)
-    assert math.isfinite(rate)
-    assert rate > 0

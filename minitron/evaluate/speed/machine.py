@@ -12,7 +12,7 @@ from minitron.units import GIB
 
 # A matrix that no cache holds, and one whose product takes long enough to be timed.
 STREAMED_BYTES = 2**28
-PRODUCT_SIZE = 1024
+PRODUCT_SIZE = 512
 REPETITIONS = 5
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
