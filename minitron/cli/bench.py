@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=("auto", *get_args(StoredDtype)), default="auto", help="auto: fp32 on CPUs, else as stored"
     )
     parser.add_argument("--enforce-eager", action="store_true", help="vLLM without compilation and CUDA graphs")
+    parser.add_argument("--prefix-caching", action="store_true", help="vLLM shares prefixes; these prompts share none")
     parser.add_argument("--engine-python", metavar="PATH", help="Python that has vLLM ($MINITRON_VLLM_PYTHON)")
     add_device(parser, "device of transformers (cpu); vLLM's is what it is built for")
     add_seed(parser)
@@ -35,9 +36,11 @@ def run(args: argparse.Namespace) -> None:
     from minitron.api.bench import bench
     from minitron.report.speed_table import bench_table
 
-    settings = ("engine", "input_tokens", "output_tokens", "concurrency", "repetitions", "dtype", "enforce_eager")
+    settings = ("engine", "input_tokens", "output_tokens", "concurrency", "repetitions", "dtype")
+    flags = ("enforce_eager", "prefix_caching")
     found = bench(
         [args.checkpoint, *args.others],
-        settings={name: getattr(args, name) for name in (*settings, "device", "seed")} | {"python": args.engine_python},
+        settings={name: getattr(args, name) for name in (*settings, *flags, "device", "seed")}
+        | {"python": args.engine_python},
     )
     print_result(args, found.to_json(), bench_table(found))

@@ -40,6 +40,9 @@ class BenchSettings(SpeedSettings):
     )
     device: str = Field(default="cpu", description="Device of transformers; vLLM computes on what it is built for.")
     enforce_eager: bool = Field(default=False, description="Run vLLM without compilation and CUDA graphs.")
+    prefix_caching: bool = Field(
+        default=False, description="Let vLLM share prefixes: these prompts share none, so it costs and brings nothing."
+    )
     python: str | None = Field(default=None, description="Python that has the engine.")
 
 
@@ -140,6 +143,7 @@ def _program_settings(checkpoint: Checkpoint, settings: BenchSettings, share: fl
         "cache_bytes": {platform: _cache_bytes(checkpoint, settings, platform) for platform in BLOCK_SIZES},
         "memory_share": share,
         "enforce_eager": settings.enforce_eager,
+        "prefix_caching": settings.prefix_caching,
     }
 
 
@@ -161,7 +165,11 @@ def _workload(checkpoint: Checkpoint, settings: BenchSettings, platform: Platfor
             "kv_dtype": dtype,
             "conv_dtype": dtype,
             "accounting": "vllm" if settings.engine == "vllm" else "plain",
-            "engine": Engine(max_num_seqs=settings.concurrency, block_size=BLOCK_SIZES[platform]),
+            "engine": Engine(
+                max_num_seqs=settings.concurrency,
+                block_size=BLOCK_SIZES[platform],
+                prefix_caching=settings.prefix_caching,
+            ),
         }
     )
 

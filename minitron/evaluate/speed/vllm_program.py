@@ -1,9 +1,10 @@
 """Waves of requests in vLLM, as a program of vLLM's own Python environment: `python vllm_program.py ANSWERS SETTINGS`.
 
 Imports nothing of minitron, which that environment need not have. SETTINGS is a JSON object with the checkpoint's
-`model`, `max_model_len`, `max_num_seqs`, `memory_share`, `enforce_eager`, and for `cpu` and `cuda` a `dtype` and
-`cache_bytes`. Each line of stdin is a wave: a JSON object of `prompts` (lists of token ids) and `output_tokens`. The
-file descriptor ANSWERS gets a line when the engine has started and one for every wave, as `worker.py` reads them.
+`model`, `max_model_len`, `max_num_seqs`, `memory_share`, `enforce_eager`, `prefix_caching`, and for `cpu` and `cuda` a
+`dtype` and `cache_bytes`. Each line of stdin is a wave: a JSON object of `prompts` (lists of token ids) and
+`output_tokens`. The file descriptor ANSWERS gets a line when the engine has started and one for every wave, as
+`worker.py` reads them.
 """
 
 import json
@@ -75,6 +76,7 @@ def main() -> None:
         kv_cache_memory_bytes=settings["cache_bytes"][platform],
         gpu_memory_utilization=settings["memory_share"],
         mamba_ssm_cache_dtype="float32",
+        enable_prefix_caching=settings["prefix_caching"],
         skip_tokenizer_init=True,
     )
     tell(engine=f"vLLM {vllm.__version__}", device=torch.cuda.get_device_name() if on_gpu else "cpu")
