@@ -20,7 +20,7 @@ from minitron.estimate.serving.workload import Engine, Lengths, Workload
 from minitron.evaluate.speed.measure import measure
 from minitron.evaluate.speed.settings import EngineName, SpeedSettings
 from minitron.evaluate.speed.wave import Speed
-from minitron.evaluate.speed.worker import Worker, engine_command
+from minitron.evaluate.speed.worker import Started, Worker, engine_command
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def bench_checkpoints(folders: Sequence[Path], settings: BenchSettings) -> Bench
         speeds = measure({name: one.run_wave for name, one in workers.items()}, settings, vocab_size=vocab_size)
     platform: Platform = "cpu" if started.device == "cpu" else "cuda"
     dtype = _dtype(next(iter(checkpoints.values())), settings, platform)
-    rates = _rates(started.device)
+    rates = _rates(started)
     predicted = {}
     if rates is not None:
         for name, checkpoint in checkpoints.items():
@@ -181,12 +181,13 @@ def _cache_bytes(checkpoint: Checkpoint, settings: BenchSettings, platform: Plat
     return sum(parts.values())
 
 
-def _rates(device: str) -> Device | None:
-    if device != "cpu":
-        return find_product(device)
+def _rates(started: Started) -> Device | None:
+    """What the engine's device reaches: a GPU's profile, or what the CPU does with as many threads."""
+    if started.device != "cpu":
+        return find_product(started.device)
     from minitron.evaluate.speed.machine import measure_cpu
 
-    return measure_cpu()
+    return measure_cpu(started.threads)
 
 
 def _predicted(checkpoint: Checkpoint, settings: BenchSettings, platform: Platform, rates: Device) -> float:

@@ -14,6 +14,7 @@ import transformers
 
 from minitron.evaluate.speed.generate import run_wave
 from minitron.evaluate.speed.peak import peak_bytes, start_counting
+from minitron.evaluate.speed.worker import Started
 from minitron.runtime.dtypes import torch_dtype
 from minitron.runtime.loading import load_model
 
@@ -26,8 +27,9 @@ def main() -> None:
         before = start_counting(device)
         model = load_model(Path(settings["model"]), device=device, dtype=torch_dtype(settings["dtype"]))
         name = torch.cuda.get_device_name(device) if model.device.type == "cuda" else device
-        started = {"engine": f"transformers {transformers.__version__}", "device": name}
-        print(json.dumps(started), file=answers, flush=True)
+        engine = f"transformers {transformers.__version__}"
+        started = Started(engine=engine, device=name, threads=torch.get_num_threads())
+        print(json.dumps(asdict(started)), file=answers, flush=True)
         for line in sys.stdin:
             wave = run_wave(model, **json.loads(line))
             print(json.dumps(asdict(wave) | {"peak_bytes": peak_bytes(device) - before}), file=answers, flush=True)

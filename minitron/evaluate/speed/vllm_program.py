@@ -79,7 +79,8 @@ def main() -> None:
         enable_prefix_caching=settings["prefix_caching"],
         skip_tokenizer_init=True,
     )
-    tell(engine=f"vLLM {vllm.__version__}", device=torch.cuda.get_device_name() if on_gpu else "cpu")
+    device = torch.cuda.get_device_name() if on_gpu else "cpu"
+    tell(engine=f"vLLM {vllm.__version__}", device=device, threads=torch.get_num_threads())
     for line in sys.stdin:
         wave = json.loads(line)
         found = run_wave(llm.llm_engine, wave["prompts"], wave["output_tokens"])

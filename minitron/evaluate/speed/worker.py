@@ -47,10 +47,12 @@ class Started:
     Attributes:
         engine: Its name and version.
         device: cpu, or what CUDA calls the GPU.
+        threads: Threads that torch computes with on the CPU; vLLM leaves cores out for its own work.
     """
 
     engine: str
     device: str
+    threads: int
 
 
 class Worker:
