@@ -102,6 +102,16 @@ def test_fit_takes_a_folders_weights_as_they_are_stored(
     assert fit(capsys, str(tiny_checkpoint / "config.json"))["weights_bytes"] == 2 * tiny_shape.params
 
 
+def test_the_line_that_serves_asks_for_no_more_tokens_than_the_configuration_has(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny_checkpoint / "config.json"
+    longest = json.loads(path.read_text())["max_position_embeddings"]
+    for context, served in ((longest - 1, longest - 1), (longest, longest), (longest + 1, longest)):
+        answer = fit(capsys, str(path), "--accounting", "vllm", "--context", str(context))
+        assert f" --max-model-len {served} " in answer["serve"]
+
+
 def test_fit_by_vllms_accounting_gives_its_blocks_and_the_line_that_serves(
     tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

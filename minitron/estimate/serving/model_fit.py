@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
@@ -15,7 +15,7 @@ from minitron.estimate.precision import WEIGHT_FORMATS
 from minitron.estimate.serving.fit import FitReport, fit
 from minitron.estimate.serving.memory import MemoryBytes, block_bytes, prefix_caching_bytes
 from minitron.estimate.serving.throughput import predict_tokens_per_second
-from minitron.estimate.serving.vllm_command import serve_command
+from minitron.estimate.serving.vllm_command import longest_context, serve_command
 from minitron.estimate.serving.workload import Lengths, Workload
 from minitron.models.config import read_config, shape_from_config
 
@@ -135,24 +135,24 @@ def fit_model(
         speed = predict_tokens_per_second(shape, workload, memory.device, lengths, budget_bytes)
     is_quantized = checkpoint is not None and checkpoint.weights_format is not None
     by_vllm = workload.accounting == "vllm"
+    serve = None
+    if by_vllm:
+        folder, utilization = str(model if model.is_dir() else model.parent), budget_bytes / memory.device.visible_bytes
+        words = serve_command(folder, workload, report, utilization=utilization, longest=longest_context(config))
+        serve = _serve_line(words, workload, is_quantized=is_quantized)
     return ModelFit(
         weights_dtype=workload.weights_dtype,
         report=report,
         block_counts=shape.counts,
         block_memory=block_bytes(shape, workload),
-        serve=_serve_line(model, workload, report, memory, is_quantized=is_quantized) if by_vllm else None,
+        serve=serve,
         by_vllm=by_vllm,
         prefix_caching_bytes=prefix_caching_bytes(shape, workload) if by_vllm else 0,
         tokens_per_s=speed,
     )
 
 
-def _serve_line(
-    model: Path, workload: Workload, report: FitReport, memory: Memory, *, is_quantized: bool
-) -> str | None:
-    folder = str(model if model.is_dir() else model.parent)
-    utilization = report.budget_bytes / memory.device.visible_bytes
-    words = serve_command(folder, workload, report, utilization=utilization)
+def _serve_line(words: Sequence[str] | None, workload: Workload, *, is_quantized: bool) -> str | None:
     if words is not None and is_quantized and "--quantization" in words:
         # Online quantization is not meant: vLLM reads the folder's own quantization_config.
         at = words.index("--quantization")

@@ -10,7 +10,7 @@ from minitron.estimate.devices import find_device, usable_bytes
 from minitron.estimate.serving.fit import fit
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.vllm_cache import cache_blocks, null_block_bytes
-from minitron.estimate.serving.vllm_command import serve_command
+from minitron.estimate.serving.vllm_command import longest_context, serve_command
 from minitron.estimate.serving.workload import Engine, Workload
 from minitron.models.shape import HybridShape
 from minitron.units import GIB
@@ -143,6 +143,33 @@ def test_the_published_9b_is_tight_on_an_a10g_and_its_serve_line_asks_for_what_s
     words = serve_command("nano", narrow, fit(NANO_9B, narrow, budget), utilization=0.92)
     assert words_after("--max-model-len", words) == "131072"
     assert words_after("--kv-cache-dtype", words) == "fp8"
+
+
+def test_the_serve_line_keeps_to_the_configurations_own_context() -> None:
+    report = fit(NANO_9B, PAGED, 80 * GIB)
+    for longest, served in ((4096, "4096"), (None, "131072"), (262144, "131072")):
+        words = serve_command("nano", PAGED, report, utilization=0.9, longest=longest)
+        assert words_after("--max-model-len", words) == served
+    boundless = fit(make_tiny_shape(hybrid_override_pattern="MM"), PAGED, 80 * GIB)
+    assert boundless.max_context_tokens is None
+    assert words_after("--max-model-len", serve_command("nano", PAGED, boundless, utilization=0.9)) == "131072"
+
+
+@pytest.mark.parametrize(
+    ("settings", "longest"),
+    [
+        (None, 4096),
+        ({"rope_type": "default", "rope_theta": 1e4}, 4096),
+        ({"rope_type": "llama3", "factor": 8.0}, 4096),
+        ({"type": "yarn", "factor": 4.0}, 4096),
+        ({"rope_type": "linear", "factor": 2.5}, 10240),
+        ({"type": "dynamic", "factor": 3}, 12288),
+    ],
+)
+def test_rotary_positions_lengthen_the_context_as_in_vllm(settings: dict[str, object] | None, longest: int) -> None:
+    for key in ("rope_scaling", "rope_parameters"):
+        assert longest_context({"max_position_embeddings": 4096, key: settings}) == longest
+    assert longest_context({key: settings}) is None
 
 
 def test_a_model_that_does_not_fit_has_no_serve_line() -> None:
