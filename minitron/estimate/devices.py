@@ -38,6 +38,10 @@ class Device:
         """Bytes that a process sees."""
         return gib_to_bytes(self.visible_gib)
 
+    def tflops(self, weights_dtype: str) -> float | None:
+        """The rate for weights of a number format: its own where there is one, else bf16's."""
+        return {"fp8": self.fp8_tflops, "fp32": self.fp32_tflops}.get(weights_dtype) or self.bf16_tflops
+
 
 # Visible memory is the "total capacity" of torch's out-of-memory reports for that card; reports differ by up to 0.1 GiB
 # with the driver, so read the device itself (`--gpu cuda:0`) where the last tenth matters. Rates are dense, half

@@ -103,9 +103,9 @@ def tokens_per_second(
     Raises:
         BudgetError: The device's rates are unknown.
     """
-    if device.bandwidth_gb_s is None or device.bf16_tflops is None:
+    peak = device.tflops(weights_dtype)
+    if device.bandwidth_gb_s is None or device.bf16_tflops is None or peak is None:
         raise BudgetError(f"the throughput model needs the bandwidth and bf16 rate of {device.name}, it has none")
-    peak = {"fp8": device.fp8_tflops, "fp32": device.fp32_tflops}.get(weights_dtype) or device.bf16_tflops
     bandwidth = device.bandwidth_gb_s * 1e9 * (1.0 if device.is_measured else BANDWIDTH_EFFICIENCY)
     rate = peak * 1e12 * (1.0 if device.is_measured else COMPUTE_EFFICIENCY)
     batch = cost.max_sequences

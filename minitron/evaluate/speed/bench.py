@@ -80,7 +80,7 @@ class Bench:
                 "speeds": {name: asdict(speed) for name, speed in self.speeds.items()},
                 "predicted": dict(self.predicted),
                 "bandwidth_gb_s": None if rates is None else rates.bandwidth_gb_s,
-                "tflops": None if rates is None else _tflops(rates, self.dtype),
+                "tflops": None if rates is None else rates.tflops(self.dtype),
             }
         )
 
@@ -194,7 +194,3 @@ def _predicted(checkpoint: Checkpoint, settings: BenchSettings, platform: Platfo
     lengths = Lengths(input_tokens=settings.input_tokens, output_tokens=settings.output_tokens)
     workload = _workload(checkpoint, settings, platform)
     return predict_batch_tokens_per_second(checkpoint.shape, workload, rates, lengths, settings.concurrency)
-
-
-def _tflops(rates: Device, dtype: str) -> float | None:
-    return rates.fp32_tflops if dtype == "fp32" and rates.fp32_tflops is not None else rates.bf16_tflops
