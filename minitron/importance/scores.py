@@ -118,7 +118,7 @@ def random_scores(shape: HybridShape, *, seed: int) -> Scores:
     by_axis: dict[str, ByLayer] = {}
     for axis in LAYER_AXES:
         declared = axes.get("mamba_num_heads" if axis == "mamba" else axis)
-        if declared is None or declared.block is None:
+        if declared is None or declared.blocks is None:
             by_axis[axis] = {}
             continue
         dims: tuple[int, ...] = (sizes[declared.name],)
@@ -126,7 +126,7 @@ def random_scores(shape: HybridShape, *, seed: int) -> Scores:
             dims = (shape.mamba_num_heads, shape.mamba_head_dim)
         elif declared.per is not None:
             dims = (sizes[declared.per], sizes[axis])
-        by_axis[axis] = {layer: rng.random(dims) for layer in shape.layers_of(declared.block)}
+        by_axis[axis] = {layer: rng.random(dims) for layer in shape.layers_of(declared.blocks)}
     return Scores(
         hidden_size=hidden,
         depth=rng.random(shape.num_hidden_layers),

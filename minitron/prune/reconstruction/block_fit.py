@@ -14,8 +14,8 @@ from minitron.prune.reconstruction.alignment import Alignment
 from minitron.prune.reconstruction.moments import Moments
 from minitron.prune.reconstruction.ridge import refit
 from minitron.prune.reconstruction.settings import RepairSettings
+from minitron.runtime.backbone import Block
 from minitron.runtime.hooks import Attachment, HookSite, LatestActivation, collecting, site_of
-from minitron.runtime.stack import Block
 from minitron.runtime.streams import Streams
 
 # The activation, as families name it, that a block's input projections read: the normed stream.
