@@ -26,6 +26,7 @@ class LayerScores(TypedDict):
     intermediate_size: ByLayer
     mamba: ByLayer
     num_attention_heads: ByLayer
+    linear_num_value_heads: ByLayer
     n_routed_experts: ByLayer
     moe_intermediate_size: ByLayer
     moe_shared_expert_intermediate_size: ByLayer
@@ -44,6 +45,7 @@ class Scores:
         mamba: Layer of a Mamba block -> [H, P], of which heads and channels take the L2; or [H, P, P], a matrix of
             each head, of which channels take the diagonal and heads the sum over kept channels.
         num_attention_heads: Layer of an attention block -> [heads].
+        linear_num_value_heads: Layer of a gated DeltaNet -> [value heads].
         n_routed_experts: Layer of a block of experts -> [E].
         moe_intermediate_size: Layer of a block of experts -> [E, F], the neurons of each.
         moe_shared_expert_intermediate_size: Layer of a block of experts -> [F] of the shared one.
@@ -58,6 +60,7 @@ class Scores:
     intermediate_size: ByLayer
     mamba: ByLayer
     num_attention_heads: ByLayer
+    linear_num_value_heads: ByLayer = field(default_factory=dict)
     n_routed_experts: ByLayer = field(default_factory=dict)
     moe_intermediate_size: ByLayer = field(default_factory=dict)
     moe_shared_expert_intermediate_size: ByLayer = field(default_factory=dict)

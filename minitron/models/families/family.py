@@ -105,7 +105,7 @@ class Family:
         experts: Letter -> the submodule of such a block that holds routed experts as stacks.
         embedding_multiplier: The backbone's attribute that its embeddings are multiplied by; None where there is none.
         logits_divisor: The configuration key of what logits are divided by; None where there is none.
-        residual_multiplier: The configuration key of what branches are multiplied by before they are added.
+        residual_multiplier: The blocks' attribute that branches are multiplied by before they are added.
     """
 
     model_type: str
@@ -181,6 +181,10 @@ class Family:
             if any(axis in part for part in spec.dims[-1])
         }
         return tuple(name for name in point.readers if name in found)
+
+    def name_on_disk(self, kind: str, in_memory: str) -> str:
+        """A block tensor's name on disk, from its name in the loaded block."""
+        return next(spec.name for spec in self.block_tensors[kind] if (spec.in_memory or spec.name) == in_memory)
 
     def head_tensor(self, sizes: Mapping[str, SizeT]) -> str:
         """The tensor on disk that turns hidden states into logits: the embeddings where they are tied."""

@@ -56,7 +56,7 @@ def layers(feed_forward: tuple[TensorSpec, ...], second_norm: str) -> dict[str, 
     return {letter: (first, *mixer[letter], second, *feed_forward) for letter in LETTERS}
 
 
-def hidden_points(second_norm: str, *readers: str) -> dict[str, tuple[HookPoint, ...]]:
+def hidden_points(second_norm: str, *readers: str) -> Mapping[str, tuple[HookPoint, ...]]:
     """Letter -> the norms' outputs and what reads them."""
     mixer_readers = {"H": ("mamba.in_proj.weight",), "T": mixers.attention_readers("self_attn")}
     return {
@@ -65,7 +65,7 @@ def hidden_points(second_norm: str, *readers: str) -> dict[str, tuple[HookPoint,
     }
 
 
-MAMBA_POINTS = {
+MAMBA_POINTS: Mapping[str, Mapping[str, tuple[HookPoint, ...]]] = {
     "mamba_x": {"H": (HookPoint(module="mamba.in_proj", side="output", part=("mamba.in_proj.weight", 0, 1)),)},
     "mamba_output": {"H": mixers.input_of("mamba.out_proj")},
     "attention_output": {"T": mixers.input_of("self_attn.o_proj")},

@@ -14,7 +14,6 @@ import torch
 from transformers import PreTrainedModel
 
 from minitron.errors import MinitronError
-from minitron.models.config import shape_from_config
 from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
 from minitron.prune.in_memory import prune_model
@@ -55,7 +54,12 @@ class Finding:
     fault: str = ""
 
 
-def check_laws(config: Mapping[str, Any], *, seed: int = 0) -> Iterator[Finding]:
+def tiny_like(shape: HybridShape, *, seed: int = 0) -> HybridShape:
+    """A tiny shape with a real one's kinds of block, switches and absent sizes."""
+    return tiny_shape(shape.model_type, short_pattern(shape.hybrid_override_pattern), seed=seed, like=shape)
+
+
+def check_laws(config: Mapping[str, Any], tiny: HybridShape, *, seed: int = 0) -> Iterator[Finding]:
     """Holds the laws on a tiny random model of a configuration's class and settings.
 
     - counted: the parameters that the shape counts are those that transformers makes;
@@ -63,13 +67,12 @@ def check_laws(config: Mapping[str, Any], *, seed: int = 0) -> Iterator[Finding]
     - cut: without units, or blocks, the logits are those of the whole model with the same put out of action;
     - seen: putting them out of action changes the logits, so that the law above can fail.
 
-    Raises:
-        MinitronError: The configuration is of no known family.
+    Args:
+        config: The `config.json`.
+        tiny: The tiny model's shape.
+        seed: Fixes weights, tokens and plans.
     """
-    real = shape_from_config(config)
-    shape = tiny_shape(real.model_type, short_pattern(real.hybrid_override_pattern), seed=seed, like=real)
-    model = tiny_model(config, shape, seed=seed)
-    yield from laws_of(model, shape, seed=seed)
+    yield from laws_of(tiny_model(config, tiny, seed=seed), tiny, seed=seed)
 
 
 def laws_of(model: PreTrainedModel, shape: HybridShape, *, seed: int = 0) -> Iterator[Finding]:
@@ -80,7 +83,7 @@ def laws_of(model: PreTrainedModel, shape: HybridShape, *, seed: int = 0) -> Ite
     yield Finding(law="counted", axis="all", apart=abs(found / shape.params - 1), holds=found == shape.params)
     whole = exact_logits(model, ids_1T)
     for axis in shape.family.axes.values():
-        if shape.sizes[axis.name] and not (axis.blocks and not shape.count(axis.blocks)):
+        if shape.sizes[axis.name] > 1 and (axis.blocks is None or shape.count(axis.blocks)):
             keep = random_keep(shape, axis, rng, size=shape.sizes[axis.name])
             yield _reordered(model, shape, axis.name, keep, ids_1T, whole)
             few = smaller_sizes(shape, axis)[-1]

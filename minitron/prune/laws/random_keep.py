@@ -17,7 +17,7 @@ def smaller_sizes(shape: HybridShape, axis: Axis) -> list[int]:
         if owned is not None:
             changed[owned] = shape.sizes[owned] // shape.sizes[axis.name] * size
         try:
-            smaller = shape.resized(**changed)
+            smaller = shape.resized(layers=None, **changed)
         except ShapeError:
             continue
         if shape.family.is_possible(smaller.sizes, shape.sizes):

@@ -29,10 +29,21 @@ def tiny_model(config: Mapping[str, Any], shape: HybridShape, *, seed: int) -> P
     chunks = {key: size for key, size in CHUNK_SIZES.items() if key in config}
     switches = {key: bool(shape.sizes[key]) for key in shape.family.switches}
     # Special tokens of the real vocabulary are beyond a tiny one.
-    tiny = config_for_shape({**config, **chunks, **switches}, shape) | dict.fromkeys(SPECIAL_TOKENS)
+    plain = {key: plain_positions(value) for key, value in config.items() if key in ("rope_parameters", "rope_scaling")}
+    tiny = config_for_shape({**config, **chunks, **switches, **plain}, shape) | dict.fromkeys(SPECIAL_TOKENS)
     model = new_model(build_config(tiny, shape), seed=seed, dtype=torch.float64)
     randomize(model, seed=seed)
     return model
+
+
+def plain_positions(rotary: Any) -> Any:
+    """Rotary settings without the scaling of long contexts, whose factors are as many as the real head's channels."""
+    if not isinstance(rotary, Mapping):
+        return None
+    if any(isinstance(value, Mapping) for value in rotary.values()):  # one for each kind of attention
+        return {kind: plain_positions(value) for kind, value in rotary.items()}
+    kept = {key: rotary[key] for key in ("rope_theta", "partial_rotary_factor") if key in rotary}
+    return {"rope_type": "default", **kept}
 
 
 def randomize(model: PreTrainedModel, *, seed: int) -> None:
