@@ -98,10 +98,18 @@ def make_config(shape: HybridShape, **settings: Any) -> Any:
         blocks: dict[str, Any] = {"hybrid_override_pattern": pattern, "chunk_size": 8}
         return NemotronHConfig(**shape.config_sizes, **blocks, **SPECIAL_TOKENS, **settings)
     known = SETTINGS.get(shape.model_type, {})
-    blocks = {"num_hidden_layers": len(pattern), **block_lists(shape)}
+    # A switch that is off is no size of the shape, and some families take it to be on where nothing is said.
+    switches = {key: bool(shape.sizes[key]) for key in shape.family.switches}
+    blocks = {"num_hidden_layers": len(pattern), **switches, **block_lists(shape)}
     return AutoConfig.for_model(
         shape.model_type, **{**shape.config_sizes, **known, **blocks, **SPECIAL_TOKENS, **settings}
     )
+
+
+def config_json(config: Any) -> dict[str, Any]:
+    """What transformers writes of a configuration, every default included."""
+    written: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return written
 
 
 def block_lists(shape: HybridShape) -> dict[str, Any]:
@@ -171,6 +179,6 @@ def _write(folder: Path, shape: HybridShape, shard_bytes: int, dtype: torch.dtyp
     tensors = {name: read_place(state, place).to(dtype) for name, place in model_places(shape).items()}
     write_state(folder, tensors, shard_bytes=shard_bytes)
     model.config.architectures = [type(model).__name__]
-    config = config_for_shape(json.loads(model.config.to_json_string(use_diff=False)), shape)
+    config = config_for_shape(config_json(model.config), shape)
     (folder / "config.json").write_text(json.dumps(config))
     make_tokenizer().save_pretrained(folder)
