@@ -137,7 +137,7 @@ def _register(
 ) -> RemovableHandle:
     def feed(activations: Activations) -> None:
         if site.flat:
-            activations = tuple(x_NC.unflatten(0, shape_BT) for x_NC in activations)
+            activations = tuple(x_NC.reshape(*shape_BT, -1) for x_NC in activations)
         if site.channels is not None:
             first, stop = site.channels
             activations = tuple(x_BTC[..., first:stop] for x_BTC in activations)
