@@ -60,11 +60,11 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
     index = folder / INDEX_FILE
     if (folder / SINGLE_FILE).is_file():
         if index.is_file():
-            _tell_of_index(folder, _read_index(index))
+            _tell_of_index(folder, read_index(index))
         return read_header(folder / SINGLE_FILE)
     if not index.exists():
         raise CheckpointError(no_weights(folder, expected=f"{SINGLE_FILE} or {INDEX_FILE}"))
-    weight_map = _read_index(index)
+    weight_map = read_index(index)
     stored: dict[str, StoredTensor] = {}
     for file in sorted(set(weight_map.values())):
         shard = read_header(folder / file)
@@ -153,7 +153,12 @@ def _check_covered(path: Path, ends: Mapping[str, tuple[int, int]]) -> None:
         end = stop
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def read_index(path: Path) -> dict[str, str]:
+    """Name of each tensor -> the file beside the index that holds it.
+
+    Raises:
+        CheckpointError: It is no index, or names a file outside its folder.
+    """
     index = _parse(path.read_bytes(), f"{path} must be a JSON object with a weight_map, it")
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:

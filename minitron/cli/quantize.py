@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Quantizes the checkpoint."""
     from minitron.api.checks import require_checkpoint, require_device_name, require_output, require_text
+    from minitron.checkpoints.hub import find_checkpoint
     from minitron.integrations.quantize.settings import QuantizeSettings, check_format
 
     settings = QuantizeSettings(
@@ -35,7 +36,8 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         seed=args.seed,
     )
-    check_format(require_checkpoint(args.checkpoint).shape, settings.format)
+    folder = find_checkpoint(args.checkpoint)
+    check_format(require_checkpoint(folder).shape, settings.format)
     if args.data is not None:
         require_text(args.data)
     require_device_name(args.device)
@@ -44,5 +46,5 @@ def run(args: argparse.Namespace) -> None:
     from minitron.integrations.quantize.run import quantize_checkpoint
     from minitron.report.tables import quantized_table
 
-    result = quantize_checkpoint(args.checkpoint, settings, args.output)
+    result = quantize_checkpoint(folder, settings, args.output)
     print_result(args, {"output": str(args.output), **result}, quantized_table(result), f"checkpoint: {args.output}")

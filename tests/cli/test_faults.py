@@ -40,10 +40,10 @@ FAULTS: dict[tuple[str, ...], str] = {
     ("run", "recipe.yaml", "--from", "report", "--to", "score"): "--from must not come after --to",
     ("search", "recipe.yaml", "--from", "distill"): "--from must not come after --to",
     ("distill", "nowhere.yaml", "--cache-teacher"): "recipe not found",
-    ("fit", "nowhere"): "a checkpoint must be a folder with a config.json, nowhere has none",
+    ("fit", "nowhere"): "checkpoint folder not found: nowhere; a name on the Hugging Face hub is owner/name",
     ("fit", "teacher", "--gpu", "zzz"): "gpu must be one of a10g",
     ("fit", "teacher", "--utilization", "nan"): "utilization must be above 0 and at most 1, got nan",
-    ("check", "nowhere"): "a checkpoint must be a folder with a config.json, nowhere has none",
+    ("check", "nowhere"): "checkpoint folder not found: nowhere",
     ("check", "teacher", "--reader", "vlm"): "a reader must be one of vllm, sglang",
     (
         "check",

@@ -9,6 +9,7 @@ from typing import get_args
 
 from minitron.artifacts.json_files import JsonObject, JsonValue
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from minitron.checkpoints.hub import hub_origin
 from minitron.dtypes import StoredDtype, find_dtype
 from minitron.estimate.devices import Device, usable_bytes
 from minitron.estimate.precision import WEIGHT_FORMATS
@@ -137,8 +138,8 @@ def fit_model(
     by_vllm = workload.accounting == "vllm"
     serve = None
     if by_vllm:
-        folder, utilization = str(model if model.is_dir() else model.parent), budget_bytes / memory.device.visible_bytes
-        words = serve_command(folder, workload, report, utilization=utilization, longest=longest_context(config))
+        folder = model if model.is_dir() else model.parent
+        words = _serve_words(folder, workload, report, config, budget_bytes / memory.device.visible_bytes)
         serve = _serve_line(words, workload, is_quantized=is_quantized)
     return ModelFit(
         weights_dtype=workload.weights_dtype,
@@ -150,6 +151,16 @@ def fit_model(
         prefix_caching_bytes=prefix_caching_bytes(shape, workload) if by_vllm else 0,
         tokens_per_s=speed,
     )
+
+
+def _serve_words(
+    folder: Path, workload: Workload, report: FitReport, config: Mapping[str, object], utilization: float
+) -> Sequence[str] | None:
+    """The command as words; a checkpoint from the hub is named with its commit, since its weights may not be here."""
+    origin = hub_origin(folder)
+    name = str(folder) if origin is None else origin.repo
+    words = serve_command(name, workload, report, utilization=utilization, longest=longest_context(config))
+    return words if words is None or origin is None else [*words, "--revision", origin.commit]
 
 
 def _serve_line(words: Sequence[str] | None, workload: Workload, *, is_quantized: bool) -> str | None:
