@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from minitron.checkpoints.hub import find_checkpoint
+from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.estimate.serving.workload import Workload
 from minitron.evaluate.metrics import Metrics
 from minitron.pipeline.evaluation import evaluate_model
@@ -48,6 +49,8 @@ def evaluate(
     check_device(device)
     section = make_section(EvaluateSection, {"data": [{"path": str(data)}], **(settings or {})})
     folder, teacher_folder = find_checkpoint(checkpoint), None if teacher is None else find_checkpoint(teacher)
+    if teacher_folder is not None:
+        require_one_vocabulary(folder, teacher_folder)
     loaded = None if teacher_folder is None else load_model(teacher_folder, device=device)
     model = load_model(folder, device=device)
     return evaluate_model(

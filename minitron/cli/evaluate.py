@@ -24,17 +24,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures the checkpoint."""
-    from minitron.api.checks import require_checkpoint, require_device_name, require_file, require_text
+    from minitron.api.checks import (
+        require_checkpoint,
+        require_device_name,
+        require_file,
+        require_text,
+        require_text_tokens,
+    )
     from minitron.checkpoints.hub import find_checkpoint
+    from minitron.checkpoints.vocabulary import require_one_vocabulary
 
     folder = find_checkpoint(args.checkpoint)
     teacher = None if args.teacher is None else find_checkpoint(args.teacher)
-    for one in (folder, teacher):
-        if one is not None:
-            require_checkpoint(one)
+    found = [require_checkpoint(one) for one in (folder, teacher) if one is not None]
+    if teacher is not None:
+        require_one_vocabulary(folder, teacher)
     require_text(args.data)
     if args.task is not None:
         require_file(Path(args.task), "a task")
+    for one in found:
+        require_text_tokens(one, args.data, task=args.task)
     require_device_name(args.device)
 
     from minitron.api.evaluate import evaluate

@@ -32,7 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prunes the checkpoint."""
-    from minitron.api.checks import require_device_name, require_output, require_target, require_text
+    from minitron.api.checks import (
+        require_checkpoint,
+        require_device_name,
+        require_output,
+        require_target,
+        require_text,
+        require_text_tokens,
+    )
     from minitron.api.shapes import read_shape
     from minitron.checkpoints.hub import find_checkpoint
     from minitron.recipe.load import make_section
@@ -45,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
     for data in (args.compensate, args.repair):
         if data is not None:
             require_text(data)
+    require_text_tokens(require_checkpoint(folder), args.compensate, args.repair)
     require_device_name(args.device)
     require_output(args.output)
 

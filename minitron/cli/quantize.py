@@ -24,7 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Quantizes the checkpoint."""
-    from minitron.api.checks import require_checkpoint, require_device_name, require_output, require_text
+    from minitron.api.checks import (
+        require_checkpoint,
+        require_device_name,
+        require_output,
+        require_text,
+        require_text_tokens,
+    )
     from minitron.checkpoints.hub import find_checkpoint
     from minitron.integrations.quantize.settings import QuantizeSettings, check_format
 
@@ -37,9 +43,11 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     folder = find_checkpoint(args.checkpoint)
-    check_format(require_checkpoint(folder).shape, settings.format)
+    checkpoint = require_checkpoint(folder)
+    check_format(checkpoint.shape, settings.format)
     if args.data is not None:
         require_text(args.data)
+    require_text_tokens(checkpoint, args.data)
     require_device_name(args.device)
     require_output(args.output)
 

@@ -24,7 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Scores the checkpoint."""
-    from minitron.api.checks import require_checkpoint, require_device_name, require_output, require_text
+    from minitron.api.checks import (
+        require_checkpoint,
+        require_device_name,
+        require_output,
+        require_text,
+        require_text_tokens,
+    )
     from minitron.checkpoints.hub import find_checkpoint
     from minitron.recipe.load import make_section
     from minitron.recipe.score import ScoreSection
@@ -38,8 +44,9 @@ def run(args: argparse.Namespace) -> None:
     }
     section = make_section(ScoreSection, given, tuple(args.set))
     folder = find_checkpoint(args.checkpoint)
-    require_checkpoint(folder)
+    checkpoint = require_checkpoint(folder)
     require_text(args.data)
+    require_text_tokens(checkpoint, args.data)
     require_device_name(args.device)
     require_output(args.output)
 

@@ -11,6 +11,7 @@ from minitron.artifacts.json_files import JsonObject
 from minitron.artifacts.resume import SavedState
 from minitron.checkpoints.checkpoint import PLAN_FILE, Checkpoint, checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.lineage import lineage_of
+from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.checkpoints.writing.journal import CONFIG_FILE, is_unfinished
 from minitron.dtypes import DTYPES
 from minitron.importance.scores import Scores
@@ -145,6 +146,7 @@ def repair_checkpoint(
     Raises:
         MinitronError: The text holds nothing, its ids are not the model's, or a repaired weight overflows.
     """
+    require_one_vocabulary(source.folder, pruned.folder)
     samples = read_samples(section, source, seed=execution.seed)
     teacher, student = (
         open_stack(checkpoint, layerwise=section.layerwise, device=execution.device) for checkpoint in (source, pruned)

@@ -11,6 +11,7 @@ from minitron.artifacts.header import STATE_FOLDER
 from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.lineage import lineage_of
 from minitron.checkpoints.merging.merge import merge_checkpoints
+from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.distill.loss.hidden_states import HIDDEN_LOSSES
 from minitron.distill.settings import HiddenSettings
 from minitron.distill.training.model import HiddenMatch
@@ -99,8 +100,12 @@ def recover(context: StageContext, student: PreTrainedModel, template: Checkpoin
 
     Returns:
         Loss curve, tokens and seconds of all phases.
+
+    Raises:
+        MinitronError: Teacher and student do not share a vocabulary, or a phase cannot be trained.
     """
     section, ranks, output = recovery.section, context.ranks, context.output
+    require_one_vocabulary(recovery.teacher.folder, template.folder)
     teachers = open_teachers(context, section, recovery.teacher)
     finished: list[_Phase] = []
     for position, (name, phase) in enumerate(zip(section.phase_names, section.curriculum, strict=True)):

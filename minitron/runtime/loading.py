@@ -29,6 +29,7 @@ from minitron.checkpoints.weights import copy_files, open_weights, write_weights
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
 from minitron.runtime.dtypes import torch_dtype
+from minitron.runtime.special_tokens import fill_special_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -151,10 +152,10 @@ def save_model(state: Mapping[str, torch.Tensor], template: Checkpoint, output: 
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, padding on the left as generation needs.
+    """The checkpoint's tokenizer, padding on the left as generation needs; what it does not name is filled in.
 
     Raises:
-        MinitronError: The folder has no tokenizer, or the tokenizer has no end-of-text token.
+        MinitronError: The folder has no tokenizer.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -163,10 +164,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     except Exception as error:  # a malformed file makes transformers and tokenizers raise whatever they trip over
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise MinitronError(f"a checkpoint must bring its tokenizer, {folder} has none that loads: {reason}") from error
-    if tokenizer.eos_token_id is None:
-        raise MinitronError(f"the tokenizer of {folder} must name an eos_token, it names none")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    fill_special_tokens(tokenizer, folder)
     return tokenizer
 
 
