@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.finite import naming_weights
 from minitron.checkpoints.hub import find_checkpoint
 from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.estimate.serving.workload import Workload
@@ -53,6 +55,6 @@ def evaluate(
         require_one_vocabulary(folder, teacher_folder)
     loaded = None if teacher_folder is None else load_model(teacher_folder, device=device)
     model = load_model(folder, device=device)
-    return evaluate_model(
-        model, folder, section, make_section(Workload, {"context_tokens": context}), teacher=loaded, seed=0
-    )
+    workload = make_section(Workload, {"context_tokens": context})
+    with naming_weights(*(open_checkpoint(one) for one in (teacher_folder,) if one is not None)):
+        return evaluate_model(model, folder, section, workload, teacher=loaded, seed=0)

@@ -2,6 +2,7 @@
 
 # N sequences, T tokens, B sequences of a batch, D hidden, V vocabulary
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from minitron.data.sequences import TokenSequences
-from minitron.errors import DataError
+from minitron.errors import DataError, NotFiniteError
 from minitron.progress import track
 from minitron.runtime.backbone import last_hidden_states, output_head
 
@@ -37,6 +38,7 @@ def evaluate_text(
 
     Raises:
         DataError: A sequence has a single token.
+        NotFiniteError: Loss or KL is not finite.
     """
     if sequences_NT.shape[1] < 2:
         raise DataError(f"a sequence must have at least 2 tokens to be evaluated, got {sequences_NT.shape[1]}")
@@ -59,7 +61,11 @@ def evaluate_text(
                 log_p_NV = torch.log_softmax(_logits(teacher, teacher_hidden_ND[chunk])[:, :rows], dim=-1)
                 kl_sum += float((log_p_NV.exp() * (log_p_NV - log_q_NV)).sum())
         tokens += len(targets_N)
-    return TextEvaluation(loss=loss_sum / tokens, kl_to_teacher=None if teacher is None else kl_sum / tokens)
+    found = TextEvaluation(loss=loss_sum / tokens, kl_to_teacher=None if teacher is None else kl_sum / tokens)
+    for name, nats in (("loss", found.loss), ("KL to the teacher", found.kl_to_teacher)):
+        if nats is not None and not math.isfinite(nats):
+            raise NotFiniteError(f"the {name} on held-out text must be finite, it is {nats}: the model overflows")
+    return found
 
 
 def _hidden(model: PreTrainedModel, ids_BT: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from minitron.data.sources import Blend
 from minitron.data.token_ids import require_model_ids
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.stage import TrainingRun, distill
-from minitron.distill.training.trainer import DivergedError
+from minitron.errors import NotFiniteError
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.importance.scores import Scores
 from minitron.importance.selection import select_units
@@ -169,7 +169,7 @@ def _tournament(
                 TrainingRun(state_folder=_candidate_folder(folder, index), seed=recipe.seed, stop_after_tokens=tokens),
             )
             standing = Standing(tokens=record.tokens, loss=bench.measure(student).kl, curve=record.curve)
-        except DivergedError as error:
+        except NotFiniteError as error:
             logger.warning("candidate %d leaves the tournament: %s", index, error)
             standing = Standing(tokens=tokens, loss=math.inf, curve=())
         progress.standings[index, tokens] = standing

@@ -7,6 +7,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.finite import naming_weights
 from minitron.data.sequences import blend_sources
 from minitron.data.special_tokens import encode_prompts
 from minitron.data.token_ids import require_model_ids
@@ -58,7 +59,8 @@ def evaluate_model(
         problems = read_problems(Path(section.task.path), limit=section.task.problems)
         for prompt in encode_prompts([problem.prompt for problem in problems], tokenizer):
             require_model_ids(np.asarray(prompt), tokenizer, vocab_size)
-    text = evaluate_text(model, sequences_NT, teacher=teacher)
+    with naming_weights(checkpoint):
+        text = evaluate_text(model, sequences_NT, teacher=teacher)
     task = None
     if section.task is not None:
         task = evaluate_task(model, tokenizer, problems, max_new_tokens=section.task.max_new_tokens)

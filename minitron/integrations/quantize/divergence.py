@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import Checkpoint
+from minitron.checkpoints.finite import naming_weights
 from minitron.checkpoints.names import gather_state, model_places, read_place
 from minitron.checkpoints.weights import open_weights
 from minitron.data.sequences import TokenSequences, blend_sources
@@ -57,7 +58,7 @@ def kl_of_stored(
     """
     teacher = load_model(source.folder, device=settings.device, dtype=torch_dtype(export_dtype(source)))
     meant = stored_model(source, written, teacher)
-    with rounded_activations(meant, written):
+    with rounded_activations(meant, written), naming_weights(source):
         kl = evaluate_text(meant, sequences_NT, teacher=teacher, batch_size=settings.batch_size).kl_to_teacher
     assert kl is not None
     return kl
