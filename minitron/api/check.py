@@ -7,6 +7,7 @@ from pathlib import Path
 from minitron.artifacts.json_files import JsonObject, as_json
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.hub import find_config
+from minitron.checkpoints.quantization import find_quantization
 from minitron.errors import MinitronError
 from minitron.estimate.serving.reader_names import NEWEST
 from minitron.integrations.readers.check import check as check_config
@@ -90,12 +91,10 @@ def check(model: str | Path, readers: Sequence[str] = (), *, tensor_parallel: in
     for name in names:
         find_reader(name)
     path = find_config(model)
-    if path.is_dir():
-        checkpoint = open_checkpoint(path, quantized=True)
-        config, shape = checkpoint.config, checkpoint.shape
-    else:
-        config = read_config(path)
-        shape = shape_from_config(config)
+    config = read_config(path)
+    shape, quantization = shape_from_config(config), find_quantization(config, path)
+    if path.is_dir() and (quantization is None or quantization.layout is not None):
+        open_checkpoint(path, quantized=True)  # files that are at odds with the configuration are refused
     return Checked(
         model=Path(model),
         tensor_parallel=tensor_parallel,

@@ -11,7 +11,8 @@ from typing import Any
 from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.header import HEADER_FILE
 from minitron.checkpoints.headers import StoredTensor, read_headers
-from minitron.checkpoints.quantized import LAYOUTS, declared_names, quantized_format, scale_names, unpacked_shape
+from minitron.checkpoints.quantization import find_quantization
+from minitron.checkpoints.quantized import LAYOUTS, declared_names, scale_names, unpacked_shape
 from minitron.errors import CheckpointError
 from minitron.models.axes import tensor_shape
 from minitron.models.config import read_config, shape_from_config
@@ -102,12 +103,7 @@ def open_checkpoint(folder: Path, *, quantized: bool = False, config: Mapping[st
         raise CheckpointError(f"checkpoint folder not found: {folder}")
     config = read_config(folder) if config is None else config
     shape = shape_from_config(config)
-    weights_format = quantized_format(config)
-    if weights_format is not None and not quantized:
-        raise CheckpointError(
-            f"the weights must not be quantized here, those of {folder} are {weights_format}; give the checkpoint it "
-            "was made from"
-        )
+    weights_format = _weights_format(folder, config, quantized=quantized)
     stored = read_headers(folder)
     scales: frozenset[str] = frozenset()
     if weights_format is not None:
@@ -132,6 +128,23 @@ def open_checkpoint(folder: Path, *, quantized: bool = False, config: Mapping[st
         weights_format=weights_format,
         scales={name: stored[name] for name in sorted(scales)},
     )
+
+
+def _weights_format(folder: Path, config: Mapping[str, Any], *, quantized: bool) -> str | None:
+    found = find_quantization(config, folder)
+    if found is None:
+        return None
+    if not quantized:
+        raise CheckpointError(
+            f"the weights must not be quantized here, those of {folder} are {found.layout or 'quantized'} "
+            f"({found.method}); give the checkpoint they were made from"
+        )
+    if found.layout is None:
+        raise CheckpointError(
+            f"quantized weights must be {', '.join(LAYOUTS)} to be read, those of {folder} are of {found.method}; "
+            "`minitron fit` counts their bytes all the same"
+        )
+    return found.layout
 
 
 def carried_files(folder: Path) -> list[Path]:
