@@ -13,6 +13,7 @@ from minitron.artifacts.header import HEADER_FILE
 from minitron.checkpoints.headers import StoredTensor, read_headers
 from minitron.checkpoints.quantization import find_quantization
 from minitron.checkpoints.quantized import LAYOUTS, declared_names, scale_names, unpacked_shape
+from minitron.checkpoints.spellings import PUBLISHED, Spelling, published_names
 from minitron.errors import CheckpointError
 from minitron.models.axes import tensor_shape
 from minitron.models.config import read_config, shape_from_config
@@ -52,6 +53,7 @@ class Checkpoint:
         extras: Stored tensors beside the model, which transformers leaves out (layers that predict further tokens).
         weights_format: Precision that the blocks' matrices are quantized to; None where they are not.
         scales: Name on disk -> stored scale of a quantized weight, or what else lies beside it.
+        spelling: What its files call its tensors, where that is not by their published names.
     """
 
     folder: Path
@@ -61,6 +63,7 @@ class Checkpoint:
     extras: Mapping[str, StoredTensor] = field(default_factory=dict)
     weights_format: str | None = None
     scales: Mapping[str, StoredTensor] = field(default_factory=dict)
+    spelling: Spelling = PUBLISHED
 
     def stored(self, name: str) -> StoredTensor:
         """One tensor of the model, one beside it, or a scale."""
@@ -69,8 +72,12 @@ class Checkpoint:
     def name_on_disk(self, name: str) -> str:
         """What the files call a tensor: by its declared name, but for packed numbers."""
         if self.weights_format is None or name not in self.tensors or not self.is_quantized(name):
-            return name
+            return self.spelling.on_disk.get(name, name)
         return f"{name.removesuffix('.weight')}.{LAYOUTS[self.weights_format].weight}"
+
+    def name_to_write(self, name: str) -> str:
+        """What the files of a checkpoint that is made from this one call a tensor."""
+        return self.spelling.to_write(self.shape.family, name)
 
     def is_quantized(self, name: str) -> bool:
         """Whether a tensor of the model is stored as numbers that mean nothing without their scales."""
@@ -104,8 +111,10 @@ def open_checkpoint(folder: Path, *, quantized: bool = False, config: Mapping[st
     config = read_config(folder) if config is None else config
     shape = shape_from_config(config)
     weights_format = _weights_format(folder, config, quantized=quantized)
-    stored = read_headers(folder)
-    scales: frozenset[str] = frozenset()
+    stored: Mapping[str, StoredTensor] = read_headers(folder)
+    spelling, scales = PUBLISHED, frozenset[str]()
+    if weights_format is None:
+        stored, spelling = published_names(stored, shape)
     if weights_format is not None:
         scales = scale_names(weights_format, stored)
         stored = _with_declared_names(folder, stored, declared_names(weights_format, stored))
@@ -127,6 +136,7 @@ def open_checkpoint(folder: Path, *, quantized: bool = False, config: Mapping[st
         extras=extras,
         weights_format=weights_format,
         scales={name: stored[name] for name in sorted(scales)},
+        spelling=spelling,
     )
 
 

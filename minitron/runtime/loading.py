@@ -29,9 +29,12 @@ from minitron.checkpoints.weights import copy_files, open_weights, write_weights
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
 from minitron.runtime.dtypes import torch_dtype
+from minitron.runtime.key_mapping import key_mapping
 from minitron.runtime.special_tokens import fill_special_tokens
 
 logger = logging.getLogger(__name__)
+
+LOADING = {"output_loading_info": True, "local_files_only": True}
 
 
 def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -52,7 +55,7 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     with _quiet_transformers():
         config = _read_config(checkpoint)
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True
+            folder, config=config, dtype=dtype, key_mapping=key_mapping(checkpoint), **LOADING
         )
     faults = {kind: names for kind, names in info.items() if names and kind != "unexpected_keys"}
     if faults:
@@ -146,7 +149,7 @@ def save_model(state: Mapping[str, torch.Tensor], template: Checkpoint, output: 
                 return read_stored(name)
             return read_place(state, places[name]).to(device="cpu", dtype=torch_dtype(planned[name][0]))
 
-        write_weights(output, planned, read)
+        write_weights(output, planned, read, spell=template.name_to_write)
     copy_files([*carried_files(template.folder), template.folder / "config.json"], output)
     return open_checkpoint(output)
 

@@ -69,7 +69,7 @@ def merge_checkpoints(
     output.mkdir(parents=True, exist_ok=True)
     first = sources[0]
     planned = {name: (stored.dtype, stored.shape) for name, stored in {**first.tensors, **first.extras}.items()}
-    shards = plan_shards(planned, shard_bytes=shard_bytes)
+    shards = plan_shards(planned, shard_bytes=shard_bytes, spell=first.name_to_write)
     with progress_bar(of_bytes=True) as progress:
         task = progress.add_task("merge", total=sum(shard.nbytes for shard in shards))
 
