@@ -4,6 +4,7 @@ What a state dict is called in memory, what wrappers put before it, stacks of ex
 library: each is a row of a table here, and whatever reads a checkpoint sees published names alone.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +14,8 @@ from minitron.errors import CheckpointError
 from minitron.models.axes import entry_names
 from minitron.models.families.family import Family
 from minitron.models.shape import HybridShape
+
+logger = logging.getLogger(__name__)
 
 # What DDP, torch.compile, FSDP and activation checkpointing put into the names of a state dict that is saved by hand.
 WRAPPERS = {r"^module\.": "", r"_orig_mod\.": "", r"_fsdp_wrapped_module\.": "", r"_checkpoint_wrapped_module\.": ""}
@@ -74,6 +77,9 @@ def published_names(
         found |= parts
         on_disk |= {each: name for each in parts if each != name}
         in_memory &= entries is None and (published == name or family.name_in_memory(published) == name)
+    if on_disk:
+        published, name = next(iter(on_disk.items()))
+        logger.info("%d tensors are read by their published names, as %s for %s", len(on_disk), published, name)
     return found, Spelling(on_disk=on_disk, in_memory=in_memory and bool(on_disk))
 
 
