@@ -33,7 +33,6 @@ from minitron.runtime.key_mapping import key_mapping
 from minitron.runtime.special_tokens import fill_special_tokens
 
 logger = logging.getLogger(__name__)
-
 LOADING = {"output_loading_info": True, "local_files_only": True}
 
 
