@@ -12,8 +12,9 @@ from minitron.pipeline.blocks import check_depth_target, kept_blocks
 from minitron.pipeline.sections import search_limits
 from minitron.recipe.lengths import check_lengths
 from minitron.recipe.recipe import Recipe
-from minitron.recipe.source import missing_files
+from minitron.recipe.source import missing_files, sources_in
 from minitron.recipe.space import search_space
+from minitron.recipe.tokens import prompts_of, require_model_tokens
 from minitron.search.solver import solve_budget
 
 
@@ -30,6 +31,8 @@ def check_recipe(recipe: Recipe) -> None:
     missing = missing_text(recipe)
     if missing:
         raise MinitronError("\n".join(f"data file not found: {path}" for path in missing))
+    task = recipe.evaluate.task
+    require_model_tokens(checkpoint, [*sources_in(recipe), *([] if task is None else [prompts_of(task.path)])])
     _check_extras(recipe, checkpoint)
     check_against_teacher(recipe, checkpoint.shape)
 
@@ -76,7 +79,7 @@ def check_training(recipe: Recipe, teacher: HybridShape) -> None:
 
 def _check_extras(recipe: Recipe, checkpoint: Checkpoint) -> None:
     axes = checkpoint.shape.family.axes
-    blockwise = sorted(axis for axis in recipe.search.sizes if axis in axes and axes[axis].block is not None)
+    blockwise = sorted(axis for axis in recipe.search.sizes if axis in axes and axes[axis].blocks is not None)
     if checkpoint.extras and blockwise and not recipe.prune.drop_mtp:
         raise MinitronError(
             f"search.{blockwise[0]} needs prune.drop_mtp: true, since nothing is known of it in the layers of "

@@ -8,9 +8,10 @@ import numpy as np
 
 from minitron.artifacts.header import STATE_FOLDER
 from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.finite import naming_weights
 from minitron.distributed import Ranks
 from minitron.importance.calibrate import calibrate
-from minitron.importance.scores import ScoreArray, Scores, save_scores
+from minitron.importance.scores import LAYER_AXES, ScoreArray, Scores, save_scores
 from minitron.importance.selection import mamba_channels, mamba_heads
 from minitron.pipeline import fingerprints
 from minitron.pipeline.calibration import open_stack, read_samples
@@ -29,7 +30,8 @@ def score_folder(
     checkpoint = open_checkpoint(teacher)
     samples = read_samples(section, checkpoint, seed=seed)
     stack = open_stack(checkpoint, layerwise=section.layerwise, device=device)
-    scores = calibrate(stack, samples, section, ranks=ranks, state_folder=output / STATE_FOLDER)
+    with naming_weights(checkpoint):
+        scores = calibrate(stack, samples, section, ranks=ranks, state_folder=output / STATE_FOLDER)
     scores = replace(scores, origin=fingerprints.scores(teacher, section, seed=seed))
     ranks.barrier()
     if ranks.is_main:
@@ -42,19 +44,15 @@ def score_folder(
 def score_rows(scores: Scores) -> dict[str, dict[str, ScoreArray]]:
     """Axis -> label of a row -> the scores of its units, as the pictures show them."""
     rows: dict[str, dict[str, ScoreArray]] = {
-        "intermediate_size": {f"block {layer}": score for layer, score in scores.intermediate_size.items()},
         "mamba_num_heads": {f"block {layer}": mamba_heads(score) for layer, score in scores.mamba.items()},
         "mamba_head_dim": {f"block {layer}": mamba_channels(score) for layer, score in scores.mamba.items()},
-        "num_attention_heads": {f"block {layer}": score for layer, score in scores.num_attention_heads.items()},
-        "n_routed_experts": {f"block {layer}": score for layer, score in scores.n_routed_experts.items()},
-        "moe_intermediate_size": {
-            f"block {layer}": np.mean(-np.sort(-score, axis=1), axis=0)
-            for layer, score in scores.moe_intermediate_size.items()
-        },
-        "moe_shared_expert_intermediate_size": {
-            f"block {layer}": score for layer, score in scores.moe_shared_expert_intermediate_size.items()
-        },
     }
+    for axis in (axis for axis in LAYER_AXES if axis != "mamba"):
+        # Neurons of experts, a row for each of them: best first, the mean over the experts.
+        rows[axis] = {
+            f"block {layer}": score if score.ndim == 1 else np.mean(-np.sort(-score, axis=1), axis=0)
+            for layer, score in getattr(scores, axis).items()
+        }
     if scores.hidden_size is not None:
         rows["hidden_size"] = {"all blocks": scores.hidden_size}
     return {axis: found for axis, found in rows.items() if found}

@@ -9,9 +9,9 @@ from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.extras import extra_specs
 from minitron.checkpoints.names import model_places, read_place
 from minitron.checkpoints.reading import Fp32, read_fp32
-from minitron.errors import MinitronError
+from minitron.errors import MinitronError, NotFiniteError
 from minitron.models.axes import tensor_shape
-from minitron.models.slicing import TensorCut, tensor_cuts
+from minitron.models.slicing import TensorCut, scale_tensor, tensor_cuts
 from minitron.prune.plan import PrunePlan
 from minitron.runtime.dtypes import torch_dtype
 from minitron.runtime.loading import count_params, empty_model
@@ -92,7 +92,7 @@ def check_logits(
     found_TV = _logits(LayerwiseStack(written), ids_1T)
     expected_TV = _logits(LayerwiseStack(written, read=cut_rows(source, plan, dtype=dtype)), ids_1T)
     if not torch.isfinite(expected_TV).all():
-        raise MinitronError(f"logits of the pruned model must be finite, those of {written.folder} are not")
+        raise NotFiniteError(f"logits of the pruned model must be finite, those of {written.folder} are not")
     if not torch.equal(found_TV, expected_TV):
         apart = float((found_TV - expected_TV).abs().max())
         raise MinitronError(
@@ -124,12 +124,15 @@ def _read_cut(source: Checkpoint, cut: TensorCut, dtype: str | None, first: int,
         if len(inside):
             block = read_fp32(stored, first=start, count=min(step, cut.before[0] - start))[wanted[inside] - start]
             for dim, kept in enumerate(cut.kept[1:], start=1):
-                block = block if kept is None else np.take(block, kept, axis=dim)
+                if kept is not None and kept.ndim == 1:
+                    block = np.take(block, kept, axis=dim)
+                elif kept is not None:
+                    own = zip(block, kept[first + inside], strict=True)
+                    block = np.stack([np.take(entry, row, axis=dim - 1) for entry, row in own])
             result[inside] = block
-    stored_dtype = torch_dtype(stored.dtype)
     tensor = torch.from_numpy(result)
     if cut.scale != 1.0:
-        tensor = (tensor * cut.scale).to(stored_dtype).float()
+        tensor = scale_tensor(tensor, cut).to(torch_dtype(stored.dtype)).float()
     if dtype is not None:
         tensor = tensor.to(torch_dtype(dtype)).float()
     return tensor.numpy()

@@ -29,8 +29,11 @@ from minitron.checkpoints.weights import copy_files, open_weights, write_weights
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
 from minitron.runtime.dtypes import torch_dtype
+from minitron.runtime.key_mapping import key_mapping
+from minitron.runtime.special_tokens import fill_special_tokens
 
 logger = logging.getLogger(__name__)
+LOADING = {"output_loading_info": True, "local_files_only": True}
 
 
 def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -51,7 +54,7 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     with _quiet_transformers():
         config = _read_config(checkpoint)
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True
+            folder, config=config, dtype=dtype, key_mapping=key_mapping(checkpoint), **LOADING
         )
     faults = {kind: names for kind, names in info.items() if names and kind != "unexpected_keys"}
     if faults:
@@ -79,7 +82,7 @@ def assemble_model(
     Raises:
         MinitronError: A tensor is missing, left over or of another shape.
     """
-    built = _built_config(config, shape)
+    built = build_config(config, shape)
     model = _meta_model(built, next(iter(state.values())).dtype)
     family, whole = shape.family, dict(state)
     if shape.head_tensor != family.head:
@@ -117,12 +120,12 @@ def check_device(device: str) -> None:
             raise MinitronError(f"device must be one that torch can use here, got {device}: {reason}") from error
 
 
-def new_model(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
-    """A freshly initialized model of a configuration, fp32, with the same time-step limit as a loaded one."""
+def new_model(config: PretrainedConfig, *, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A freshly initialized model of a configuration, with the same time-step limit as a loaded one."""
     _quiet_kernel_notes("cpu")
     torch.manual_seed(seed)
     with _quiet_transformers():
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return _settled(model)
 
 
@@ -145,16 +148,16 @@ def save_model(state: Mapping[str, torch.Tensor], template: Checkpoint, output: 
                 return read_stored(name)
             return read_place(state, places[name]).to(device="cpu", dtype=torch_dtype(planned[name][0]))
 
-        write_weights(output, planned, read)
+        write_weights(output, planned, read, spell=template.name_to_write)
     copy_files([*carried_files(template.folder), template.folder / "config.json"], output)
     return open_checkpoint(output)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, padding on the left as generation needs.
+    """The checkpoint's tokenizer, padding on the left as generation needs; what it does not name is filled in.
 
     Raises:
-        MinitronError: The folder has no tokenizer, or the tokenizer has no end-of-text token.
+        MinitronError: The folder has no tokenizer.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -163,10 +166,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     except Exception as error:  # a malformed file makes transformers and tokenizers raise whatever they trip over
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise MinitronError(f"a checkpoint must bring its tokenizer, {folder} has none that loads: {reason}") from error
-    if tokenizer.eos_token_id is None:
-        raise MinitronError(f"the tokenizer of {folder} must name an eos_token, it names none")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    fill_special_tokens(tokenizer, folder)
     return tokenizer
 
 
@@ -212,10 +212,11 @@ def _settled(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _read_config(checkpoint: Checkpoint) -> PretrainedConfig:
-    return _built_config(checkpoint.config, checkpoint.shape)
+    return build_config(checkpoint.config, checkpoint.shape)
 
 
-def _built_config(config: Mapping[str, object], shape: HybridShape) -> PretrainedConfig:
+def build_config(config: Mapping[str, object], shape: HybridShape) -> PretrainedConfig:
+    """Transformers' configuration of a `config.json` and of the shape that it describes."""
     with tempfile.TemporaryDirectory() as folder:  # transformers spells infinity its own way in files
         write_json(Path(folder) / "config.json", config)
         return _sized(AutoConfig.from_pretrained(folder, local_files_only=True), shape)
