@@ -30,7 +30,7 @@ SCORED_AXES = (
 class WidthSettings(Settings):
     """Which scorer ranks the units of each axis: activation (as published), flap or output_energy; null: none.
 
-    The defaults are what won over the quickstart's teacher and SmolLM2: docs/decisions/0024-scores-of-real-models.md.
+    The defaults are what won over the quickstart's teacher and SmolLM2: docs/decisions/0026-scores-of-real-models.md.
     """
 
     hidden_size: WidthScorer | None = Field(default="flap", description="Channels of the residual stream.")
