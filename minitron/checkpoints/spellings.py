@@ -14,6 +14,7 @@ from minitron.checkpoints.names import Place, block_places
 from minitron.errors import CheckpointError
 from minitron.models.families.family import Family
 from minitron.models.shape import HybridShape
+from minitron.models.text_config import TEXT_MODELS
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,12 @@ logger = logging.getLogger(__name__)
 WRAPPERS = {r"^module\.": "", r"_orig_mod\.": "", r"_fsdp_wrapped_module\.": "", r"_checkpoint_wrapped_module\.": ""}
 # Family -> beginnings of names that releases of transformers wrote (5.3 to 5.22: huggingface/transformers#48075).
 RELEASES = {"nemotron_h": {r"^backbone\.embedding\.": "backbone.embeddings."}}
+# What models that see, too, call their text model: as published, and as transformers wrote up to 4.51.
+INSIDE = {
+    r"^model\.language_model\.": "model.",
+    r"^language_model\.model\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
 # Dims of a stack of matrices.
 STACK_DIMS = 3
 
@@ -48,7 +55,8 @@ PUBLISHED = Spelling(on_disk={}, in_memory=False)
 
 def renamings(model_type: str) -> dict[str, str]:
     """Pattern -> replacement of the names that a loaded model is not called by."""
-    return {**WRAPPERS, **RELEASES.get(model_type, {})}
+    inside = INSIDE if any(text.model_type == model_type for text in TEXT_MODELS.values()) else {}
+    return {**WRAPPERS, **RELEASES.get(model_type, {}), **inside}
 
 
 def published_names(
