@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from minitron.api.text import Text, source_settings
 from minitron.estimate.serving.workload import Workload
 from minitron.evaluate.metrics import Metrics
 from minitron.pipeline.evaluation import evaluate_model
@@ -13,7 +14,7 @@ from minitron.runtime.loading import check_device, load_model
 
 def evaluate(
     checkpoint: str | Path,
-    data: str | Path,
+    data: Text,
     *,
     teacher: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
@@ -24,7 +25,8 @@ def evaluate(
 
     Args:
         checkpoint: Hugging Face checkpoint folder.
-        data: Held-out text file, or a dataset's name.
+        data: Held-out text: a path or a dataset's name, a mapping of a source's settings, or several of them. Of
+            conversations the answers count, unless a source's `loss` says otherwise.
         teacher: Checkpoint that the KL is measured to; None leaves it out.
         settings: Any setting of a recipe's evaluate section, as `{"sequences": 32, "seq_len": 512}`; a task as
             `{"task": {"name": "sums", "path": "problems.jsonl"}}`.
@@ -45,7 +47,7 @@ def evaluate(
         ```
     """
     check_device(device)
-    section = make_section(EvaluateSection, {"data": [{"path": str(data)}], **(settings or {})})
+    section = make_section(EvaluateSection, {"data": source_settings(data), **(settings or {})})
     folder = Path(checkpoint)
     loaded = None if teacher is None else load_model(Path(teacher), device=device)
     model = load_model(folder, device=device)

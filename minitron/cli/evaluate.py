@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from minitron.cli.arguments import add_checkpoint, add_device, positive_int
+from minitron.cli.arguments import add_checkpoint, add_data, add_device, positive_int
 from minitron.cli.output import print_result
 
 SUMMARY = "measure a checkpoint"
@@ -12,7 +12,7 @@ SUMMARY = "measure a checkpoint"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     add_checkpoint(parser)
-    parser.add_argument("--data", required=True, metavar="PATH", help="held-out text")
+    add_data(parser, "held-out text", required=True)
     parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help="also measure the KL to it")
     parser.add_argument("--task", metavar="PATH", help=".jsonl with prompt and answer, for exact match")
     parser.add_argument("--max-new-tokens", type=positive_int, default=256, help="tokens an answer may take (256)")
@@ -24,12 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures the checkpoint."""
-    from minitron.api.checks import require_checkpoint, require_device_name, require_file, require_text
+    from minitron.api.checks import require_checkpoint, require_device_name, require_file, require_sources
+    from minitron.recipe.evaluate import EvaluateSection
+    from minitron.recipe.load import make_section
 
     for folder in (args.checkpoint, args.teacher):
         if folder is not None:
             require_checkpoint(folder)
-    require_text(args.data)
+    sources = make_section(EvaluateSection, {"data": args.data}).data
+    require_sources(sources, args.checkpoint)
     if args.task is not None:
         require_file(Path(args.task), "a task")
     require_device_name(args.device)
@@ -42,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         task = Path(args.task)
         settings["task"] = {"name": task.stem, "path": args.task, "max_new_tokens": args.max_new_tokens}
     metrics = evaluate(
-        args.checkpoint, args.data, teacher=args.teacher, settings=settings, context=args.context, device=args.device
+        args.checkpoint, sources, teacher=args.teacher, settings=settings, context=args.context, device=args.device
     )
     table = metrics_table({args.checkpoint.name: metrics}, budget_bytes=None, context_tokens=args.context)
     print_result(args, metrics.to_json(), table)

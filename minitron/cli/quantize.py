@@ -13,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument("--format", required=True, help="fp8, w8a8, w4a16, nvfp4, int8, int8-smoothquant or int4-awq")
     parser.add_argument(
-        "--data", metavar="PATH", help="text to calibrate with and measure the KL on (w8a8 and w4a16 do without)"
+        "--data",
+        metavar="PATH",
+        help="text to calibrate with and measure the KL on, all tokens of it (w8a8 and w4a16 do without)",
     )
     add_output(parser)
     parser.add_argument("--samples", type=positive_int, default=64, help="samples of packed text (64)")

@@ -1,7 +1,7 @@
 """The interface of a tokenizer that packing needs; tokenizers of transformers have it."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 
 class Tokenizer(Protocol):
@@ -19,4 +19,17 @@ class Tokenizer(Protocol):
         """Every token and its id."""
 
     def __call__(self, text: list[str], **options: bool) -> Mapping[str, list[list[int]]]:
-        """The ids of each text under `input_ids`."""
+        """The ids of each text under `input_ids`; under `special_tokens_mask` 1 where the tokenizer added one."""
+
+
+class ChatTokenizer(Tokenizer, Protocol):
+    """A fast tokenizer of transformers with a chat template, as far as conversations use it."""
+
+    eos_token: str
+    is_fast: bool
+    name_or_path: str
+    backend_tokenizer: Any
+    special_tokens_map: Mapping[str, str]
+
+    def get_chat_template(self, chat_template: str | None = None, tools: Sequence[object] | None = None) -> str:
+        """The template by its text, or the tokenizer's own."""

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from minitron.artifacts.json_files import read_record, write_json
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.data.packing import write_sequence_file
-from minitron.data.sequences import TokenSequences
 from minitron.data.sources import Blend
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.stage import TrainingRun, distill
@@ -119,7 +118,7 @@ class _Bench:
             made_from={"text": data_hashes(section.data)},
         )
         self.train_NT = sequences_NT.part(0, train)
-        self.held_out_NT: TokenSequences = sequences_NT[train:]
+        self.held_out_NT = sequences_NT.part(train)
 
     def prune(self, candidate: Candidate) -> PreTrainedModel:
         """Prunes the source to a candidate, in memory."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import open_checkpoint
-from minitron.data.sequences import blend_sources
+from minitron.data.sequences import blend_text
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.workload import Workload
 from minitron.evaluate.metrics import Metrics
@@ -40,7 +40,7 @@ def evaluate_model(
         seed: Seed of the order of the text.
     """
     checkpoint, tokenizer = open_checkpoint(folder), load_tokenizer(folder)
-    sequences_NT = blend_sources(
+    sequences_NT = blend_text(
         text_sources(section.data, held_out=True),
         tokenizer,
         seq_len=section.seq_len,

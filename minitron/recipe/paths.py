@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from minitron.data.documents import is_text_file
+from minitron.data.locations import is_local
 from minitron.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -16,7 +16,7 @@ class Relative:
     """Marks a setting as a path that is taken from the recipe's folder.
 
     Attributes:
-        or_dataset: Only where it is the name of a text file; anything else is the name of a dataset.
+        or_dataset: Only where it is meant to be on this machine; anything else is the name of a dataset.
     """
 
     or_dataset: bool = False
@@ -47,6 +47,6 @@ def resolve_paths(settings: SettingsT, folder: Path) -> SettingsT:
             changed[name] = resolve_paths(value, folder)
         elif isinstance(value, tuple):
             changed[name] = tuple(resolve_paths(one, folder) if isinstance(one, Settings) else one for one in value)
-        elif marks and (is_text_file(value) or not marks[0].or_dataset):
+        elif marks and value is not None and (not marks[0].or_dataset or is_local(value, folder)):
             changed[name] = str(folder / value)
     return settings.model_copy(update=changed)

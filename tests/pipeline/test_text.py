@@ -60,7 +60,7 @@ def test_evaluation_reads_the_side_that_is_held_out(tmp_path: Path, monkeypatch:
         found["part"] = sources[0].part
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluation, "blend_sources", stop)
+    monkeypatch.setattr(evaluation, "blend_text", stop)
     for name in ("open_checkpoint", "load_tokenizer"):
         monkeypatch.setattr(evaluation, name, lambda _folder, **_options: None)
     section = EvaluateSection(data=(Source(path="a.jsonl", held_out=0.25),))

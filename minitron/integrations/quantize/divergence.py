@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.names import gather_state, model_places, read_place
 from minitron.checkpoints.weights import open_weights
-from minitron.data.sequences import TokenSequences, blend_sources
+from minitron.data.masks import TokenSequences
+from minitron.data.sequences import blend_sources
 from minitron.data.sources import TextSource
 from minitron.errors import MinitronError
 from minitron.evaluate.perplexity import evaluate_text

@@ -1,7 +1,7 @@
 """Stage `cache`: teacher + training text -> the teacher's best tokens, one cache for each phase of the distillation."""
 
 from minitron.checkpoints.checkpoint import open_checkpoint
-from minitron.distill.dataset import PackedSequences
+from minitron.data.masks import PackedSequences
 from minitron.distill.teachers.cache_file import CacheContents
 from minitron.distill.teachers.cache_writer import write_teacher_cache
 from minitron.distill.teachers.teacher import Teacher
