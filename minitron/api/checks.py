@@ -12,8 +12,8 @@ from minitron.data.locations import locate
 from minitron.errors import ArtifactError, DataError, MinitronError
 from minitron.importance.scores import Scores, load_scores
 from minitron.pipeline.run_folder import SCORES_FILE
-from minitron.pipeline.source_checks import check_sources
 from minitron.recipe.source import Source
+from minitron.recipe.source_checks import check_sources
 from minitron.settings import SEEDS
 
 # Device types of torch that a model can be computed on.

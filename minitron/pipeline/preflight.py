@@ -10,10 +10,10 @@ from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
 from minitron.pipeline.blocks import check_depth_target, kept_blocks
 from minitron.pipeline.sections import search_limits
-from minitron.pipeline.source_checks import check_sources
 from minitron.recipe.lengths import check_lengths
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.source import faulty_text, sources_in
+from minitron.recipe.source_checks import check_sources
 from minitron.recipe.space import search_space
 from minitron.search.solver import solve_budget
 
