@@ -179,17 +179,20 @@ def _rounds(source: TextSource, *, seed: int) -> Iterator[Iterator[Document]]:
 
 
 def _read_excerpts(source: TextSource) -> Iterator[Document]:
-    empty = True
+    empty = answerless = True
     for document in source.read():
         if source.part != "all" and is_held_out(document, source.held_out) != (source.part == "held_out"):
             continue
         empty = False
+        answerless = answerless and source.loss != "all" and not isinstance(document, str) and not document.answers
         yield from _excerpts(document, source)
     if empty:
         raise DataError(
             f"a text source must hold text, {source.path} has none in its {source.part} part with "
             f"held_out={source.held_out}"
         )
+    if answerless:
+        raise DataError(f"a loss on answers needs answers, {source.path} has none; set loss: all, or read other text")
 
 
 def _excerpts(document: Document, source: TextSource) -> Iterator[Document]:

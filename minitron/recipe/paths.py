@@ -23,6 +23,7 @@ class Relative:
 
 
 RecipePath = Annotated[str, Relative()]
+OptionalPath = Annotated[str | None, Relative()]
 TextPath = Annotated[str, Relative(or_dataset=True)]
 
 

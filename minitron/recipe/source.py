@@ -8,7 +8,7 @@ from pydantic import Field
 from minitron.data.locations import is_local, locate
 from minitron.data.records import LossTokens, RecordKind
 from minitron.errors import DataError
-from minitron.recipe.paths import RecipePath, TextPath, settings_in
+from minitron.recipe.paths import OptionalPath, TextPath, settings_in
 from minitron.settings import PositiveInt, Settings
 
 
@@ -29,7 +29,7 @@ class Source(Settings):
         default=None,
         description="What a loss counts in training and evaluation; when null answers of conversations, all of text.",
     )
-    chat_template: RecipePath | None = Field(
+    chat_template: OptionalPath = Field(
         default=None, description="File of a Jinja chat template; the tokenizer's own when null."
     )
     excerpt_chars: PositiveInt | None = Field(

@@ -162,7 +162,7 @@ def test_answers_without_an_answer_are_refused(tmp_path: Path, chat: TextSource)
     rows = [{"messages": [{"role": "user", "content": "only a question"}]}] * 9
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = TextSource(path=str(tmp_path / "questions.jsonl"), chat_template=chat.chat_template)
-    with pytest.raises(DataError, match=r"questions\.jsonl has none in its share; set loss: all"):
+    with pytest.raises(DataError, match=r"questions\.jsonl has none; set loss: all"):
         blend_text([source], make_chat_tokenizer(), seq_len=9, num_sequences=3, seed=0)
 
 
