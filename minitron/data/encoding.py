@@ -68,11 +68,16 @@ def encode_documents(
     return [next(plain) if isinstance(document, str) else next(chats) for document in documents]
 
 
-def _encode_texts(texts: list[str], tokenizer: Tokenizer) -> list[Encoded]:
+def encode_prompts(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """Token ids of texts that a model shall continue: with what the tokenizer puts before them, and nothing behind."""
     # Documents longer than the model's context are fine: they are cut afterwards.
-    found = tokenizer(texts, verbose=False, return_attention_mask=False, return_special_tokens_mask=True)
+    found = tokenizer(list(texts), verbose=False, return_attention_mask=False, return_special_tokens_mask=True)
     rows = zip(found["input_ids"], found["special_tokens_mask"], strict=True)
-    return [Encoded([*_without_last(ids, added), tokenizer.eos_token_id]) for ids, added in rows]
+    return [_without_last(ids, added) for ids, added in rows]
+
+
+def _encode_texts(texts: list[str], tokenizer: Tokenizer) -> list[Encoded]:
+    return [Encoded([*ids, tokenizer.eos_token_id]) for ids in encode_prompts(texts, tokenizer)]
 
 
 def _without_last(ids: list[int], added: list[int]) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from minitron.data.encoding import encode_prompts
 from minitron.data.formats.jsonl import read_jsonl
 from minitron.errors import DataError
 from minitron.progress import track
@@ -86,9 +87,8 @@ def evaluate_task(
     stops = _stop_tokens(model, tokenizer)
     for start in track(starts, "evaluate task", total=len(starts)):
         batch = ordered[start : start + batch_size]
-        inputs = tokenizer(
-            [problem.prompt for problem in batch], return_tensors="pt", padding=True, padding_side="left"
-        ).to(model.device)
+        prompts = encode_prompts([problem.prompt for problem in batch], tokenizer)
+        inputs = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
         output_BT = model.generate(
             **inputs,
             max_new_tokens=max_new_tokens,

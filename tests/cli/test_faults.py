@@ -89,6 +89,25 @@ FAULTS: dict[tuple[str, ...], str] = {
     ("export", "strange", *EXPORT[2:], "new"): "name the one to write with --pre-tokenizer NAME",
     ("eval", "nowhere", "--data", "text.txt"): "checkpoint folder not found: nowhere",
     ("eval", "teacher", "--data", "nowhere.txt"): "nowhere.txt is not",
+    ("eval", "teacher", "--data", "texts"): "got texts, which is not there; did you mean text.txt?",
+    ("eval", "teacher", "--data", "txet.txt"): "a file that is there, txet.txt is not; did you mean text.txt?",
+    ("eval", "teacher", "--data", "gone/*.csv"): "a pattern must match a file, gone/*.csv matches none",
+    ("eval", "teacher", "--data", "empty"): "a folder of text must hold",
+    ("eval", "teacher", "--data", "latin.jsonl"): "latin.jsonl is not: line 1 holds 0xe9 at byte 13 of the file",
+    ("eval", "teacher", "--data", "body.jsonl"): "body.jsonl:1 has the fields body, id; name the one to read by field",
+    ("eval", "teacher", "--data", "both.jsonl"): "both.jsonl:1 can be text or messages by its fields",
+    ("eval", "teacher", "--data", "chat.jsonl"): "the tokenizer of teacher has none for chat.jsonl; set chat_template",
+    (
+        "eval",
+        "teacher",
+        "--data",
+        "{path: text.txt, loss: answers}",
+    ): "answers needs conversations, text.txt holds text",
+    ("eval", "teacher", "--data", "{path: text.txt, los: all}"): "unknown key data.0.los; did you mean loss?",
+    ("eval", "teacher", "--data", "{path: chat.jsonl, chat_template: x.jinja}"): "a file that is there, x.jinja is not",
+    ("score", "teacher", "--data", "chat.jsonl", "--output", "new"): "conversations need a chat template",
+    ("run", "recipe.yaml", "--set", "distill.data=[{path: chat.jsonl}]"): "conversations need a chat template",
+    ("run", "recipe.yaml", "--set", "distill.data=[{path: text.txt, loss: none}]"): "distill.data.0.loss: input should",
     (*EVAL, "--teacher", "nowhere"): "checkpoint folder not found: nowhere",
     (*EVAL, "--task", "nowhere.jsonl"): "a task must be a file that is there",
     (*EVAL, "--device", "cuda:x"): "device must be one that torch knows",
@@ -113,6 +132,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_recipe(folder, make_tiny_shape(), {"hidden_size": [22, 14]})
     write_exports(folder)
     (folder / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    (folder / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
+    (folder / "body.jsonl").write_text(json.dumps({"body": "a", "id": 1}))
+    (folder / "both.jsonl").write_text(json.dumps({"text": "a", "messages": turns}))
+    (folder / "chat.jsonl").write_text(json.dumps({"messages": turns}))
     (folder / "date.yaml").write_text("name: 2020-99-99\n")
     for name in ("empty", "bare", "scores"):
         (folder / name).mkdir()

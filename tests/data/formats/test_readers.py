@@ -241,6 +241,30 @@ def test_the_offline_mode_is_named_where_it_is_why_a_dataset_is_not_found() -> N
         list(read_documents("nobody/nothing"))
 
 
+def test_a_name_that_the_hub_does_not_know_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    import huggingface_hub
+
+    asked: list[str] = []
+
+    def answer(_self: object, name: str, *, timeout: float) -> None:
+        asked.append(name)
+        raise ConnectionError("no such name\nand more")
+
+    def load(*_args: object, **_options: object) -> None:
+        raise AssertionError("what is not there is not loaded")
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", answer)
+    with pytest.raises(
+        DataError, match="nobody/nothing is neither a file here .*: no such name; mend the name"
+    ) as caught:
+        list(read_documents("nobody/nothing"))
+    assert asked == ["nobody/nothing"]
+    assert "\n" not in str(caught.value)
+
+
 def test_reading_lines_loads_neither_torch_nor_datasets() -> None:
 
     program = (
