@@ -38,6 +38,10 @@ MISTRAL = (
 DEFAULT = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n" + DEFAULT_SYSTEM + "<|im_end|>\n{% endif %}" + CHATML
 )
+SPACED = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 # The history of a turn is written without its thought, and a generation prompt opens one.
 THINKING = (
     "{% set last = namespace(user=-1) %}{% for m in messages %}"
@@ -84,6 +88,13 @@ def _default(messages: Messages) -> Pieces:
     return [(f"<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>\n", False), *_chatml(messages)]
 
 
+def _spaced(messages: Messages) -> Pieces:
+    pieces: Pieces = []
+    for message in messages:
+        pieces += [(f"{message['role']}: ", False), (message["content"] + "\n", message["role"] == "assistant")]
+    return pieces
+
+
 def _thinking(messages: Messages) -> Pieces:
     pieces: Pieces = []
     last = max(number for number, message in enumerate(messages) if message["role"] == "user")
@@ -112,6 +123,7 @@ TEMPLATES = {
     "mistral": Made(MISTRAL, _mistral),
     "marked": Made(MARKED, lambda messages: _chatml(messages, "<|im_end|>", "\n")),
     "default system": Made(DEFAULT, _default),
+    "spaced": Made(SPACED, _spaced),
     "thinking": Made(THINKING, _thinking),
 }
 
@@ -127,7 +139,9 @@ def make_chat_tokenizer(*, adds: str = "", vocab_size: int = 420) -> PreTrainedT
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    chats = [[("user", f"a{i} b"), ("assistant", f" b{i} a\n"), ("user", "ab"), ("assistant", "ba")] for i in range(40)]
+    chats = [
+        [("user", f"a{i} b"), ("assistant", f" b{i} a\n"), ("user", "ab"), ("assistant", "b a")] for i in range(40)
+    ]
     texts = [
         "".join(text for text, _ in made.pieces([{"role": role, "content": content} for role, content in chat]))
         for made in TEMPLATES.values()
