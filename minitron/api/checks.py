@@ -8,7 +8,6 @@ from minitron.artifacts.finished import require_free
 from minitron.artifacts.header import HEADER_FILE, read_header, require_current
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.checkpoints.merging.mergeable import check_mergeable, interpolation_weights
-from minitron.data.locations import locate
 from minitron.errors import ArtifactError, DataError, MinitronError
 from minitron.importance.scores import Scores, load_scores
 from minitron.pipeline.run_folder import SCORES_FILE
@@ -94,15 +93,6 @@ def require_mergeable(folders: Sequence[Path], weights: Sequence[float] | None) 
     check_mergeable(sources)
     if weights is not None:
         interpolation_weights(weights, len(sources))
-
-
-def require_text(source: str) -> None:
-    """Refuses text that cannot be there: what is neither readable here nor a dataset's name.
-
-    Raises:
-        DataError: It is missing or of another kind.
-    """
-    locate(source)
 
 
 def require_sources(sources: Sequence[Source], checkpoint: Path) -> None:

@@ -26,8 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Quantizes the checkpoint."""
-    from minitron.api.checks import require_checkpoint, require_device_name, require_output, require_text
+    from minitron.api.checks import require_checkpoint, require_device_name, require_output, require_sources
     from minitron.integrations.quantize.settings import QuantizeSettings, check_format
+    from minitron.recipe.source import Source
 
     settings = QuantizeSettings(
         format=args.format,
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     )
     check_format(require_checkpoint(args.checkpoint).shape, settings.format)
     if args.data is not None:
-        require_text(args.data)
+        require_sources([Source(path=args.data)], args.checkpoint)
     require_device_name(args.device)
     require_output(args.output)
 

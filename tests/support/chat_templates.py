@@ -139,9 +139,8 @@ def make_chat_tokenizer(*, adds: str = "", vocab_size: int = 420) -> PreTrainedT
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    chats = [
-        [("user", f"a{i} b"), ("assistant", f" b{i} a\n"), ("user", "ab"), ("assistant", "b a")] for i in range(40)
-    ]
+    roles = ("user", "assistant") * 2
+    chats = [list(zip(roles, (f"a{i} b", f" b{i} a\n", "ab", "b a"), strict=True)) for i in range(40)]
     texts = [
         "".join(text for text, _ in made.pieces([{"role": role, "content": content} for role, content in chat]))
         for made in TEMPLATES.values()

@@ -258,7 +258,7 @@ def test_a_name_that_the_hub_does_not_know_is_asked_for_once(monkeypatch: pytest
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", answer)
     with pytest.raises(
-        DataError, match="nobody/nothing is neither a file here .*: no such name; mend the name"
+        DataError, match="nobody/nothing is neither a file here .*: no such name; mend it, log in"
     ) as caught:
         list(read_documents("nobody/nothing"))
     assert asked == ["nobody/nothing"]
