@@ -46,12 +46,12 @@ class RecordForm:
         names, fields = set(row.names), ", ".join(row.names) or "none"
         fit = {
             "text": self.field in names,
-            "messages": MESSAGES in names and self.field != MESSAGES,
+            "messages": MESSAGES in names,
             "prompt_completion": {PROMPT, COMPLETION} <= names,
         }
         found = [kind for kind in KINDS if fit[kind]]
-        if self.field == MESSAGES:
-            found = ["messages"] if MESSAGES in names else []
+        if self.field != TEXT_FIELD and self.field in names:  # stated: what it holds decides
+            found = ["messages" if isinstance(row.values.get(self.field), list) else "text"]
         if len(found) > 1:
             raise DataError(
                 f"a record must be of one kind, {row.where} can be {' or '.join(found)} by its fields {fields}; say "

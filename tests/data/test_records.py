@@ -57,6 +57,15 @@ def test_fields_that_are_nobodys_are_named(tmp_path: Path) -> None:
     assert read(tmp_path, {"chat": [USER]}, field="chat", kind="messages")[0].messages == [USER]
 
 
+def test_a_field_that_is_stated_is_read_whatever_others_there_are(tmp_path: Path) -> None:
+    record = {"text": "a", "body": "b", "messages": [USER], "chat": [USER, ASSISTANT]}
+    assert read(tmp_path, record, field="body") == ["b"]
+    assert read(tmp_path, record, field="chat")[0].messages == [USER, ASSISTANT]
+    assert read(tmp_path, record, field="messages")[0].messages == [USER]
+    with pytest.raises(DataError, match="can be text or messages"):
+        read(tmp_path, record)
+
+
 def test_prompts_and_completions_may_be_messages(tmp_path: Path) -> None:
     system = {"role": "system", "content": "s"}
     (found,) = read(tmp_path, {"prompt": [system, USER], "completion": [ASSISTANT]})
