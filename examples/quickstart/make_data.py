@@ -29,12 +29,14 @@ SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "lib2to3", "en
 
 
 def stdlib_modules() -> Iterator[tuple[str, str]]:
-    """Yields (relative path, source text) for every Python file of this interpreter's standard library, sorted."""
+    """Yields (relative path, source text) for every Python file that is not empty of this interpreter's standard library, sorted."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
         if SKIPPED_FOLDERS.isdisjoint(relative.parts) and not relative.parts[0].startswith("config-"):
-            yield relative.as_posix(), path.read_text(encoding="utf-8", errors="replace")
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if text:
+                yield relative.as_posix(), text
 
 
 def is_held_out(key: str) -> bool:
