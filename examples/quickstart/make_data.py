@@ -29,7 +29,7 @@ SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "lib2to3", "en
 
 
 def stdlib_modules() -> Iterator[tuple[str, str]]:
-    """Yields (relative path, source text) for every Python file that is not empty of this interpreter's standard library, sorted."""
+    """Yields (relative path, source text) for each file of this interpreter's standard library that holds any, sorted."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
