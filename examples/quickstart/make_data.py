@@ -29,7 +29,7 @@ SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "lib2to3", "en
 
 
 def stdlib_modules() -> Iterator[tuple[str, str]]:
-    """Yields (relative path, source text) for each file of this interpreter's standard library that holds any, sorted."""
+    """Yields (relative path, source text) of the Python files of this interpreter's library that hold any, sorted."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
