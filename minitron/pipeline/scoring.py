@@ -10,7 +10,7 @@ from minitron.artifacts.header import STATE_FOLDER
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.distributed import Ranks
 from minitron.importance.calibrate import calibrate
-from minitron.importance.scores import ScoreArray, Scores, save_scores
+from minitron.importance.scores import LAYER_AXES, ScoreArray, Scores, save_scores
 from minitron.importance.selection import mamba_channels, mamba_heads
 from minitron.pipeline import fingerprints
 from minitron.pipeline.calibration import open_stack, read_samples
