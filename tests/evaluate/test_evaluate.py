@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
@@ -84,7 +85,8 @@ def test_the_answer_is_what_follows_the_trace(generated: str, answer: str) -> No
     assert extract_answer(generated) == answer
 
 
-def test_exact_match_counts_each_problem_once_whatever_the_batches(tiny_model: PreTrainedModel) -> None:
+@pytest.mark.parametrize("adds_eos", [False, True])
+def test_exact_match_counts_each_problem_once_whatever_the_batches(tiny_model: PreTrainedModel, adds_eos: bool) -> None:
     tokenizer = make_tokenizer()
     prompts = ["ab", "cdefg", "hij", "k"]
 
@@ -101,6 +103,9 @@ def test_exact_match_counts_each_problem_once_whatever_the_batches(tiny_model: P
     answers = [greedy(prompt) for prompt in prompts]
     problems = [Problem(prompt=prompt, answer=answer) for prompt, answer in zip(prompts, answers, strict=True)]
     tokenizer.padding_side = "left"
+    if adds_eos:
+        closing = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+        tokenizer.backend_tokenizer.post_processor = closing
     for batch_size in (1, 4):
         found = evaluate_task(tiny_model, tokenizer, problems, max_new_tokens=3, batch_size=batch_size)
         assert found.exact_match == 1.0
