@@ -114,6 +114,8 @@ FAULTS: dict[tuple[str, ...], str] = {
     (*EVAL, "--teacher", "other-words"): "two models meet only where an id is one token in both, 8 is",
     ("merge", "teacher", "other-words", "--output", "new"): "two models meet only where an id is one token in both",
     ("eval", "added", "--data", "added.txt"): "the text holds '<|im_start|>', whose id is 271; resize the model",
+    ("eval", "added", "--data", "text.txt", "--data", "added.txt"): "the text holds '<|im_start|>'",
+    ("eval", "added", "--data", "{path: turns.jsonl, chat_template: chat.jinja}"): "the text holds '<|im_start|>'",
     (*EVAL[:1], "added", *EVAL[2:], "--task", "added.jsonl"): "the text holds '<|im_start|>'",
     ("score", "added", "--data", "added.txt", "--output", "new"): "the text holds '<|im_start|>'",
     (
@@ -169,6 +171,9 @@ def write_misfits(folder: Path) -> None:
     added["added_tokens"].append({"id": 271, "content": "<|im_start|>", **token})
     (folder / "added" / "tokenizer.json").write_text(json.dumps(added))
     (folder / "added.txt").write_text("some text\n---\n<|im_start|>user")
+    turn = {"prompt": "a", "completion": "b<|im_start|>"}
+    (folder / "turns.jsonl").write_text(json.dumps(turn))
+    (folder / "chat.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
     (folder / "added.jsonl").write_text(json.dumps({"prompt": "<|im_start|>1+1=", "answer": "2"}))
     (folder / "pickled" / "model.safetensors").rename(folder / "pickled" / "pytorch_model.bin")
     config = json.loads((folder / "gptq" / "config.json").read_text())

@@ -136,7 +136,7 @@ def test_an_interrupted_packing_goes_on_to_the_same_masks(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("minitron.data.encoding._encode_texts", killed)
+        patch.setattr("minitron.data.encoding.encode_texts", killed)
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / "again", chat, text)
     with monkeypatch.context() as patch:
