@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from minitron.api.prune import prune
     from minitron.api.run import RunResult, distill, run, search
     from minitron.api.score import calibrate
+    from minitron.api.verify import Verified, verify
     from minitron.checkpoints.checkpoint import Checkpoint
     from minitron.errors import MinitronError
     from minitron.evaluate.metrics import Metrics
@@ -54,6 +55,7 @@ _HOMES = {
     "RunResult": "minitron.api.run",
     "Scores": "minitron.importance.scores",
     "SearchRecord": "minitron.search.record",
+    "Verified": "minitron.api.verify",
     "bench": "minitron.api.bench",
     "calibrate": "minitron.api.score",
     "check": "minitron.api.check",
@@ -68,6 +70,7 @@ _HOMES = {
     "prune": "minitron.api.prune",
     "run": "minitron.api.run",
     "search": "minitron.api.run",
+    "verify": "minitron.api.verify",
 }
 
 __all__ = [
@@ -83,6 +86,7 @@ __all__ = [
     "RunResult",
     "Scores",
     "SearchRecord",
+    "Verified",
     "__version__",
     "bench",
     "calibrate",
@@ -98,6 +102,7 @@ __all__ = [
     "prune",
     "run",
     "search",
+    "verify",
 ]
 
 

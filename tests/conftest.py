@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 settings.register_profile("random", deadline=60_000)  # milliseconds; an example takes a second at most
 settings.register_profile("ci", deadline=60_000, derandomize=True, database=None, print_blob=True)
-settings.load_profile("ci" if os.environ.get("CI") else "random")
+# Failures as they are found, not in their smallest form: for work on a family whose every example fails.
+settings.register_profile("unshrunk", deadline=60_000, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "random"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -46,7 +46,7 @@ def extra_cuts(source: Checkpoint, keep: Keep) -> Iterator[TensorCut]:
     changed = {
         name
         for name, axis in shape.family.axes.items()
-        if axis.block is not None and shape.sizes[name] != target.sizes[name]
+        if axis.blocks is not None and shape.sizes[name] != target.sizes[name]
     }
     for name, spec in extra_specs(shape, source.extras).items():
         before = tensor_shape(spec, shape.sizes)

@@ -1,7 +1,7 @@
 """Where the tensors of checkpoint files lie in a loaded model, which stacks the experts that files keep apart."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,10 +13,17 @@ from minitron.models.shape import HybridShape
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A tensor's name in a model's `state_dict`, and its entry along the first dim where it is one of a stack."""
+    """Where a tensor of the files lies in a model's `state_dict`.
+
+    Attributes:
+        name: The name there.
+        entry: Its entry along the first dim, where it is one of a stack.
+        fused: (number, of how many) of equal runs of the entry's first dim, where several are fused.
+    """
 
     name: str
     entry: int | None = None
+    fused: tuple[int, int] = (0, 1)
 
 
 def block_places(family: Family, kind: str, sizes: Mapping[str, int]) -> dict[str, Place]:
@@ -34,14 +41,16 @@ def model_places(shape: HybridShape) -> dict[str, Place]:
     for layer, kind in enumerate(shape.hybrid_override_pattern):
         prefix = family.block_prefix.format(layer=layer)
         for name, place in block_places(family, kind, shape.sizes).items():
-            found[prefix + name] = Place(family.name_in_memory(prefix + place.name), place.entry)
+            found[prefix + name] = replace(place, name=family.name_in_memory(prefix + place.name))
     return found
 
 
 def read_place(state: Mapping[str, torch.Tensor], place: Place) -> torch.Tensor:
     """The tensor at a place of a model's state, sharing its memory."""
     tensor = state[place.name]
-    return tensor if place.entry is None else tensor[place.entry]
+    part, parts = place.fused
+    own = tensor if place.entry is None else tensor[place.entry]
+    return own if parts == 1 else own.narrow(0, part * (len(own) // parts), len(own) // parts)
 
 
 def gather_state(tensors: Iterable[tuple[str, torch.Tensor]], places: Mapping[str, Place]) -> dict[str, torch.Tensor]:
@@ -51,21 +60,26 @@ def gather_state(tensors: Iterable[tuple[str, torch.Tensor]], places: Mapping[st
         CheckpointError: A stack lacks an entry.
     """
     state: dict[str, torch.Tensor] = {}
-    stacks: dict[str, dict[int, torch.Tensor]] = {}
+    stacks: dict[str, dict[int, dict[int, torch.Tensor]]] = {}
     for name, tensor in tensors:
         place = places[name]
         if place.entry is None:
             state[place.name] = tensor
         else:
-            stacks.setdefault(place.name, {})[place.entry] = tensor
+            stacks.setdefault(place.name, {}).setdefault(place.entry, {})[place.fused[0]] = tensor
     for name, entries in stacks.items():
         if sorted(entries) != list(range(len(entries))):
             raise CheckpointError(f"the entries of {name} must be numbered from 0 without gaps, got {sorted(entries)}")
-        state[name] = torch.stack([entries[entry] for entry in range(len(entries))])
+        state[name] = torch.stack([_fused(entries[entry]) for entry in range(len(entries))])
     return state
 
 
 def _places(spec: TensorSpec, sizes: Mapping[str, int]) -> dict[str, Place]:
-    if spec.stacked is None or spec.in_memory is None:
-        return {spec.name: Place(spec.name)}
-    return {name: Place(spec.in_memory, entry) for entry, name in enumerate(entry_names(spec, sizes))}
+    if spec.stacked is None or spec.is_whole:
+        return {spec.name: Place(spec.in_memory or spec.name)}
+    place = Place(spec.in_memory or spec.name, fused=spec.fused or (0, 1))
+    return {name: replace(place, entry=entry) for entry, name in enumerate(entry_names(spec, sizes))}
+
+
+def _fused(parts: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([parts[part] for part in sorted(parts)]) if len(parts) > 1 else parts[0]

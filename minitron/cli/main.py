@@ -24,6 +24,7 @@ COMMANDS = {
     "distill": "distill",
     "fit": "fit",
     "check": "check",
+    "verify": "verify",
     "score": "score",
     "prune": "prune",
     "plan": "plan",

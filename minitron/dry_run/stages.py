@@ -137,9 +137,7 @@ def _depth_distill(recipe: Recipe, shapes: Shapes) -> StageWork:
 
 def _score(recipe: Recipe, shapes: Shapes) -> StageWork:
     section = recipe.score
-    width = section.width
-    found = (width.hidden_size, width.intermediate_size, width.mamba, width.num_attention_heads)
-    scorers = " and ".join(sorted({name for name in found if name is not None})) or "no widths"
+    scorers = " and ".join(sorted(set(section.width.scorers.values()))) or "no widths"
     where = ", a block in memory at a time" if section.layerwise else ""
     models, weights_bytes = _whole(section.layerwise, "what is scored", shapes.source)
     return StageWork(

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from minitron.distributed import Ranks
+from minitron.runtime.backbone import Block
 from minitron.runtime.hooks import Accumulator, HookSite, State, collecting
-from minitron.runtime.stack import Block
 
 Key = tuple[str, int]
 

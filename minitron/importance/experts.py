@@ -46,6 +46,8 @@ class ExpertStatistic:
         }
 
     def _path(self, layer: int) -> str | None:
+        if not self._shape.n_routed_experts:
+            return None
         return self._shape.family.experts.get(self._shape.hybrid_override_pattern[layer])
 
 
@@ -53,7 +55,8 @@ class ExpertSums:
     """Sums over counted tokens, in fp64: `tokens` and `norm` [E], `energy` [E, F], and the number of `all` tokens.
 
     Args:
-        experts: The module of stacked experts, with `up_proj` [E, F, C], `down_proj` [E, C, F] and `act_fn`.
+        experts: The module of stacked experts, with `down_proj` [E, C, F], `act_fn`, and `up_proj` [E, F, C] or, where
+            experts are gated, `gate_up_proj` [E, 2 F, C], the gate's rows first.
     """
 
     def __init__(self, experts: nn.Module) -> None:
@@ -74,21 +77,29 @@ class ExpertSums:
     def _sums(
         self, x_NC: torch.Tensor, chosen_NK: torch.Tensor, weights_NK: torch.Tensor, mask_N: torch.Tensor | None
     ) -> State:
-        up_EFC, down_ECF = (self._experts.get_parameter(name) for name in ("up_proj", "down_proj"))
-        activation = self._experts.get_submodule("act_fn")
+        down_ECF = self._experts.get_parameter("down_proj")
+        experts, _, neurons = down_ECF.shape
         sums: State = {
-            "tokens": torch.zeros(len(up_EFC), dtype=torch.float64, device=x_NC.device),
-            "norm": torch.zeros(len(up_EFC), dtype=torch.float64, device=x_NC.device),
-            "energy": torch.zeros(up_EFC.shape[:2], dtype=torch.float64, device=x_NC.device),
+            "tokens": torch.zeros(experts, dtype=torch.float64, device=x_NC.device),
+            "norm": torch.zeros(experts, dtype=torch.float64, device=x_NC.device),
+            "energy": torch.zeros((experts, neurons), dtype=torch.float64, device=x_NC.device),
             "all": torch.tensor(float(len(x_NC) if mask_N is None else mask_N.sum()), dtype=torch.float64),
         }
         for expert in torch.unique(chosen_NK).tolist():
             counted_NK = chosen_NK == expert if mask_N is None else (chosen_NK == expert) & mask_N[:, None]
             token, place = torch.where(counted_NK)
             weight_N1 = weights_NK[token, place, None].float()
-            act_NF = activation(x_NC[token] @ up_EFC[expert].T)
+            act_NF = self._activations(x_NC[token], expert)
             out_NC = act_NF @ down_ECF[expert].T
             sums["tokens"][expert] = len(token)
             sums["norm"][expert] = (weight_N1 * out_NC.float().norm(dim=1, keepdim=True)).sum(dtype=torch.float64)
             sums["energy"][expert] = (weight_N1 * act_NF.float()).square().sum(dim=0).double()
         return sums
+
+    def _activations(self, x_NC: torch.Tensor, expert: int) -> torch.Tensor:
+        """[N, F] what one expert's down projection reads."""
+        activation, weights = self._experts.get_submodule("act_fn"), dict(self._experts.named_parameters())
+        if "gate_up_proj" in weights:
+            gate_NF, up_NF = (x_NC @ weights["gate_up_proj"][expert].T).chunk(2, dim=-1)
+            return torch.as_tensor(activation(gate_NF) * up_NF)
+        return torch.as_tensor(activation(x_NC @ weights["up_proj"][expert].T))

@@ -19,8 +19,8 @@ from minitron.importance.finish import make_scores
 from minitron.importance.scores import Scores
 from minitron.importance.settings import CalibrationSettings
 from minitron.models.shape import HybridShape
-from minitron.runtime.backbone import backbone_of
-from minitron.runtime.stack import Block, MemoryStack
+from minitron.runtime.backbone import Block, backbone_of
+from minitron.runtime.stack import MemoryStack
 
 
 @torch.no_grad()

@@ -16,13 +16,17 @@ def retained_shares(scores: Scores, source: HybridShape, layers: Sequence[int]) 
 
     Shares of a per-block axis are the mean over the kept blocks. Grouped units are taken group by group, so only
     multiples of the number of groups mean something. Mamba heads and channels are counted one at a time, although a
-    cut of both keeps somewhat more than the product. An axis without scores counts as kept whole.
+    cut of both keeps somewhat more than the product. An axis that groups another one has the shares of whole groups. An
+    axis without scores counts as kept whole.
     """
     kept = set(layers)
     shares = {}
+    owners = source.family.owners
     for name, axis in source.family.axes.items():
         groups = 1 if axis.grouped_by is None else max(1, source.sizes[axis.grouped_by])
-        found = _ranked(scores, name, kept)
+        found = _ranked(scores, owners.get(name, name), kept)
+        if name in owners:
+            found = [np.maximum(score, 0).reshape(source.sizes[name], -1).sum(axis=1) for score in found]
         shares[name] = _mean((_kept_share(score, groups) for score in found), source.sizes[name])
     # A greedy search marks what it removed by negative scores; such a block counts as the least of the others.
     depth_L = np.where(scores.depth < 0, np.min(scores.depth, where=scores.depth >= 0, initial=np.inf), scores.depth)

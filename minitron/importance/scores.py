@@ -26,6 +26,7 @@ class LayerScores(TypedDict):
     intermediate_size: ByLayer
     mamba: ByLayer
     num_attention_heads: ByLayer
+    linear_num_value_heads: ByLayer
     n_routed_experts: ByLayer
     moe_intermediate_size: ByLayer
     moe_shared_expert_intermediate_size: ByLayer
@@ -44,6 +45,7 @@ class Scores:
         mamba: Layer of a Mamba block -> [H, P], of which heads and channels take the L2; or [H, P, P], a matrix of
             each head, of which channels take the diagonal and heads the sum over kept channels.
         num_attention_heads: Layer of an attention block -> [heads].
+        linear_num_value_heads: Layer of a gated DeltaNet -> [value heads].
         n_routed_experts: Layer of a block of experts -> [E].
         moe_intermediate_size: Layer of a block of experts -> [E, F], the neurons of each.
         moe_shared_expert_intermediate_size: Layer of a block of experts -> [F] of the shared one.
@@ -58,6 +60,7 @@ class Scores:
     intermediate_size: ByLayer
     mamba: ByLayer
     num_attention_heads: ByLayer
+    linear_num_value_heads: ByLayer = field(default_factory=dict)
     n_routed_experts: ByLayer = field(default_factory=dict)
     moe_intermediate_size: ByLayer = field(default_factory=dict)
     moe_shared_expert_intermediate_size: ByLayer = field(default_factory=dict)
@@ -118,7 +121,7 @@ def random_scores(shape: HybridShape, *, seed: int) -> Scores:
     by_axis: dict[str, ByLayer] = {}
     for axis in LAYER_AXES:
         declared = axes.get("mamba_num_heads" if axis == "mamba" else axis)
-        if declared is None or declared.block is None:
+        if declared is None or declared.blocks is None:
             by_axis[axis] = {}
             continue
         dims: tuple[int, ...] = (sizes[declared.name],)
@@ -126,7 +129,7 @@ def random_scores(shape: HybridShape, *, seed: int) -> Scores:
             dims = (shape.mamba_num_heads, shape.mamba_head_dim)
         elif declared.per is not None:
             dims = (sizes[declared.per], sizes[axis])
-        by_axis[axis] = {layer: rng.random(dims) for layer in shape.layers_of(declared.block)}
+        by_axis[axis] = {layer: rng.random(dims) for layer in shape.layers_of(declared.blocks)}
     return Scores(
         hidden_size=hidden,
         depth=rng.random(shape.num_hidden_layers),

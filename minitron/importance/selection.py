@@ -113,19 +113,23 @@ def select_units(scores: Scores, source: HybridShape, target: HybridShape, layer
     changed = {
         name
         for name, axis in source.family.axes.items()
-        if source.sizes[name] != target.sizes[name] and (axis.block is None or axis.block in kinds)
+        if source.sizes[name] != target.sizes[name] and (axis.blocks is None or kinds & set(axis.blocks))
     }
     for name, axis in source.family.axes.items():
         if name not in changed and source.sizes[name] != target.sizes[name]:
             raise MinitronError(
-                f"{name} must stay {source.sizes[name]} where no {axis.block} block is kept, got {target.sizes[name]}"
+                f"{name} must stay {source.sizes[name]} where no {axis.blocks} block is kept, got {target.sizes[name]}"
             )
     indices: dict[tuple[str, int | None], Indices] = {}
-    for name in sorted(changed - set(MAMBA_AXES)):
+    owners = source.family.owners
+    for name in sorted(changed - set(MAMBA_AXES) - owners.keys()):
         axis = source.family.axes[name]
         for layer in _where(source, axis, layers):
-            score = scores.hidden_size if layer is None else getattr(scores, name).get(layer)
-            indices[name, layer] = _top(_scored(score, name), source, axis, target.sizes[name])
+            score = _scored(scores.hidden_size if layer is None else getattr(scores, name).get(layer), name)
+            if axis.grouped_by in changed:
+                indices |= _top_with_groups(score, source, target, axis, layer)
+            else:
+                indices[name, layer] = _top(score, source, axis, target.sizes[name])
     if changed & set(MAMBA_AXES):
         for layer in _where(source, source.family.axes["mamba_num_heads"], layers):
             assert layer is not None
@@ -138,10 +142,39 @@ def select_units(scores: Scores, source: HybridShape, target: HybridShape, layer
     return Keep(layers=layers, indices=indices)
 
 
+def top_groups(score_C: ScoreArray, *, n_groups: int, kept_groups: int, kept: int) -> tuple[Indices, Indices]:
+    """Groups kept, and units kept in them, when groups are ranked by the sum of the best units that each would keep.
+
+    >>> [kept.tolist() for kept in top_groups(np.array([9, 0, 5.0, 5]), n_groups=2, kept_groups=1, kept=2)]
+    [[1], [2, 3]]
+    """
+    score_GC = score_C.reshape(n_groups, -1)
+    per_group = kept // kept_groups
+    groups = top_units(-np.sort(-score_GC, axis=1)[:, :per_group].sum(axis=1), kept_groups)
+    units = [group * score_GC.shape[1] + top_units(score_GC[group], per_group) for group in groups.tolist()]
+    return groups, np.concatenate(units)
+
+
+def _top_with_groups(
+    score: ScoreArray, source: HybridShape, target: HybridShape, axis: Axis, layer: int | None
+) -> dict[tuple[str, int | None], Indices]:
+    """Kept units of an axis and of the axis that groups it, which loses groups, too."""
+    groups = axis.grouped_by or ""
+    most = source.sizes[axis.name] // source.sizes[groups] * target.sizes[groups]
+    if target.sizes[axis.name] > most:
+        raise MinitronError(
+            f"{axis.name} must be at most {most} with {groups}={target.sizes[groups]}, got {target.sizes[axis.name]}"
+        )
+    kept_groups, units = top_groups(
+        score, n_groups=source.sizes[groups], kept_groups=target.sizes[groups], kept=target.sizes[axis.name]
+    )
+    return {(groups, layer): kept_groups, (axis.name, layer): units}
+
+
 def _where(source: HybridShape, axis: Axis, layers: tuple[int, ...]) -> list[int | None]:
-    if axis.block is None:
+    if axis.blocks is None:
         return [None]
-    return [layer for layer in layers if source.hybrid_override_pattern[layer] == axis.block]
+    return [layer for layer in layers if source.hybrid_override_pattern[layer] in axis.blocks]
 
 
 def _scored(score: ScoreArray | None, axis: str) -> ScoreArray:

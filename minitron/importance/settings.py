@@ -22,6 +22,7 @@ SCORED_AXES = (
     "intermediate_size",
     "mamba",
     "num_attention_heads",
+    "linear_num_value_heads",
     "moe_shared_expert_intermediate_size",
 )
 
@@ -37,6 +38,9 @@ class WidthSettings(Settings):
     mamba: WidthScorer | None = Field(default="flap", description="Mamba heads, and the channels of a head.")
     num_attention_heads: WidthScorer | None = Field(
         default="flap", description="Attention heads within their KV group."
+    )
+    linear_num_value_heads: WidthScorer | None = Field(
+        default="flap", description="Value heads of gated DeltaNet within their key head."
     )
     moe_shared_expert_intermediate_size: WidthScorer | None = Field(
         default="flap", description="Neurons of a shared expert."

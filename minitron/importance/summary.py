@@ -59,5 +59,11 @@ def summarize_scores(scores: Scores, shape: HybridShape) -> list[BlockSummary]:
 def _units(scores: Scores, layer: int) -> ScoreArray | None:
     if layer in scores.mamba:
         return mamba_heads(scores.mamba[layer])
-    found = (scores.intermediate_size, scores.num_attention_heads, scores.n_routed_experts)
+    found = (
+        scores.intermediate_size,
+        scores.num_attention_heads,
+        scores.linear_num_value_heads,
+        scores.n_routed_experts,
+        scores.moe_shared_expert_intermediate_size,
+    )
     return next((units[layer] for units in found if layer in units), None)

@@ -1,8 +1,9 @@
 """Axes: the named dims of a model's tensors, as data, and the index arithmetic that follows from them.
 
-A tensor's dim is a concatenation of *parts*; a part is a row-major product of *axes*. The output dim of a Mamba-2
-`in_proj`, for example, is the concatenation [z, x, B, C, dt], where z and x run over (heads, channels of a head), B and
-C over (groups, state) and dt over heads. Sizes, parameter counts and pruning all follow from such declarations.
+A tensor's dim is a concatenation of *parts*; a part is a row-major product of *axes* and plain numbers. The output dim
+of a Mamba-2 `in_proj`, for example, is the concatenation [z, x, B, C, dt], where z and x run over (heads, channels of a
+head), B and C over (groups, state) and dt over heads. Sizes, parameter counts and pruning all follow from such
+declarations.
 """
 
 import math
@@ -16,7 +17,8 @@ import numpy.typing as npt
 Indices = npt.NDArray[np.int64]
 # A size is one number, or an array of numbers where many shapes are counted at once.
 SizeT = TypeVar("SizeT", int, npt.NDArray[np.int64])
-Part = tuple[str, ...]
+# A number in a part is a run of so many entries for each entry before it, as [query, gate] of every attention head.
+Part = tuple[str | int, ...]
 Dim = tuple[Part, ...]
 
 
@@ -26,16 +28,17 @@ class Axis:
 
     Attributes:
         name: The configuration key that holds its size, as Hugging Face spells it.
-        block: The letter of the block kind whose every layer keeps an index set of its own; None where one index set
-            serves the whole model.
-        grouped_by: The axis whose entries own equal, contiguous runs of this one; every run keeps the same number.
+        blocks: The letters of the kinds of block that keep an index set of their own, layer by layer; None where one
+            index set serves the whole model.
+        grouped_by: The size whose entries own equal, contiguous runs of this one; every run keeps the same number. It
+            may be an axis itself: then whole runs go with its entries.
         per: The axis of which every entry keeps an index set of its own, as every expert does of its neurons.
         used: The size that says how many of its entries a token goes to, where it goes to some of them only.
         at_least: The least that it can be, from the other sizes.
     """
 
     name: str
-    block: str | None = None
+    blocks: str | None = None
     grouped_by: str | None = None
     per: str | None = None
     used: str | None = None
@@ -49,8 +52,13 @@ class TensorSpec:
     Attributes:
         name: Name on disk; of a stack with `{}` where the entry's number stands.
         dims: Dims of the tensor, of one entry in the case of a stack.
-        stacked: The axis of a stack: there is one such tensor for each of its entries.
-        in_memory: Name of a stack in the loaded model, where its entries are one tensor with the stack's axis first.
+        stacked: The axis of a stack: there is one such tensor for each of its entries, or, where the name has no `{}`,
+            one tensor of them all with that axis first.
+        in_memory: Name in the loaded model where it is another. A stack is one tensor there, its axis first.
+        fused: (number, of how many) where it is one of equal runs of the first dim (a stack's second) of the tensor in
+            memory, as the gate and up projections of experts are.
+        norm: What the model adds to a norm's weight before it multiplies: 0 or 1; None where it is no norm's weight.
+        hidden_power: The power of `hidden_size` that the model itself multiplies by wherever the tensor is used.
         needs: A size without which (0) there is no such tensor.
         lacks: A size with which (not 0) there is no such tensor.
         routes: Whether it chooses the experts of a token, which no format quantizes.
@@ -60,6 +68,9 @@ class TensorSpec:
     dims: tuple[Dim, ...]
     stacked: str | None = None
     in_memory: str | None = None
+    fused: tuple[int, int] | None = None
+    norm: float | None = None
+    hidden_power: float = 0.0
     needs: str | None = None
     lacks: str | None = None
     routes: bool = False
@@ -69,15 +80,21 @@ class TensorSpec:
         needed = self.needs is None or bool(np.min(sizes[self.needs]) > 0)
         return needed and (self.lacks is None or bool(np.max(sizes[self.lacks]) == 0))
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether a stack is one tensor on disk, too."""
+        return "{}" not in self.name
+
     def axes(self) -> set[str]:
         """Every axis that the tensor runs over."""
-        found = {axis for dim in self.dims for part in dim for axis in part}
+        found = {axis for dim in self.dims for part in dim for axis in part if isinstance(axis, str)}
         return found if self.stacked is None else found | {self.stacked}
 
 
 def part_size(part: Part, sizes: Mapping[str, SizeT]) -> SizeT:
     """Length of a part: the product of its axes (1 for the empty part)."""
-    return math.prod(sizes[axis] for axis in part)  # type: ignore[return-value]
+    factors = [axis if isinstance(axis, int) else sizes[axis] for axis in part]
+    return math.prod(factors)  # type: ignore[arg-type, return-value]
 
 
 def dim_size(dim: Dim, sizes: Mapping[str, SizeT]) -> SizeT:
@@ -96,8 +113,9 @@ def part_range(dim: Dim, part_index: int, sizes: Mapping[str, int]) -> tuple[int
 
 
 def tensor_shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape a tensor, or one entry of a stack, must have at the given axis sizes."""
-    return tuple(dim_size(dim, sizes) for dim in spec.dims)
+    """The shape that a tensor on disk must have at the given axis sizes."""
+    dims = tuple(dim_size(dim, sizes) for dim in spec.dims)
+    return (sizes[spec.stacked], *dims) if spec.stacked is not None and spec.is_whole else dims
 
 
 def tensor_numel(spec: TensorSpec, sizes: Mapping[str, SizeT]) -> SizeT:
@@ -107,8 +125,8 @@ def tensor_numel(spec: TensorSpec, sizes: Mapping[str, SizeT]) -> SizeT:
 
 
 def entry_names(spec: TensorSpec, sizes: Mapping[str, int]) -> list[str]:
-    """Names on disk of a tensor: one, or one for each entry of a stack."""
-    if spec.stacked is None:
+    """Names on disk of a tensor: one, or one for each entry of a stack that is kept apart."""
+    if spec.stacked is None or spec.is_whole:
         return [spec.name]
     return [spec.name.format(entry) for entry in range(sizes[spec.stacked])]
 
@@ -133,9 +151,10 @@ def kept_positions(dim: Dim, sizes: Mapping[str, int], keep: Mapping[str, Indice
     for part in dim:
         positions = np.zeros(1, dtype=np.int64)
         for axis in part:
-            kept = keep.get(axis)
-            indices = np.arange(sizes[axis], dtype=np.int64) if kept is None else kept
-            positions = (positions[:, None] * sizes[axis] + indices[None, :]).reshape(-1)
+            size = axis if isinstance(axis, int) else sizes[axis]
+            kept = keep.get(axis) if isinstance(axis, str) else None
+            indices = np.arange(size, dtype=np.int64) if kept is None else kept
+            positions = (positions[:, None] * size + indices[None, :]).reshape(-1)
         pieces.append(positions + offset)
         offset += part_size(part, sizes)
     return np.concatenate(pieces)

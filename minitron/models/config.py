@@ -10,23 +10,6 @@ from minitron.models.families import FAMILIES
 from minitron.models.families.family import Family
 from minitron.models.shape import HybridShape
 
-# Kinds of block as older and newer configurations spell them in `layers_block_type`.
-KIND_LETTERS = {
-    "linear_attention": "M",
-    "mamba": "M",
-    "full_attention": "*",
-    "attention": "*",
-    "mlp": "-",
-    "moe": "E",
-}
-
-# Keys that list the kinds of a model's blocks, one a block.
-BLOCK_LISTS = ("layers_block_type", "layer_types")
-# What llama.cpp's converter assumes of a Mamba head where there is no `mamba_d_head`; heads must fill it evenly.
-CONVERTER_HEAD_DIM = 64
-# What SGLang 0.5.23 (configs/nemotron_h.py) takes where there is no `mamba_n_groups`, whatever `n_groups` is.
-SGLANG_GROUPS = 8
-
 
 def read_config(folder: Path) -> JsonObject:
     """The `config.json` of a checkpoint folder, as it stands.
@@ -60,22 +43,25 @@ def shape_from_config(config: Mapping[str, object]) -> HybridShape:
         if config.get(key) not in (None, *allowed):
             expected = " or ".join(json.dumps(value) for value in allowed)
             raise ShapeError(f"{key} in config.json must be {expected} for {model_type}, got {config[key]!r}")
-    pattern = _read_pattern(config, family)
+    pattern = family.pattern.read(config)
     unused = {size for kind, sizes in family.kind_sizes.items() if kind not in pattern for size in sizes}
     sizes: dict[str, int] = {}
     for key in family.config_keys:
         sizes[key] = 0 if key in unused else _read_size(config, family, key, sizes)
+    for key, implied in family.derived.items():
+        if config.get(key) is not None and config[key] != implied(sizes):
+            raise ShapeError(f"{key} in config.json must be {implied(sizes)} by its other sizes, got {config[key]!r}")
     return HybridShape(model_type=model_type, hybrid_override_pattern=pattern, **sizes)
 
 
 def config_for_shape(source: Mapping[str, JsonValue], shape: HybridShape) -> JsonObject:
     """The source's configuration with the shape put in: its keys, in its spelling, changed where the shape is another.
 
-    Added are a dim's canonical spelling where the source has another or its default no longer holds, the block pattern
-    to a list of kinds of block (readers of the list pass over it, llama.cpp's converter and TensorRT-LLM need it; a
-    list beside a pattern would stop readers that know the pattern alone), `mamba_d_head` where llama.cpp's converter
-    would assume another, and `mamba_n_groups` where SGLang would. Kinds of block are spelt in the older names, which
-    every reader of lists takes. Left out are sizes of kinds of block that are not there, and values that have no
+    Added are a dim's first spelling where the source has another or its default no longer holds, lists of blocks where
+    the family asks for them or a rule of the source no longer gives them (nemotron_h's pattern to a list: readers of
+    the list pass over it, llama.cpp's converter and TensorRT-LLM need it; a list beside a pattern would stop readers
+    that know the pattern alone), and sizes that a reader would assume otherwise. Kinds of block are spelt in the names
+    that every reader of lists takes. Left out are sizes of kinds of block that are not there, and values that have no
     spelling in JSON.
     """
     family: Family = shape.family
@@ -91,37 +77,24 @@ def config_for_shape(source: Mapping[str, JsonValue], shape: HybridShape) -> Jso
     for key, assumed in family.left_out.items():
         if config.get(key) in assumed:
             del config[key]
-    if _converter_misreads_heads(shape):
-        config.setdefault("mamba_d_head", shape.mamba_head_dim)
-    if shape.n_groups not in (0, SGLANG_GROUPS):
-        config.setdefault("mamba_n_groups", shape.n_groups)
-    return config | _blocks_config(source, shape)
+    for key, told in family.told.items():
+        value = told(shape.sizes)
+        if value is not None:
+            config.setdefault(key, value)
+    config |= {key: implied(shape.sizes) for key, implied in family.derived.items()}
+    config |= family.pattern.write(source, shape.hybrid_override_pattern)
+    return {key: value for key, value in config.items() if value is not None or source.get(key, 0) is None}
 
 
 def _spellings_to_write(source: Mapping[str, JsonValue], shape: HybridShape, key: str) -> list[str]:
-    """The spellings of a dim that the source has, and the canonical one unless its default is this size."""
+    """The spellings of a dim that the source has, and the family's first one unless its default is this size."""
     family = shape.family
     spelt = [spelling for spelling in family.config_keys[key] if source.get(spelling) is not None]
     default = family.defaults.get(key)
-    if key in spelt or (not spelt and default is not None and default(shape.sizes) == shape.sizes[key]):
+    first = family.config_keys[key][0]
+    if first in spelt or (not spelt and default is not None and default(shape.sizes) == shape.sizes[key]):
         return spelt
-    return [*spelt, key]
-
-
-def _blocks_config(source: Mapping[str, JsonValue], shape: HybridShape) -> JsonObject:
-    """How many blocks there are and of which kinds."""
-    family = shape.family
-    kinds: list[JsonValue] = [family.block_kinds[letter] for letter in shape.hybrid_override_pattern]
-    config: JsonObject = {key: kinds for key in BLOCK_LISTS if source.get(key) is not None}
-    config["num_hidden_layers"] = shape.num_hidden_layers
-    if family.only_kind is None:
-        config["hybrid_override_pattern"] = shape.hybrid_override_pattern
-    return config
-
-
-def _converter_misreads_heads(shape: HybridShape) -> bool:
-    inner = shape.mamba_num_heads * shape.mamba_head_dim
-    return inner % CONVERTER_HEAD_DIM != 0
+    return [*spelt, first]
 
 
 def _read_size(config: Mapping[str, object], family: Family, key: str, before: Mapping[str, int]) -> int:
@@ -142,41 +115,3 @@ def _read_size(config: Mapping[str, object], family: Family, key: str, before: M
         listed = ", ".join(f"{spelling}={size}" for spelling, size in found.items())
         raise ShapeError(f"spellings of {key} in config.json must agree, got {listed}")
     return sizes.pop()
-
-
-def _read_pattern(config: Mapping[str, object], family: Family) -> str:
-    blocks = config.get("num_hidden_layers")
-    if family.only_kind is not None:
-        return _uniform_pattern(config, family, blocks)
-    pattern = _spelt_pattern(config)
-    if blocks is not None and blocks != len(pattern):
-        raise ShapeError(f"num_hidden_layers in config.json must be the pattern's {len(pattern)} blocks, got {blocks}")
-    return pattern
-
-
-def _uniform_pattern(config: Mapping[str, object], family: Family, blocks: object) -> str:
-    if not isinstance(blocks, int) or isinstance(blocks, bool) or blocks < 1:
-        raise ShapeError(f"num_hidden_layers in config.json must be a positive whole number, got {blocks!r}")
-    kind = family.block_kinds[family.only_kind or ""]
-    named = config.get("layer_types")
-    if named is not None and named != [kind] * blocks:
-        raise ShapeError(f"layer_types in config.json must be {blocks} times {kind!r}, got {named!r}")
-    return (family.only_kind or "") * blocks
-
-
-def _spelt_pattern(config: Mapping[str, object]) -> str:
-    pattern = config.get("hybrid_override_pattern")
-    kinds = config.get("layers_block_type") or config.get("layer_types")
-    if pattern is None and kinds is None:
-        raise ShapeError("config.json must give layers_block_type or hybrid_override_pattern, it has neither")
-    if kinds is not None:
-        if not isinstance(kinds, list):
-            raise ShapeError(f"layers_block_type must be a list, got {kinds!r}")
-        unknown = sorted({str(kind) for kind in kinds} - set(KIND_LETTERS))
-        if unknown:
-            raise ShapeError(f"layers_block_type must hold {', '.join(KIND_LETTERS)}, got {', '.join(unknown)}")
-        spelt = "".join(KIND_LETTERS[kind] for kind in kinds)
-        if pattern is not None and pattern != spelt:
-            raise ShapeError(f"layers_block_type and hybrid_override_pattern must agree, got {spelt} and {pattern}")
-        return spelt
-    return str(pattern)

@@ -36,8 +36,8 @@ class Keep:
         for axis in source.family.axes.values():
             layers = (
                 [None]
-                if axis.block is None
-                else [n for n in self.layers if source.hybrid_override_pattern[n] == axis.block]
+                if axis.blocks is None
+                else [n for n in self.layers if source.hybrid_override_pattern[n] in axis.blocks]
             )
             kept = {
                 self.indices[axis.name, n].shape[-1] if (axis.name, n) in self.indices else source.sizes[axis.name]

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from minitron.errors import ShapeError
-from minitron.models.axes import TensorSpec, entry_names
+from minitron.models.axes import TensorSpec, entry_names, part_size
 from minitron.models.families import FAMILIES
 from minitron.models.families.family import Family
 
@@ -18,7 +18,9 @@ NOT_SIZES = ("hybrid_override_pattern", "model_type")
 class HybridShape:
     """Shape of a model: the single source of truth for parameters and bytes.
 
-    `hybrid_override_pattern` has one letter a block: M Mamba-2, - MLP, * attention, E experts, T a transformer layer.
+    `hybrid_override_pattern` has one letter a block, of those that the family declares: M Mamba-2, - MLP, * attention,
+    E experts; and layers of two parts: T attention, S attention in a sliding window, N attention without positions,
+    H Mamba-2 and G gated DeltaNet, each with an MLP (or experts), X attention with experts where T has an MLP.
     All dims are spelt as in the Hugging Face configuration; one that the family or the pattern has no use for is 0.
 
     Raises:
@@ -45,6 +47,12 @@ class HybridShape:
     moe_intermediate_size: int = 0
     moe_shared_expert_intermediate_size: int = 0
     moe_latent_size: int = 0
+    linear_num_key_heads: int = 0
+    linear_num_value_heads: int = 0
+    linear_key_head_dim: int = 0
+    linear_value_head_dim: int = 0
+    linear_conv_kernel_dim: int = 0
+    sliding_window: int = 0
     tie_word_embeddings: int = 0
     model_type: str = "nemotron_h"
 
@@ -64,8 +72,9 @@ class HybridShape:
             least = 1 if name in needed else 0
             if not isinstance(size, int) or isinstance(size, bool) or size < least:
                 raise ShapeError(f"{name} must be a positive whole number, got {size!r}")
-        for name, unit in self.family.multiples.items():
-            _check_multiple(name, self.sizes[name], unit, self.sizes[unit])
+        for rule in self.family.multiples:
+            name, unit = " x ".join(rule.sizes), " x ".join(rule.of)
+            _check_multiple(name, part_size(rule.sizes, self.sizes), unit, max(1, part_size(rule.of, self.sizes)))
         for axis in self.family.axes.values():
             size = self.sizes[axis.name]
             if axis.grouped_by is not None and axis.name in needed:
@@ -109,9 +118,9 @@ class HybridShape:
 
     @property
     def config_sizes(self) -> dict[str, int | bool]:
-        """The sizes that this model has, as a configuration takes them; those of 0 are left out."""
-        switches = self.family.switches
-        return {key: bool(size) if key in switches else size for key, size in self.sizes.items() if size}
+        """The sizes that this model has, as its family's configurations spell them; those of 0 are left out."""
+        switches, spelt = self.family.switches, self.family.config_keys
+        return {spelt[key][0]: bool(size) if key in switches else size for key, size in self.sizes.items() if size}
 
     @property
     def head_tensor(self) -> str:
@@ -128,13 +137,13 @@ class HybridShape:
         """Letter of a kind of block -> how many blocks are of it."""
         return {kind: self.count(kind) for kind in self.family.block_kinds}
 
-    def count(self, kind: str) -> int:
-        """Number of blocks of one kind, by its letter."""
-        return self.hybrid_override_pattern.count(kind)
+    def count(self, kinds: str) -> int:
+        """Number of blocks of some kinds, by their letters."""
+        return len(self.layers_of(kinds))
 
-    def layers_of(self, kind: str) -> list[int]:
-        """Indices of the blocks of one kind, by its letter."""
-        return [layer for layer, letter in enumerate(self.hybrid_override_pattern) if letter == kind]
+    def layers_of(self, kinds: str) -> list[int]:
+        """Indices of the blocks of some kinds, by their letters."""
+        return [layer for layer, letter in enumerate(self.hybrid_override_pattern) if letter in kinds]
 
     def block_params(self, kind: str) -> int:
         """Exact parameters of one block of a kind, its pre-norm included."""
@@ -184,8 +193,8 @@ class HybridShape:
             changes["hybrid_override_pattern"] = "".join(self.hybrid_override_pattern[layer] for layer in layers)
         for name, size in sizes.items():
             if size and not self.sizes[name]:
-                block = self.family.axes[name].block
-                raise ShapeError(f"{name} must stay 0 in a model without {block} blocks, got {size}")
+                blocks = self.family.axes[name].blocks
+                raise ShapeError(f"{name} must stay 0 in a model without such {blocks} blocks, got {size}")
         return dataclasses.replace(self, **changes)
 
 

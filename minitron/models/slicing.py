@@ -11,6 +11,8 @@ from minitron.models.axes import Indices, TensorSpec, kept_positions, tensor_sha
 from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
 
+Kept = tuple[Indices | None, ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorCut:
@@ -20,20 +22,25 @@ class TensorCut:
         name: Name on disk after.
         source: Name on disk before.
         before: Shape before.
-        kept: Dim by dim, the kept positions in their new order; None where the dim is kept whole.
+        kept: Dim by dim, the kept positions in their new order; None where the dim is kept whole; a row of them for
+            each kept entry of the first dim, where the entries of a stack keep positions of their own.
         scale: Factor on what is left.
+        plus: What the model adds to the tensor before it multiplies by it, which is scaled, too.
     """
 
     name: str
     source: str
     before: tuple[int, ...]
-    kept: tuple[Indices | None, ...]
+    kept: Kept
     scale: float = 1.0
+    plus: float = 0.0
 
     @property
     def after(self) -> tuple[int, ...]:
         """Shape after."""
-        return tuple(size if kept is None else len(kept) for size, kept in zip(self.before, self.kept, strict=True))
+        return tuple(
+            size if kept is None else kept.shape[-1] for size, kept in zip(self.before, self.kept, strict=True)
+        )
 
 
 def tensor_cuts(source: HybridShape, keep: Keep, *, scales: Mapping[str, float] | None = None) -> Iterator[TensorCut]:
@@ -45,6 +52,8 @@ def tensor_cuts(source: HybridShape, keep: Keep, *, scales: Mapping[str, float] 
         scales: Name on disk before -> factor, of tensors that are scaled.
     """
     scales = scales or {}
+    hidden = keep.indices.get(("hidden_size", None))
+    narrowing = 1.0 if hidden is None else len(hidden) / source.hidden_size
 
     def cuts(
         spec: TensorSpec, prefix_before: str, prefix_after: str, inside: Mapping[str, Indices]
@@ -55,8 +64,9 @@ def tensor_cuts(source: HybridShape, keep: Keep, *, scales: Mapping[str, float] 
                 name=prefix_after + name_after,
                 source=before,
                 before=tensor_shape(spec, source.sizes),
-                kept=tuple(kept_positions(dim, source.sizes, kept) for dim in spec.dims),
-                scale=scales.get(before, 1.0),
+                kept=kept,
+                scale=scales.get(before, 1.0) * narrowing**-spec.hidden_power,
+                plus=spec.norm or 0.0,
             )
 
     family = source.family
@@ -70,15 +80,27 @@ def tensor_cuts(source: HybridShape, keep: Keep, *, scales: Mapping[str, float] 
 
 def _entries(
     spec: TensorSpec, sizes: Mapping[str, int], inside: Mapping[str, Indices]
-) -> Iterator[tuple[str, str, Mapping[str, Indices]]]:
-    """(name after, name before, kept indices) of a tensor, or of every kept entry of a stack."""
+) -> Iterator[tuple[str, str, Kept]]:
+    """(name after, name before, kept positions) of a tensor, or of every kept entry of a stack."""
     if spec.stacked is None:
-        yield spec.name, spec.name, inside
+        yield spec.name, spec.name, _positions(spec, sizes, inside)
         return
-    kept = inside.get(spec.stacked, np.arange(sizes[spec.stacked]))
-    for after, before in enumerate(kept.tolist()):
-        own = {axis: indices if indices.ndim == 1 else indices[before] for axis, indices in inside.items()}
-        yield spec.name.format(after), spec.name.format(before), own
+    entries = inside.get(spec.stacked, np.arange(sizes[spec.stacked]))
+    each = [
+        _positions(spec, sizes, {axis: kept if kept.ndim == 1 else kept[before] for axis, kept in inside.items()})
+        for before in entries.tolist()
+    ]
+    if spec.is_whole:
+        own = any(inside[axis].ndim > 1 for axis in spec.axes() & inside.keys())
+        rows = tuple(None if dim[0] is None else np.stack(dim) if own else dim[0] for dim in zip(*each, strict=True))
+        yield spec.name, spec.name, (inside.get(spec.stacked), *rows)
+        return
+    for after, (before, kept) in enumerate(zip(entries.tolist(), each, strict=True)):
+        yield spec.name.format(after), spec.name.format(before), kept
+
+
+def _positions(spec: TensorSpec, sizes: Mapping[str, int], inside: Mapping[str, Indices]) -> Kept:
+    return tuple(kept_positions(dim, sizes, inside) for dim in spec.dims)
 
 
 def cut_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:
@@ -89,12 +111,25 @@ def cut_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:
     """
     if tuple(tensor.shape) != cut.before:
         raise ShapeError(f"{cut.source} must have the shape {cut.before}, got {tuple(tensor.shape)}")
-    for position, kept in enumerate(cut.kept):
-        if kept is not None:
-            tensor = tensor.index_select(position, torch.from_numpy(np.ascontiguousarray(kept)).to(tensor.device))
-    if cut.scale != 1.0:
-        tensor = (tensor.float() * cut.scale).to(tensor.dtype)
-    return tensor.contiguous()
+    for dim, kept in enumerate(cut.kept):
+        if kept is not None and kept.ndim == 1:
+            tensor = tensor.index_select(dim, _indices(kept, tensor))
+        elif kept is not None:
+            entries = zip(tensor, kept, strict=True)
+            tensor = torch.stack([entry.index_select(dim - 1, _indices(row, tensor)) for entry, row in entries])
+    return scale_tensor(tensor, cut).contiguous()
+
+
+def scale_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:
+    """What is left of a tensor times the cut's factor, in the same dtype; computed in fp32 at least."""
+    if cut.scale == 1.0:
+        return tensor
+    wide = tensor if tensor.dtype == torch.float64 else tensor.float()
+    return ((wide + cut.plus) * cut.scale - cut.plus).to(tensor.dtype)
+
+
+def _indices(kept: Indices, like: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(kept)).to(like.device)
 
 
 def slice_tensors(

@@ -76,7 +76,7 @@ def check_training(recipe: Recipe, teacher: HybridShape) -> None:
 
 def _check_extras(recipe: Recipe, checkpoint: Checkpoint) -> None:
     axes = checkpoint.shape.family.axes
-    blockwise = sorted(axis for axis in recipe.search.sizes if axis in axes and axes[axis].block is not None)
+    blockwise = sorted(axis for axis in recipe.search.sizes if axis in axes and axes[axis].blocks is not None)
     if checkpoint.extras and blockwise and not recipe.prune.drop_mtp:
         raise MinitronError(
             f"search.{blockwise[0]} needs prune.drop_mtp: true, since nothing is known of it in the layers of "

@@ -42,19 +42,15 @@ def score_folder(
 def score_rows(scores: Scores) -> dict[str, dict[str, ScoreArray]]:
     """Axis -> label of a row -> the scores of its units, as the pictures show them."""
     rows: dict[str, dict[str, ScoreArray]] = {
-        "intermediate_size": {f"block {layer}": score for layer, score in scores.intermediate_size.items()},
         "mamba_num_heads": {f"block {layer}": mamba_heads(score) for layer, score in scores.mamba.items()},
         "mamba_head_dim": {f"block {layer}": mamba_channels(score) for layer, score in scores.mamba.items()},
-        "num_attention_heads": {f"block {layer}": score for layer, score in scores.num_attention_heads.items()},
-        "n_routed_experts": {f"block {layer}": score for layer, score in scores.n_routed_experts.items()},
-        "moe_intermediate_size": {
-            f"block {layer}": np.mean(-np.sort(-score, axis=1), axis=0)
-            for layer, score in scores.moe_intermediate_size.items()
-        },
-        "moe_shared_expert_intermediate_size": {
-            f"block {layer}": score for layer, score in scores.moe_shared_expert_intermediate_size.items()
-        },
     }
+    for axis in (axis for axis in LAYER_AXES if axis != "mamba"):
+        # Neurons of experts, a row for each of them: best first, the mean over the experts.
+        rows[axis] = {
+            f"block {layer}": score if score.ndim == 1 else np.mean(-np.sort(-score, axis=1), axis=0)
+            for layer, score in getattr(scores, axis).items()
+        }
     if scores.hidden_size is not None:
         rows["hidden_size"] = {"all blocks": scores.hidden_size}
     return {axis: found for axis, found in rows.items() if found}

@@ -69,7 +69,7 @@ def _norms(plan: PrunePlan, layer: int) -> Iterator[str]:
     if layer in plan.keep.layers:
         shape = plan.source
         for spec in shape.family.tensors_of(shape.hybrid_override_pattern[layer], shape.sizes):
-            if spec.dims == OVER_HIDDEN:
+            if spec.norm is not None and spec.dims == OVER_HIDDEN:
                 yield spec.name
 
 

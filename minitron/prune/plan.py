@@ -59,7 +59,11 @@ class PrunePlan:
         if not distinct or not rows.size or rows.min() < 0 or rows.max() >= size:
             raise MinitronError(f"kept indices of {name} at layer {layer} must be distinct and below {size}")
         if axis.grouped_by is not None:
-            _check_groups(kept, name, layer, size, sizes[axis.grouped_by])
+            groups = np.arange(sizes[axis.grouped_by])
+            _check_groups(kept, name, layer, size, groups, self.keep.indices.get((axis.grouped_by, layer), groups))
+        owned = self.source.family.owners.get(name)
+        if owned is not None and (owned, layer) not in self.keep.indices:
+            raise MinitronError(f"kept indices of {name} at layer {layer} need those of {owned}, which go with them")
 
 
 def save_plan(plan: PrunePlan, path: Path) -> None:
@@ -97,12 +101,13 @@ def load_plan(path: Path) -> PrunePlan:
         raise MinitronError(f"a plan file is expected at {path}: {error}") from error
 
 
-def _check_groups(kept: Indices, axis: str, layer: int | None, size: int, groups: int) -> None:
-    per_group = size // groups
-    owners = kept // per_group
-    expected = np.repeat(np.arange(groups), len(kept) // groups)
-    if len(kept) % groups or not np.array_equal(owners, expected):
+def _check_groups(
+    kept: Indices, axis: str, layer: int | None, size: int, groups: Indices, kept_groups: Indices
+) -> None:
+    owners = kept // (size // len(groups))
+    expected = np.repeat(kept_groups, len(kept) // len(kept_groups))
+    if len(kept) % len(kept_groups) or not np.array_equal(owners, expected):
         raise MinitronError(
-            f"kept {axis} at layer {layer} must take the same number from each of {groups} groups, in group order, "
-            f"got {np.bincount(owners, minlength=groups).tolist()}"
+            f"kept {axis} at layer {layer} must take the same number from each of {len(kept_groups)} groups, in group "
+            f"order, got {np.bincount(owners, minlength=len(groups)).tolist()}"
         )

@@ -11,7 +11,7 @@ from minitron.checkpoints.names import model_places, read_place
 from minitron.checkpoints.reading import Fp32, read_fp32
 from minitron.errors import MinitronError
 from minitron.models.axes import tensor_shape
-from minitron.models.slicing import TensorCut, tensor_cuts
+from minitron.models.slicing import TensorCut, scale_tensor, tensor_cuts
 from minitron.prune.plan import PrunePlan
 from minitron.runtime.dtypes import torch_dtype
 from minitron.runtime.loading import count_params, empty_model
@@ -124,12 +124,15 @@ def _read_cut(source: Checkpoint, cut: TensorCut, dtype: str | None, first: int,
         if len(inside):
             block = read_fp32(stored, first=start, count=min(step, cut.before[0] - start))[wanted[inside] - start]
             for dim, kept in enumerate(cut.kept[1:], start=1):
-                block = block if kept is None else np.take(block, kept, axis=dim)
+                if kept is not None and kept.ndim == 1:
+                    block = np.take(block, kept, axis=dim)
+                elif kept is not None:
+                    own = zip(block, kept[first + inside], strict=True)
+                    block = np.stack([np.take(entry, row, axis=dim - 1) for entry, row in own])
             result[inside] = block
-    stored_dtype = torch_dtype(stored.dtype)
     tensor = torch.from_numpy(result)
     if cut.scale != 1.0:
-        tensor = (tensor * cut.scale).to(stored_dtype).float()
+        tensor = scale_tensor(tensor, cut).to(torch_dtype(stored.dtype)).float()
     if dtype is not None:
         tensor = tensor.to(torch_dtype(dtype)).float()
     return tensor.numpy()

@@ -72,6 +72,13 @@ class SearchSection(Settings):
     mamba_num_heads: Sizes | None = Field(default=None, description="Mamba heads.")
     mamba_head_dim: Sizes | None = Field(default=None, description="Channels of a Mamba head.")
     num_attention_heads: Sizes | None = Field(default=None, description="Attention heads.")
+    num_key_value_heads: Sizes | None = Field(
+        default=None, description="Heads of keys and values, each with its attention heads."
+    )
+    linear_num_value_heads: Sizes | None = Field(default=None, description="Value heads of gated DeltaNet.")
+    linear_num_key_heads: Sizes | None = Field(
+        default=None, description="Key heads of gated DeltaNet, each with its value heads."
+    )
     n_routed_experts: Sizes | None = Field(default=None, description="Routed experts.")
     moe_intermediate_size: Sizes | None = Field(default=None, description="FFN width of a routed expert.")
     moe_shared_expert_intermediate_size: Sizes | None = Field(default=None, description="FFN width of a shared expert.")

@@ -17,6 +17,7 @@ AXIS_TITLES = {
     "mamba_num_heads": "Mamba heads",
     "mamba_head_dim": "channels of a Mamba head, over all heads",
     "num_attention_heads": "attention heads",
+    "linear_num_value_heads": "value heads of gated DeltaNet",
     "n_routed_experts": "routed experts",
     "moe_intermediate_size": "neurons of routed experts, best first, mean over experts",
     "moe_shared_expert_intermediate_size": "neurons of shared experts",

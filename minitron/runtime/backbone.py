@@ -2,11 +2,17 @@
 
 # B samples, T tokens, D hidden, V vocabulary
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+from minitron.models.families import FAMILIES, Family
+
+Block = tuple[int, nn.Module]
 
 
 def backbone_of(model: PreTrainedModel) -> nn.Module:
@@ -23,14 +29,30 @@ def blocks_of(model: PreTrainedModel) -> Sequence[nn.Module]:
 
 def embed(model: PreTrainedModel, input_ids_BT: torch.Tensor) -> torch.Tensor:
     """[B, T, D] residual stream before the first block."""
-    hidden_BTD: torch.Tensor = model.get_input_embeddings()(input_ids_BT)
-    return hidden_BTD
+    return _multiplied(model, model.get_input_embeddings()(input_ids_BT))
+
+
+def embed_rows(model: PreTrainedModel, rows_BTD: torch.Tensor) -> torch.Tensor:
+    """[B, T, D] residual stream before the first block, from rows of the stored table."""
+    scale = getattr(model.get_input_embeddings(), "embed_scale", None)
+    return _multiplied(model, rows_BTD if scale is None else rows_BTD * scale.to(rows_BTD))
 
 
 def last_hidden_states(model: PreTrainedModel, input_ids_BT: torch.Tensor) -> torch.Tensor:
-    """[B, T, D] what the head reads."""
+    """[B, T, D] what the head's product gives logits of: the final norm's output, over what logits are divided by."""
     hidden_BTD: torch.Tensor = model.base_model(input_ids_BT, use_cache=False).last_hidden_state
-    return hidden_BTD
+    return divided_for_logits(model, hidden_BTD)
+
+
+def divided_for_logits(model: PreTrainedModel, normed_BTD: torch.Tensor) -> torch.Tensor:
+    """[B, T, D] the final norm's output over what the model divides its logits by."""
+    key = family_of(model).logits_divisor
+    return normed_BTD if key is None else normed_BTD / getattr(model.config, key)
+
+
+def family_of(model: PreTrainedModel) -> Family:
+    """The declarations of a loaded model's family."""
+    return FAMILIES[model.config.model_type]
 
 
 def output_head(model: PreTrainedModel) -> torch.Tensor:
@@ -41,7 +63,7 @@ def output_head(model: PreTrainedModel) -> torch.Tensor:
 
 def run_blocks(
     model: PreTrainedModel,
-    blocks: Sequence[nn.Module],
+    blocks: Sequence[Block],
     hidden_BTD: torch.Tensor,
     mask_BT: torch.Tensor | None,
     *,
@@ -51,20 +73,55 @@ def run_blocks(
 
     Args:
         model: The model, which is as it was when the call returns.
-        blocks: What takes the place of its blocks.
+        blocks: What takes the place of its blocks, each with the number of the block whose place it is in.
         hidden_BTD: The residual stream before them.
         mask_BT: Which tokens are no padding; all when None.
         norm_name: Name of the final norm inside the backbone.
     """
-    backbone = backbone_of(model)
-    layers, norm = backbone.get_submodule("layers"), backbone.get_submodule(norm_name)
-    backbone.layers = nn.ModuleList(blocks)
-    setattr(backbone, norm_name, nn.Identity())
-    try:
+    backbone, family = backbone_of(model), family_of(model)
+    swapped: list[tuple[Any, str, Any]] = [
+        (backbone, "layers", nn.ModuleList(block for _, block in blocks)),
+        (backbone, norm_name, nn.Identity()),
+    ]
+    if family.embedding_multiplier is not None:
+        swapped.append((backbone, family.embedding_multiplier, 1.0))
+    # The forward pass looks up, by its count of blocks, which mask and positions a block needs.
+    swapped += [(model.config, *entry) for entry in _lists_of(model, [layer for layer, _ in blocks])]
+    with _swapped(swapped):
         after_BTD: torch.Tensor = backbone(
             inputs_embeds=hidden_BTD, attention_mask=None if mask_BT is None else mask_BT.long(), use_cache=False
         ).last_hidden_state
-    finally:
-        backbone.layers = layers
-        setattr(backbone, norm_name, norm)
     return after_BTD
+
+
+def _multiplied(model: PreTrainedModel, embedded_BTD: torch.Tensor) -> torch.Tensor:
+    name = family_of(model).embedding_multiplier
+    return embedded_BTD if name is None else embedded_BTD * getattr(backbone_of(model), name)
+
+
+def _lists_of(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[tuple[str, Any]]:
+    """The configuration's lists of blocks, for some of the blocks."""
+    for each in family_of(model).pattern.lists:
+        value = getattr(model.config, each.key, None)
+        if isinstance(value, list | tuple):
+            inside = set(value)
+            by_index = each.form == "indices"
+            yield (
+                each.key,
+                [at for at, layer in enumerate(layers) if layer in inside]
+                if by_index
+                else [value[layer] for layer in layers],
+            )
+
+
+@contextmanager
+def _swapped(values: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Attributes that have other values inside the `with`."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in values]
+    try:
+        for owner, name, value in values:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)

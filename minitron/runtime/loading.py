@@ -79,7 +79,7 @@ def assemble_model(
     Raises:
         MinitronError: A tensor is missing, left over or of another shape.
     """
-    built = _built_config(config, shape)
+    built = build_config(config, shape)
     model = _meta_model(built, next(iter(state.values())).dtype)
     family, whole = shape.family, dict(state)
     if shape.head_tensor != family.head:
@@ -117,12 +117,12 @@ def check_device(device: str) -> None:
             raise MinitronError(f"device must be one that torch can use here, got {device}: {reason}") from error
 
 
-def new_model(config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
-    """A freshly initialized model of a configuration, fp32, with the same time-step limit as a loaded one."""
+def new_model(config: PretrainedConfig, *, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A freshly initialized model of a configuration, with the same time-step limit as a loaded one."""
     _quiet_kernel_notes("cpu")
     torch.manual_seed(seed)
     with _quiet_transformers():
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return _settled(model)
 
 
@@ -212,10 +212,11 @@ def _settled(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _read_config(checkpoint: Checkpoint) -> PretrainedConfig:
-    return _built_config(checkpoint.config, checkpoint.shape)
+    return build_config(checkpoint.config, checkpoint.shape)
 
 
-def _built_config(config: Mapping[str, object], shape: HybridShape) -> PretrainedConfig:
+def build_config(config: Mapping[str, object], shape: HybridShape) -> PretrainedConfig:
+    """Transformers' configuration of a `config.json` and of the shape that it describes."""
     with tempfile.TemporaryDirectory() as folder:  # transformers spells infinity its own way in files
         write_json(Path(folder) / "config.json", config)
         return _sized(AutoConfig.from_pretrained(folder, local_files_only=True), shape)

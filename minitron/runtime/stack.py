@@ -11,7 +11,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import Checkpoint
@@ -19,10 +18,9 @@ from minitron.checkpoints.names import block_places, gather_state
 from minitron.checkpoints.reading import Fp32, read_fp32
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
-from minitron.runtime.backbone import blocks_of, embed, output_head, run_blocks
+from minitron.runtime.backbone import Block, blocks_of, divided_for_logits, embed, embed_rows, output_head, run_blocks
 from minitron.runtime.loading import empty_model
 
-Block = tuple[int, nn.Module]
 ReadRows = Callable[[str, int, int | None], Fp32]
 
 # Rows of the head that are held at once: at a hidden size of 5120 they take 160 MiB in fp32.
@@ -89,8 +87,7 @@ class MemoryStack:
     def final_norm(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
         """[B, T, D] what the head reads."""
         norm = self._model.get_submodule(_module_of(self.shape, self.shape.family.final_norm))
-        normed_BTD: torch.Tensor = norm(hidden_BTD)
-        return normed_BTD
+        return divided_for_logits(self._model, norm(hidden_BTD))
 
     def head(self) -> Iterator[torch.Tensor]:
         """Successive rows [N, D] of `lm_head.weight`."""
@@ -123,7 +120,7 @@ class LayerwiseStack:
         ids, places_BT = np.unique(ids_BT.cpu().numpy(), return_inverse=True)
         rows_ND = np.concatenate([self._read(name, int(row), 1) for row in ids])
         hidden_BTD = torch.from_numpy(rows_ND[places_BT.reshape(ids_BT.shape)])
-        return hidden_BTD.to(self.device)
+        return embed_rows(self._model, hidden_BTD.to(self.device))
 
     def blocks(self, layers: Sequence[int]) -> Iterator[Block]:
         """The blocks of these layers in order, each read while the one before it is in use."""
@@ -153,8 +150,7 @@ class LayerwiseStack:
         norm = self._model.get_submodule(_module_of(self.shape, name))
         weight_D = torch.from_numpy(self._read(name, 0, None)).to(self.device)
         norm.load_state_dict({"weight": weight_D}, assign=True)
-        normed_BTD: torch.Tensor = norm(hidden_BTD)
-        return normed_BTD
+        return divided_for_logits(self._model, norm(hidden_BTD))
 
     def head(self) -> Iterator[torch.Tensor]:
         """Successive rows [N, D] of `lm_head.weight`, in fp32."""
@@ -186,7 +182,7 @@ def _run(
     mask_BT: torch.Tensor | None,
 ) -> torch.Tensor:
     norm_name = _module_of(shape, shape.family.final_norm).rpartition(".")[2]
-    return run_blocks(model, [block for _, block in blocks], hidden_BTD, mask_BT, norm_name=norm_name)
+    return run_blocks(model, blocks, hidden_BTD, mask_BT, norm_name=norm_name)
 
 
 def _module_of(shape: HybridShape, weight_on_disk: str) -> str:

@@ -86,10 +86,7 @@ def count_grid(grid: ShapeGrid, workload: Workload, limits: Limits, *, with_thro
         met["throughput"] = speed >= limits.min_tokens_per_s if limits.min_tokens_per_s is not None else speed > 0
     if limits.serving.readers:
         met["readers"] = grid.spread(keeps_to_readers(grid.counts, grid.sizes, limits.serving))
-    possible = None
-    for name, unit in family.multiples.items():
-        whole = grid.spread(grid.sizes[name] % grid.sizes[unit] == 0)
-        possible = whole if possible is None else possible & whole
+    possible = grid.spread(family.is_possible(grid.sizes, grid.source.sizes))
     return CountedGrid(total_bytes=total_bytes, params=params, tokens_per_s=speed, met=met, possible=possible)
 
 
@@ -101,7 +98,7 @@ class Nearest:
         self._num_shapes = 0
         self._num_met: dict[str, int] = {}
         self._best: tuple[float, HybridShape] | None = None
-        self._rules: dict[str, str] = {}
+        self._rules: dict[str, None] = {}
 
     def see(self, grid: ShapeGrid, counted: CountedGrid) -> None:
         """Takes in one grid."""
@@ -122,7 +119,12 @@ class Nearest:
         if counted.possible is not None:
             missed = np.where(counted.possible, missed, np.inf)
             if not counted.possible.any():
-                self._rules.update(grid.source.family.multiples)
+                family = grid.source.family
+                self._rules |= dict.fromkeys(str(rule) for rule in family.multiples)
+                self._rules |= dict.fromkeys(
+                    f"{axis} a multiple of {owner}, with at most as many of each"
+                    for owner, axis in family.owners.items()
+                )
                 return
         index = int(np.argmin(missed))
         if self._best is None or missed[index] < self._best[0]:
@@ -131,7 +133,7 @@ class Nearest:
     def explain(self) -> str:
         """One line: which limit binds, by how much, and the nearest shape and budget."""
         if self._best is None:
-            rules = " and ".join(f"{name} a multiple of {unit}" for name, unit in self._rules.items())
+            rules = " and ".join(self._rules)
             raise BudgetError(f"a shape must have {rules}, none of the search space's {self._num_shapes} has")
         shape, limits = self._best[1], self._limits
         memory = memory_bytes(shape, self._workload)

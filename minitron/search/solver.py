@@ -107,19 +107,28 @@ def solve_budget(
 
 
 def retained_share(
-    shares: Mapping[str, npt.NDArray[np.float64]], sizes: Mapping[str, SizeT]
+    shares: Mapping[str, npt.NDArray[np.float64]], sizes: Mapping[str, SizeT], source: HybridShape
 ) -> npt.NDArray[np.float64]:
-    """Fraction of importance kept, the product over the axes; for one shape or for arrays of sizes."""
+    """Fraction of importance kept, the product over the axes; for one shape or for arrays of sizes.
+
+    Where groups go as a whole, the units that are left count by how many of each group stay.
+    """
     kept = np.asarray(shares["layers"][0])
+    owners = {axis: owner for owner, axis in source.family.owners.items()}
     for axis, share in shares.items():
-        if axis != "layers":
-            kept = np.asarray(kept * share[sizes[axis]])
+        if axis == "layers":
+            continue
+        size = np.asarray(sizes[axis])
+        if axis in owners and source.sizes[axis]:
+            groups = np.maximum(1, np.asarray(sizes[owners[axis]]))
+            size = np.minimum(size // groups * source.sizes[owners[axis]], source.sizes[axis])
+        kept = np.asarray(kept * share[size])
     return kept
 
 
 def _rank(grid: ShapeGrid, counted: CountedGrid, rank_by: str, shares: Shares | None) -> npt.NDArray[np.float64]:
     if rank_by == "importance" and shares is not None:
-        return np.broadcast_to(retained_share(shares(grid.layers), grid.sizes), grid.dims).reshape(-1)
+        return np.broadcast_to(retained_share(shares(grid.layers), grid.sizes, grid.source), grid.dims).reshape(-1)
     if rank_by == "throughput" and counted.tokens_per_s is not None:
         return counted.tokens_per_s
     return counted.total_bytes.astype(np.float64)
@@ -135,5 +144,5 @@ def _candidate(grid: ShapeGrid, index: int, workload: Workload, limits: Limits, 
         shape=shape,
         memory=memory_bytes(shape, workload),
         tokens_per_s=speed,
-        retained=None if shares is None else float(retained_share(shares(grid.layers), shape.sizes)),
+        retained=None if shares is None else float(retained_share(shares(grid.layers), shape.sizes, grid.source)),
     )

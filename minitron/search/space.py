@@ -59,7 +59,8 @@ class ShapeGrid:
         sizes = {
             name: int(self.spread(self.sizes[name])[index])
             for name, axis in self.source.family.axes.items()
-            if axis.block is None or self.counts[axis.block]  # what no kept block has stays as it is
+            if axis.blocks is None
+            or any(self.counts[kind] for kind in axis.blocks)  # what no kept block has stays as it is
         }
         return self.source.resized(layers=self.layers, **sizes)
 
@@ -96,7 +97,7 @@ class SearchSpace:
     @property
     def num_shapes(self) -> int:
         """Shapes in the space."""
-        options = math.prod(len(sizes) for sizes in self.sizes.values())
+        options = math.prod(len(sizes) for sizes in self._options().values())
         return len(self.layers) * options * max(1, len(self.intermediate_ratios))
 
     def grids(self) -> Iterator[ShapeGrid]:
@@ -106,7 +107,16 @@ class SearchSpace:
                 yield ShapeGrid(source=self.source, layers=layers, sizes=self._mesh(leading))
 
     def _options(self) -> dict[str, tuple[int, ...]]:
-        return {axis: self.sizes.get(axis, (self.source.sizes[axis],)) for axis in self.source.family.axes}
+        return {axis: self._sizes_of(axis) for axis in self.source.family.axes}
+
+    def _sizes_of(self, axis: str) -> tuple[int, ...]:
+        """Sizes of an axis: as given, or, where the axis that groups it is searched, whole groups."""
+        if axis in self.sizes:
+            return self.sizes[axis]
+        size, owner = self.source.sizes[axis], self.source.family.axes[axis].grouped_by
+        if owner is None or owner not in self.sizes:
+            return (size,)
+        return tuple(size // self.source.sizes[owner] * groups for groups in self.sizes[owner])
 
     def _leading(self) -> Iterator[dict[str, tuple[int, ...]]]:
         # The first axis is cut into runs so that a run of it, with all the others, is about one grid.
@@ -162,7 +172,10 @@ def check_sizes(source: HybridShape, axis: str, sizes: tuple[int, ...]) -> None:
     if at_least is not None and min(sizes) < at_least(source.sizes):
         raise BudgetError(f"search.{axis} must hold sizes from {at_least(source.sizes)}, got {list(sizes)}")
     grouped_by = source.family.axes[axis].grouped_by
-    groups = 1 if grouped_by is None else source.sizes[grouped_by]
+    owned = (
+        grouped_by in source.family.axes
+    )  # then groups may go, too: `Family.is_possible` sees which sizes go together
+    groups = 1 if grouped_by is None or owned else source.sizes[grouped_by]
     odd = [size for size in sizes if size % groups]
     if odd:
         raise BudgetError(f"search.{axis} must hold multiples of {grouped_by}={groups}, got {odd}")

@@ -107,12 +107,12 @@ def test_experts_that_were_all_removed_leave_no_size_in_any_spelling() -> None:
 
 def test_block_spellings_that_disagree_are_refused(tiny_shape: HybridShape) -> None:
     config = config_of(tiny_shape) | {"layers_block_type": ["mamba", "mlp"]}
-    with pytest.raises(ValueError, match="must agree, got M- and "):
+    with pytest.raises(ValueError, match="must agree, got hybrid_override_pattern of 8, layers_block_type of 2 blocks"):
         shape_from_config(config)
 
 
 def test_another_family_is_refused() -> None:
-    with pytest.raises(ValueError, match="model_type must be one of nemotron_h, llama, qwen3, got 'mamba'"):
+    with pytest.raises(ValueError, match="model_type must be one of nemotron_h, llama, .*, got 'mamba'"):
         shape_from_config({"model_type": "mamba"})
 
 
@@ -144,7 +144,7 @@ def test_the_configuration_that_transformers_writes_is_read_and_its_cut_is_read_
     [
         ({"attention_bias": True}, "attention_bias in config.json must be false for llama, got True"),
         ({"num_hidden_layers": None}, "num_hidden_layers in config.json must be a positive whole number, got None"),
-        ({"layer_types": ["sliding_attention"] * 3}, "layer_types in config.json must be 3 times 'full_attention'"),
+        ({"layer_types": ["sliding_attention"] * 3}, "layer_types must hold full_attention, got sliding_attention"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings in config.json must be true or false, got 1"),
     ],
 )

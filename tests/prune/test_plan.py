@@ -34,7 +34,7 @@ def plan_of(shape: HybridShape, indices: dict[tuple[str, int | None], Any]) -> P
 
 def everywhere(shape: HybridShape, axis: str, kept: Any) -> PrunePlan:
     """The plan that keeps the same units in every block of the axis."""
-    layers = shape.layers_of(shape.family.axes[axis].block or "")
+    layers = shape.layers_of(shape.family.axes[axis].blocks or "")
     return plan_of(shape, {(axis, layer): kept for layer in layers})
 
 
@@ -207,7 +207,7 @@ def test_the_difference_is_what_one_plan_keeps_of_a_block_that_both_keep(model_t
     }
     expected = {}
     for axis in shape.family.axes.values():
-        for layer in [None] if axis.block is None else shape.layers_of(axis.block):
+        for layer in [None] if axis.blocks is None else shape.layers_of(axis.blocks):
             if layer is not None and layer not in set(one.keep.layers) & set(other.keep.layers):
                 continue
             for entry in [None] if axis.per is None else range(shape.sizes[axis.per]):

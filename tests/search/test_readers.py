@@ -43,7 +43,7 @@ def every_shape(space: SearchSpace) -> list[HybridShape]:
             chosen = {
                 axis: size
                 for axis, size in zip(space.sizes, sizes, strict=True)
-                if space.source.family.axes[axis].block in (None, *kept)
+                if (blocks := space.source.family.axes[axis].blocks) is None or set(blocks) & set(kept)
             }
             try:
                 found.append(space.source.resized(layers=layers, **chosen))

@@ -134,58 +134,86 @@ def plans(
     if drop_blocks:
         layers = tuple(sorted(draw(st.sets(st.sampled_from(layers), min_size=1))))
     shuffled = full_width or draw(st.booleans())
-    kept_counts: dict[str, int] = {}
+    there = {axis.name for axis in family.axes.values() if shape.sizes[axis.name] and axis_layers(shape, axis, layers)}
+    asked = there if axes is None else there & set(axes)
+    cut = {name for name in sorted(asked) if axes is not None or draw(st.booleans())}
+    # Units that are grouped by an axis go with its entries.
+    cut |= {owned for owner, owned in family.owners.items() if owner in cut}
+    counts = {name: shape.sizes[name] for name in cut} if full_width else draw(counts_of(shape, cut))
     indices: dict[tuple[str, int | None], Indices] = {}
     for axis in family.axes.values():
-        where = axis_layers(shape, axis, layers)
-        if not where or (draw(st.booleans()) if axes is None else axis.name not in axes):
-            continue
-        rng = np.random.default_rng(draw(seeds))
-        size = shape.sizes[axis.name]
-        kept = size if full_width else draw(st.sampled_from(possible_counts(shape, axis, kept_counts)))
-        kept_counts[axis.name] = kept
-        for layer in where:
-            indices[axis.name, layer] = choose_rows(rng, shape, axis, kept, shuffled=shuffled)
+        if axis.name in cut:
+            rng = np.random.default_rng(draw(seeds))
+            for layer in axis_layers(shape, axis, layers):
+                groups = indices.get((axis.grouped_by or "", layer))
+                indices[axis.name, layer] = choose_rows(
+                    rng, shape, axis, counts[axis.name], shuffled=shuffled, groups=groups
+                )
     keep = Keep(layers=layers, indices=indices)
     return PrunePlan(source=shape, target=keep.shape(shape), keep=keep)
 
 
+@st.composite
+def counts_of(draw: Draw, shape: HybridShape, cut: set[str]) -> dict[str, int]:
+    """How many units of each axis are kept: any numbers that the family can have together."""
+    family = shape.family
+    options = {name: possible_counts(shape, family.axes[name]) for name in sorted(cut)}
+    linked = {name for rule in family.multiples for name in (*rule.sizes, *rule.of)}
+    linked |= {name for pair in family.owners.items() for name in pair}
+    together = sorted(linked & cut)
+    meshed = np.meshgrid(*(options[name] for name in together), indexing="ij")
+    chosen = {name: mesh.ravel() for name, mesh in zip(together, meshed, strict=True)}
+    possible = np.broadcast_to(
+        family.is_possible({**shape.sizes, **chosen}, shape.sizes), meshed[0].size if together else 1
+    )
+    at = draw(st.sampled_from(np.flatnonzero(possible).tolist()))
+    apart = {name: draw(st.sampled_from(options[name])) for name in options if name not in together}
+    return apart | {name: int(numbers[at]) for name, numbers in chosen.items()}
+
+
 def axis_layers(shape: HybridShape, axis: Axis, layers: Iterable[int]) -> list[int | None]:
     """Where the axis keeps index sets of its own, of these blocks."""
-    if axis.block is None:
+    if axis.blocks is None:
         return [None]
-    return [layer for layer in layers if shape.hybrid_override_pattern[layer] == axis.block]
+    return [layer for layer in layers if shape.hybrid_override_pattern[layer] in axis.blocks]
 
 
-def possible_counts(shape: HybridShape, axis: Axis, chosen: dict[str, int]) -> list[int]:
-    """Numbers of units that may be kept, with those of other axes chosen already."""
-    sizes = {**shape.sizes, **chosen}
-    groups = 1 if axis.grouped_by is None else sizes[axis.grouped_by]
+def possible_counts(shape: HybridShape, axis: Axis) -> list[int]:
+    """Numbers of units that may be kept, were it this axis alone."""
+    whole = axis.grouped_by is None or axis.grouped_by in shape.family.axes
+    groups = 1 if whole else shape.sizes[axis.grouped_by or ""]
     # transformers ranks a group of experts by its two best, and a token must find all of its experts in two groups.
-    least = 1 if axis.at_least is None else axis.at_least(sizes)
-    counts = [count for count in range(groups, sizes[axis.name] + 1, groups) if count >= least]
-    multiples = shape.family.multiples
-    if axis.name in multiples:
-        counts = [count for count in counts if count % sizes[multiples[axis.name]] == 0]
-    return [
-        count
-        for count in counts
-        if all(sizes[name] % count == 0 for name, unit in multiples.items() if unit == axis.name)
-    ]
+    least = 1 if axis.at_least is None else axis.at_least(shape.sizes)
+    return [count for count in range(groups, shape.sizes[axis.name] + 1, groups) if count >= least]
 
 
 def choose_rows(
-    rng: np.random.Generator, shape: HybridShape, axis: Axis, kept: int, *, shuffled: bool = False
+    rng: np.random.Generator,
+    shape: HybridShape,
+    axis: Axis,
+    kept: int,
+    *,
+    shuffled: bool = False,
+    groups: Indices | None = None,
 ) -> Indices:
     """Kept indices of an axis in one block: a row of them for each entry of the axis that owns it, if one does."""
     if axis.per is None:
-        return choose(rng, shape, axis, kept, shuffled=shuffled)
+        return choose(rng, shape, axis, kept, shuffled=shuffled, groups=groups)
     return np.stack([choose(rng, shape, axis, kept, shuffled=shuffled) for _ in range(shape.sizes[axis.per])])
 
 
-def choose(rng: np.random.Generator, shape: HybridShape, axis: Axis, kept: int, *, shuffled: bool) -> Indices:
-    """So many random units, the same number of every group."""
-    groups = 1 if axis.grouped_by is None else shape.sizes[axis.grouped_by]
-    per_group = shape.sizes[axis.name] // groups
-    runs = [group * per_group + rng.permutation(per_group)[: kept // groups] for group in range(groups)]
+def choose(
+    rng: np.random.Generator,
+    shape: HybridShape,
+    axis: Axis,
+    kept: int,
+    *,
+    shuffled: bool,
+    groups: Indices | None = None,
+) -> Indices:
+    """So many random units, the same number of every group that is kept, group by group."""
+    number = 1 if axis.grouped_by is None else shape.sizes[axis.grouped_by]
+    own = np.arange(number) if groups is None else groups
+    per_group = shape.sizes[axis.name] // number
+    runs = [group * per_group + rng.permutation(per_group)[: kept // len(own)] for group in own.tolist()]
     return np.concatenate(runs if shuffled else [np.sort(run) for run in runs]).astype(np.int64)

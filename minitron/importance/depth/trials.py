@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from minitron.data.samples import Samples
-from minitron.runtime.stack import Block, Stack
+from minitron.runtime.backbone import Block
+from minitron.runtime.stack import Stack
 
 Finals = list[torch.Tensor]
 

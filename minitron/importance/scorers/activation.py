@@ -7,7 +7,7 @@ from typing import cast
 import torch
 
 from minitron.importance.accumulators import SampleAggregate
-from minitron.importance.scorers.scorer import ACTIVATIONS
+from minitron.importance.scorers.scorer import ACTIVATIONS, HEAD_CHANNELS
 from minitron.importance.settings import Aggregation
 from minitron.models.shape import HybridShape
 from minitron.runtime.hooks import Accumulator
@@ -45,10 +45,10 @@ class ActivationScorer:
     def score(
         self, axis: str, shape: HybridShape, accumulator: Accumulator, readers: Sequence[torch.Tensor]
     ) -> torch.Tensor:
-        """The statistic of each unit; an attention head takes the L2 over its channels."""
+        """The statistic of each unit; a head of attention or DeltaNet takes the L2 over its channels."""
         value_C = cast(SampleAggregate, accumulator).value()
         if axis == "mamba":
             return value_C.reshape(shape.mamba_num_heads, shape.mamba_head_dim)
-        if axis == "num_attention_heads":
-            return value_C.reshape(-1, shape.head_dim).square().sum(dim=1).sqrt()
+        if axis in HEAD_CHANNELS:
+            return value_C.reshape(-1, shape.sizes[HEAD_CHANNELS[axis]]).square().sum(dim=1).sqrt()
         return value_C

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 
 from minitron.importance.accumulators import TokenVariance
-from minitron.importance.scorers.scorer import ACTIVATIONS, column_energy
+from minitron.importance.scorers.scorer import ACTIVATIONS, HEAD_CHANNELS, column_energy
 from minitron.models.shape import HybridShape
 from minitron.runtime.hooks import Accumulator
 
@@ -35,6 +35,6 @@ class FlapScorer:
         score_C = value_C * column_energy(readers).to(value_C.device)
         if axis == "mamba":
             return score_C.reshape(shape.mamba_num_heads, shape.mamba_head_dim).sqrt()
-        if axis == "num_attention_heads":
-            return score_C.reshape(-1, shape.head_dim).sum(dim=1)
+        if axis in HEAD_CHANNELS:
+            return score_C.reshape(-1, shape.sizes[HEAD_CHANNELS[axis]]).sum(dim=1)
         return score_C

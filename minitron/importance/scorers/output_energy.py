@@ -7,7 +7,7 @@ from typing import cast
 import torch
 
 from minitron.importance.accumulators import TokenSecondMoment
-from minitron.importance.scorers.scorer import ACTIVATIONS, column_energy
+from minitron.importance.scorers.scorer import ACTIVATIONS, HEAD_CHANNELS, column_energy
 from minitron.models.shape import HybridShape
 from minitron.runtime.hooks import Accumulator
 
@@ -28,8 +28,8 @@ class OutputEnergyScorer:
 
     def accumulator(self, axis: str, shape: HybridShape) -> Accumulator:
         """A fresh running statistic for one block."""
-        channels = {"mamba": shape.mamba_head_dim, "num_attention_heads": shape.head_dim}
-        return TokenSecondMoment(channels.get(axis, 1))
+        channels = {"mamba": "mamba_head_dim", **HEAD_CHANNELS}
+        return TokenSecondMoment(shape.sizes[channels[axis]] if axis in channels else 1)
 
     def score(
         self, axis: str, shape: HybridShape, accumulator: Accumulator, readers: Sequence[torch.Tensor]

@@ -9,12 +9,15 @@ from minitron.importance.accumulators import sum_over_tokens
 from minitron.models.shape import HybridShape
 from minitron.runtime.hooks import Accumulator
 
+# Axis of heads -> the size that says how many channels a head has.
+HEAD_CHANNELS = {"num_attention_heads": "head_dim", "linear_num_value_heads": "linear_value_head_dim"}
 # Axis that has scores -> the activation, as families name it, that most scorers use: what a projection reads.
 ACTIVATIONS = {
     "hidden_size": "hidden",
     "intermediate_size": "ffn",
     "mamba": "mamba_output",
     "num_attention_heads": "attention_output",
+    "linear_num_value_heads": "delta_output",
     "moe_shared_expert_intermediate_size": "shared_ffn",
 }
 
@@ -33,7 +36,7 @@ class Scorer(Protocol):
     ) -> torch.Tensor:
         """fp64 scores of one block's units.
 
-        `hidden_size` [D], `intermediate_size` [F], `num_attention_heads` [heads]; `mamba` [H, P], of which heads and
+        `hidden_size` [D], `intermediate_size` [F], `num_attention_heads` and `linear_num_value_heads` [heads]; `mamba` [H, P], of which heads and
         channels take the L2, or [H, P, P], of which they take the sum (see `minitron.importance.selection`).
 
         Args:

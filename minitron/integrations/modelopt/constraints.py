@@ -203,7 +203,7 @@ def _space(source: HybridShape, scores: Scores, settings: BudgetSettings) -> Sea
             step=steps.get(axis.name),
         )
         for axis in source.family.axes.values()
-        if axis.name not in skipped and (axis.block is None or source.count(axis.block))
+        if axis.name not in skipped and (axis.blocks is None or source.count(axis.blocks))
     }
     return SearchSpace(source=source, layers=tuple(_kept(scores, source, depth) for depth in depths), sizes=sizes)
 

@@ -1,10 +1,15 @@
 """What a model family declares: block kinds, prunable axes, tensors by axis, and hook points for activations."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from minitron.models.axes import Axis, SizeT, TensorSpec, stack_size, tensor_numel
+import numpy as np
+import numpy.typing as npt
+
+from minitron.models.axes import Axis, SizeT, TensorSpec, part_size, stack_size, tensor_numel
+from minitron.models.families.layer_lists import BlockPattern
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,22 +44,47 @@ class Branch:
     entered: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multiple:
+    """A product of sizes that must be a multiple of another one.
+
+    Attributes:
+        sizes: Names of the sizes that are multiplied.
+        of: Names of the sizes of the other product.
+        because: Who asks for it.
+    """
+
+    sizes: tuple[str, ...]
+    of: tuple[str, ...]
+    because: str
+
+    def holds(self, sizes: Mapping[str, SizeT]) -> npt.NDArray[np.bool_]:
+        """Whether it is one; sizes are numbers or arrays."""
+        return np.asarray(part_size(self.sizes, sizes) % np.maximum(part_size(self.of, sizes), 1) == 0)
+
+    def __str__(self) -> str:
+        """As an error says it."""
+        return f"{' x '.join(self.sizes)} a multiple of {' x '.join(self.of)}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """A model family as data. Adding a family is writing one of these.
 
     Attributes:
         model_type: The `model_type` of its configuration.
-        block_kinds: Letter of a kind of block -> what configurations call it in their list of blocks.
-        only_kind: The letter of all blocks where configurations give their number alone; None where they name each.
+        block_kinds: Letter of a kind of block -> what it is.
+        pattern: How configurations name the kinds of their blocks.
         axes: Prunable axis by name.
-        config_keys: Axis or size name -> spellings in published configurations, the first one canonical.
+        config_keys: Axis or size name -> spellings in published configurations, the family's own first.
         switches: Sizes that are a yes or no in configurations, 1 or 0 here.
         defaults: Size -> what transformers takes where a configuration leaves it out, from the sizes before it.
         kind_sizes: Letter -> sizes that a model has only where it has such blocks; 0 elsewhere.
         left_out: Configuration key -> values of it that every reader assumes and some cannot read, so they are not
             written.
-        multiples: Size -> the size that it must be a multiple of, beside those that an axis is grouped by.
+        multiples: Products of sizes that must be multiples of others, beside the axes that are grouped.
+        derived: Configuration key -> its value, which follows from the sizes.
+        told: Configuration key -> from the sizes, what some reader must be told as it would assume another; else None.
         model_tensors: Tensors outside the blocks, named in full as they are on disk.
         block_tensors: Letter -> tensors of such a block, named inside the block.
         block_prefix: Prefix of a block's tensors on disk, with `{layer}`.
@@ -69,22 +99,27 @@ class Family:
         extra_tensors: Tensors of such a layer beside those of a block, named inside it.
         extra_count: The configuration key that holds the number of such layers.
         only_values: Configuration key -> its supported values; others change what tensors there are.
-        keeps: Letter -> the cache of such a block: keys and values, or a Mamba state.
+        keeps: Letter -> the cache of such a block: keys and values of all tokens or of a window, or a recurrent state.
         hook_points: Name of an activation -> letter of the block kind that has it -> where it is, one place or several.
         branches: Letter -> the branches of such a block, in the order in which they add to the residual stream.
         experts: Letter -> the submodule of such a block that holds routed experts as stacks.
+        embedding_multiplier: The backbone's attribute that its embeddings are multiplied by; None where there is none.
+        logits_divisor: The configuration key of what logits are divided by; None where there is none.
+        residual_multiplier: The blocks' attribute that branches are multiplied by before they are added.
     """
 
     model_type: str
     block_kinds: Mapping[str, str]
-    only_kind: str | None = None
+    pattern: BlockPattern
     axes: Mapping[str, Axis]
     config_keys: Mapping[str, tuple[str, ...]]
     switches: tuple[str, ...] = ()
     defaults: Mapping[str, Callable[[Mapping[str, int]], int]] = field(default_factory=dict)
     kind_sizes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
-    multiples: Mapping[str, str] = field(default_factory=dict)
+    multiples: tuple[Multiple, ...] = ()
+    derived: Mapping[str, Callable[[Mapping[str, int]], int]] = field(default_factory=dict)
+    told: Mapping[str, Callable[[Mapping[str, int]], int | None]] = field(default_factory=dict)
     model_tensors: tuple[TensorSpec, ...]
     block_tensors: Mapping[str, tuple[TensorSpec, ...]]
     block_prefix: str
@@ -98,10 +133,33 @@ class Family:
     extra_tensors: tuple[TensorSpec, ...] = ()
     extra_count: str | None = None
     only_values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
-    keeps: Mapping[str, Literal["kv", "state"]]
+    keeps: Mapping[str, Literal["kv", "window", "state"]]
     hook_points: Mapping[str, Mapping[str, tuple[HookPoint, ...]]]
     branches: Mapping[str, tuple[Branch, ...]]
     experts: Mapping[str, str] = field(default_factory=dict)
+    embedding_multiplier: str | None = None
+    logits_divisor: str | None = None
+    residual_multiplier: str | None = None
+
+    @property
+    def owners(self) -> Mapping[str, str]:
+        """Axis that groups another one -> that other one, whose units go with its entries."""
+        grouped = [(axis.grouped_by, axis.name) for axis in self.axes.values() if axis.grouped_by is not None]
+        return {owner: name for owner, name in grouped if owner in self.axes}
+
+    def is_possible(self, sizes: Mapping[str, SizeT], source: Mapping[str, int]) -> npt.NDArray[np.bool_]:
+        """Whether sizes, numbers or arrays, keep to the multiples, and no group keeps more units than it has."""
+        kept = [rule.holds(sizes) for rule in self.multiples]
+        for owner, axis in self.owners.items():
+            if source[owner]:
+                whole = sizes[axis] % sizes[owner] == 0
+                kept.append(np.asarray(whole & (sizes[axis] * source[owner] <= sizes[owner] * source[axis])))
+        return functools.reduce(lambda one, other: np.asarray(one & other), kept, np.asarray(True))
+
+    def axis_named(self, name: str) -> str:
+        """The axis of a name, its own or one that the family's configurations give it."""
+        spelt = {spelling: axis for axis in self.axes for spelling in self.config_keys[axis]}
+        return name if name in self.axes else spelt.get(name, name)
 
     def tensors_outside(self, sizes: Mapping[str, SizeT]) -> tuple[TensorSpec, ...]:
         """Tensors outside the blocks of a model of these sizes."""
@@ -123,6 +181,10 @@ class Family:
             if any(axis in part for part in spec.dims[-1])
         }
         return tuple(name for name in point.readers if name in found)
+
+    def name_on_disk(self, kind: str, in_memory: str) -> str:
+        """A block tensor's name on disk, from its name in the loaded block."""
+        return next(spec.name for spec in self.block_tensors[kind] if (spec.in_memory or spec.name) == in_memory)
 
     def head_tensor(self, sizes: Mapping[str, SizeT]) -> str:
         """The tensor on disk that turns hidden states into logits: the embeddings where they are tied."""

@@ -8,14 +8,18 @@ from collections.abc import Mapping
 from minitron.models.axes import Axis, TensorSpec
 from minitron.models.families import mixers
 from minitron.models.families.family import Branch, Family, HookPoint
-from minitron.models.families.mixers import HIDDEN, VOCAB
+from minitron.models.families.layer_lists import BlockPattern, LayerList
+from minitron.models.families.mixers import EXPERT_FFN, EXPERTS, HIDDEN, VOCAB
 
-EXPERTS = (("n_routed_experts",),)
-EXPERT_FFN = (("moe_intermediate_size",),)
 SHARED_FFN = (("moe_shared_expert_intermediate_size",),)
 LATENT = (("moe_latent_size",),)
 
-NORM = TensorSpec("norm.weight", (HIDDEN,))
+# What llama.cpp's converter assumes of a Mamba head where there is no `mamba_d_head`; heads must fill it evenly.
+CONVERTER_HEAD_DIM = 64
+# What SGLang 0.5.23 (configs/nemotron_h.py) takes where there is no `mamba_n_groups`, whatever `n_groups` is.
+SGLANG_GROUPS = 8
+
+NORM = mixers.norm("norm.weight")
 MAMBA = (NORM, *mixers.mamba2("mixer"))
 MLP = (NORM, *mixers.feed_forward("mixer"))
 ATTENTION = (NORM, *mixers.attention("mixer"))
@@ -53,30 +57,62 @@ MOE = (
 )
 
 
+def unlike_the_converters(sizes: Mapping[str, int]) -> int | None:
+    """`mamba_d_head` where llama.cpp's converter would assume another."""
+    even = sizes["mamba_num_heads"] * sizes["mamba_head_dim"] % CONVERTER_HEAD_DIM == 0
+    return None if even else sizes["mamba_head_dim"]
+
+
+def unlike_sglangs(sizes: Mapping[str, int]) -> int | None:
+    """`mamba_n_groups` where SGLang would assume another."""
+    return None if sizes["n_groups"] in (0, SGLANG_GROUPS) else sizes["n_groups"]
+
+
 def normed(*readers: str) -> tuple[HookPoint, ...]:
     """The output of a block's pre-norm, which the block's input projections multiply."""
     return (HookPoint(module="norm", side="output", readers=readers),)
 
 
+# The names up to transformers 5.12 first; later ones read them too, SGLang 0.5.23 no others.
+KIND_NAMES = {
+    "M": ("mamba", "linear_attention"),
+    "-": ("mlp",),
+    "*": ("attention", "full_attention"),
+    "E": ("moe",),
+}
+
 NEMOTRON_H = Family(
     model_type="nemotron_h",
-    # The names up to transformers 5.12; later ones read them too, SGLang 0.5.23 no others.
-    block_kinds={"M": "mamba", "-": "mlp", "*": "attention", "E": "moe"},
+    block_kinds={"M": "Mamba-2", "-": "MLP", "*": "attention", "E": "experts"},
+    pattern=BlockPattern(
+        letters="M-*E",
+        lists=(
+            LayerList(
+                key="hybrid_override_pattern",
+                values={letter: (letter,) for letter in "M-*E"},
+                form="letters",
+                added=True,
+            ),
+            LayerList(key="layers_block_type", values=KIND_NAMES),
+            LayerList(key="layer_types", values=KIND_NAMES),
+        ),
+    ),
     axes=mixers.by_name(
         Axis(name="hidden_size"),
-        Axis(name="intermediate_size", block="-"),
-        Axis(name="mamba_num_heads", block="M", grouped_by="n_groups"),
-        Axis(name="mamba_head_dim", block="M"),
-        Axis(name="num_attention_heads", block="*", grouped_by="num_key_value_heads"),
+        Axis(name="intermediate_size", blocks="-"),
+        Axis(name="mamba_num_heads", blocks="M", grouped_by="n_groups"),
+        Axis(name="mamba_head_dim", blocks="M"),
+        Axis(name="num_key_value_heads", blocks="*"),
+        Axis(name="num_attention_heads", blocks="*", grouped_by="num_key_value_heads"),
         Axis(
             name="n_routed_experts",
-            block="E",
+            blocks="E",
             grouped_by="n_group",
             used="num_experts_per_tok",
             at_least=least_experts,
         ),
-        Axis(name="moe_intermediate_size", block="E", per="n_routed_experts"),
-        Axis(name="moe_shared_expert_intermediate_size", block="E"),
+        Axis(name="moe_intermediate_size", blocks="E", per="n_routed_experts"),
+        Axis(name="moe_shared_expert_intermediate_size", blocks="E"),
     ),
     config_keys={
         **mixers.TRANSFORMER_KEYS,
@@ -92,14 +128,15 @@ NEMOTRON_H = Family(
     },
     defaults={"n_group": lambda _: 1, "topk_group": lambda _: 1, "moe_latent_size": lambda _: 0},
     kind_sizes={"E": (*mixers.EXPERT_KEYS, "moe_latent_size")},
+    told={"mamba_d_head": unlike_the_converters, "mamba_n_groups": unlike_sglangs},
     # Infinity has no spelling in JSON; transformers and mlx-lm take (0, infinity) where there is none.
-    left_out={"time_step_limit": ([0.0, {"__float__": "Infinity"}], [0.0, float("inf")])},
+    left_out=mixers.UNLIMITED_TIME_STEPS,
     embeddings="backbone.embeddings.weight",
     final_norm="backbone.norm_f.weight",
     head="lm_head.weight",
     model_tensors=(
         TensorSpec("backbone.embeddings.weight", (VOCAB, HIDDEN)),
-        TensorSpec("backbone.norm_f.weight", (HIDDEN,)),
+        mixers.norm("backbone.norm_f.weight"),
         TensorSpec("lm_head.weight", (VOCAB, HIDDEN)),
     ),
     block_tensors={"M": MAMBA, "-": MLP, "*": ATTENTION, "E": MOE},
@@ -109,10 +146,10 @@ NEMOTRON_H = Family(
     # Names and shapes: vLLM, models/nemotron_h_mtp.py. The input of eh_proj is [embedding, hidden state].
     extra_prefix="mtp.layers.",
     extra_tensors=(
-        TensorSpec("enorm.weight", (HIDDEN,)),
-        TensorSpec("hnorm.weight", (HIDDEN,)),
+        mixers.norm("enorm.weight"),
+        mixers.norm("hnorm.weight"),
         TensorSpec("eh_proj.weight", (HIDDEN, (("hidden_size",), ("hidden_size",)))),
-        TensorSpec("final_layernorm.weight", (HIDDEN,)),
+        mixers.norm("final_layernorm.weight"),
     ),
     extra_count="num_nextn_predict_layers",
     # transformers 5.23 does not tie this family's head, whatever the configuration says.

@@ -9,7 +9,8 @@ import torch
 
 from minitron.data.samples import Samples
 from minitron.prune.reconstruction.alignment import Alignment
-from minitron.runtime.stack import Block, Stack
+from minitron.runtime.backbone import Block
+from minitron.runtime.stack import Stack
 from minitron.runtime.streams import FileStreams, MemoryStreams, Streams
 
 

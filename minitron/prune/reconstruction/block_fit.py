@@ -14,8 +14,8 @@ from minitron.prune.reconstruction.alignment import Alignment
 from minitron.prune.reconstruction.moments import Moments
 from minitron.prune.reconstruction.ridge import refit
 from minitron.prune.reconstruction.settings import RepairSettings
+from minitron.runtime.backbone import Block
 from minitron.runtime.hooks import Attachment, HookSite, LatestActivation, collecting, site_of
-from minitron.runtime.stack import Block
 from minitron.runtime.streams import Streams
 
 # The activation, as families name it, that a block's input projections read: the normed stream.
@@ -128,7 +128,7 @@ class BlockFit:
         for name in names:
             weight_DC = own[1].get_parameter(name)
             if weight_DC.ndim == 2:  # a stack of experts reads what a router chose for each, not the whole stream
-                on_disk = self._on_disk(position, name)
+                on_disk = self._on_disk(position, self._family.name_on_disk(kind, name))
                 taught_DC = self._kept_rows(on_disk, teacher_block[1].get_parameter(name))
                 repaired[on_disk] = self.fit_reader(on_disk, taught_DC, weight_DC, moments)
                 weight_DC.copy_(repaired[on_disk])
@@ -140,12 +140,15 @@ class BlockFit:
         # The stream right after the projection: what enters the next submodule, or leaves the block.
         behind = HookSite() if branch.entered is None else HookSite(module=branch.entered, side="input")
         attachments.append((own[1], behind, stream))
+        multiplied = self._family.residual_multiplier
+        multiplier = 1.0 if multiplied is None else float(getattr(own[1], multiplied))
         with collecting(attachments):
             for number, mask_BT in self._streams.masks(self._pair.student):
                 self._streams.run_student(own, number, mask_BT, position)
                 own_BTD = stream.value
                 wanted_BTD = self._kept_channels(target.read(number, at)).to(own_BTD.device)
-                moments.update((wanted_BTD.float() - own_BTD.float(), inputs.value), mask_BT)
+                lacking_BTD = (wanted_BTD.float() - own_BTD.float()) / multiplier
+                moments.update((lacking_BTD, inputs.value), mask_BT)
         name = f"{branch.projection}.weight"
         on_disk, weight_DC = self._on_disk(position, name), own[1].get_parameter(name)
         fitted_DC = refit(weight_DC, moments.cross, moments.gram, self._settings.ridge)

@@ -36,7 +36,7 @@ from minitron.prune.reconstruction.block_fit import BlockFit, Weights
 from minitron.prune.reconstruction.moments import Moments
 from minitron.prune.reconstruction.settings import RepairSettings
 from minitron.prune.reconstruction.state import repair_identity
-from minitron.runtime.stack import Block
+from minitron.runtime.backbone import Block
 
 logger = logging.getLogger(__name__)
 
