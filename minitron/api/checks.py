@@ -13,6 +13,8 @@ from minitron.data.documents import TEXT_SUFFIXES, is_text_file
 from minitron.errors import ArtifactError, DataError, MinitronError
 from minitron.importance.scores import Scores, load_scores
 from minitron.pipeline.run_folder import SCORES_FILE
+from minitron.recipe.source import Source
+from minitron.recipe.tokens import prompts_of, require_model_tokens
 from minitron.settings import SEEDS
 
 # Device types of torch that a model can be computed on.
@@ -109,6 +111,16 @@ def require_text(source: str) -> None:
         raise DataError(f"a text source must be {', '.join(TEXT_SUFFIXES)} or a dataset name, got {source}")
     elif not HUB_NAME.fullmatch(source):
         raise DataError(f"a text source must be a file that is there or a dataset's owner/name, got {source}")
+
+
+def require_text_tokens(checkpoint: Checkpoint, *texts: str | None, task: str | None = None) -> None:
+    """Refuses text that holds a token which the tokenizer has and the model has not.
+
+    Raises:
+        DataError: A text holds one; the message names it.
+    """
+    sources = [Source(path=text) for text in texts if text is not None]
+    require_model_tokens(checkpoint, sources if task is None else [*sources, prompts_of(task)])
 
 
 def require_file(path: Path, what: str) -> None:

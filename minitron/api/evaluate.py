@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.finite import naming_weights
+from minitron.checkpoints.hub import find_checkpoint
+from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.estimate.serving.workload import Workload
 from minitron.evaluate.metrics import Metrics
 from minitron.pipeline.evaluation import evaluate_model
@@ -23,7 +27,7 @@ def evaluate(
     """Measures a checkpoint on held-out text.
 
     Args:
-        checkpoint: Hugging Face checkpoint folder.
+        checkpoint: Hugging Face checkpoint folder, or its name on the hub.
         data: Held-out text file, or a dataset's name.
         teacher: Checkpoint that the KL is measured to; None leaves it out.
         settings: Any setting of a recipe's evaluate section, as `{"sequences": 32, "seq_len": 512}`; a task as
@@ -46,9 +50,11 @@ def evaluate(
     """
     check_device(device)
     section = make_section(EvaluateSection, {"data": [{"path": str(data)}], **(settings or {})})
-    folder = Path(checkpoint)
-    loaded = None if teacher is None else load_model(Path(teacher), device=device)
+    folder, teacher_folder = find_checkpoint(checkpoint), None if teacher is None else find_checkpoint(teacher)
+    if teacher_folder is not None:
+        require_one_vocabulary(folder, teacher_folder)
+    loaded = None if teacher_folder is None else load_model(teacher_folder, device=device)
     model = load_model(folder, device=device)
-    return evaluate_model(
-        model, folder, section, make_section(Workload, {"context_tokens": context}), teacher=loaded, seed=0
-    )
+    workload = make_section(Workload, {"context_tokens": context})
+    with naming_weights(*(open_checkpoint(one) for one in (teacher_folder,) if one is not None)):
+        return evaluate_model(model, folder, section, workload, teacher=loaded, seed=0)

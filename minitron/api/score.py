@@ -8,6 +8,7 @@ from minitron.api.checks import require_seed
 from minitron.artifacts.finished import finished_or_refused
 from minitron.artifacts.shared import hash_once, shared_artifact
 from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.hub import find_checkpoint
 from minitron.distributed import Ranks
 from minitron.importance.scores import Scores, load_scores
 from minitron.pipeline import fingerprints
@@ -35,7 +36,7 @@ def calibrate(
     resumed.
 
     Args:
-        checkpoint: Hugging Face checkpoint folder.
+        checkpoint: Hugging Face checkpoint folder, or its name on the hub.
         data: Text files (.txt, .jsonl, .parquet) or dataset names.
         output: Folder that is new, empty, or holds such scores.
         settings: Any setting of a recipe's score section, as `{"samples": 128, "seq_len": 512}`.
@@ -56,7 +57,7 @@ def calibrate(
     """
     paths = [data] if isinstance(data, (str, Path)) else data
     section = make_section(ScoreSection, {"data": [{"path": str(path)} for path in paths], **(settings or {})})
-    return score_checkpoint(Path(checkpoint), section, output=Path(output), seed=seed, device=device)
+    return score_checkpoint(find_checkpoint(checkpoint), section, output=Path(output), seed=seed, device=device)
 
 
 def score_checkpoint(

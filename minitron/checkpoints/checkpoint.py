@@ -11,7 +11,9 @@ from typing import Any
 from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.header import HEADER_FILE
 from minitron.checkpoints.headers import StoredTensor, read_headers
-from minitron.checkpoints.quantized import LAYOUTS, declared_names, quantized_format, scale_names, unpacked_shape
+from minitron.checkpoints.quantization import find_quantization
+from minitron.checkpoints.quantized import LAYOUTS, declared_names, scale_names, unpacked_shape
+from minitron.checkpoints.spellings import PUBLISHED, Spelling, published_names
 from minitron.errors import CheckpointError
 from minitron.models.axes import tensor_shape
 from minitron.models.config import read_config, shape_from_config
@@ -51,6 +53,7 @@ class Checkpoint:
         extras: Stored tensors beside the model, which transformers leaves out (layers that predict further tokens).
         weights_format: Precision that the blocks' matrices are quantized to; None where they are not.
         scales: Name on disk -> stored scale of a quantized weight, or what else lies beside it.
+        spelling: What its files call its tensors, where that is not by their published names.
     """
 
     folder: Path
@@ -60,6 +63,7 @@ class Checkpoint:
     extras: Mapping[str, StoredTensor] = field(default_factory=dict)
     weights_format: str | None = None
     scales: Mapping[str, StoredTensor] = field(default_factory=dict)
+    spelling: Spelling = PUBLISHED
 
     def stored(self, name: str) -> StoredTensor:
         """One tensor of the model, one beside it, or a scale."""
@@ -68,8 +72,12 @@ class Checkpoint:
     def name_on_disk(self, name: str) -> str:
         """What the files call a tensor: by its declared name, but for packed numbers."""
         if self.weights_format is None or name not in self.tensors or not self.is_quantized(name):
-            return name
+            return self.spelling.on_disk.get(name, name)
         return f"{name.removesuffix('.weight')}.{LAYOUTS[self.weights_format].weight}"
+
+    def name_to_write(self, name: str) -> str:
+        """What the files of a checkpoint that is made from this one call a tensor."""
+        return self.spelling.to_write(self.shape.family, name)
 
     def is_quantized(self, name: str) -> bool:
         """Whether a tensor of the model is stored as numbers that mean nothing without their scales."""
@@ -102,14 +110,11 @@ def open_checkpoint(folder: Path, *, quantized: bool = False, config: Mapping[st
         raise CheckpointError(f"checkpoint folder not found: {folder}")
     config = read_config(folder) if config is None else config
     shape = shape_from_config(config)
-    weights_format = quantized_format(config)
-    if weights_format is not None and not quantized:
-        raise CheckpointError(
-            f"the weights must not be quantized here, those of {folder} are {weights_format}; give the checkpoint it "
-            "was made from"
-        )
-    stored = read_headers(folder)
-    scales: frozenset[str] = frozenset()
+    weights_format = _weights_format(folder, config, quantized=quantized)
+    stored: Mapping[str, StoredTensor] = read_headers(folder)
+    spelling, scales = PUBLISHED, frozenset[str]()
+    if weights_format is None:
+        stored, spelling = published_names(stored, shape)
     if weights_format is not None:
         scales = scale_names(weights_format, stored)
         stored = _with_declared_names(folder, stored, declared_names(weights_format, stored))
@@ -131,7 +136,25 @@ def open_checkpoint(folder: Path, *, quantized: bool = False, config: Mapping[st
         extras=extras,
         weights_format=weights_format,
         scales={name: stored[name] for name in sorted(scales)},
+        spelling=spelling,
     )
+
+
+def _weights_format(folder: Path, config: Mapping[str, Any], *, quantized: bool) -> str | None:
+    found = find_quantization(config, folder)
+    if found is None:
+        return None
+    if not quantized:
+        raise CheckpointError(
+            f"the weights must not be quantized here, those of {folder} are {found.layout or 'quantized'} "
+            f"({found.method}); give the checkpoint they were made from"
+        )
+    if found.layout is None:
+        raise CheckpointError(
+            f"quantized weights must be {', '.join(LAYOUTS)} to be read, those of {folder} are of {found.method}; "
+            "`minitron fit` counts their bytes all the same"
+        )
+    return found.layout
 
 
 def carried_files(folder: Path) -> list[Path]:

@@ -4,6 +4,9 @@ import argparse
 import math
 from pathlib import Path
 
+CHECKPOINT_HELP = "Hugging Face checkpoint folder, or owner/name[@revision] on the hub"
+CONFIG_HELP = "checkpoint folder, config.json, or owner/name[@revision] on the hub"
+
 
 def positive_int(text: str) -> int:
     """A whole number of at least 1."""
@@ -38,8 +41,8 @@ def non_negative_float(text: str) -> float:
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Adds the checkpoint folder that a command works on."""
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="Hugging Face checkpoint folder")
+    """Adds the checkpoint that a command works on."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

@@ -32,23 +32,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prunes the checkpoint."""
-    from minitron.api.checks import require_device_name, require_output, require_target, require_text
+    from minitron.api.checks import (
+        require_checkpoint,
+        require_device_name,
+        require_output,
+        require_target,
+        require_text,
+        require_text_tokens,
+    )
     from minitron.api.shapes import read_shape
+    from minitron.checkpoints.hub import find_checkpoint
     from minitron.recipe.load import make_section
     from minitron.recipe.prune import PruneSection
 
     section = make_section(PruneSection, _settings(args))
     shape = read_shape(args.shape)
-    require_target(args.checkpoint, args.scores, shape)
+    folder = find_checkpoint(args.checkpoint)
+    require_target(folder, args.scores, shape)
     for data in (args.compensate, args.repair):
         if data is not None:
             require_text(data)
+    require_text_tokens(require_checkpoint(folder), args.compensate, args.repair)
     require_device_name(args.device)
     require_output(args.output)
 
     from minitron.api.prune import prune_checkpoint_folder
 
-    written = prune_checkpoint_folder(args.checkpoint, args.scores, shape, args.output, section, args.device)
+    written = prune_checkpoint_folder(folder, args.scores, shape, args.output, section, args.device)
     print_result(
         args,
         {"output": str(written.folder), "params": written.params, "shape": asdict(written.shape)},

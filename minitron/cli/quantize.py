@@ -24,7 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Quantizes the checkpoint."""
-    from minitron.api.checks import require_checkpoint, require_device_name, require_output, require_text
+    from minitron.api.checks import (
+        require_checkpoint,
+        require_device_name,
+        require_output,
+        require_text,
+        require_text_tokens,
+    )
+    from minitron.checkpoints.hub import find_checkpoint
     from minitron.integrations.quantize.settings import QuantizeSettings, check_format
 
     settings = QuantizeSettings(
@@ -35,14 +42,17 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         seed=args.seed,
     )
-    check_format(require_checkpoint(args.checkpoint).shape, settings.format)
+    folder = find_checkpoint(args.checkpoint)
+    checkpoint = require_checkpoint(folder)
+    check_format(checkpoint.shape, settings.format)
     if args.data is not None:
         require_text(args.data)
+    require_text_tokens(checkpoint, args.data)
     require_device_name(args.device)
     require_output(args.output)
 
     from minitron.integrations.quantize.run import quantize_checkpoint
     from minitron.report.tables import quantized_table
 
-    result = quantize_checkpoint(args.checkpoint, settings, args.output)
+    result = quantize_checkpoint(folder, settings, args.output)
     print_result(args, {"output": str(args.output), **result}, quantized_table(result), f"checkpoint: {args.output}")

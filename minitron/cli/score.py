@@ -24,7 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Scores the checkpoint."""
-    from minitron.api.checks import require_checkpoint, require_device_name, require_output, require_text
+    from minitron.api.checks import (
+        require_checkpoint,
+        require_device_name,
+        require_output,
+        require_text,
+        require_text_tokens,
+    )
+    from minitron.checkpoints.hub import find_checkpoint
     from minitron.recipe.load import make_section
     from minitron.recipe.score import ScoreSection
 
@@ -36,8 +43,10 @@ def run(args: argparse.Namespace) -> None:
         "layerwise": args.layerwise,
     }
     section = make_section(ScoreSection, given, tuple(args.set))
-    require_checkpoint(args.checkpoint)
+    folder = find_checkpoint(args.checkpoint)
+    checkpoint = require_checkpoint(folder)
     require_text(args.data)
+    require_text_tokens(checkpoint, args.data)
     require_device_name(args.device)
     require_output(args.output)
 
@@ -46,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     from minitron.importance.summary import summarize_scores
     from minitron.report.tables import scores_table
 
-    scores = score_checkpoint(args.checkpoint, section, output=args.output, seed=args.seed, device=args.device)
-    summary = summarize_scores(scores, open_checkpoint(args.checkpoint).shape)
+    scores = score_checkpoint(folder, section, output=args.output, seed=args.seed, device=args.device)
+    summary = summarize_scores(scores, open_checkpoint(folder).shape)
     result = {"output": str(args.output), "blocks": [block.to_json() for block in summary]}
     print_result(args, result, scores_table(summary), f"scores and pictures: {args.output}")

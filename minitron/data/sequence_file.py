@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from minitron.data.sequences import TokenSequences, blend_order
 from minitron.data.sources import Blend
+from minitron.data.special_tokens import closing_token
 from minitron.data.tokenizer import Tokenizer
 from minitron.errors import DataError
 
@@ -52,7 +53,7 @@ class SequenceFileHeader(BaseModel):
 
 def make_header(blend: Blend, tokenizer: Tokenizer, made_from: Mapping[str, object]) -> SequenceFileHeader:
     """The header of a blend's file; an id takes two bytes where the tokenizer's highest one fits, else four."""
-    highest = max(*tokenizer.get_vocab().values(), tokenizer.eos_token_id)
+    highest = max(*tokenizer.get_vocab().values(), closing_token(tokenizer))
     return SequenceFileHeader(
         seq_len=blend.seq_len,
         num_sequences=blend.num_sequences,

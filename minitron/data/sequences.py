@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minitron.data.sources import TextSource, shuffled_shares
+from minitron.data.special_tokens import encode_documents
 from minitron.data.tokenizer import Tokenizer
 from minitron.errors import DataError
 
@@ -67,9 +68,7 @@ def tokenize_batch(documents: Iterator[str], tokenizer: Tokenizer, *, max_chars:
         chars += len(document)
     if not batch:
         return []
-    # Documents longer than the model's context are fine: they are cut afterwards.
-    encoded = tokenizer(batch, verbose=False, return_attention_mask=False)
-    return [[*ids, tokenizer.eos_token_id] for ids in encoded["input_ids"]]
+    return encode_documents(batch, tokenizer)
 
 
 def pack_documents(

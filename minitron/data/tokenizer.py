@@ -8,8 +8,8 @@ class Tokenizer(Protocol):
     """A tokenizer of transformers, as far as packing uses it."""
 
     @property
-    def eos_token_id(self) -> int:
-        """The end-of-text token, which closes each document."""
+    def eos_token_id(self) -> int | None:
+        """The end-of-text token, which closes each document; None where it names none."""
 
     @property
     def pad_token_id(self) -> int:

@@ -2,6 +2,7 @@
 
 # N sequences, T tokens, B sequences of a batch, D hidden, V vocabulary
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from minitron.data.sequences import TokenSequences
-from minitron.errors import DataError, ShapeError
+from minitron.errors import DataError, NotFiniteError
 from minitron.progress import track
 from minitron.runtime.backbone import last_hidden_states, output_head
 
@@ -32,15 +33,16 @@ def evaluate_text(
     """Loss of a model on held-out sequences, and KL(teacher || model) on the same tokens.
 
     Log-softmax and sums are in fp32. Tokens 1..T-1 of each sequence are predicted; the KL covers the same positions.
+    The loss is over all rows of the model's head, as in transformers. The KL is over the rows that both heads have:
+    those beyond are padding, as in the distillation's loss.
 
     Raises:
         DataError: A sequence has a single token.
-        ShapeError: The vocabularies differ.
+        NotFiniteError: Loss or KL is not finite.
     """
     if sequences_NT.shape[1] < 2:
         raise DataError(f"a sequence must have at least 2 tokens to be evaluated, got {sequences_NT.shape[1]}")
-    if teacher is not None and _vocab_size(teacher) != _vocab_size(model):
-        raise ShapeError(f"teacher and model must share a vocabulary, got {_vocab_size(teacher)}, {_vocab_size(model)}")
+    rows = _vocab_size(model) if teacher is None else min(_vocab_size(model), _vocab_size(teacher))
     loss_sum, kl_sum, tokens = 0.0, 0.0, 0
     starts = range(0, len(sequences_NT), batch_size)
     for start in track(starts, "evaluate text", total=len(starts)):
@@ -50,21 +52,29 @@ def evaluate_text(
         teacher_hidden_ND = None if teacher is None else _hidden(teacher, ids_BT)
         for first in range(0, len(targets_N), CHUNK_TOKENS):
             chunk = slice(first, first + CHUNK_TOKENS)
-            log_q_NV = _log_probs(model, hidden_ND[chunk])
+            logits_NV = _logits(model, hidden_ND[chunk])
+            log_q_NV = torch.log_softmax(logits_NV, dim=-1)
             loss_sum += float(F.nll_loss(log_q_NV, targets_N[chunk], reduction="sum"))
             if teacher is not None and teacher_hidden_ND is not None:
-                log_p_NV = _log_probs(teacher, teacher_hidden_ND[chunk])
+                if rows < logits_NV.shape[1]:
+                    log_q_NV = torch.log_softmax(logits_NV[:, :rows], dim=-1)
+                log_p_NV = torch.log_softmax(_logits(teacher, teacher_hidden_ND[chunk])[:, :rows], dim=-1)
                 kl_sum += float((log_p_NV.exp() * (log_p_NV - log_q_NV)).sum())
         tokens += len(targets_N)
-    return TextEvaluation(loss=loss_sum / tokens, kl_to_teacher=None if teacher is None else kl_sum / tokens)
+    found = TextEvaluation(loss=loss_sum / tokens, kl_to_teacher=None if teacher is None else kl_sum / tokens)
+    for name, nats in (("loss", found.loss), ("KL to the teacher", found.kl_to_teacher)):
+        if nats is not None and not math.isfinite(nats):
+            raise NotFiniteError(f"the {name} on held-out text must be finite, it is {nats}: the model overflows")
+    return found
 
 
 def _hidden(model: PreTrainedModel, ids_BT: torch.Tensor) -> torch.Tensor:
     return last_hidden_states(model, ids_BT)[:, :-1].flatten(0, 1)
 
 
-def _log_probs(model: PreTrainedModel, hidden_ND: torch.Tensor) -> torch.Tensor:
-    return torch.log_softmax(model.get_output_embeddings()(hidden_ND).float(), dim=-1)
+def _logits(model: PreTrainedModel, hidden_ND: torch.Tensor) -> torch.Tensor:
+    logits_NV: torch.Tensor = model.get_output_embeddings()(hidden_ND).float()
+    return logits_NV
 
 
 def _vocab_size(model: PreTrainedModel) -> int:

@@ -12,8 +12,9 @@ from minitron.pipeline.blocks import check_depth_target, kept_blocks
 from minitron.pipeline.sections import search_limits
 from minitron.recipe.lengths import check_lengths
 from minitron.recipe.recipe import Recipe
-from minitron.recipe.source import missing_files
+from minitron.recipe.source import missing_files, sources_in
 from minitron.recipe.space import search_space
+from minitron.recipe.tokens import prompts_of, require_model_tokens
 from minitron.search.solver import solve_budget
 
 
@@ -30,6 +31,8 @@ def check_recipe(recipe: Recipe) -> None:
     missing = missing_text(recipe)
     if missing:
         raise MinitronError("\n".join(f"data file not found: {path}" for path in missing))
+    task = recipe.evaluate.task
+    require_model_tokens(checkpoint, [*sources_in(recipe), *([] if task is None else [prompts_of(task.path)])])
     _check_extras(recipe, checkpoint)
     check_against_teacher(recipe, checkpoint.shape)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+from minitron.checkpoints.hub import hub_name
 from minitron.data.documents import is_text_file
 from minitron.settings import Settings
 
@@ -17,13 +18,23 @@ class Relative:
 
     Attributes:
         or_dataset: Only where it is the name of a text file; anything else is the name of a dataset.
+        or_hub: Only where it is there or cannot be a name on the Hugging Face hub.
     """
 
     or_dataset: bool = False
+    or_hub: bool = False
+
+    def resolve(self, value: str, folder: Path) -> str:
+        """The path from a folder, or the name as it is."""
+        is_name = self.or_dataset and not is_text_file(value)
+        if self.or_hub and not (folder / value).exists():
+            is_name = hub_name(value) is not None
+        return value if is_name else str(folder / value)
 
 
 RecipePath = Annotated[str, Relative()]
 TextPath = Annotated[str, Relative(or_dataset=True)]
+CheckpointPath = Annotated[str, Relative(or_hub=True)]
 
 
 def settings_in(settings: Settings, place: str = "") -> Iterator[tuple[str, Settings]]:
@@ -47,6 +58,6 @@ def resolve_paths(settings: SettingsT, folder: Path) -> SettingsT:
             changed[name] = resolve_paths(value, folder)
         elif isinstance(value, tuple):
             changed[name] = tuple(resolve_paths(one, folder) if isinstance(one, Settings) else one for one in value)
-        elif marks and (is_text_file(value) or not marks[0].or_dataset):
-            changed[name] = str(folder / value)
+        elif marks:
+            changed[name] = marks[0].resolve(value, folder)
     return settings.model_copy(update=changed)

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from tests.support.gguf_files import make_mergeable_tokenizer, write_exportable
-from tests.support.models import make_tiny_shape
+from tests.support.models import make_tiny_shape, write_tiny_checkpoint
 from tests.support.recipes import write_tiny_recipe
 from tests.support.torch_free import Ended, run_commands
 
@@ -40,10 +40,10 @@ FAULTS: dict[tuple[str, ...], str] = {
     ("run", "recipe.yaml", "--from", "report", "--to", "score"): "--from must not come after --to",
     ("search", "recipe.yaml", "--from", "distill"): "--from must not come after --to",
     ("distill", "nowhere.yaml", "--cache-teacher"): "recipe not found",
-    ("fit", "nowhere"): "a checkpoint must be a folder with a config.json, nowhere has none",
+    ("fit", "nowhere"): "checkpoint folder not found: nowhere; a name on the Hugging Face hub is owner/name",
     ("fit", "teacher", "--gpu", "zzz"): "gpu must be one of a10g",
     ("fit", "teacher", "--utilization", "nan"): "utilization must be above 0 and at most 1, got nan",
-    ("check", "nowhere"): "a checkpoint must be a folder with a config.json, nowhere has none",
+    ("check", "nowhere"): "checkpoint folder not found: nowhere",
     ("check", "teacher", "--reader", "vlm"): "a reader must be one of vllm, sglang",
     (
         "check",
@@ -92,6 +92,37 @@ FAULTS: dict[tuple[str, ...], str] = {
     (*EVAL, "--teacher", "nowhere"): "checkpoint folder not found: nowhere",
     (*EVAL, "--task", "nowhere.jsonl"): "a task must be a file that is there",
     (*EVAL, "--device", "cuda:x"): "device must be one that torch knows",
+    (*EVAL, "--teacher", "other-words"): "two models meet only where an id is one token in both, 8 is",
+    ("merge", "teacher", "other-words", "--output", "new"): "two models meet only where an id is one token in both",
+    ("eval", "added", "--data", "added.txt"): "the text holds '<|im_start|>', whose id is 271; resize the model",
+    (*EVAL[:1], "added", *EVAL[2:], "--task", "added.jsonl"): "the text holds '<|im_start|>'",
+    ("score", "added", "--data", "added.txt", "--output", "new"): "the text holds '<|im_start|>'",
+    (
+        "quantize",
+        "added",
+        "--data",
+        "added.txt",
+        "--output",
+        "new",
+        "--format",
+        "w8a8",
+    ): "the text holds '<|im_start|>'",
+    (
+        *("run", "recipe.yaml", "--set", "teacher=added", "--set", "distill.data=[{path: added.txt}]"),
+    ): "the text holds '<|im_start|>'",
+    (
+        *("distill", "recipe.yaml", "--set", "teacher=added", "--set", "evaluate.task.path=added.jsonl"),
+    ): "the text holds '<|im_start|>'",
+    ("fit", "pickled"): "its pytorch_model*.bin is converted by: python -c",
+    ("score", "pickled", *SCORE[2:]): "its pytorch_model*.bin is converted by: python -c",
+    (
+        "score",
+        "gptq",
+        *SCORE[2:],
+    ): "those of gptq are quantized (gptq (4 bits)); give the checkpoint they were made from",
+    ("bench", "gptq", "--engine", "vllm"): "those of gptq are of gptq (4 bits); `minitron fit` counts their bytes",
+    ("fit", "nobody/nothing"): "neither a folder here nor whole in the hub's cache",
+    ("score", "nobody/nothing@main", *SCORE[2:]): "neither a folder here nor whole in the hub's cache",
     ("plan", "nowhere"): "a plan must be a file or a folder that holds prune.plan",
 }
 
@@ -107,11 +138,31 @@ def write_exports(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_algo": "FP8"}}))
 
 
+def write_misfits(folder: Path) -> None:
+    """Checkpoints whose tokenizers or files do not suit their models."""
+    for name in ("other-words", "added", "pickled", "gptq"):
+        write_tiny_checkpoint(folder / name)
+    words = json.loads((folder / "other-words" / "tokenizer.json").read_text())
+    words["model"]["vocab"]["a"], words["model"]["vocab"]["."] = 8, words["model"]["vocab"]["a"]
+    (folder / "other-words" / "tokenizer.json").write_text(json.dumps(words))
+    added = json.loads((folder / "added" / "tokenizer.json").read_text())
+    token = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+    added["added_tokens"].append({"id": 271, "content": "<|im_start|>", **token})
+    (folder / "added" / "tokenizer.json").write_text(json.dumps(added))
+    (folder / "added.txt").write_text("some text\n---\n<|im_start|>user")
+    (folder / "added.jsonl").write_text(json.dumps({"prompt": "<|im_start|>1+1=", "answer": "2"}))
+    (folder / "pickled" / "model.safetensors").rename(folder / "pickled" / "pytorch_model.bin")
+    config = json.loads((folder / "gptq" / "config.json").read_text())
+    quantized = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (folder / "gptq" / "config.json").write_text(json.dumps(config | quantized))
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     write_tiny_recipe(folder, make_tiny_shape(), {"hidden_size": [22, 14]})
     write_exports(folder)
+    write_misfits(folder)
     (folder / "latin.yaml").write_bytes(b"name: caf\xe9\n")
     (folder / "date.yaml").write_text("name: 2020-99-99\n")
     for name in ("empty", "bare", "scores"):

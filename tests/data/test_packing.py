@@ -18,6 +18,7 @@ from minitron.data.packing import shared_sequence_file, write_sequence_file
 from minitron.data.sequence_file import SequenceFile
 from minitron.data.sequences import blend_sources
 from minitron.data.sources import Blend, TextSource
+from minitron.data.special_tokens import PROBE
 from minitron.distributed import Ranks
 from tests.support.models import make_tokenizer
 
@@ -35,7 +36,7 @@ class CountingTokenizer:
         self.seen: list[str] = []
 
     def __call__(self, documents: list[str], **options: Any) -> Any:
-        self.seen += documents
+        self.seen += [document for document in documents if document != PROBE]
         if self.fatal and sum(self.fatal in document for document in self.seen) > self.after:
             raise KeyboardInterrupt
         return self._tokenizer(documents, **options)

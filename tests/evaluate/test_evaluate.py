@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.evaluate.task import Problem, evaluate_task, extract_answer, read_problems
 from minitron.models.shape import HybridShape
-from tests.support.models import make_tiny_model, make_tokenizer
+from tests.support.models import make_tiny_model, make_tiny_shape, make_tokenizer
 
 
 def test_loss_and_kl_equal_a_plain_fp64_computation(tiny_model: PreTrainedModel, tiny_shape: HybridShape) -> None:
@@ -25,6 +25,49 @@ def test_loss_and_kl_equal_a_plain_fp64_computation(tiny_model: PreTrainedModel,
     found = evaluate_text(tiny_model, sequences_NT, teacher=teacher, batch_size=2)
     assert found.loss == pytest.approx(float(loss), rel=1e-5)
     assert found.kl_to_teacher == pytest.approx(float(kl), rel=1e-5)
+
+
+@pytest.mark.parametrize(("student_rows", "teacher_rows"), [(271, 288), (288, 271)])
+def test_rows_that_only_one_head_has_are_padding_for_the_kl_and_not_for_the_loss(
+    student_rows: int, teacher_rows: int
+) -> None:
+    model = make_tiny_model(make_tiny_shape(vocab_size=student_rows))
+    teacher = make_tiny_model(make_tiny_shape(vocab_size=teacher_rows), seed=5)
+    sequences_NT = np.random.default_rng(0).integers(3, 271, (3, 11), dtype=np.int32)
+    ids_NT = torch.from_numpy(sequences_NT).long()
+    with torch.no_grad():
+        logits, teacher_logits = (one(ids_NT, use_cache=False).logits[:, :-1].double() for one in (model, teacher))
+    loss = -F.log_softmax(logits, dim=-1).gather(-1, ids_NT[:, 1:, None]).mean()
+    log_q, log_p = (F.log_softmax(found[..., :271], dim=-1) for found in (logits, teacher_logits))
+    found = evaluate_text(model, sequences_NT, teacher=teacher, batch_size=2)
+    assert found.loss == pytest.approx(float(loss), rel=1e-5)
+    assert found.kl_to_teacher == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum(-1).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("listed", [[7, 9], 9, None])
+@pytest.mark.parametrize("named", [True, False])
+def test_generation_stops_at_any_token_that_the_model_or_the_tokenizer_names(
+    tiny_model: PreTrainedModel, listed: Any, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = make_tokenizer()
+    if not named:
+        tokenizer.eos_token = None
+    tiny_model.generation_config.eos_token_id = listed
+    seen: dict[str, Any] = {}
+
+    def generate(ids_BT: torch.Tensor, **given: Any) -> torch.Tensor:
+        seen.update(given, ids=ids_BT.tolist())
+        answer = torch.tensor([[*tokenizer.convert_tokens_to_ids(list("42")), stop, 5] for stop in (9, 9)])
+        return torch.cat([ids_BT, answer], dim=1)
+
+    monkeypatch.setattr(tiny_model, "generate", generate)
+    problems = [Problem(prompt="ab", answer="42"), Problem(prompt="abc", answer="42")]
+    found = evaluate_task(tiny_model, tokenizer, problems, max_new_tokens=4)
+    stops = {*([2] if named else []), *(listed if isinstance(listed, list) else [] if listed is None else [listed])}
+    assert seen["eos_token_id"] == (sorted(stops) or None)
+    assert [sum(row) for row in seen["attention_mask"].tolist()] == [2, 3]
+    assert seen["ids"][0][1:] == tokenizer.convert_tokens_to_ids(list("ab"))
+    assert found.exact_match == (1.0 if 9 in stops else 0.0)
 
 
 @pytest.mark.parametrize(

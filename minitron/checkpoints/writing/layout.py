@@ -97,7 +97,9 @@ def plan_layout(source: Checkpoint, cuts: Iterable[TensorCut], *, shard_bytes: i
         for cut in cuts
     }
     shards = plan_shards(
-        {name: (tensor.dtype, tensor.cut.after) for name, tensor in placed.items()}, shard_bytes=shard_bytes
+        {name: (tensor.dtype, tensor.cut.after) for name, tensor in placed.items()},
+        shard_bytes=shard_bytes,
+        spell=source.name_to_write,
     )
     starts = {name: place.start for shard in shards for name, place in shard.tensors.items()}
     described = {

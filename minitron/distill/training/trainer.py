@@ -11,12 +11,12 @@ from transformers import Trainer
 from minitron.distill.sharding import load_shards, save_shards
 from minitron.distill.training.model import PARTS, DistillationModel
 from minitron.distill.training.states import keep_state, second_names
-from minitron.errors import MinitronError
+from minitron.errors import NotFiniteError
 
 SCHEDULER_FILE = "scheduler.pt"
 
 
-class DivergedError(MinitronError):
+class DivergedError(NotFiniteError):
     """The loss stopped being finite."""
 
 

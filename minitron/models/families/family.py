@@ -21,6 +21,7 @@ class HookPoint:
         side: Whether the submodule's input or output is collected.
         part: (tensor name, dim, part) when only one part of a concatenated activation is collected: the part of that
             tensor's dim which produces it.
+        flat: Whether the samples' tokens are one dim there, as the modeling code of some experts has them.
         readers: Parameters of the loaded block whose last dim is multiplied with the activation; empty where the next
             operation is no matrix product.
     """
@@ -28,6 +29,7 @@ class HookPoint:
     module: str
     side: Literal["input", "output"]
     part: tuple[str, int, int] | None = None
+    flat: bool = False
     readers: tuple[str, ...] = ()
 
 

@@ -190,7 +190,7 @@ QWEN3_5_MOE_TEXT = replace(
             "mlp.shared_expert.up_proj.weight",
             "mlp.shared_expert_gate.weight",
         ),
-        "shared_ffn": dict.fromkeys("GT", mixers.input_of("mlp.shared_expert.down_proj")),
+        "shared_ffn": dict.fromkeys("GT", (replace(mixers.input_of("mlp.shared_expert.down_proj")[0], flat=True),)),
         "attention_output": QWEN3_5_TEXT.hook_points["attention_output"],
         "delta_output": QWEN3_5_TEXT.hook_points["delta_output"],
     },
