@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from minitron.api.text import Text, source_settings
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.finite import naming_weights
 from minitron.checkpoints.hub import find_checkpoint
@@ -17,7 +18,7 @@ from minitron.runtime.loading import check_device, load_model
 
 def evaluate(
     checkpoint: str | Path,
-    data: str | Path,
+    data: Text,
     *,
     teacher: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
@@ -28,7 +29,8 @@ def evaluate(
 
     Args:
         checkpoint: Hugging Face checkpoint folder, or its name on the hub.
-        data: Held-out text file, or a dataset's name.
+        data: Held-out text: a path or a dataset's name, a mapping of a source's settings, or several of them. Of
+            conversations the answers count, unless a source's `loss` says otherwise.
         teacher: Checkpoint that the KL is measured to; None leaves it out.
         settings: Any setting of a recipe's evaluate section, as `{"sequences": 32, "seq_len": 512}`; a task as
             `{"task": {"name": "sums", "path": "problems.jsonl"}}`.
@@ -49,7 +51,7 @@ def evaluate(
         ```
     """
     check_device(device)
-    section = make_section(EvaluateSection, {"data": [{"path": str(data)}], **(settings or {})})
+    section = make_section(EvaluateSection, {"data": source_settings(data), **(settings or {})})
     folder, teacher_folder = find_checkpoint(checkpoint), None if teacher is None else find_checkpoint(teacher)
     if teacher_folder is not None:
         require_one_vocabulary(folder, teacher_folder)

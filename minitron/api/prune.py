@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from minitron.api.checks import require_scores, require_text
+from minitron.api.checks import require_scores, require_sources
 from minitron.api.shapes import find_target, read_shape
 from minitron.artifacts.artifact import move_up, write_artifact
 from minitron.artifacts.finished import finished_or_refused
@@ -74,8 +74,8 @@ def prune_checkpoint_folder(
     check_device(device)
     source = open_checkpoint(checkpoint)
     for text in (section.compensate, section.repair):
-        for one in () if text is None else text.data:
-            require_text(one.path)
+        if text is not None:
+            require_sources(text.data, checkpoint)
     loaded = _load_scores(scores, checkpoint)
     target, layers = find_target(source, loaded, shape)
     cut = Cut(source=source, scores=loaded, target=target, layers=layers)

@@ -1,10 +1,11 @@
 """Scoring a checkpoint."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from minitron.api.checks import require_seed
+from minitron.api.text import Text, source_settings
 from minitron.artifacts.finished import finished_or_refused
 from minitron.artifacts.shared import hash_once, shared_artifact
 from minitron.checkpoints.checkpoint import open_checkpoint
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 def calibrate(
     checkpoint: str | Path,
-    data: str | Path | Sequence[str | Path],
+    data: Text,
     *,
     output: str | Path,
     settings: Mapping[str, object] | None = None,
@@ -37,7 +38,7 @@ def calibrate(
 
     Args:
         checkpoint: Hugging Face checkpoint folder, or its name on the hub.
-        data: Text files (.txt, .jsonl, .parquet) or dataset names.
+        data: Calibration text: a path or a dataset's name, a mapping of a source's settings, or several of them.
         output: Folder that is new, empty, or holds such scores.
         settings: Any setting of a recipe's score section, as `{"samples": 128, "seq_len": 512}`.
         seed: Seed of the order of the text.
@@ -55,8 +56,7 @@ def calibrate(
         print(scores.depth, scores.intermediate_size[1].shape)  # [L]; [F] of the MLP in block 1
         ```
     """
-    paths = [data] if isinstance(data, (str, Path)) else data
-    section = make_section(ScoreSection, {"data": [{"path": str(path)} for path in paths], **(settings or {})})
+    section = make_section(ScoreSection, {"data": source_settings(data), **(settings or {})})
     return score_checkpoint(find_checkpoint(checkpoint), section, output=Path(output), seed=seed, device=device)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.header import HEADER_FILE
+from minitron.checkpoints.aside import leave_out_tied_head, left_out
 from minitron.checkpoints.headers import StoredTensor, read_headers
 from minitron.checkpoints.quantization import find_quantization
 from minitron.checkpoints.quantized import LAYOUTS, declared_names, scale_names, unpacked_shape
@@ -120,13 +121,10 @@ def open_checkpoint(folder: Path, *, quantized: bool = False, config: Mapping[st
         stored = _with_declared_names(folder, stored, declared_names(weights_format, stored))
     prefix = shape.family.extra_prefix
     extras = {name: tensor for name, tensor in stored.items() if prefix and name.startswith(prefix)}
-    computed = {name for name in stored if name.endswith(shape.family.computed)} if shape.family.computed else set()
-    if computed:
-        logger.info("%s: %d tensors are left out, which follow from the configuration", folder, len(computed))
-    aside = {*extras, *scales, *computed}
+    aside = {*extras, *scales, *left_out(folder, stored, shape.family)}
     tensors = {name: tensor for name, tensor in stored.items() if name not in aside}
     if shape.head_tensor != shape.family.head:
-        _leave_out_tied_head(folder, tensors, shape)
+        leave_out_tied_head(folder, tensors, shape)
     _check_against_shape(folder, tensors, shape, weights_format)
     return Checkpoint(
         folder=folder,
@@ -197,25 +195,6 @@ def _hash_files(paths: list[Path]) -> str:
     for path in paths:
         digest.update(path.name.encode() + b"\0" + bytes.fromhex(file_hash(path)))
     return digest.hexdigest()
-
-
-def _leave_out_tied_head(folder: Path, tensors: dict[str, StoredTensor], shape: HybridShape) -> None:
-    """Takes a head out that is stored although the configuration ties it: it must be the embeddings again."""
-    head = tensors.pop(shape.family.head, None)
-    table = tensors.get(shape.head_tensor)
-    if head is None or table is None:
-        return
-    if (head.dtype, head.shape) != (table.dtype, table.shape) or _content_hash(head) != _content_hash(table):
-        # transformers 5.23 reads such a model as one with a head of its own.
-        raise CheckpointError(
-            f"tie_word_embeddings in config.json must be false where {shape.family.head} differs from "
-            f"{shape.head_tensor}, as it does in {folder}"
-        )
-    logger.info("%s: %s is left out, since it is the embeddings again", folder, shape.family.head)
-
-
-def _content_hash(stored: StoredTensor) -> str:
-    return file_hash(stored.file, start=stored.start, nbytes=stored.nbytes)
 
 
 def _with_declared_names(

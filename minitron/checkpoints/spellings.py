@@ -6,14 +6,15 @@ library: each is a row of a table here, and whatever reads a checkpoint sees pub
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from minitron.checkpoints.headers import StoredTensor
+from minitron.checkpoints.names import Place, block_places
 from minitron.errors import CheckpointError
-from minitron.models.axes import entry_names
 from minitron.models.families.family import Family
 from minitron.models.shape import HybridShape
+from minitron.models.text_config import TEXT_MODELS
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,14 @@ logger = logging.getLogger(__name__)
 WRAPPERS = {r"^module\.": "", r"_orig_mod\.": "", r"_fsdp_wrapped_module\.": "", r"_checkpoint_wrapped_module\.": ""}
 # Family -> beginnings of names that releases of transformers wrote (5.3 to 5.22: huggingface/transformers#48075).
 RELEASES = {"nemotron_h": {r"^backbone\.embedding\.": "backbone.embeddings."}}
+# What models that see, too, call their text model: as published, and as transformers wrote up to 4.51.
+INSIDE = {
+    r"^model\.language_model\.": "model.",
+    r"^language_model\.model\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
+# Dims of a stack of matrices.
+STACK_DIMS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +55,8 @@ PUBLISHED = Spelling(on_disk={}, in_memory=False)
 
 def renamings(model_type: str) -> dict[str, str]:
     """Pattern -> replacement of the names that a loaded model is not called by."""
-    return {**WRAPPERS, **RELEASES.get(model_type, {})}
+    inside = INSIDE if any(text.model_type == model_type for text in TEXT_MODELS.values()) else {}
+    return {**WRAPPERS, **RELEASES.get(model_type, {}), **inside}
 
 
 def published_names(
@@ -70,7 +80,7 @@ def published_names(
         if name in known or (published not in known and published not in stacks):
             published = name
         entries = stacks.get(published)
-        parts = {published: tensor} if entries is None else _unstack(tensor, entries)
+        parts = {published: tensor} if entries is None else _unstack(tensor, published, entries)
         twice = sorted(parts.keys() & found.keys())
         if twice:
             raise CheckpointError(f"a tensor must be stored once, {on_disk.get(twice[0], twice[0])} and {name} are one")
@@ -95,21 +105,28 @@ def _published(name: str, family: Family) -> str:
     return _plain(name, family)
 
 
-def _stacks(shape: HybridShape) -> dict[str, list[str]]:
-    """Name of a stack as a loaded model has it, with the published prefix -> published names of its entries."""
-    return dict(_stacks_of_blocks(shape))
-
-
-def _stacks_of_blocks(shape: HybridShape) -> Iterator[tuple[str, list[str]]]:
+def _stacks(shape: HybridShape) -> dict[str, dict[str, Place]]:
+    """Name of a tensor as a loaded model has it, with the published prefix -> published names of what is in it."""
+    family = shape.family
+    found: dict[str, dict[str, Place]] = {}
     for layer, kind in enumerate(shape.hybrid_override_pattern):
-        prefix = shape.family.block_prefix.format(layer=layer)
-        for spec in shape.family.tensors_of(kind, shape.sizes):
-            if spec.stacked is not None and spec.in_memory is not None:
-                yield prefix + spec.in_memory, [prefix + name for name in entry_names(spec, shape.sizes)]
+        prefix = family.block_prefix.format(layer=layer)
+        for name, place in block_places(family, kind, shape.sizes).items():
+            if name != place.name:
+                found.setdefault(prefix + place.name, {})[prefix + name] = place
+    return found
 
 
-def _unstack(stack: StoredTensor, entries: list[str]) -> dict[str, StoredTensor]:
-    if not stack.shape or stack.shape[0] != len(entries):
-        return {entries[0]: stack}  # whose shape is refused
-    entry = replace(stack, shape=stack.shape[1:])
-    return {name: replace(entry, start=stack.start + at * entry.nbytes) for at, name in enumerate(entries)}
+def _unstack(stack: StoredTensor, name: str, entries: Mapping[str, Place]) -> dict[str, StoredTensor]:
+    """The tensors that a stack of a loaded model holds; itself, whose shape is refused, where it holds others."""
+    if len(entries) == 1 and next(iter(entries.values())).entry is None:
+        return dict.fromkeys(entries, stack)
+    number = 1 + max(place.entry or 0 for place in entries.values())
+    parts = next(iter(entries.values())).fused[1]
+    if len(stack.shape) != STACK_DIMS or stack.shape[0] != number or stack.shape[1] % parts:
+        return {name: stack}
+    part = replace(stack, shape=(stack.shape[1] // parts, *stack.shape[2:]))
+    return {
+        published: replace(part, start=stack.start + ((place.entry or 0) * parts + place.fused[0]) * part.nbytes)
+        for published, place in entries.items()
+    }

@@ -50,6 +50,39 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new or empty folder to write")
 
 
+def add_data(parser: argparse.ArgumentParser, what: str, *, option: str = "--data", required: bool = False) -> None:
+    """Adds an option that names sources of text, each time one of a blend."""
+    parser.add_argument(
+        option,
+        type=source,
+        action="append",
+        required=required,
+        metavar="DATA",
+        help=f"{what}: a file, pattern, folder or owner/name, or {{path: chat.jsonl, loss: all}}; may be repeated",
+    )
+
+
+def source(text: str) -> dict[str, object]:
+    """A source of text as a recipe has it: a path, or YAML of its settings.
+
+    >>> source("text.jsonl"), source("{path: chat.jsonl, weight: 0.7}")
+    ({'path': 'text.jsonl'}, {'path': 'chat.jsonl', 'weight': 0.7})
+    """
+    if not text.startswith("{"):
+        return {"path": text}
+    import yaml
+
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("path"), str):
+        raise argparse.ArgumentTypeError(
+            f"must be a path, or settings as in {{path: chat.jsonl, loss: all}}, got {text}"
+        )
+    return found
+
+
 def add_overrides(parser: argparse.ArgumentParser, what: str) -> None:
     """Adds `--set KEY=VALUE`."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=what)

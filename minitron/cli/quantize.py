@@ -13,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument("--format", required=True, help="fp8, w8a8, w4a16, nvfp4, int8, int8-smoothquant or int4-awq")
     parser.add_argument(
-        "--data", metavar="PATH", help="text to calibrate with and measure the KL on (w8a8 and w4a16 do without)"
+        "--data",
+        metavar="PATH",
+        help="text to calibrate with and measure the KL on, all tokens of it (w8a8 and w4a16 do without)",
     )
     add_output(parser)
     parser.add_argument("--samples", type=positive_int, default=64, help="samples of packed text (64)")
@@ -28,11 +30,12 @@ def run(args: argparse.Namespace) -> None:
         require_checkpoint,
         require_device_name,
         require_output,
-        require_text,
+        require_sources,
         require_text_tokens,
     )
     from minitron.checkpoints.hub import find_checkpoint
     from minitron.integrations.quantize.settings import QuantizeSettings, check_format
+    from minitron.recipe.source import Source
 
     settings = QuantizeSettings(
         format=args.format,
@@ -46,8 +49,9 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = require_checkpoint(folder)
     check_format(checkpoint.shape, settings.format)
     if args.data is not None:
-        require_text(args.data)
-    require_text_tokens(checkpoint, args.data)
+        sources = [Source(path=args.data)]
+        require_sources(sources, folder)
+        require_text_tokens(checkpoint, sources)
     require_device_name(args.device)
     require_output(args.output)
 

@@ -2,7 +2,8 @@
 
 Tokenizers bring a post-processor that may begin a text, close it, do both or neither. What begins a text is kept, since
 models are trained with it. A document is closed by the end-of-text token, and by it alone; a prompt ends where its text
-ends, since a model that reads an end of text has nothing to add.
+ends, since a model that reads an end of text has nothing to add. Of a conversation the chat template writes all special
+tokens; one that does not end with the end of text is closed by it, too.
 """
 
 from collections.abc import Sequence
@@ -13,14 +14,14 @@ from minitron.errors import DataError
 PROBE = "a"
 
 
-def encode_documents(documents: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """Ids of each document, closed by the end-of-text token.
+def encode_texts(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """Ids of each document of text, closed by the end-of-text token.
 
     Raises:
         DataError: The tokenizer has no end-of-text token.
     """
     closing = closing_token(tokenizer)
-    encoded = encode_prompts(documents, tokenizer)
+    encoded = encode_prompts(texts, tokenizer)
     return [ids if ids and ids[-1] == closing else [*ids, closing] for ids in encoded]
 
 

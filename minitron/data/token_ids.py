@@ -2,10 +2,9 @@
 
 # N sequences, T tokens a sequence
 
-from typing import Any, Protocol
-
 import numpy as np
 
+from minitron.data.masks import PackedSequences
 from minitron.data.tokenizer import Tokenizer
 from minitron.errors import DataError
 
@@ -13,15 +12,7 @@ SEQUENCES_AT_ONCE = 4096
 MEND = "resize the model's embeddings, or take the tokenizer that it was trained with"
 
 
-class Sequences(Protocol):
-    """Packed sequences in memory or in a file."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: slice, /) -> Any: ...
-
-
-def require_model_ids(sequences_NT: Sequences, tokenizer: Tokenizer, vocab_size: int) -> None:
+def require_model_ids(sequences_NT: PackedSequences, tokenizer: Tokenizer, vocab_size: int) -> None:
     """Refuses sequences with an id that the model has no embedding of.
 
     Only where the tokenizer has such ids at all are the sequences looked at.

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from minitron.data.sequences import TokenSequences
+from minitron.data.masks import PackedSequences, loss_mask
 from minitron.errors import DataError, NotFiniteError
 from minitron.progress import track
 from minitron.runtime.backbone import last_hidden_states, output_head
@@ -28,16 +28,20 @@ class TextEvaluation:
 
 @torch.no_grad()
 def evaluate_text(
-    model: PreTrainedModel, sequences_NT: TokenSequences, *, teacher: PreTrainedModel | None = None, batch_size: int = 8
+    model: PreTrainedModel,
+    sequences_NT: PackedSequences,
+    *,
+    teacher: PreTrainedModel | None = None,
+    batch_size: int = 8,
 ) -> TextEvaluation:
     """Loss of a model on held-out sequences, and KL(teacher || model) on the same tokens.
 
-    Log-softmax and sums are in fp32. Tokens 1..T-1 of each sequence are predicted; the KL covers the same positions.
-    The loss is over all rows of the model's head, as in transformers. The KL is over the rows that both heads have:
-    those beyond are padding, as in the distillation's loss.
+    Log-softmax and sums are in fp32. Of the tokens 1..T-1 of each sequence those that count are predicted; the KL
+    covers the same positions. The loss is over all rows of the model's head, as in transformers. The KL is over the
+    rows that both heads have: those beyond are padding, as in the distillation's loss.
 
     Raises:
-        DataError: A sequence has a single token.
+        DataError: A sequence has a single token, or no token counts.
         NotFiniteError: Loss or KL is not finite.
     """
     if sequences_NT.shape[1] < 2:
@@ -46,10 +50,13 @@ def evaluate_text(
     loss_sum, kl_sum, tokens = 0.0, 0.0, 0
     starts = range(0, len(sequences_NT), batch_size)
     for start in track(starts, "evaluate text", total=len(starts)):
-        ids_BT = torch.from_numpy(sequences_NT[start : start + batch_size]).long().to(model.device)
-        targets_N = ids_BT[:, 1:].flatten()
-        hidden_ND = _hidden(model, ids_BT)
-        teacher_hidden_ND = None if teacher is None else _hidden(teacher, ids_BT)
+        batch = slice(start, start + batch_size)
+        ids_BT = torch.from_numpy(sequences_NT[batch]).long().to(model.device)
+        counted_BT = loss_mask(sequences_NT, batch)
+        counted_N = None if counted_BT is None else torch.from_numpy(counted_BT[:, 1:].flatten()).to(model.device)
+        targets_N = _counted(ids_BT[:, 1:].flatten(), counted_N)
+        hidden_ND = _counted(_hidden(model, ids_BT), counted_N)
+        teacher_hidden_ND = None if teacher is None else _counted(_hidden(teacher, ids_BT), counted_N)
         for first in range(0, len(targets_N), CHUNK_TOKENS):
             chunk = slice(first, first + CHUNK_TOKENS)
             logits_NV = _logits(model, hidden_ND[chunk])
@@ -61,11 +68,17 @@ def evaluate_text(
                 log_p_NV = torch.log_softmax(_logits(teacher, teacher_hidden_ND[chunk])[:, :rows], dim=-1)
                 kl_sum += float((log_p_NV.exp() * (log_p_NV - log_q_NV)).sum())
         tokens += len(targets_N)
+    if tokens == 0:
+        raise DataError("held-out text must have tokens that count, these sequences have no answer; set loss: all")
     found = TextEvaluation(loss=loss_sum / tokens, kl_to_teacher=None if teacher is None else kl_sum / tokens)
     for name, nats in (("loss", found.loss), ("KL to the teacher", found.kl_to_teacher)):
         if nats is not None and not math.isfinite(nats):
             raise NotFiniteError(f"the {name} on held-out text must be finite, it is {nats}: the model overflows")
     return found
+
+
+def _counted(rows: torch.Tensor, counted_N: torch.Tensor | None) -> torch.Tensor:
+    return rows if counted_N is None else rows[counted_N]
 
 
 def _hidden(model: PreTrainedModel, ids_BT: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from minitron.data.documents import read_jsonl
+from minitron.data.formats.jsonl import read_jsonl
 from minitron.data.special_tokens import encode_prompts
 from minitron.errors import DataError
 from minitron.progress import track
@@ -41,14 +41,16 @@ def read_problems(path: Path, *, limit: int | None = None) -> list[Problem]:
         DataError: The file is missing or empty, or a line lacks a field.
     """
     problems: list[Problem] = []
-    for line, record in read_jsonl(path):
+    for row in read_jsonl(path):
         if limit is not None and len(problems) == limit:
             break
-        prompt, answer = record.get("prompt"), record.get("answer")
+        prompt, answer = row.values.get("prompt"), row.values.get("answer")
         if not isinstance(prompt, str) or not isinstance(answer, str):
-            raise DataError(f"a problem needs the text fields prompt and answer, {path}:{line} has {', '.join(record)}")
+            raise DataError(
+                f"a problem needs the text fields prompt and answer, {row.where} has {', '.join(row.names)}"
+            )
         if not answer.strip():
-            raise DataError(f"a problem needs an answer that is not blank, {path}:{line} has none")
+            raise DataError(f"a problem needs an answer that is not blank, {row.where} has none")
         problems.append(Problem(prompt=prompt, answer=answer.strip()))
     if not problems:
         raise DataError(f"a task needs at least one problem, {path} has none")

@@ -13,7 +13,6 @@ from minitron.artifacts.json_files import read_record, write_json
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.data.packing import write_sequence_file
-from minitron.data.sequences import TokenSequences
 from minitron.data.sources import Blend
 from minitron.data.token_ids import require_model_ids
 from minitron.distill.teachers.online import OnlineTeacher
@@ -124,7 +123,7 @@ class _Bench:
         )
         require_model_ids(sequences_NT, tokenizer, source.shape.vocab_size)
         self.train_NT = sequences_NT.part(0, train)
-        self.held_out_NT: TokenSequences = sequences_NT[train:]
+        self.held_out_NT = sequences_NT.part(train)
 
     def prune(self, candidate: Candidate) -> PreTrainedModel:
         """Prunes the source to a candidate, in memory."""

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.finite import naming_weights
-from minitron.data.sequences import blend_sources
+from minitron.data.sequences import blend_text
 from minitron.data.special_tokens import encode_prompts
 from minitron.data.token_ids import require_model_ids
 from minitron.estimate.serving.memory import memory_bytes
@@ -45,7 +45,7 @@ def evaluate_model(
         seed: Seed of the order of the text.
     """
     checkpoint, tokenizer = open_checkpoint(folder), load_tokenizer(folder)
-    sequences_NT = blend_sources(
+    sequences_NT = blend_text(
         text_sources(section.data, held_out=True),
         tokenizer,
         seq_len=section.seq_len,

@@ -7,10 +7,10 @@ from transformers import PreTrainedModel
 
 from minitron.artifacts.json_files import read_record, write_json
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint, tokenizer_hash
+from minitron.data.masks import PackedSequences
 from minitron.data.packing import shared_sequence_file
 from minitron.data.sources import Blend
 from minitron.data.token_ids import require_model_ids
-from minitron.distill.dataset import PackedSequences
 from minitron.distill.loss.divergences import DIVERGENCES
 from minitron.distill.loss.divergences.jsd import JSD
 from minitron.distill.loss.objective import Objective

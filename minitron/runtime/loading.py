@@ -149,7 +149,8 @@ def save_model(state: Mapping[str, torch.Tensor], template: Checkpoint, output: 
             return read_place(state, places[name]).to(device="cpu", dtype=torch_dtype(planned[name][0]))
 
         write_weights(output, planned, read, spell=template.name_to_write)
-    copy_files([*carried_files(template.folder), template.folder / "config.json"], output)
+    copy_files(carried_files(template.folder), output)
+    write_json(output / "config.json", template.config)
     return open_checkpoint(output)
 
 

@@ -11,6 +11,7 @@ import minitron
 from minitron.checkpoints.lineage import read_lineage
 from minitron.cli.main import main
 from minitron.recipe.load import load_recipe
+from tests.support.chat_templates import CHATML
 from tests.support.commands import fail
 from tests.support.hub_cache import COMMIT, write_hub_cache
 from tests.support.recipes import write_tiny_recipe
@@ -63,6 +64,18 @@ def test_without_its_weights_a_name_is_fitted_and_served_by_name_and_commit(
 
 def test_models_by_name_are_measured_against_each_other(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = result(capsys, "eval", REPO, "--teacher", f"{REPO}@{COMMIT}", "--data", "heldout.txt", *SMALL)
+    assert found["kl_to_teacher"] == 0.0
+
+
+def test_a_name_brings_the_chat_template_that_conversations_need(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"ask {n}", "completion": f"answer {n}"} for n in range(40)]
+    (workplace / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ("eval", REPO, "--teacher", REPO, "--data", "chat.jsonl", *SMALL)
+    assert "conversations need a chat template" in fail(capsys, *command)
+    (minitron.open_checkpoint(REPO).folder / "chat_template.jinja").write_text(CHATML)
+    found = result(capsys, *command)
     assert found["kl_to_teacher"] == 0.0
 
 

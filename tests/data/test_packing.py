@@ -156,7 +156,7 @@ def test_documents_are_held_by_the_buffer_and_one_batch_at_most(
 
     monkeypatch.setattr(sources, "read_documents", read_many)
     monkeypatch.setattr(sequences_module, "BATCH_DOCUMENTS", 16)
-    source = TextSource(path="many", buffer_documents=50)
+    source = TextSource(path="many", kind="text", buffer_documents=50)
     write(tmp_path / "blocks", [source], tokenizer, num_sequences=3000)
     assert read > 2000
     assert most <= 50 + 1 + 16

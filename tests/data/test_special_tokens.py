@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import processors
 
+from minitron.data.masks import PackedText
 from minitron.data.sequences import pack_documents
-from minitron.data.special_tokens import encode_documents, encode_prompts
+from minitron.data.special_tokens import encode_prompts, encode_texts
 from minitron.errors import DataError
 from tests.support.models import make_tokenizer
 
@@ -58,7 +59,7 @@ def test_a_document_is_closed_once_and_a_prompt_ends_where_its_text_ends(name: s
     assert encode_prompts(texts, tokenizer) == [[*begins, *plain_ids(text)] for text in texts]
     # What begins a text closes an empty one where it is the end of text.
     closed = [[*begins, *plain_ids(text)] for text in texts]
-    assert encode_documents(texts, tokenizer) == [ids if ids and ids[-1] == 2 else [*ids, 2] for ids in closed]
+    assert encode_texts(texts, tokenizer) == [ids if ids and ids[-1] == 2 else [*ids, 2] for ids in closed]
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
@@ -66,7 +67,7 @@ def test_a_token_that_the_text_holds_already_is_not_put_there_again(name: str) -
     tokenizer, begins = with_processor(name)
     written = "".join(("", "<s>", "</s>")[token] for token in begins)
     assert encode_prompts([f"{written}ab"], tokenizer) == [[*begins, *plain_ids("ab")]]
-    assert encode_documents([f"{written}ab</s>"], tokenizer) == [[*begins, *plain_ids("ab"), 2]]
+    assert encode_texts([f"{written}ab</s>"], tokenizer) == [[*begins, *plain_ids("ab"), 2]]
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
@@ -74,8 +75,9 @@ def test_packed_text_holds_one_end_of_text_a_document(name: str) -> None:
     tokenizer, begins = with_processor(name)
     documents = ["ab", "c", "abcabc"] * 4
     expected = list(chain.from_iterable([*begins, *plain_ids(text), 2] for text in documents))
-    packed = [row for chunk in pack_documents(documents, tokenizer, seq_len=5, num_sequences=50) for row in chunk]
-    assert [int(token) for row in packed for token in row] == expected[: len(expected) // 5 * 5]
+    packed = PackedText.joined(list(pack_documents(documents, tokenizer, seq_len=5, num_sequences=50)))
+    assert packed.ids_NT.flatten().tolist() == expected[: len(expected) // 5 * 5]
+    assert packed.counted_NT is None
 
 
 def test_without_an_end_of_text_documents_are_refused_and_prompts_are_not() -> None:
@@ -83,4 +85,4 @@ def test_without_an_end_of_text_documents_are_refused_and_prompts_are_not() -> N
     tokenizer.eos_token = None
     assert encode_prompts(["ab"], tokenizer) == [plain_ids("ab")]
     with pytest.raises(DataError, match=r"names one; set eos_token in tokenizer_config.json"):
-        encode_documents(["ab"], tokenizer)
+        encode_texts(["ab"], tokenizer)

@@ -21,6 +21,10 @@ answers_to = os.dup(1)
 os.dup2(2, 1)  # what vLLM prints is not the answer
 
 import torch  # noqa: E402
+from vllm_cpu import act_as  # noqa: E402
+
+act_as("avx2")  # with AVX512_BF16 vLLM's platform for CPUs keeps every Mamba state in fp32, whatever is asked
+
 from vllm.config import CacheConfig, VllmConfig, set_current_vllm_config  # noqa: E402
 from vllm.distributed import init_distributed_environment, initialize_model_parallel  # noqa: E402
 from vllm.engine.arg_utils import EngineArgs  # noqa: E402

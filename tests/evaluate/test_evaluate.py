@@ -4,9 +4,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from minitron.data.masks import PackedText
+from minitron.errors import DataError
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.evaluate.task import Problem, evaluate_task, extract_answer, read_problems
 from minitron.models.shape import HybridShape
@@ -42,6 +45,35 @@ def test_rows_that_only_one_head_has_are_padding_for_the_kl_and_not_for_the_loss
     found = evaluate_text(model, sequences_NT, teacher=teacher, batch_size=2)
     assert found.loss == pytest.approx(float(loss), rel=1e-5)
     assert found.kl_to_teacher == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum(-1).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize(("student_rows", "teacher_rows"), [(271, 288), (288, 271)])
+def test_of_masked_sequences_the_tokens_that_count_are_measured_over_the_rows_of_both(
+    student_rows: int, teacher_rows: int
+) -> None:
+    model = make_tiny_model(make_tiny_shape(vocab_size=student_rows))
+    teacher = make_tiny_model(make_tiny_shape(vocab_size=teacher_rows), seed=5)
+    rng = np.random.default_rng(1)
+    ids_NT, counted_NT = rng.integers(3, 271, (5, 9), dtype=np.int32), rng.random((5, 9)) < 0.4
+    counted_NT[3] = False  # a batch of which nothing counts
+    losses, kls = [], []
+    for ids_T, counted_T in zip(torch.from_numpy(ids_NT).long(), counted_NT, strict=True):
+        with torch.no_grad():
+            logits, others = (one(ids_T[None], use_cache=False).logits[0].double() for one in (model, teacher))
+        for position in range(8):
+            if counted_T[position + 1]:
+                losses.append(-float(F.log_softmax(logits[position], dim=-1)[ids_T[position + 1]]))
+                log_q, log_p = (F.log_softmax(found[position, :271], dim=-1) for found in (logits, others))
+                kls.append(float((log_p.exp() * (log_p - log_q)).sum()))
+    found = evaluate_text(model, PackedText(ids_NT=ids_NT, counted_NT=counted_NT), teacher=teacher, batch_size=1)
+    assert found.loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert found.kl_to_teacher == pytest.approx(sum(kls) / len(kls), rel=1e-5)
+
+
+def test_sequences_of_which_nothing_counts_are_refused(tiny_model: PreTrainedModel) -> None:
+    nothing = PackedText(ids_NT=np.full((2, 5), 7, dtype=np.int32), counted_NT=np.zeros((2, 5), dtype=bool))
+    with pytest.raises(DataError, match="have no answer; set loss: all"):
+        evaluate_text(tiny_model, nothing)
 
 
 @pytest.mark.parametrize("listed", [[7, 9], 9, None])
@@ -84,7 +116,8 @@ def test_the_answer_is_what_follows_the_trace(generated: str, answer: str) -> No
     assert extract_answer(generated) == answer
 
 
-def test_exact_match_counts_each_problem_once_whatever_the_batches(tiny_model: PreTrainedModel) -> None:
+@pytest.mark.parametrize("adds_eos", [False, True])
+def test_exact_match_counts_each_problem_once_whatever_the_batches(tiny_model: PreTrainedModel, adds_eos: bool) -> None:
     tokenizer = make_tokenizer()
     prompts = ["ab", "cdefg", "hij", "k"]
 
@@ -101,6 +134,9 @@ def test_exact_match_counts_each_problem_once_whatever_the_batches(tiny_model: P
     answers = [greedy(prompt) for prompt in prompts]
     problems = [Problem(prompt=prompt, answer=answer) for prompt, answer in zip(prompts, answers, strict=True)]
     tokenizer.padding_side = "left"
+    if adds_eos:
+        closing = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+        tokenizer.backend_tokenizer.post_processor = closing
     for batch_size in (1, 4):
         found = evaluate_task(tiny_model, tokenizer, problems, max_new_tokens=3, batch_size=batch_size)
         assert found.exact_match == 1.0

@@ -13,7 +13,8 @@ from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.finite import naming_weights
 from minitron.checkpoints.names import gather_state, model_places, read_place
 from minitron.checkpoints.weights import open_weights
-from minitron.data.sequences import TokenSequences, blend_sources
+from minitron.data.masks import TokenSequences
+from minitron.data.sequences import blend_sources
 from minitron.data.sources import TextSource
 from minitron.data.token_ids import require_model_ids
 from minitron.evaluate.perplexity import evaluate_text

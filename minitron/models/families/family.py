@@ -96,6 +96,7 @@ class Family:
         head: The model tensor that turns hidden states into logits.
         final_norm: The model tensor of the norm after the last block.
         computed: Suffixes of stored tensors that follow from the configuration alone.
+        beside: What the names of tensors start with that are no part of the text model: a vision tower, draft layers.
         extra_prefix: What the names of tensors beside the model start with, before the number of their layer; empty
             where there are none.
         extra_tensors: Tensors of such a layer beside those of a block, named inside it.
@@ -131,6 +132,7 @@ class Family:
     head: str
     final_norm: str
     computed: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     extra_prefix: str = ""
     extra_tensors: tuple[TensorSpec, ...] = ()
     extra_count: str | None = None

@@ -149,6 +149,7 @@ QWEN3_5_TEXT = replace(
     },
     multiples=(),
     model_tensors=tied(plus=1.0),
+    beside=("model.visual.", "visual.", "mtp."),
     block_tensors=_layers(*mixers.gated_feed_forward("mlp")),
     keeps={"G": "state", "T": "kv"},
     hook_points={

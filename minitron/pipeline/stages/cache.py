@@ -2,7 +2,7 @@
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.finite import naming_weights
-from minitron.distill.dataset import PackedSequences
+from minitron.data.masks import PackedSequences
 from minitron.distill.teachers.cache_file import CacheContents
 from minitron.distill.teachers.cache_writer import write_teacher_cache
 from minitron.distill.teachers.teacher import Teacher
