@@ -6,7 +6,7 @@ from typing import Any
 from minitron.models.config import config_for_shape
 from minitron.models.shape import HybridShape
 
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, str] = {
     "nemotron_h": "NemotronHForCausalLM",
     "llama": "LlamaForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
@@ -43,7 +43,8 @@ def draw_shape(rng: random.Random) -> HybridShape:
         dims |= draw_rest(rng, model_type, dims)
         if model_type == "mistral":
             pattern = ("S" if dims["sliding_window"] else "T") * len(pattern)
-    if len(set(dims.values())) < len(dims):
+    told_apart = [size for name, size in dims.items() if size and name not in ("linear_conv_kernel_dim", *EXPERTS)]
+    if len(set(told_apart)) < len(told_apart):
         return draw_shape(rng)
     return HybridShape(hybrid_override_pattern=pattern, model_type=model_type, **dims)
 
@@ -75,10 +76,10 @@ def draw_rest(rng: random.Random, model_type: str, dims: dict[str, int]) -> dict
     if model_type == "qwen2":  # vLLM reads no head_dim
         return {"hidden_size": dims["num_attention_heads"] * dims["head_dim"]}
     if model_type == "granitemoehybrid":
-        mamba = draw_mamba(rng)
-        inner = mamba["mamba_num_heads"] * mamba["mamba_head_dim"]
-        mamba |= {"hidden_size": inner // 2 if inner % 2 == 0 else inner}
-        return mamba | {"intermediate_size": 0, "moe_shared_expert_intermediate_size": rng.randint(801, 999)}
+        heads, head_dim = dims["num_attention_heads"], dims["head_dim"]
+        twice = {"mamba_num_heads": 4 * heads, "mamba_head_dim": head_dim // 2, "n_groups": rng.choice([2, 4])}
+        shared = {"moe_shared_expert_intermediate_size": rng.randint(801, 999), "intermediate_size": 0}
+        return draw_mamba(rng) | twice | shared | {"hidden_size": heads * head_dim}  # vLLM reads no head_dim
     if model_type == "qwen3_moe":
         return EXPERTS | {"moe_intermediate_size": rng.randint(301, 399)}
     if model_type.startswith("qwen3_5"):

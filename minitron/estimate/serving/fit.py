@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 
 from minitron.estimate.serving.memory import MemoryBytes, memory_bytes
-from minitron.estimate.serving.vllm_cache import NULL_BLOCKS, CacheBlocks, cache_blocks, largest_context, workspace_range
+from minitron.estimate.serving.vllm_cache import (
+    NULL_BLOCKS,
+    CacheBlocks,
+    cache_blocks,
+    check_served,
+    largest_context,
+    workspace_range,
+)
 from minitron.estimate.serving.workload import Workload
 from minitron.models.shape import HybridShape
 
@@ -71,7 +78,12 @@ def fit(shape: HybridShape, workload: Workload, budget_bytes: int, *, weights_by
         workload: What is served.
         budget_bytes: Bytes allowed.
         weights_bytes: Bytes of the weights where they are known; counted when None.
+
+    Raises:
+        BudgetError: By vLLM's accounting, vLLM does not serve such a model.
     """
+    if workload.accounting == "vllm":
+        check_served(shape)
     memory = memory_bytes(shape, workload, weights_bytes=weights_bytes)
     low, _ = workspace_range(shape.family, shape.counts, shape.sizes, workload)
     cache_budget = budget_bytes - memory.weights_bytes - memory.workspace_bytes

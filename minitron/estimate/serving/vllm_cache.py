@@ -17,6 +17,7 @@ from minitron.estimate.serving.cache import conv_state_bits, kv_token_bits, ssm_
 from minitron.estimate.serving.workload import Workload
 from minitron.models.axes import SizeT, dim_size
 from minitron.models.families.family import Family
+from minitron.models.shape import HybridShape
 
 # Blocks of a sequence in each group of recurrent blocks: its state; with shared prefixes also the state at the last
 # block boundary, and one that Mamba-2's prefill (not gated DeltaNet's) exports on its way.
@@ -25,6 +26,9 @@ STATES, STATES_WITH_PREFIXES, EXPORTED_STATES = 1, 2, 1
 NULL_BLOCKS = 1
 # Families that vLLM refuses -> the last version that served them (model_executor/models/registry.py).
 NO_LONGER_SERVED = {"bamba": "0.23.0"}
+# Families whose heads vLLM takes to be hidden_size / num_attention_heads wide, whatever head_dim says
+# (model_executor/models/qwen2.py, granitemoehybrid.py): it refuses the weights of others.
+HEAD_DIM_IMPLIED = ("qwen2", "granitemoehybrid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +112,21 @@ def cache_blocks(
         attention_blocks=blocks,
         state_blocks=state_groups * states,
     )
+
+
+def check_served(shape: HybridShape) -> None:
+    """Checks that vLLM reads a shape as it is.
+
+    Raises:
+        BudgetError: Its code for the family has other heads.
+    """
+    if shape.model_type in HEAD_DIM_IMPLIED and shape.family.num_keeping("kv", shape.counts):
+        implied = shape.hidden_size // shape.num_attention_heads
+        if shape.head_dim != implied:
+            raise BudgetError(
+                f"accounting vllm needs head_dim={implied} in a {shape.model_type}, hidden_size / num_attention_heads, "
+                f"which vLLM takes it to be, got {shape.head_dim}; keep hidden_size or use accounting plain"
+            )
 
 
 def largest_context(blocks: CacheBlocks[int], left: int) -> int | None:

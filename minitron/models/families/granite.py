@@ -190,6 +190,7 @@ BAMBA = replace(
         Axis(name="hidden_size"), Axis(name="intermediate_size", blocks=LETTERS), *MAMBA_AXES, *ATTENTION_AXES
     ),
     config_keys={**mixers.TRANSFORMER_KEYS, **MAMBA_KEYS, "tie_word_embeddings": ("tie_word_embeddings",)},
+    defaults={**GRANITEMOEHYBRID.defaults, "num_key_value_heads": lambda _: 8},
     final_norm="model.final_layernorm.weight",
     model_tensors=(
         *(spec for spec in tied() if spec.norm is None),

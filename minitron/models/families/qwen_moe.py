@@ -180,6 +180,7 @@ QWEN3_5_MOE_TEXT = replace(
         **EXPERT_KEYS,
         "moe_shared_expert_intermediate_size": ("shared_expert_intermediate_size",),
     },
+    defaults={**QWEN3_5_TEXT.defaults, "num_key_value_heads": lambda _: 2},
     block_tensors=_layers(
         *mixers.gated_experts("mlp"),
         *mixers.gated_feed_forward("mlp.shared_expert", "moe_shared_expert_intermediate_size"),
