@@ -20,7 +20,12 @@ ARCHITECTURES: dict[str, str] = {
     "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",
 }
 # Letters of the blocks of a family, and those that are there in any case. A mistral has no list of its blocks.
-LETTERS = {"gemma3_text": ("SSST", "S"), "smollm3": ("TN", "T"), "granitemoehybrid": ("HHT", "H"), "qwen3_moe": ("TX", "X")}
+LETTERS = {
+    "gemma3_text": ("SSST", "S"),
+    "smollm3": ("TN", "T"),
+    "granitemoehybrid": ("HHT", "H"),
+    "qwen3_moe": ("TX", "X"),
+}
 LETTERS |= dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text"), ("GGT", "GT"))
 EXPERTS = {"n_routed_experts": 6, "num_experts_per_tok": 2}
 

@@ -13,10 +13,10 @@ def cache_bytes(
 ) -> dict[str, SizeT]:
     """Bytes of keys and values, and of the two states of recurrent blocks, as they are stored."""
     recurrent = family.num_keeping("state", counts) * workload.sequences
-    tokens = family.num_keeping("kv", counts) * workload.context_tokens
+    token = workload.sequences * kv_token_bits(sizes, workload)
+    kv = family.num_keeping("kv", counts) * workload.context_tokens * token
     if windows := family.num_keeping("window", counts):
-        tokens = tokens + windows * tokens_within(sizes["sliding_window"], workload.context_tokens)
-    kv = tokens * workload.sequences * kv_token_bits(sizes, workload)
+        kv = kv + windows * tokens_within(sizes["sliding_window"], workload.context_tokens) * token
     return {
         "kv_bytes": kv // 8,
         "ssm_bytes": recurrent * ssm_state_bits(family, sizes, workload) // 8,

@@ -2,9 +2,9 @@
 
 A step takes the longer of reading its bytes and doing its operations. Decode reads every weight but the embedding
 table, keys and values of the mean context (within its window where a layer has one), and reads and writes recurrent
-states; prefill does two operations a weight and token, and attention's products. All sequences of a batch start and end together and keep room for their full
-length, as in a static batch; the number that fits is whole. docs/decisions/0007-throughput-model.md holds the model
-against the published measurements.
+states; prefill does two operations a weight and token, and attention's products. All sequences of a batch start and end
+together and keep room for their full length, as in a static batch; the number that fits is whole.
+docs/decisions/0007-throughput-model.md holds the model against the published measurements.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ COMPUTE_EFFICIENCY = 0.56
 
 # One model's number, or an array of them over many shapes.
 Counts = int | npt.NDArray[np.int64]
-Rates = float | npt.NDArray[np.float64]
+Rates = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +62,13 @@ class ServingCost:
 
     def cache_read(self, start: float, stop: float) -> Rates:
         """Bytes of keys and values that a token reads, in the mean over contexts from start to stop."""
-        mean = (start + stop) / 2
-        return self.token_bytes * mean + self.window_token_bytes * mean_within(self.window, start, stop)
+        within = mean_within(self.window, start, stop)
+        return np.asarray(self.token_bytes * ((start + stop) / 2) + self.window_token_bytes * within)
 
     def attention_operations(self, start: float, stop: float) -> Rates:
         """Operations of attention for a token, in the mean over contexts from start to stop."""
-        mean = (start + stop) / 2
-        return self.context_operations * mean + self.window_operations * mean_within(self.window, start, stop)
+        within = mean_within(self.window, start, stop)
+        return np.asarray(self.context_operations * ((start + stop) / 2) + self.window_operations * within)
 
 
 def mean_within(window: Counts, start: float, stop: float) -> Rates:

@@ -35,7 +35,7 @@ class Engine(Settings):
     )
     async_scheduling: bool = Field(
         default=True,
-        description="Schedule a step while another runs, as vLLM does on GPUs; sliding windows keep the tokens of both.",
+        description="Schedule a step while another runs, as vLLM does on GPUs; windows keep the tokens of both.",
     )
     context_gib: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
         default=(0.3, 0.6), description="Assumed CUDA context, libraries and fragmentation, low and high."

@@ -1,9 +1,10 @@
 """Estimates of training: operations a token, tokens and steps of a phase, and hours on given devices.
 
 Counted are two operations a weight and token in every forward product, attention's products over the causal half of a
-sequence (within its window where a layer has one), and the products of the chunked scans of Mamba-2 and gated DeltaNet. A backward pass takes twice the forward's; gradient
-checkpointing runs the forward pass of the blocks once more. The loss forms both logits and two gradients from them, and
-never again: its products are those of the two heads. Norms, activations, optimizer and communication are left out.
+sequence (within its window where a layer has one), and the products of the chunked scans of Mamba-2 and gated DeltaNet.
+A backward pass takes twice the forward's; gradient checkpointing runs the forward pass of the blocks once more. The
+loss forms both logits and two gradients from them, and never again: its products are those of the two heads. Norms,
+activations, optimizer and communication are left out.
 """
 
 # T tokens, L layers, D hidden, V vocabulary, W window, Q tokens of a scan's chunk

@@ -17,7 +17,7 @@ PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.o
 
 
 def counted(shape: HybridShape) -> float:
-    """Operations of matrix products for a token, as torch counts them; attention sees all tokens there, masked or not."""
+    """Operations of matrix products for a token, as torch counts them; attention sees masked tokens, too."""
     config = {"model_type": shape.model_type, "sliding_window": shape.sliding_window or None}
     model = tiny_model(config, shape, seed=0).float()
     model.set_attn_implementation("eager")
