@@ -8,9 +8,10 @@ import numpy as np
 
 from minitron.artifacts.header import STATE_FOLDER
 from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.finite import naming_weights
 from minitron.distributed import Ranks
 from minitron.importance.calibrate import calibrate
-from minitron.importance.scores import ScoreArray, Scores, save_scores
+from minitron.importance.scores import LAYER_AXES, ScoreArray, Scores, save_scores
 from minitron.importance.selection import mamba_channels, mamba_heads
 from minitron.pipeline import fingerprints
 from minitron.pipeline.calibration import open_stack, read_samples
@@ -29,7 +30,8 @@ def score_folder(
     checkpoint = open_checkpoint(teacher)
     samples = read_samples(section, checkpoint, seed=seed)
     stack = open_stack(checkpoint, layerwise=section.layerwise, device=device)
-    scores = calibrate(stack, samples, section, ranks=ranks, state_folder=output / STATE_FOLDER)
+    with naming_weights(checkpoint):
+        scores = calibrate(stack, samples, section, ranks=ranks, state_folder=output / STATE_FOLDER)
     scores = replace(scores, origin=fingerprints.scores(teacher, section, seed=seed))
     ranks.barrier()
     if ranks.is_main:

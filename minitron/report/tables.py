@@ -72,7 +72,7 @@ def _size_columns(candidates: Sequence[CandidateRecord]) -> dict[str, list[str]]
     return {
         title: [" x ".join(str(candidate.shape.sizes[size]) for size in sizes) for candidate in candidates]
         for title, sizes in columns.items()
-        if candidates[0].shape.sizes[sizes[0]]
+        if candidates[0].shape.sizes.get(sizes[0])
     }
 
 

@@ -29,8 +29,11 @@ from minitron.checkpoints.weights import copy_files, open_weights, write_weights
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
 from minitron.runtime.dtypes import torch_dtype
+from minitron.runtime.key_mapping import key_mapping
+from minitron.runtime.special_tokens import fill_special_tokens
 
 logger = logging.getLogger(__name__)
+LOADING = {"output_loading_info": True, "local_files_only": True}
 
 
 def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -51,7 +54,7 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     with _quiet_transformers():
         config = _read_config(checkpoint)
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True
+            folder, config=config, dtype=dtype, key_mapping=key_mapping(checkpoint), **LOADING
         )
     faults = {kind: names for kind, names in info.items() if names and kind != "unexpected_keys"}
     if faults:
@@ -145,16 +148,17 @@ def save_model(state: Mapping[str, torch.Tensor], template: Checkpoint, output: 
                 return read_stored(name)
             return read_place(state, places[name]).to(device="cpu", dtype=torch_dtype(planned[name][0]))
 
-        write_weights(output, planned, read)
-    copy_files([*carried_files(template.folder), template.folder / "config.json"], output)
+        write_weights(output, planned, read, spell=template.name_to_write)
+    copy_files(carried_files(template.folder), output)
+    write_json(output / "config.json", template.config)
     return open_checkpoint(output)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, padding on the left as generation needs.
+    """The checkpoint's tokenizer, padding on the left as generation needs; what it does not name is filled in.
 
     Raises:
-        MinitronError: The folder has no tokenizer, or the tokenizer has no end-of-text token.
+        MinitronError: The folder has no tokenizer.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -163,10 +167,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     except Exception as error:  # a malformed file makes transformers and tokenizers raise whatever they trip over
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise MinitronError(f"a checkpoint must bring its tokenizer, {folder} has none that loads: {reason}") from error
-    if tokenizer.eos_token_id is None:
-        raise MinitronError(f"the tokenizer of {folder} must name an eos_token, it names none")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    fill_special_tokens(tokenizer, folder)
     return tokenizer
 
 

@@ -23,6 +23,10 @@ answers_to = os.dup(1)
 os.dup2(2, 1)  # what vLLM prints is not the answer
 
 import torch  # noqa: E402
+from vllm_cpu import act_as  # noqa: E402
+
+act_as("avx2")  # with AVX512_BF16 vLLM's platform for CPUs keeps every Mamba state in fp32, whatever is asked
+
 from vllm.config import CacheConfig, VllmConfig, set_current_vllm_config  # noqa: E402
 from vllm.distributed import init_distributed_environment, initialize_model_parallel  # noqa: E402
 from vllm.engine.arg_utils import EngineArgs  # noqa: E402
@@ -45,9 +49,6 @@ registry._run_in_subprocess = lambda inspect: inspect()  # another process would
 from vllm.model_executor.models import qwen3_5  # noqa: E402
 
 LONGEST = 2**20
-# vLLM keeps a Mamba state in fp32, whatever it is told, where the CPU that it runs on has instructions for bf16; that
-# says nothing of a plan for another machine.
-torch.cpu._is_avx512_bf16_supported = lambda: False
 
 
 def without_experts(block: torch.nn.Module, *_: Any, **__: Any) -> None:

@@ -192,3 +192,40 @@ def test_a_size_that_is_left_out_is_what_transformers_takes(model_type: str) -> 
     known = {name: size for name, size in theirs.items() if size is not None and name != "sliding_window"}
     for name in set(family.defaults) & set(known):
         assert family.defaults[name](known) == known[name], name
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (
+            {
+                "model_type": "olmo2",
+                "vocab_size": 9,
+                "hidden_size": 8,
+                "intermediate_size": 9,
+                "num_attention_heads": 2,
+            },
+            "nearest is llama: the keys are its own, the modeling code is another",
+        ),
+        (
+            {
+                "model_type": "falcon_h1",
+                "vocab_size": 9,
+                "hidden_size": 8,
+                "intermediate_size": 9,
+                "num_attention_heads": 2,
+                "num_hidden_layers": 2,
+                "mamba_n_heads": 4,
+                "mamba_d_head": 4,
+                "mamba_n_groups": 1,
+                "mamba_d_state": 4,
+                "mamba_d_conv": 4,
+                "mamba_d_ssm_dim": 16,
+            },
+            "nearest is bamba: it does not know mamba_d_ssm_dim",
+        ),
+    ],
+)
+def test_a_family_that_is_not_declared_is_refused_with_what_differs(config: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=f"model_type must be one of .*got '{config['model_type']}'; {told}"):
+        shape_from_config(config)

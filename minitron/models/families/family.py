@@ -22,6 +22,7 @@ class HookPoint:
         side: Whether the submodule's input or output is collected.
         part: (tensor name, dim, part) when only one part of a concatenated activation is collected: the part of that
             tensor's dim which produces it.
+        flat: Whether the samples' tokens are one dim there, as the modeling code of some experts has them.
         readers: Parameters of the loaded block whose last dim is multiplied with the activation; empty where the next
             operation is no matrix product.
     """
@@ -29,6 +30,7 @@ class HookPoint:
     module: str
     side: Literal["input", "output"]
     part: tuple[str, int, int] | None = None
+    flat: bool = False
     readers: tuple[str, ...] = ()
 
 
@@ -95,6 +97,7 @@ class Family:
         head: The model tensor that turns hidden states into logits.
         final_norm: The model tensor of the norm after the last block.
         computed: Suffixes of stored tensors that follow from the configuration alone.
+        beside: What the names of tensors start with that are no part of the text model: a vision tower, draft layers.
         extra_prefix: What the names of tensors beside the model start with, before the number of their layer; empty
             where there are none.
         extra_tensors: Tensors of such a layer beside those of a block, named inside it.
@@ -131,6 +134,7 @@ class Family:
     head: str
     final_norm: str
     computed: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     extra_prefix: str = ""
     extra_tensors: tuple[TensorSpec, ...] = ()
     extra_count: str | None = None
