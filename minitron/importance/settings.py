@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from minitron.errors import MinitronError
+from minitron.models.families.family import Family
 from minitron.models.quotas import BlockQuotas
 from minitron.settings import NonNegativeInt, PositiveInt, Settings
 
@@ -110,10 +111,10 @@ class DepthSettings(Settings):
             )
         return self
 
-    @property
-    def quotas(self) -> BlockQuotas:
-        """Which blocks the greedy removal keeps."""
-        exactly = {} if self.keep_attention is None else {"*": self.keep_attention}
+    def quotas(self, family: Family) -> BlockQuotas:
+        """Which blocks of a family the greedy removal keeps; attention is what keeps keys and values of all tokens."""
+        attention = "".join(family.kinds_that_keep("kv"))
+        exactly = {} if self.keep_attention is None else {attention: self.keep_attention}
         return BlockQuotas(exactly=exactly, protected=frozenset(self.protected))
 
 
