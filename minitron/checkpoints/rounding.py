@@ -16,14 +16,15 @@ BF16_NAN = 0x7FC0
 BF16_TIE = 0x8000  # the dropped half of an fp32's bits, when it is as far from one bf16 as from the next
 
 
-def convert(raw: Raw, *, before: str, after: str, scale: float = 1.0) -> Raw:
+def convert(raw: Raw, *, before: str, after: str, scale: float = 1.0, plus: float = 0.0) -> Raw:
     """The numbers times a factor, rounded to the dtype they come in, then to the one that is asked for.
 
     Args:
         raw: Numbers of dtype `before`, viewed as in `FLOAT_VIEWS` (bf16 as uint16).
         before: safetensors name of a dtype of floating point.
         after: The same, of the result.
-        scale: Factor in fp32.
+        scale: Factor, in fp32 unless the numbers are wider.
+        plus: What a model adds to the numbers before it multiplies by them, and what is scaled with them.
 
     >>> one = np.array([1.0], dtype=np.float32)
     >>> hex(convert(one, before="F32", after="BF16", scale=3.0)[0])
@@ -31,7 +32,10 @@ def convert(raw: Raw, *, before: str, after: str, scale: float = 1.0) -> Raw:
     """
     with np.errstate(over="ignore", invalid="ignore"):
         if scale != 1.0:
-            raw = narrow(widen(raw, before) * np.float32(scale), before)
+            wide = raw if before == "F64" else widen(raw, before)
+            factor, added = wide.dtype.type(scale), wide.dtype.type(plus)
+            scaled = (wide + added) * factor - added
+            raw = scaled if before == "F64" else narrow(scaled, before)
         return raw if before == after else narrow(widen(raw, before), after)
 
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,8 +41,13 @@ class Chunk:
 def chunks_of(tensor: Placed, *, buffer_bytes: int) -> Iterator[Chunk]:
     """The chunks of a tensor, in the order of the result, each reading and giving at most `buffer_bytes`.
 
-    A row of more bytes than that is itself walked over, dim by dim, down to single elements.
+    A row of more bytes than that is itself walked over, dim by dim, down to single elements. A stack whose entries keep
+    positions of their own is walked over entry by entry.
     """
+    if any(indices is not None and indices.ndim > 1 for indices in tensor.cut.kept):
+        for entry in _entries(tensor):
+            yield from chunks_of(entry, buffer_bytes=buffer_bytes)
+        return
     cut, width = tensor.cut, max(STORED_BYTES[tensor.stored.dtype], STORED_BYTES[tensor.dtype])
     if not math.prod(cut.after):
         return
@@ -70,6 +75,22 @@ def chunks_of(tensor: Placed, *, buffer_bytes: int) -> Iterator[Chunk]:
                 nbytes=count * out_width,
             )
             start += count * out_width
+
+
+def _entries(stack: Placed) -> Iterator[Placed]:
+    """Every kept entry of a stack as a tensor of its own, at its place in source and shard."""
+    cut = stack.cut
+    entries = np.arange(cut.before[0]) if cut.kept[0] is None else cut.kept[0]
+    before = math.prod(cut.before[1:]) * STORED_BYTES[stack.stored.dtype]
+    after = math.prod(cut.after[1:]) * STORED_BYTES[stack.dtype]
+    for position, entry in enumerate(entries.tolist()):
+        own = tuple(kept[position] if kept is not None and kept.ndim > 1 else kept for kept in cut.kept[1:])
+        yield replace(
+            stack,
+            cut=replace(cut, before=cut.before[1:], kept=own),
+            stored=replace(stack.stored, shape=cut.before[1:], start=stack.stored.start + entry * before),
+            start=stack.start + position * after,
+        )
 
 
 def _walk(

@@ -16,7 +16,7 @@ from minitron.errors import CheckpointError
 from minitron.models.slicing import TensorCut
 
 # Raised when the bytes that a layout stands for change, so that older unfinished work is not resumed.
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,5 +131,7 @@ def _check_cut(source: Checkpoint, cut: TensorCut, stored: StoredTensor | None, 
 
 
 def _describe(cut: TensorCut) -> list[object]:
-    kept = [None if dim is None else sha256(dim.astype("<i8").tobytes()).hexdigest() for dim in cut.kept]
-    return [cut.name, cut.source, cut.before, kept, cut.scale]
+    kept = [
+        None if dim is None else [dim.shape, sha256(dim.astype("<i8").tobytes()).hexdigest()] for dim in cut.kept
+    ]
+    return [cut.name, cut.source, cut.before, kept, cut.scale, cut.plus]

@@ -201,7 +201,7 @@ def _converted(raw: Raw, placed: Placed) -> Raw:
     before, after, scale = placed.stored.dtype, placed.dtype, placed.cut.scale
     if before == after and scale == 1.0:
         return raw
-    return convert(raw.view(FLOAT_VIEWS[before]), before=before, after=after, scale=scale)
+    return convert(raw.view(FLOAT_VIEWS[before]), before=before, after=after, scale=scale, plus=placed.cut.plus)
 
 
 def _write(target: Path, result: Raw, start: int) -> None:
