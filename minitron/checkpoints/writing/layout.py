@@ -131,7 +131,5 @@ def _check_cut(source: Checkpoint, cut: TensorCut, stored: StoredTensor | None, 
 
 
 def _describe(cut: TensorCut) -> list[object]:
-    kept = [
-        None if dim is None else [dim.shape, sha256(dim.astype("<i8").tobytes()).hexdigest()] for dim in cut.kept
-    ]
+    kept = [None if dim is None else [dim.shape, sha256(dim.astype("<i8").tobytes()).hexdigest()] for dim in cut.kept]
     return [cut.name, cut.source, cut.before, kept, cut.scale, cut.plus]
