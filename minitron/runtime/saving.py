@@ -8,7 +8,8 @@ import torch
 
 from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import Checkpoint, carried_files, open_checkpoint
-from minitron.checkpoints.names import model_places, read_place
+from minitron.checkpoints.names import read_place
+from minitron.checkpoints.places import model_places
 from minitron.checkpoints.weights import copy_files, open_weights, write_weights
 from minitron.runtime.dtypes import torch_dtype
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from minitron.checkpoints.names import model_places, read_place
+from minitron.checkpoints.names import read_place
+from minitron.checkpoints.places import model_places
 from minitron.checkpoints.weights import write_state
 from minitron.importance.scores import random_scores
 from minitron.importance.selection import select_units
@@ -134,9 +135,7 @@ def write_teacher_and_student(name: str, root: Path) -> dict[str, Path]:
     return {"teacher": folder, "student": _prune(source, root / "student", teacher)}
 
 
-def write_teacher(
-    folder: Path, config: Mapping[str, Any], shape: HybridShape, *, embeddings: float = 1.0
-) -> Path:
+def write_teacher(folder: Path, config: Mapping[str, Any], shape: HybridShape, *, embeddings: float = 1.0) -> Path:
     """A whole checkpoint of a random model, with a tokenizer that llama.cpp takes."""
     folder.mkdir(parents=True)
     config = {**config, **SPECIAL_TOKENS}

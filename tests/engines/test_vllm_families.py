@@ -1,4 +1,4 @@
-"""vLLM on CPU against transformers: small teachers of published families, and students that are cut along every axis."""
+"""vLLM on CPU against transformers: teachers of published families, and students cut along every axis."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
