@@ -16,7 +16,7 @@ BF16_NAN = 0x7FC0
 BF16_TIE = 0x8000  # the dropped half of an fp32's bits, when it is as far from one bf16 as from the next
 
 
-def convert(raw: Raw, *, before: str, after: str, scale: float = 1.0) -> Raw:
+def convert(raw: Raw, *, before: str, after: str, scale: float = 1.0, plus: float = 0.0) -> Raw:
     """The numbers times a factor, rounded to the dtype they come in, then to the one that is asked for.
 
     Args:
@@ -24,6 +24,7 @@ def convert(raw: Raw, *, before: str, after: str, scale: float = 1.0) -> Raw:
         before: safetensors name of a dtype of floating point.
         after: The same, of the result.
         scale: Factor in fp32.
+        plus: What is scaled is the number plus this, as with the weights of norms that add 1 to them.
 
     >>> one = np.array([1.0], dtype=np.float32)
     >>> hex(convert(one, before="F32", after="BF16", scale=3.0)[0])
@@ -31,7 +32,12 @@ def convert(raw: Raw, *, before: str, after: str, scale: float = 1.0) -> Raw:
     """
     with np.errstate(over="ignore", invalid="ignore"):
         if scale != 1.0:
-            raw = narrow(widen(raw, before) * np.float32(scale), before)
+            numbers = widen(raw, before)
+            if plus:
+                numbers = (numbers + np.float32(plus)) * np.float32(scale) - np.float32(plus)
+            else:
+                numbers = numbers * np.float32(scale)
+            raw = narrow(numbers, before)
         return raw if before == after else narrow(widen(raw, before), after)
 
 

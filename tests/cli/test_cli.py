@@ -319,7 +319,9 @@ def test_a_missing_file_of_the_last_stage_is_found_before_the_first(
     tmp_path: Path, recipe_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "problems.jsonl").unlink()
-    assert "data file not found" in fail(capsys, "run", str(recipe_path), "--output", str(tmp_path / "run"))
+    assert "a task must be a file that is there" in fail(
+        capsys, "run", str(recipe_path), "--output", str(tmp_path / "run")
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from minitron.checkpoints.headers import SINGLE_FILE
-from minitron.checkpoints.names import model_places, read_place
+from minitron.checkpoints.names import read_place
+from minitron.checkpoints.places import model_places
 from minitron.models.axes import tensor_shape
 from minitron.models.families import FAMILIES
 from minitron.models.shape import HybridShape

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from minitron.checkpoints.names import model_places, read_place
+from minitron.checkpoints.names import read_place
+from minitron.checkpoints.places import model_places
 from minitron.models.shape import HybridShape
 from minitron.prune.in_memory import prune_model
 from minitron.prune.laws.tiny_model import exact_logits, randomize

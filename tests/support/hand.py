@@ -7,8 +7,6 @@ Nothing is taken from the declarations of the families but the letters of their 
 
 from typing import Any
 
-import numpy as np
-
 from minitron.prune.plan import PrunePlan
 from tests.support.hand_blocks import Weights, attention, dense_mlp, kept, mamba, relu_experts
 from tests.support.hand_layers import two_parts
@@ -66,5 +64,3 @@ def _attention(own: Weights, plan: PrunePlan, layer: int, hidden: list[int]) -> 
 
 def _moe(own: Weights, plan: PrunePlan, layer: int, hidden: list[int]) -> Weights:
     return _normed(own, hidden) | relu_experts(own, plan, layer, hidden)
-
-

@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 
 from minitron.models.shape import HybridShape
-from tests.support.reference.arithmetic import Array, Weights, gated, gelu, linear, relu_squared, rms_norm, sigmoid, silu
+from tests.support.reference.arithmetic import (
+    Array,
+    Weights,
+    gated,
+    gelu,
+    linear,
+    relu_squared,
+    rms_norm,
+    sigmoid,
+    silu,
+)
 from tests.support.reference.attention import Attention
 from tests.support.reference.experts import Routed, Router, routed
 from tests.support.reference.recurrences import gated_delta_net, mamba2

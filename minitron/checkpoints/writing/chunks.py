@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,6 +46,10 @@ def chunks_of(tensor: Placed, *, buffer_bytes: int) -> Iterator[Chunk]:
     cut, width = tensor.cut, max(STORED_BYTES[tensor.stored.dtype], STORED_BYTES[tensor.dtype])
     if not math.prod(cut.after):
         return
+    if any(indices is not None and indices.ndim > 1 for indices in cut.kept):
+        for entry in _entries(tensor):
+            yield from chunks_of(entry, buffer_bytes=buffer_bytes)
+        return
     before, kept = (cut.before, cut.kept) if cut.before else ((1,), (None,))
     walked = next(
         (dim for dim in range(len(before)) if math.prod(before[dim + 1 :]) * width <= buffer_bytes), len(before) - 1
@@ -70,6 +74,24 @@ def chunks_of(tensor: Placed, *, buffer_bytes: int) -> Iterator[Chunk]:
                 nbytes=count * out_width,
             )
             start += count * out_width
+
+
+def _entries(tensor: Placed) -> Iterator[Placed]:
+    """The kept entries of a stack whose entries keep positions of their own, as tensors one after the other."""
+    cut, stored = tensor.cut, tensor.stored
+    entries = range(cut.before[0]) if cut.kept[0] is None else cut.kept[0].tolist()
+    inner = stored.nbytes // cut.before[0]
+    start = tensor.start
+    for number, entry in enumerate(entries):
+        kept = tuple(indices if indices is None or indices.ndim == 1 else indices[number] for indices in cut.kept[1:])
+        own = replace(
+            tensor,
+            cut=replace(cut, before=cut.before[1:], kept=kept),
+            stored=replace(stored, shape=stored.shape[1:], start=stored.start + entry * inner),
+            start=start,
+        )
+        yield own
+        start += own.nbytes
 
 
 def _walk(

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from minitron.checkpoints.names import model_places, read_place
+from minitron.checkpoints.names import read_place
+from minitron.checkpoints.places import model_places
 from minitron.models.axes import Indices, TensorSpec, dim_size, entry_names, kept_positions
 from minitron.models.shape import HybridShape
 from minitron.prune.plan import PrunePlan
