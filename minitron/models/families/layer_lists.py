@@ -55,6 +55,10 @@ class LayerList:
         outside = set(known) if self.leaves_open else set(known) - inside
         return [inside if layer in listed else outside for layer in range(blocks)]
 
+    def fits(self, value: object, blocks: int) -> bool:
+        """Whether a value that was read names no block beyond so many."""
+        return self.form != "indices" or not isinstance(value, list) or all(each < blocks for each in value)
+
     def value(self, pattern: str) -> JsonValue:
         """What the key holds for a pattern."""
         if self.form == "indices":
@@ -106,9 +110,11 @@ class BlockPattern:
         given = {each.key for each in self.lists if source.get(each.key) is not None}
         closed = [each for each in self.lists if not each.leaves_open]
         written |= {each.key: each.value(pattern) for each in closed if each.key in given or each.added}
-        if self.default is None or self.default({**source, **written}, len(pattern)) == pattern:
+        left_open = [each for each in self.lists if each.leaves_open and each.key in given]
+        fits = all(each.fits(source[each.key], len(pattern)) for each in left_open)
+        if self.default is None or (fits and self.default({**source, **written}, len(pattern)) == pattern):
             return written
-        written |= {each.key: each.value(pattern) for each in self.lists if each.leaves_open and each.key in given}
+        written |= {each.key: each.value(pattern) for each in left_open}
         if self.default({**source, **written}, len(pattern)) == pattern:
             return written
         if not self._told_apart([each for each in self.lists if each.key in given]):
