@@ -68,7 +68,7 @@ def check_against_teacher(recipe: Recipe, teacher: HybridShape) -> None:
     """
     depth = recipe.score.depth
     if depth.remove:
-        depth.quotas.check(teacher.hybrid_override_pattern, teacher.num_hidden_layers - depth.remove)
+        depth.quotas(teacher.family).check(teacher.hybrid_override_pattern, teacher.num_hidden_layers - depth.remove)
     _check_search(recipe, teacher)
     check_lengths(recipe)
     check_training(recipe, teacher)

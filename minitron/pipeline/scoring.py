@@ -36,7 +36,10 @@ def score_folder(
     ranks.barrier()
     if ranks.is_main:
         save_scores(scores, output / SCORES_FILE)
-        draw_scores(score_rows(scores), scores.depth, checkpoint.shape.hybrid_override_pattern, output)
+        shape = checkpoint.shape
+        draw_scores(
+            score_rows(scores), scores.depth, shape.hybrid_override_pattern, output, kinds=shape.family.block_kinds
+        )
         shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
     return scores
 

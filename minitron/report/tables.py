@@ -14,11 +14,10 @@ from minitron.units import format_bytes
 PART_LABELS = {
     "weights": "weights",
     "kv": "KV cache",
-    "ssm": "Mamba state",
+    "ssm": "recurrent state",
     "conv": "conv state",
     "workspace": "workspace",
 }
-BLOCK_LABELS = {"M": "Mamba", "-": "MLP", "*": "attention", "E": "experts", "T": "transformer"}
 
 
 def format_count(count: int) -> str:
@@ -143,7 +142,7 @@ def fit_table(found: ModelFit) -> Table:
         parts = [f"weights {format_bytes(block.weights_bytes)}"]
         cache = block.kv_bytes + block.ssm_bytes + block.conv_bytes
         parts += [f"cache {format_bytes(cache)}"] if cache else []
-        table.add_row(f"{found.block_counts[kind]} {BLOCK_LABELS[kind]} blocks, each", ", ".join(parts))
+        table.add_row(f"{found.block_counts[kind]} {found.block_kinds[kind]} blocks, each", ", ".join(parts))
     table.add_section()
     blocks = report.cache_blocks
     if blocks is not None:

@@ -52,6 +52,7 @@ class ModelFit:
     Attributes:
         weights_dtype: Number format of the weights.
         report: The verdict.
+        block_kinds: Letter of a kind of block -> what it is.
         block_counts: Letter of a kind of block -> how many there are.
         block_memory: Letter of a kind of block -> bytes of one such block.
         serve: The `vllm serve` command; None by plain accounting, and where none starts within the budget.
@@ -62,6 +63,7 @@ class ModelFit:
 
     weights_dtype: str
     report: FitReport
+    block_kinds: Mapping[str, str]
     block_counts: Mapping[str, int]
     block_memory: Mapping[str, MemoryBytes]
     serve: str | None = None
@@ -142,6 +144,7 @@ def fit_model(
     return ModelFit(
         weights_dtype=workload.weights_dtype,
         report=report,
+        block_kinds=shape.family.block_kinds,
         block_counts=shape.counts,
         block_memory=block_bytes(shape, workload),
         serve=serve,

@@ -12,6 +12,7 @@ from minitron.models.families.dense import GATED_MLP, LLAMA, default_head_dim, t
 from minitron.models.families.family import Branch, HookPoint
 from minitron.models.families.layer_lists import BlockPattern, LayerList
 from minitron.models.families.mixers import HIDDEN, ONE
+from minitron.models.families.recurrent import GATED_DELTA_NET
 
 EXPERT_READERS = ("mlp.gate.weight", "mlp.experts.gate_up_proj")
 
@@ -39,7 +40,9 @@ EXPERT_KEYS = {
 def _experts_where(config: Mapping[str, object], blocks: int) -> str:
     step = config.get("decoder_sparse_step", 1)
     assert isinstance(step, int)
-    return "".join("T" if (layer + 1) % step else "X" for layer in range(blocks))
+    dense = config.get("mlp_only_layers") or []
+    assert isinstance(dense, list)
+    return "".join("T" if (layer + 1) % step or layer in dense else "X" for layer in range(blocks))
 
 
 _ATTENTION = mixers.attention("self_attn", head_norms=0.0)
@@ -53,7 +56,7 @@ QWEN3_MOE = replace(
     block_kinds={"T": "attention and MLP", "X": "attention and experts"},
     pattern=BlockPattern(
         letters="TX",
-        lists=(LayerList(key="mlp_only_layers", values={"T": (True,)}, form="indices"),),
+        lists=(LayerList(key="mlp_only_layers", values={"T": (True,)}, form="indices", leaves_open=True),),
         default=_experts_where,
         rules={"decoder_sparse_step": 1},
     ),
@@ -152,6 +155,7 @@ QWEN3_5_TEXT = replace(
     beside=("model.visual.", "visual.", "mtp."),
     block_tensors=_layers(*mixers.gated_feed_forward("mlp")),
     keeps={"G": "state", "T": "kv"},
+    state=GATED_DELTA_NET,
     hook_points={
         "hidden": _hidden(*GATED_MLP),
         "ffn": dict.fromkeys("GT", mixers.input_of("mlp.down_proj")),
@@ -179,6 +183,7 @@ QWEN3_5_MOE_TEXT = replace(
         **EXPERT_KEYS,
         "moe_shared_expert_intermediate_size": ("shared_expert_intermediate_size",),
     },
+    defaults={**QWEN3_5_TEXT.defaults, "num_key_value_heads": lambda _: 2},
     block_tensors=_layers(
         *mixers.gated_experts("mlp"),
         *mixers.gated_feed_forward("mlp.shared_expert", "moe_shared_expert_intermediate_size"),
