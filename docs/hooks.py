@@ -147,8 +147,8 @@ def families_page() -> str:
     lines = [
         "# Model families",
         "",
-        "Made from the declarations by which models are counted, scored and cut. `minitron verify CHECKPOINT` proves them",
-        "on a tiny random model of a checkpoint's own configuration.",
+        "Made from the declarations by which models are counted, scored and cut. `minitron verify CHECKPOINT` proves",
+        "them on a tiny random model of a checkpoint's own configuration.",
         "",
         "A tensor's dim is a concatenation of parts, in order, with `|` between them; a part is a row-major product of",
         "sizes. Sizes have the names that recipes and `--shape` take, which is mostly what configurations call them; a",
@@ -188,7 +188,7 @@ def _tensors_table(family: Any) -> list[str]:
 
 
 def _tensor_row(spec: Any) -> str:
-    dims = [" \\| ".join(" × ".join(str(axis) for axis in part) or "1" for part in dim) for dim in spec.dims]
+    dims = [" \\| ".join(" &times; ".join(str(axis) for axis in part) or "1" for part in dim) for dim in spec.dims]
     notes = [f"if {spec.needs}"] if spec.needs else []
     notes += [f"if no {spec.lacks}"] if spec.lacks else []
     notes += [f"one for each of {spec.stacked}" if "{}" in spec.name else f"stacked over {spec.stacked}"] if spec.stacked else []

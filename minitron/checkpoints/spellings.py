@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from minitron.checkpoints.headers import StoredTensor
-from minitron.checkpoints.names import Place, block_places
+from minitron.checkpoints.places import Place, block_places
 from minitron.errors import CheckpointError
 from minitron.models.families.family import Family
 from minitron.models.shape import HybridShape

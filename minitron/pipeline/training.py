@@ -28,7 +28,8 @@ from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RECORD_FILE
 from minitron.pipeline.text import text_sources
 from minitron.recipe.distill import DistillSection, TrainSection
 from minitron.runtime.dtypes import torch_dtype
-from minitron.runtime.loading import load_model, load_tokenizer, save_model
+from minitron.runtime.loading import load_model, load_tokenizer
+from minitron.runtime.saving import save_model
 from minitron.runtime.stack import LayerwiseStack
 
 

@@ -7,7 +7,8 @@ import torch
 
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.extras import extra_specs
-from minitron.checkpoints.names import model_places, read_place
+from minitron.checkpoints.names import read_place
+from minitron.checkpoints.places import model_places
 from minitron.checkpoints.reading import Fp32, read_fp32
 from minitron.errors import MinitronError, NotFiniteError
 from minitron.models.axes import tensor_shape

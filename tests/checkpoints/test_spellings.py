@@ -17,7 +17,8 @@ from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
 from minitron.prune.checkpoint import OutputFormat, prune_checkpoint
 from minitron.prune.plan import PrunePlan
-from minitron.runtime.loading import load_model, save_model
+from minitron.runtime.loading import load_model
+from minitron.runtime.saving import save_model
 from tests.support.models import (
     make_dense_shape,
     make_moe_shape,

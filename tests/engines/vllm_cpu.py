@@ -37,3 +37,5 @@ def act_as(kind: str) -> None:
     lacks = (name for name in capabilities if name.startswith(("avx512", "avx10", "avx_vnni", "amx")))
     seen = MappingProxyType(capabilities | {name: False for name in lacks if name not in NEEDS[kind]})
     torch.cpu.get_capabilities = lambda: seen
+    # Seeing AMX for itself, torch would give fp8 products to an oneDNN that has none for lesser CPUs.
+    torch.backends.mkldnn.set_flags("amx_tile" in NEEDS[kind])

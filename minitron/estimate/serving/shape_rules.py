@@ -38,6 +38,7 @@ class ShapeRule:
     Attributes:
         key: The key of `config.json` that it is about; `tensor_parallel` where it is about the number of GPUs alone.
         kinds: Letters of blocks: a shape without any of them is not asked. Empty for every shape.
+        families: The `model_type`s that are asked; None for every one.
         holds: (counts of the kinds of block, sizes, serving) -> whether it holds.
         states: (sizes, serving) -> the rule in words that follow "must".
         mend: Sizes -> what helps beside another size and another number of GPUs; None where nothing does.
@@ -46,14 +47,16 @@ class ShapeRule:
 
     key: str
     kinds: str = ""
+    families: tuple[str, ...] | None = None
     holds: Callable[[Counts, Sizes, Serving], Any]
     states: Callable[[Mapping[str, int], Serving], str]
     mend: Callable[[Mapping[str, int]], str] | None = None
     source: str
 
-    def met(self, counts: Counts, sizes: Sizes, serving: Serving) -> Any:
-        """Whether shapes with these counts of blocks keep to the rule: one truth, or an array of them."""
+    def met(self, model_type: str, counts: Counts, sizes: Sizes, serving: Serving) -> Any:
+        """Whether shapes of a family with these counts of blocks keep to the rule: one truth, or an array of them."""
         is_asked = not self.kinds or any(counts.get(kind) for kind in self.kinds)
+        is_asked = is_asked and (self.families is None or model_type in self.families)
         return self.holds(counts, sizes, serving) if is_asked else True
 
     def found(self, shape: HybridShape, serving: Serving) -> int | str:
@@ -98,7 +101,8 @@ def _splits(key: str, kinds: str, source: str, *, holds: Callable[[Any, int], An
     return ShapeRule(
         key=key,
         kinds=kinds,
-        holds=lambda _, sizes, serving: holds(sizes[key], serving.tensor_parallel),
+        # A size that the family does not have, or the model has no use for, splits over any number.
+        holds=lambda _, sizes, serving: holds(sizes.get(key, 0), serving.tensor_parallel),
         states=lambda _, serving: f"be a multiple of tensor_parallel={serving.tensor_parallel}{words}",
         source=source,
     )
@@ -148,7 +152,7 @@ def has_blocks(kinds: str, words: str, source: str) -> ShapeRule:
     """A hybrid must have a block of each of some kinds."""
     return ShapeRule(
         key="hybrid_override_pattern",
-        kinds="M-*E",
+        families=("nemotron_h",),
         holds=lambda counts, _, __: all(counts.get(kind) for kind in kinds),
         states=lambda _, __: f"have {words}",
         source=source,
@@ -159,19 +163,8 @@ def lacks_blocks(kinds: str, words: str, source: str) -> ShapeRule:
     """A hybrid must not have blocks of all of some kinds."""
     return ShapeRule(
         key="hybrid_override_pattern",
-        kinds="M-*E",
+        families=("nemotron_h",),
         holds=lambda counts, _, __: not all(counts.get(kind) for kind in kinds),
         states=lambda _, __: f"have no {words}",
-        source=source,
-    )
-
-
-def hybrids_alone(source: str) -> ShapeRule:
-    """A model must be a hybrid, since it is not known how the reader reads dense transformers."""
-    return ShapeRule(
-        key="model_type",
-        kinds="T",
-        holds=lambda _, __, ___: False,
-        states=lambda _, __: "be nemotron_h, other families were not looked at",
         source=source,
     )

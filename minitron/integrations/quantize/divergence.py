@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.finite import naming_weights
-from minitron.checkpoints.names import gather_state, model_places, read_place
+from minitron.checkpoints.names import gather_state, read_place
+from minitron.checkpoints.places import model_places
 from minitron.checkpoints.weights import open_weights
 from minitron.data.masks import TokenSequences
 from minitron.data.sequences import blend_sources

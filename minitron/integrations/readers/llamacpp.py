@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from minitron.integrations.readers.families import through_transformers
+from minitron.integrations.readers.patterns import GRANITE_KINDS, always_tied, every_nth, names_alone
 from minitron.integrations.readers.reader import Config, Family, Read, Reader, Refusal, defaults, spelt
 from minitron.integrations.readers.rules import kinds_known, needed_for_experts, not_given, only_values
 from minitron.integrations.readers.transformers import EVERY_NAME, dense_families
@@ -94,10 +96,32 @@ NEMOTRON_H = Family(
 DENSE = dense_families(
     llama=f"llama.cpp {VERSION}, conversion/llama.py", qwen3=f"llama.cpp {VERSION}, conversion/qwen.py"
 )
+FURTHER = through_transformers(
+    {
+        "mistral": f"llama.cpp {VERSION}, conversion/llama.py",
+        "qwen2": f"llama.cpp {VERSION}, conversion/qwen.py",
+        "smollm3": f"llama.cpp {VERSION}, conversion/smollm.py",
+        "gemma3_text": f"llama.cpp {VERSION}, conversion/gemma.py",
+        "granitemoehybrid": f"llama.cpp {VERSION}, conversion/granite.py",
+        "bamba": f"llama.cpp {VERSION}, conversion/granite.py",
+        "qwen3_moe": f"llama.cpp {VERSION}, conversion/qwen.py",
+    },
+    further={
+        "smollm3": (
+            every_nth("N", "have no positions", every=4, source=f"llama.cpp {VERSION}, src/models/smollm3.cpp"),
+        ),
+        "gemma3_text": (
+            every_nth("T", "attend to everything", every=6, source=f"llama.cpp {VERSION}, src/models/gemma3.cpp"),
+            always_tied(f"llama.cpp {VERSION}, conversion/gemma.py"),
+        ),
+        "granitemoehybrid": (names_alone("layer_types", GRANITE_KINDS),),
+    },
+    heads_by_hidden=("granitemoehybrid", "bamba"),
+)
 LLAMACPP = Reader(
     name="llamacpp",
     version=VERSION,
-    families={"nemotron_h": NEMOTRON_H, **DENSE},
+    families={"nemotron_h": NEMOTRON_H, **DENSE, **FURTHER},
     notes=(
         "the converter must know the tokenizer's pre-tokenizer, which is not checked",
         "with transformers 5 the converter reads another config.json than the folder's; use the version it pins",

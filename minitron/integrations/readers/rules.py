@@ -124,7 +124,7 @@ def power_of_two(*keys: str, default: int, source: str) -> Rule:
         key = next((key for key in keys if config.get(key) is not None), keys[0])
         size = config.get(key)
         size = default if size is None else size
-        if shape.count("M") and (not isinstance(size, int) or size < 1 or size & (size - 1)):
+        if shape.count("MH") and (not isinstance(size, int) or size < 1 or size & (size - 1)):
             yield Refusal(
                 key=key,
                 rule="be a power of 2",

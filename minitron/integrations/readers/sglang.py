@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from minitron.integrations.readers.families import through_transformers
 from minitron.integrations.readers.reader import Config, Family, Read, Reader, Refusal, defaults
 from minitron.integrations.readers.rules import OLDER_KINDS, kinds_known, listed, power_of_two
 from minitron.integrations.readers.transformers import EXPERT_DEFAULTS, NEMOTRON_H_DEFAULTS, dense_families
@@ -18,6 +19,12 @@ def no_other_list(config: Config, shape: HybridShape, family: Family) -> Iterato
         yield listed("layer_types", shape, source=source, rule="be left out where there are MLP blocks")
 
 
+CHUNK = power_of_two(
+    "mamba_chunk_size",
+    "chunk_size",
+    default=256,
+    source=f"sglang {VERSION}, kernels/ops/mamba/triton_ops/ssd_combined.py",
+)
 NEMOTRON_H = Family(
     source=CONFIG,
     architectures=("NemotronHForCausalLM",),
@@ -31,19 +38,28 @@ NEMOTRON_H = Family(
     rules=(
         kinds_known({kind: (name,) for kind, name in OLDER_KINDS.items()}, keys=("layers_block_type",)),
         no_other_list,
-        power_of_two(
-            "mamba_chunk_size",
-            "chunk_size",
-            default=256,
-            source=f"sglang {VERSION}, kernels/ops/mamba/triton_ops/ssd_combined.py",
-        ),
+        CHUNK,
     ),
 )
 
 DENSE = dense_families(llama=f"sglang {VERSION}, srt/models/llama.py", qwen3=f"sglang {VERSION}, srt/models/qwen3.py")
+MODELS = f"sglang {VERSION}, srt/models"
+FURTHER = through_transformers(
+    {
+        "mistral": f"{MODELS}/mistral.py, llama.py",
+        "qwen2": f"{MODELS}/qwen2.py",
+        "gemma3_text": f"{MODELS}/gemma3_causal.py",
+        "granitemoehybrid": f"{MODELS}/granitemoehybrid.py",
+        "qwen3_moe": f"{MODELS}/qwen3_moe.py",
+        "qwen3_5_text": f"{MODELS}/qwen3_5_text.py",
+        "qwen3_5_moe_text": f"{MODELS}/qwen3_5_text.py",
+    },
+    further={"granitemoehybrid": (CHUNK,)},
+    heads_by_hidden=("granitemoehybrid",),
+)
 SGLANG = Reader(
     name="sglang",
     version=VERSION,
-    families={"nemotron_h": NEMOTRON_H, **DENSE},
+    families={"nemotron_h": NEMOTRON_H, **DENSE, **FURTHER},
     notes=("which quantized weights it takes is not checked",),
 )

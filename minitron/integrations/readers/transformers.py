@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from minitron.integrations.readers.families import ARCHITECTURES, through_transformers
 from minitron.integrations.readers.reader import Default, Family, Read, Reader, Rule, defaults
 from minitron.integrations.readers.rules import NEWER_KINDS, OLDER_KINDS, kinds_known, quantizations
 
@@ -88,6 +89,11 @@ TRANSFORMERS = Reader(
         ),
         "qwen3": Family(
             source="transformers 5.23.0, models/qwen3/configuration_qwen3.py", reads=QWEN3_READS, rules=(QUANTIZATION,)
+        ),
+        **through_transformers(
+            {name: f"transformers 5.23.0, models/{name.removesuffix('_text')}/" for name in ARCHITECTURES},
+            rules=(QUANTIZATION,),
+            by_architecture=False,
         ),
     },
     notes=(

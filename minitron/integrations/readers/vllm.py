@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from minitron.integrations.readers.families import through_transformers
 from minitron.integrations.readers.reader import Config, Family, Read, Reader, Refusal, defaults
 from minitron.integrations.readers.rules import kinds_known, listed, power_of_two, quantizations, to_write
 from minitron.integrations.readers.transformers import (
@@ -42,6 +43,7 @@ CHUNK = power_of_two(
     default=128,
     source=f"vllm {VERSION}, model_executor/layers/mamba/ops/ssd_combined.py",
 )
+MODELS = f"vllm {VERSION}, model_executor/models"
 REGISTRY = f"vllm {VERSION}, model_executor/models/registry.py"
 
 VLLM = Reader(
@@ -55,6 +57,21 @@ VLLM = Reader(
             rules=(kinds_known(EVERY_NAME, keys=LISTS), CHUNK, QUANTIZATION),
         ),
         **dense_families(llama=REGISTRY, qwen3=REGISTRY, rules=(QUANTIZATION,)),
+        **through_transformers(
+            {
+                "mistral": f"{MODELS}/mistral.py, llama.py",
+                "qwen2": f"{MODELS}/qwen2.py",
+                "smollm3": f"{MODELS}/transformers/",
+                "gemma3_text": f"{MODELS}/gemma3.py",
+                "granitemoehybrid": f"{MODELS}/granitemoehybrid.py",
+                "qwen3_moe": f"{MODELS}/qwen3_moe.py",
+                "qwen3_5_text": f"{MODELS}/qwen3_5.py",
+                "qwen3_5_moe_text": f"{MODELS}/qwen3_5.py",
+            },
+            rules=(QUANTIZATION,),
+            further={"granitemoehybrid": (CHUNK,)},
+            heads_by_hidden=("qwen2", "granitemoehybrid"),
+        ),
     },
 )
 

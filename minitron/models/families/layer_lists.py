@@ -19,12 +19,14 @@ class LayerList:
         form: `list`, an entry for each block; `letters`, a string with a character for each; `indices`, the numbers of
             the blocks whose letters are in `values`.
         added: Whether a configuration with another list gets this one, too.
+        leaves_open: Whether the default says which of the other letters the blocks are that indices do not list.
     """
 
     key: str
     values: Mapping[str, tuple[JsonValue, ...]]
     form: Literal["list", "letters", "indices"] = "list"
     added: bool = False
+    leaves_open: bool = False
 
     def letters(self, value: object, blocks: int | None, known: str) -> list[set[str]]:
         """The letters that each block may have, as a value of the key says.
@@ -50,7 +52,8 @@ class LayerList:
         if not all(isinstance(each, int) and not isinstance(each, bool) and 0 <= each < blocks for each in listed):
             raise ShapeError(f"{self.key} must list indices of the {blocks} blocks, got {value!r}")
         inside = set(self.values)
-        return [inside if layer in listed else set(known) - inside for layer in range(blocks)]
+        outside = set(known) if self.leaves_open else set(known) - inside
+        return [inside if layer in listed else outside for layer in range(blocks)]
 
     def value(self, pattern: str) -> JsonValue:
         """What the key holds for a pattern."""
@@ -101,15 +104,21 @@ class BlockPattern:
         """What a configuration with the pattern holds in place of the source's keys; None for a key that must go."""
         written: JsonObject = {"num_hidden_layers": len(pattern)}
         given = {each.key for each in self.lists if source.get(each.key) is not None}
-        written |= {each.key: each.value(pattern) for each in self.lists if each.key in given or each.added}
+        closed = [each for each in self.lists if not each.leaves_open]
+        written |= {each.key: each.value(pattern) for each in closed if each.key in given or each.added}
         if self.default is None or self.default({**source, **written}, len(pattern)) == pattern:
             return written
-        written |= {each.key: each.value(pattern) for each in self.lists}
+        written |= {each.key: each.value(pattern) for each in self.lists if each.leaves_open and each.key in given}
+        if self.default({**source, **written}, len(pattern)) == pattern:
+            return written
+        if not self._told_apart([each for each in self.lists if each.key in given]):
+            written |= {each.key: each.value(pattern) for each in self.lists}
         return written | {key: value for key, value in self.rules.items() if source.get(key) is not None}
 
     def _told_apart(self, lists: Sequence[LayerList]) -> bool:
-        views = {tuple(each.values.get(letter) for each in lists) for letter in self.letters}
-        return bool(lists) and len(views) == len(self.letters)
+        closed = [each for each in lists if not each.leaves_open]
+        views = {tuple(each.values.get(letter) for each in closed) for letter in self.letters}
+        return bool(closed) and len(views) == len(self.letters)
 
     def _agreed(self, found: Mapping[str, list[set[str]]], blocks: int | None) -> Iterator[str]:
         lengths = {key: len(letters) for key, letters in found.items()}

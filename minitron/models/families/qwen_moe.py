@@ -40,7 +40,9 @@ EXPERT_KEYS = {
 def _experts_where(config: Mapping[str, object], blocks: int) -> str:
     step = config.get("decoder_sparse_step", 1)
     assert isinstance(step, int)
-    return "".join("T" if (layer + 1) % step else "X" for layer in range(blocks))
+    dense = config.get("mlp_only_layers") or []
+    assert isinstance(dense, list)
+    return "".join("T" if (layer + 1) % step or layer in dense else "X" for layer in range(blocks))
 
 
 _ATTENTION = mixers.attention("self_attn", head_norms=0.0)
@@ -54,7 +56,7 @@ QWEN3_MOE = replace(
     block_kinds={"T": "attention and MLP", "X": "attention and experts"},
     pattern=BlockPattern(
         letters="TX",
-        lists=(LayerList(key="mlp_only_layers", values={"T": (True,)}, form="indices"),),
+        lists=(LayerList(key="mlp_only_layers", values={"T": (True,)}, form="indices", leaves_open=True),),
         default=_experts_where,
         rules={"decoder_sparse_step": 1},
     ),

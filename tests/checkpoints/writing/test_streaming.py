@@ -86,8 +86,15 @@ def cases(draw: st.DrawFn) -> tuple[dict[str, torch.Tensor], list[TensorCut]]:
             count = int(rng.integers(1, size + 1))
             chosen = rng.permutation(size)[:count]
             kept.append(None if way == "all" else np.sort(chosen) if way == "ascending" else chosen)
+        if len(shape) > 1 and draw(st.booleans()):  # each entry of a stack keeps positions of its own
+            entries, own = shape[0] if kept[0] is None else len(kept[0]), draw(st.integers(1, len(shape) - 1))
+            count = int(rng.integers(1, shape[own] + 1))
+            kept[own] = np.stack([rng.permutation(shape[own])[:count] for _ in range(entries)])
         scale = draw(st.sampled_from([1.0, 1.0, 0.3, 7.0])) if dtype in FLOATS else 1.0
-        cuts.append(TensorCut(name=f"new.{number}", source=f"t{number}", before=shape, kept=tuple(kept), scale=scale))
+        plus = draw(st.sampled_from([0.0, 1.0]))
+        cuts.append(
+            TensorCut(name=f"new.{number}", source=f"t{number}", before=shape, kept=tuple(kept), scale=scale, plus=plus)
+        )
     return tensors, cuts
 
 

@@ -1,0 +1,65 @@
+"""Rules that a serving engine has about the shapes of some families: which it reads, and how it takes their heads."""
+
+from minitron.estimate.serving.shape_rules import ShapeRule
+from minitron.models.families import FAMILIES
+
+
+def families_among(known: tuple[str, ...], source: str) -> ShapeRule:
+    """A model must be of a family that was looked at: of others it is not known how the reader takes them."""
+    return ShapeRule(
+        key="model_type",
+        families=tuple(name for name in FAMILIES if name not in known),
+        holds=lambda _, __, ___: False,
+        states=lambda _, __: f"be one of {', '.join(known)}, other families were not looked at",
+        source=source,
+    )
+
+
+def refuses(families: tuple[str, ...], because: str, source: str) -> ShapeRule:
+    """A model must be of another family: the reader itself refuses these."""
+    return ShapeRule(
+        key="model_type",
+        families=families,
+        holds=lambda _, __, ___: False,
+        states=lambda _, __: f"be another family, {because}",
+        source=source,
+    )
+
+
+def heads_fill_hidden(families: tuple[str, ...], source: str) -> ShapeRule:
+    """Heads must have hidden_size / num_attention_heads channels, as the reader takes it whatever head_dim says."""
+    return ShapeRule(
+        key="num_attention_heads",
+        families=families,
+        holds=lambda _, sizes, __: (
+            (sizes["num_attention_heads"] == 0)
+            | (sizes["num_attention_heads"] * sizes["head_dim"] == sizes["hidden_size"])
+        ),
+        states=lambda sizes, _: (
+            f"make hidden_size={sizes['hidden_size']} with head_dim={sizes['head_dim']}, which the reader does not read"
+        ),
+        source=source,
+    )
+
+
+def heads_divide_hidden(families: tuple[str, ...], source: str) -> ShapeRule:
+    """The hidden size must be a multiple of the number of heads, whatever head_dim says."""
+    return ShapeRule(
+        key="num_attention_heads",
+        families=families,
+        holds=lambda _, sizes, __: sizes["hidden_size"] % sizes["num_attention_heads"] == 0,
+        states=lambda sizes, _: f"divide hidden_size={sizes['hidden_size']}",
+        source=source,
+    )
+
+
+def lacks(families: tuple[str, ...], kinds: str, words: str, source: str) -> ShapeRule:
+    """A model of some families must have no block of some kinds."""
+    return ShapeRule(
+        key="num_hidden_layers",
+        kinds=kinds,
+        families=families,
+        holds=lambda _, __, ___: False,
+        states=lambda _, __: f"count no {words}",
+        source=source,
+    )
