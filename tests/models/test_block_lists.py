@@ -40,7 +40,8 @@ def letters_of(loaded: Any) -> str:
             return "".join("T" if loaded.no_rope_layers[layer] else "N" for layer in layers)
         case "qwen3_moe":
             sparse = [
-                layer not in loaded.mlp_only_layers and (layer + 1) % loaded.decoder_sparse_step == 0 for layer in layers
+                layer not in loaded.mlp_only_layers and (layer + 1) % loaded.decoder_sparse_step == 0
+                for layer in layers
             ]
             return "".join("X" if each else "T" for each in sparse)
         case "mistral":
