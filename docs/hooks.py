@@ -191,7 +191,11 @@ def _tensor_row(spec: Any) -> str:
     dims = [" \\| ".join(" &times; ".join(str(axis) for axis in part) or "1" for part in dim) for dim in spec.dims]
     notes = [f"if {spec.needs}"] if spec.needs else []
     notes += [f"if no {spec.lacks}"] if spec.lacks else []
-    notes += [f"one for each of {spec.stacked}" if "{}" in spec.name else f"stacked over {spec.stacked}"] if spec.stacked else []
+    notes += (
+        [f"one for each of {spec.stacked}" if "{}" in spec.name else f"stacked over {spec.stacked}"]
+        if spec.stacked
+        else []
+    )
     notes += ["multiplies by 1 + w"] if spec.norm else []
     note = f" ({', '.join(notes)})" if notes else ""
     return f"| `{spec.name}`{note} | {', '.join(f'[{dim}]' for dim in dims)} |"

@@ -72,7 +72,7 @@ def test_a_name_brings_the_chat_template_that_conversations_need(
 ) -> None:
     rows = [{"prompt": f"ask {n}", "completion": f"answer {n}"} for n in range(40)]
     (workplace / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = ("eval", REPO, "--teacher", REPO, "--data", "chat.jsonl", *SMALL)
+    command = ("eval", REPO, "--teacher", REPO, "--data", "chat.jsonl", "--sequences", "2", "--seq-len", "64")
     assert "conversations need a chat template" in fail(capsys, *command)
     (minitron.open_checkpoint(REPO).folder / "chat_template.jinja").write_text(CHATML)
     found = result(capsys, *command)

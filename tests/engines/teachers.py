@@ -92,7 +92,7 @@ TEACHERS: Mapping[str, Teacher] = {
         sizes={**ATTENTION, **MAMBA, **EXPERTS, **SHARED, **TIED},
         layers=(0, 1, 3, 4, 5),
         cut={**NARROW_MAMBA, **FEWER_EXPERTS, "moe_shared_expert_intermediate_size": 64},
-        says={"attention_multiplier": 0.2, "logits_scaling": 0.25},
+        says={"attention_multiplier": 0.2, "logits_scaling": 2.0},
         embeddings=0.1,
     ),
     "bamba": Teacher(
@@ -105,15 +105,17 @@ TEACHERS: Mapping[str, Teacher] = {
         pattern="XTXXTX", sizes={**DENSE, **EXPERTS}, layers=(0, 1, 3, 4, 5), cut={**NARROW_DENSE, **FEWER_EXPERTS}
     ),
     "qwen3_5_text": Teacher(
-        pattern="GTGGTG",
+        pattern="GGTGGT",
         sizes={**DENSE, **DELTA},
-        layers=(0, 1, 3, 4, 5),
+        layers=(1, 3, 5),
+        says={"full_attention_interval": 3},
         cut={**NARROW_DELTA, "intermediate_size": 96},
     ),
     "qwen3_5_moe_text": Teacher(
-        pattern="GTGGTG",
+        pattern="GGTGGT",
         sizes={**ATTENTION, **DELTA, **EXPERTS, **SHARED},
-        layers=(0, 1, 3, 4, 5),
+        layers=(1, 3, 5),
+        says={"full_attention_interval": 3},
         cut={**NARROW_DELTA, **FEWER_EXPERTS, "moe_shared_expert_intermediate_size": 64},
     ),
 }

@@ -15,6 +15,10 @@ from tests.engines.test_vllm import ask_vllm
 
 pytestmark = NEEDS_VLLM
 
+# Not asked: qwen3_5_text and qwen3_5_moe_text. Their module in vLLM imports torchvision, and its kernel of gated
+# DeltaNets for CPUs computes in bf16 alone ("CPU GDN attention requires BF16"), which says nothing to 4 digits; mlx-lm
+# judges those.
+ASKED = [name for name in TEACHERS if not name.startswith("qwen3_5")]
 # vLLM dropped its own model of bamba; its way to run others through transformers cannot run Mamba's layers.
 REFUSED = {"bamba": "does not dispatch through the Transformers attention interface"}
 Answers = Mapping[str, Mapping[str, list[Answer] | str]]
@@ -23,19 +27,20 @@ Answers = Mapping[str, Mapping[str, list[Answer] | str]]
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, Path]]:
     root = tmp_path_factory.mktemp("families")
-    return {name: write_teacher_and_student(name, root / name) for name in TEACHERS}
+    return {name: write_teacher_and_student(name, root / name) for name in ASKED}
 
 
 @pytest.fixture(scope="module")
 def answers(folders: Mapping[str, Mapping[str, Path]]) -> Answers:
-    """Of every teacher and student; one process loads one after the other."""
+    """Of every teacher and student; one process loads one after the other, those last that end it amid its start."""
+    ordered = sorted(folders, key=lambda name: name in REFUSED)
     found: Iterator[list[Answer] | str] = iter(
-        ask_vllm([folder for written in folders.values() for folder in written.values()])
+        ask_vllm([folder for name in ordered for folder in folders[name].values()])
     )
-    return {name: {what: next(found) for what in written} for name, written in folders.items()}
+    return {name: {what: next(found) for what in folders[name]} for name in ordered}
 
 
-@pytest.mark.parametrize("name", [name for name in TEACHERS if name not in REFUSED])
+@pytest.mark.parametrize("name", [name for name in ASKED if name not in REFUSED])
 def test_teacher_and_student_give_the_tokens_and_probabilities_of_transformers(
     folders: Mapping[str, Mapping[str, Path]], answers: Answers, name: str
 ) -> None:

@@ -23,7 +23,7 @@ from tests.support.models import config_json, make_config, make_moe_shape
 from tests.support.numpy_model import reference
 from tests.support.strategies import choose_rows, plans, possible_counts, seeds, shapes, tokens
 
-FEW = settings(max_examples=8)
+FEW = settings(max_examples=6)
 families = pytest.mark.parametrize("model_type", sorted(FAMILIES))
 with_experts = pytest.mark.parametrize(
     "model_type", sorted(name for name, family in FAMILIES.items() if "n_routed_experts" in family.axes)
@@ -114,7 +114,7 @@ def change_of_swapping(shape: HybridShape, axis: str, groups: str, *, seed: int)
 
 
 @families
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(data=st.data(), seed=seeds)
 def test_every_law_of_the_package_holds(model_type: str, data: Any, seed: int) -> None:
     """Counted; in any order; cut as put out of action; and seen, so that the laws before can fail."""
