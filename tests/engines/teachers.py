@@ -136,9 +136,7 @@ def write_teacher_and_student(name: str, root: Path) -> dict[str, Path]:
     return {"teacher": folder, "student": _prune(source, root / "student", teacher)}
 
 
-def write_teacher(
-    folder: Path, config: Mapping[str, Any], shape: HybridShape, *, embeddings: float = 1.0
-) -> Path:
+def write_teacher(folder: Path, config: Mapping[str, Any], shape: HybridShape, *, embeddings: float = 1.0) -> Path:
     """A whole checkpoint of a random model, with a tokenizer that llama.cpp takes."""
     folder.mkdir(parents=True)
     config = {**config, **SPECIAL_TOKENS}

@@ -61,7 +61,9 @@ def test_a_cut_in_depth_changes_what_says_something_of_every_block(name: str, ho
     target = shape.resized(layers=layers)
     written = config_for_shape(config, target)
     assert shape_from_config(written) == target
-    lists = {key: [config[key][layer] for layer in layers] for key in ("layer_types", "no_rope_layers") if key in config}
+    lists = {
+        key: [config[key][layer] for layer in layers] for key in ("layer_types", "no_rope_layers") if key in config
+    }
     expected: dict[str, Any] = {"num_hidden_layers": len(layers), **lists}
     if name == "bamba":
         expected["attn_layer_indices"] = [9] if how == "whole intervals" else []

@@ -93,9 +93,7 @@ def cases(draw: st.DrawFn) -> tuple[dict[str, torch.Tensor], list[TensorCut]]:
         scale = draw(st.sampled_from([1.0, 1.0, 0.3, 7.0])) if dtype in FLOATS else 1.0
         plus = draw(st.sampled_from([0.0, 1.0]))
         cuts.append(
-            TensorCut(
-                name=f"new.{number}", source=f"t{number}", before=shape, kept=tuple(kept), scale=scale, plus=plus
-            )
+            TensorCut(name=f"new.{number}", source=f"t{number}", before=shape, kept=tuple(kept), scale=scale, plus=plus)
         )
     return tensors, cuts
 
