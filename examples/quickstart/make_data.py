@@ -1,9 +1,10 @@
 """Writes the quickstart's text: the Python standard library's own source, and generated reasoning problems.
 
-Four JSON-lines files come out: `text-train.jsonl` and `text-heldout.jsonl` (whole modules of the standard library of
+Six JSON-lines files come out: `text-train.jsonl` and `text-heldout.jsonl` (whole modules of the standard library of
 the Python that runs this script, split by a hash of the module's name), `problems-train.jsonl` (problems with their
 reasoning trace), and `problems-test.jsonl` (prompt and answer, of problems that the training file can never hold,
-because the split is a hash of the problem itself).
+because the split is a hash of the problem itself); and the problems as conversations, `chat-train.jsonl` and
+`chat-test.jsonl`, with the trace in a field of its own, which `chat.jinja` renders as the text of the other files.
 
 A problem is a chain of assignments modulo 10. The answer follows a trace that substitutes and computes step by step:
 
@@ -17,7 +18,7 @@ import itertools
 import json
 import random
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 HELD_OUT_ONE_IN = 20
@@ -28,12 +29,14 @@ SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "lib2to3", "en
 
 
 def stdlib_modules() -> Iterator[tuple[str, str]]:
-    """Yields (relative path, source text) for every Python file of this interpreter's standard library, sorted."""
+    """Yields (relative path, source text) of the Python files of this interpreter's library that hold any, sorted."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
         if SKIPPED_FOLDERS.isdisjoint(relative.parts) and not relative.parts[0].startswith("config-"):
-            yield relative.as_posix(), path.read_text(encoding="utf-8", errors="replace")
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if text:
+                yield relative.as_posix(), text
 
 
 def is_held_out(key: str) -> bool:
@@ -66,7 +69,19 @@ def make_problems(seed: int, count: int, *, held_out: bool) -> Iterator[tuple[st
             yield problem
 
 
-def write_jsonl(path: Path, records: Iterator[dict[str, str]]) -> int:
+def make_chat(problem: tuple[str, str, int]) -> dict[str, list[dict[str, str]]]:
+    """A problem as a conversation of two turns."""
+    prompt, trace, answer = problem
+    thought = trace.removeprefix("<think>").removesuffix("</think>")
+    return {
+        "messages": [
+            {"role": "user", "content": prompt.rstrip("\n")},
+            {"role": "assistant", "reasoning_content": thought, "content": str(answer)},
+        ]
+    }
+
+
+def write_jsonl(path: Path, records: Iterable[object]) -> int:
     """Writes one object a line and returns how many."""
     lines = [json.dumps(record) for record in records]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -74,7 +89,7 @@ def write_jsonl(path: Path, records: Iterator[dict[str, str]]) -> int:
 
 
 def write_data(output: Path, *, seed: int, train_problems: int, test_problems: int) -> dict[str, int]:
-    """Writes the four files into `output` and returns the number of documents in each."""
+    """Writes the six files into `output` and returns the number of documents in each."""
     output.mkdir(parents=True, exist_ok=True)
     modules = list(stdlib_modules())
     return {
@@ -95,13 +110,19 @@ def write_data(output: Path, *, seed: int, train_problems: int, test_problems: i
                 for p, t, a in make_problems(seed + 1, test_problems, held_out=True)
             ),
         ),
+        "chat-train.jsonl": write_jsonl(
+            output / "chat-train.jsonl", map(make_chat, make_problems(seed, train_problems, held_out=False))
+        ),
+        "chat-test.jsonl": write_jsonl(
+            output / "chat-test.jsonl", map(make_chat, make_problems(seed + 1, test_problems, held_out=True))
+        ),
     }
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="folder for the four files")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the six files")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train-problems", type=int, default=40_000)
     parser.add_argument("--test-problems", type=int, default=400)

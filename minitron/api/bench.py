@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from minitron.api.checks import require_device_name
+from minitron.checkpoints.hub import find_checkpoint
+from minitron.errors import MinitronError
 from minitron.evaluate.speed.bench import Bench, BenchSettings, bench_checkpoints
 from minitron.recipe.load import make_section
 
@@ -15,7 +17,7 @@ def bench(checkpoints: Sequence[str | Path], *, settings: Mapping[str, object] |
     earlier prompt begins with. The first wave of each warms up and does not count.
 
     Args:
-        checkpoints: Folders; ratios are to the first one.
+        checkpoints: Folders or names on the Hugging Face hub; ratios are to the first one.
         settings: Any setting of `BenchSettings`, as `{"engine": "vllm", "concurrency": 8, "repetitions": 5}`.
 
     Returns:
@@ -33,4 +35,10 @@ def bench(checkpoints: Sequence[str | Path], *, settings: Mapping[str, object] |
     """
     made = make_section(BenchSettings, dict(settings or {}))
     require_device_name(made.device)
-    return bench_checkpoints([Path(folder) for folder in checkpoints], made)
+    return bench_checkpoints({str(given): find_checkpoint(given) for given in _each_once(checkpoints)}, made)
+
+
+def _each_once(checkpoints: Sequence[str | Path]) -> Sequence[str | Path]:
+    if len({str(given) for given in checkpoints}) < len(checkpoints):
+        raise MinitronError("checkpoints to compare must differ, one is given twice")
+    return checkpoints

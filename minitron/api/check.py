@@ -6,6 +6,8 @@ from pathlib import Path
 
 from minitron.artifacts.json_files import JsonObject, as_json
 from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.hub import find_config
+from minitron.checkpoints.quantization import find_quantization
 from minitron.errors import MinitronError
 from minitron.estimate.serving.reader_names import NEWEST
 from minitron.integrations.readers.check import check as check_config
@@ -19,7 +21,7 @@ class Checked:
     """What the readers say of a checkpoint.
 
     Attributes:
-        model: Checkpoint folder or `config.json`.
+        model: Checkpoint folder, `config.json` or name on the hub, as it was given.
         tensor_parallel: GPUs that every matrix is split over.
         refusals: Reader -> why it does not take the checkpoint; empty where it does.
     """
@@ -66,7 +68,7 @@ def check(model: str | Path, readers: Sequence[str] = (), *, tensor_parallel: in
     """Which serving readers (vLLM, SGLang, llama.cpp, ...) take a checkpoint, and what to mend where one refuses.
 
     Args:
-        model: Checkpoint folder or `config.json`.
+        model: Checkpoint folder, `config.json`, or a name on the Hugging Face hub, of which no weights are fetched.
         readers: vllm, sglang, llamacpp, tensorrt-llm, mlx, transformers, and older ones as vllm@0.11 or
             transformers@5.12; the newest of each when empty.
         tensor_parallel: GPUs that every matrix is split over.
@@ -85,18 +87,16 @@ def check(model: str | Path, readers: Sequence[str] = (), *, tensor_parallel: in
     """
     if tensor_parallel < 1:
         raise MinitronError(f"tensor_parallel must be at least 1, got {tensor_parallel}")
-    path = Path(model)
     names = tuple(dict.fromkeys(readers)) or NEWEST
     for name in names:
         find_reader(name)
-    if path.is_dir():
-        checkpoint = open_checkpoint(path, quantized=True)
-        config, shape = checkpoint.config, checkpoint.shape
-    else:
-        config = read_config(path)
-        shape = shape_from_config(config)
+    path = find_config(model)
+    config = read_config(path)
+    shape, quantization = shape_from_config(config), find_quantization(config, path)
+    if path.is_dir() and (quantization is None or quantization.layout is not None):
+        open_checkpoint(path, quantized=True)  # files that are at odds with the configuration are refused
     return Checked(
-        model=path,
+        model=Path(model),
         tensor_parallel=tensor_parallel,
         refusals={name: check_config(config, shape, name, tensor_parallel) for name in names},
     )

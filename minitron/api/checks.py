@@ -1,6 +1,5 @@
 """Checks of arguments that need no torch, so that faults are reported at once: paths, names, shapes, devices."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,16 +8,16 @@ from minitron.artifacts.finished import require_free
 from minitron.artifacts.header import HEADER_FILE, read_header, require_current
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.checkpoints.merging.mergeable import check_mergeable, interpolation_weights
-from minitron.data.documents import TEXT_SUFFIXES, is_text_file
 from minitron.errors import ArtifactError, DataError, MinitronError
 from minitron.importance.scores import Scores, load_scores
 from minitron.pipeline.run_folder import SCORES_FILE
+from minitron.recipe.source import Source
+from minitron.recipe.source_checks import check_sources
+from minitron.recipe.tokens import require_model_tokens
 from minitron.settings import SEEDS
 
 # Device types of torch that a model can be computed on.
 DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
-# `owner/name` on the Hugging Face hub, or one of its few names without an owner.
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def require_device_name(device: str) -> None:
@@ -97,18 +96,22 @@ def require_mergeable(folders: Sequence[Path], weights: Sequence[float] | None) 
         interpolation_weights(weights, len(sources))
 
 
-def require_text(source: str) -> None:
-    """Refuses text that cannot be there: a missing file, or what is neither a text file nor a dataset's name.
+def require_sources(sources: Sequence[Source], checkpoint: Path) -> None:
+    """Refuses text that is not there, or whose first record the checkpoint's tokenizer could not read.
 
     Raises:
-        DataError: It is missing or of another kind.
+        MinitronError: Every fault at once, a line each.
     """
-    if is_text_file(source):
-        require_file(Path(source), "a text source")
-    elif Path(source).exists():
-        raise DataError(f"a text source must be {', '.join(TEXT_SUFFIXES)} or a dataset name, got {source}")
-    elif not HUB_NAME.fullmatch(source):
-        raise DataError(f"a text source must be a file that is there or a dataset's owner/name, got {source}")
+    check_sources(sources, checkpoint)
+
+
+def require_text_tokens(checkpoint: Checkpoint, sources: Sequence[Source], *, task: str | None = None) -> None:
+    """Refuses text that holds a token which the tokenizer has and the model has not.
+
+    Raises:
+        DataError: A text, or a prompt of the task, holds one; the message names it.
+    """
+    require_model_tokens(checkpoint, sources, task=task)
 
 
 def require_file(path: Path, what: str) -> None:

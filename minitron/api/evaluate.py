@@ -3,6 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from minitron.api.text import Text, source_settings
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.finite import naming_weights
+from minitron.checkpoints.hub import find_checkpoint
+from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.estimate.serving.workload import Workload
 from minitron.evaluate.metrics import Metrics
 from minitron.pipeline.evaluation import evaluate_model
@@ -13,7 +18,7 @@ from minitron.runtime.loading import check_device, load_model
 
 def evaluate(
     checkpoint: str | Path,
-    data: str | Path,
+    data: Text,
     *,
     teacher: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
@@ -23,8 +28,9 @@ def evaluate(
     """Measures a checkpoint on held-out text.
 
     Args:
-        checkpoint: Hugging Face checkpoint folder.
-        data: Held-out text file, or a dataset's name.
+        checkpoint: Hugging Face checkpoint folder, or its name on the hub.
+        data: Held-out text: a path or a dataset's name, a mapping of a source's settings, or several of them. Of
+            conversations the answers count, unless a source's `loss` says otherwise.
         teacher: Checkpoint that the KL is measured to; None leaves it out.
         settings: Any setting of a recipe's evaluate section, as `{"sequences": 32, "seq_len": 512}`; a task as
             `{"task": {"name": "sums", "path": "problems.jsonl"}}`.
@@ -45,10 +51,12 @@ def evaluate(
         ```
     """
     check_device(device)
-    section = make_section(EvaluateSection, {"data": [{"path": str(data)}], **(settings or {})})
-    folder = Path(checkpoint)
-    loaded = None if teacher is None else load_model(Path(teacher), device=device)
+    section = make_section(EvaluateSection, {"data": source_settings(data), **(settings or {})})
+    folder, teacher_folder = find_checkpoint(checkpoint), None if teacher is None else find_checkpoint(teacher)
+    if teacher_folder is not None:
+        require_one_vocabulary(folder, teacher_folder)
+    loaded = None if teacher_folder is None else load_model(teacher_folder, device=device)
     model = load_model(folder, device=device)
-    return evaluate_model(
-        model, folder, section, make_section(Workload, {"context_tokens": context}), teacher=loaded, seed=0
-    )
+    workload = make_section(Workload, {"context_tokens": context})
+    with naming_weights(*(open_checkpoint(one) for one in (teacher_folder,) if one is not None)):
+        return evaluate_model(model, folder, section, workload, teacher=loaded, seed=0)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.hub import find_checkpoint
 from minitron.integrations.gguf.export import Exported, export_checkpoint
 from minitron.integrations.gguf.settings import ExportSettings
 
@@ -18,7 +19,7 @@ def export(
     """Writes a checkpoint as one file for llama.cpp, whole or not at all; the model is never held in memory.
 
     Args:
-        checkpoint: Hugging Face checkpoint folder of a nemotron_h, llama or qwen3.
+        checkpoint: Hugging Face checkpoint folder, or name on the hub, of a nemotron_h, llama or qwen3.
         output: File that is not there yet.
         format: gguf; takes the package gguf, which the extra of that name installs.
         dtype: Precision of matrices: f32, f16, bf16 or q8_0; each as it is stored when None. What llama.cpp takes in
@@ -38,4 +39,4 @@ def export(
         ```
     """
     settings = ExportSettings(format=format, dtype=dtype, pre_tokenizer=pre_tokenizer)
-    return export_checkpoint(open_checkpoint(Path(checkpoint)), settings, Path(output))
+    return export_checkpoint(open_checkpoint(find_checkpoint(checkpoint)), settings, Path(output))

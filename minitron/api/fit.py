@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from minitron.artifacts.json_files import JsonObject
+from minitron.checkpoints.hub import find_config
 from minitron.errors import MinitronError
 from minitron.estimate.devices import Device, find_device, find_product
 from minitron.estimate.serving.model_fit import Memory, fit_model
@@ -30,7 +31,7 @@ def fit(
     """Whether a model fits a GPU's memory, and what it takes.
 
     Args:
-        model: Checkpoint folder or `config.json`.
+        model: Checkpoint folder, `config.json`, or a name on the Hugging Face hub, of which no weights are fetched.
         gpu: Device profile (a10g, l4, rtx4090, a100-40g, a100-80g, h100, h200), a CUDA device as `cuda:0`, or
             `this`: this machine's first GPU, or its CPU, whose rates are measured in a few seconds.
         context: Tokens that each sequence holds.
@@ -54,7 +55,7 @@ def fit(
         ```
     """
     workload = make_section(Workload, {"context_tokens": context, "sequences": sequences, "accounting": accounting})
-    return fit_model(Path(model), workload, Memory(device=choose_device(gpu, None)), weights=weights).to_json()
+    return fit_model(find_config(model), workload, Memory(device=choose_device(gpu, None)), weights=weights).to_json()
 
 
 def choose_device(

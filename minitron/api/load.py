@@ -5,6 +5,7 @@ from pathlib import Path
 
 from minitron.checkpoints import checkpoint as checkpoints
 from minitron.checkpoints.checkpoint import Checkpoint
+from minitron.checkpoints.hub import find_checkpoint
 from minitron.importance import scores as importance
 from minitron.importance.scores import Scores
 from minitron.pipeline.run_folder import SCORES_FILE
@@ -16,7 +17,8 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     """Opens a checkpoint folder and checks its headers against its configuration; no weights are read.
 
     Args:
-        folder: Hugging Face checkpoint folder: a `config.json` and one safetensors file, or shards with an index.
+        folder: Hugging Face checkpoint folder (a `config.json` and one safetensors file, or shards with an index), or
+            its name on the hub, as `owner/name` or `owner/name@revision`.
 
     Returns:
         The checkpoint: `shape` (dims and pattern of blocks), `params`, `weights_bytes`, `config`.
@@ -30,7 +32,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
         print(shape.hybrid_override_pattern, shape.hidden_size, f"{shape.params:,}")
         ```
     """
-    return checkpoints.open_checkpoint(Path(folder))
+    return checkpoints.open_checkpoint(find_checkpoint(folder))
 
 
 def load_scores(folder: str | Path) -> Scores:

@@ -8,7 +8,8 @@ from pathlib import Path
 from minitron.artifacts.artifact import move_up, write_artifact
 from minitron.artifacts.finished import finished_or_refused
 from minitron.artifacts.json_files import JsonObject
-from minitron.checkpoints.checkpoint import checkpoint_hashes, open_checkpoint
+from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
+from minitron.checkpoints.hub import find_checkpoint, hub_origin
 from minitron.checkpoints.lineage import lineage_of
 from minitron.checkpoints.merging.merge import merge_checkpoints
 from minitron.checkpoints.merging.mergeable import check_mergeable, interpolation_weights
@@ -36,7 +37,7 @@ def merge(checkpoints: Sequence[str | Path], *, output: str | Path, weights: Seq
     A finished output that was made from the same checkpoints with the same weights is taken as it is.
 
     Args:
-        checkpoints: Two or more folders.
+        checkpoints: Two or more folders, or names on the Hugging Face hub.
         output: Folder that is new, empty, or holds such a merge.
         weights: One for each, of sum 1; equal ones when None.
 
@@ -50,7 +51,7 @@ def merge(checkpoints: Sequence[str | Path], *, output: str | Path, weights: Seq
         print(merged.params, merged.weights)
         ```
     """
-    folders, output = [Path(folder) for folder in checkpoints], Path(output)
+    folders, output = [find_checkpoint(given) for given in checkpoints], Path(output)
     sources = [open_checkpoint(folder) for folder in folders]
     check_mergeable(sources)
     shares = interpolation_weights(weights or [1 / len(sources)] * len(sources), len(sources))
@@ -66,11 +67,13 @@ def merge(checkpoints: Sequence[str | Path], *, output: str | Path, weights: Seq
             raise CheckpointError(
                 "checkpoints must not change while they are merged, one did; call again once it rests"
             )
-        described = [
-            {"name": source.folder.resolve().name, "sha256": found}
-            for source, found in zip(sources, hashes, strict=True)
-        ]
+        described = [{**_origin(source), "sha256": found} for source, found in zip(sources, hashes, strict=True)]
         lineage = lineage_of(sources[0], hashes=hashes[0])
         write_provenance(merged, lineage, "merge", weights=shares, sources=described)
         move_up(folder)
     return Merged(output=output, params=merged.params, weights=tuple(shares))
+
+
+def _origin(source: Checkpoint) -> dict[str, object]:
+    origin = hub_origin(source.folder)
+    return {"name": source.folder.resolve().name} if origin is None else {"name": origin.repo, "commit": origin.commit}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from minitron.api.checks import require_scores, require_text
+from minitron.api.checks import require_scores, require_sources
 from minitron.api.shapes import find_target, read_shape
 from minitron.artifacts.artifact import move_up, write_artifact
 from minitron.artifacts.finished import finished_or_refused
@@ -12,6 +12,7 @@ from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.header import differences
 from minitron.artifacts.json_files import JsonObject
 from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
+from minitron.checkpoints.hub import find_checkpoint
 from minitron.errors import MinitronError
 from minitron.importance.scores import Scores
 from minitron.pipeline import fingerprints
@@ -35,7 +36,7 @@ def prune(
     """Cuts a checkpoint to a shape by its scores, file to file.
 
     Args:
-        checkpoint: Hugging Face checkpoint folder.
+        checkpoint: Hugging Face checkpoint folder, or its name on the hub.
         scores: Folder that `calibrate` or `minitron score` wrote for this checkpoint.
         shape: Prunable dims as Hugging Face spells them (`{"hidden_size": 4480}`), and `layers` (kept block indices)
             or `num_hidden_layers`; a mapping, JSON text, or a file of it.
@@ -58,7 +59,8 @@ def prune(
         ```
     """
     section = make_section(PruneSection, dict(settings or {}))
-    return prune_checkpoint_folder(Path(checkpoint), Path(scores), read_shape(shape), Path(output), section, device)
+    folder = find_checkpoint(checkpoint)
+    return prune_checkpoint_folder(folder, Path(scores), read_shape(shape), Path(output), section, device)
 
 
 def prune_checkpoint_folder(
@@ -72,8 +74,8 @@ def prune_checkpoint_folder(
     check_device(device)
     source = open_checkpoint(checkpoint)
     for text in (section.compensate, section.repair):
-        for one in () if text is None else text.data:
-            require_text(one.path)
+        if text is not None:
+            require_sources(text.data, checkpoint)
     loaded = _load_scores(scores, checkpoint)
     target, layers = find_target(source, loaded, shape)
     cut = Cut(source=source, scores=loaded, target=target, layers=layers)

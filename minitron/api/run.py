@@ -6,6 +6,7 @@ from pathlib import Path
 
 from minitron.api.checks import require_device_name
 from minitron.artifacts.json_files import JsonObject
+from minitron.checkpoints.hub import HubOrigin, find_checkpoint, hub_origin
 from minitron.evaluate.metrics import Metrics
 from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.runner import StageOutcome, run_pipeline
@@ -27,6 +28,11 @@ class RunResult:
     recipe: Recipe
     folder: RunFolder
     outcomes: tuple[StageOutcome, ...]
+
+    @property
+    def origin(self) -> HubOrigin | None:
+        """Repository and commit of a teacher that is from the Hugging Face hub."""
+        return hub_origin(Path(self.recipe.teacher))
 
     def reached(self, stage: str) -> bool:
         """Whether the run went through a stage."""
@@ -51,6 +57,7 @@ class RunResult:
         """As JSON."""
         found: JsonObject = {
             "folder": str(self.folder.path),
+            "teacher": self.recipe.teacher if self.origin is None else asdict(self.origin),
             "stages": [asdict(outcome) for outcome in self.outcomes],
         }
         if self.search is not None:
@@ -116,6 +123,7 @@ def run_stages(
         MinitronError: A stage or the device is unknown, or the recipe or what it names cannot be used.
     """
     require_device_name(recipe.device)
+    recipe = recipe.model_copy(update={"teacher": str(find_checkpoint(recipe.teacher))})
     folder = output or Path("runs") / recipe.name
     outcomes = []
     for outcome in run_pipeline(recipe, folder, first=first, last=last, only=only):

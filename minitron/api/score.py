@@ -1,13 +1,15 @@
 """Scoring a checkpoint."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from minitron.api.checks import require_seed
+from minitron.api.text import Text, source_settings
 from minitron.artifacts.finished import finished_or_refused
 from minitron.artifacts.shared import hash_once, shared_artifact
 from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.hub import find_checkpoint
 from minitron.distributed import Ranks
 from minitron.importance.scores import Scores, load_scores
 from minitron.pipeline import fingerprints
@@ -22,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 def calibrate(
     checkpoint: str | Path,
-    data: str | Path | Sequence[str | Path],
+    data: Text,
     *,
     output: str | Path,
     settings: Mapping[str, object] | None = None,
@@ -35,8 +37,8 @@ def calibrate(
     resumed.
 
     Args:
-        checkpoint: Hugging Face checkpoint folder.
-        data: Text files (.txt, .jsonl, .parquet) or dataset names.
+        checkpoint: Hugging Face checkpoint folder, or its name on the hub.
+        data: Calibration text: a path or a dataset's name, a mapping of a source's settings, or several of them.
         output: Folder that is new, empty, or holds such scores.
         settings: Any setting of a recipe's score section, as `{"samples": 128, "seq_len": 512}`.
         seed: Seed of the order of the text.
@@ -54,9 +56,8 @@ def calibrate(
         print(scores.depth, scores.intermediate_size[1].shape)  # [L]; [F] of the MLP in block 1
         ```
     """
-    paths = [data] if isinstance(data, (str, Path)) else data
-    section = make_section(ScoreSection, {"data": [{"path": str(path)} for path in paths], **(settings or {})})
-    return score_checkpoint(Path(checkpoint), section, output=Path(output), seed=seed, device=device)
+    section = make_section(ScoreSection, {"data": source_settings(data), **(settings or {})})
+    return score_checkpoint(find_checkpoint(checkpoint), section, output=Path(output), seed=seed, device=device)
 
 
 def score_checkpoint(

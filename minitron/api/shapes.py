@@ -41,7 +41,17 @@ def find_target(source: Checkpoint, scores: Scores, sizes: Mapping[str, object])
     """
     widths, depth = split_depth(sizes)
     layers = kept_layers(depth, scores, source)
-    return source.shape.resized(layers=layers, **widths), layers
+    return source.shape.resized(layers=layers, **_widths(source.shape, widths)), layers
+
+
+def _widths(source: HybridShape, given: Mapping[str, int]) -> dict[str, int]:
+    """Sizes by minitron's names, of which a configuration's own are taken, too; whole groups where groups go."""
+    family = source.family
+    widths = {family.axis_named(name): size for name, size in given.items()}
+    for owner, owned in family.owners.items():
+        if owner in widths and source.sizes[owner]:
+            widths.setdefault(owned, source.sizes[owned] // source.sizes[owner] * widths[owner])
+    return widths
 
 
 def split_depth(sizes: Mapping[str, object]) -> tuple[dict[str, int], list[int] | int | None]:

@@ -10,8 +10,11 @@ from typing import Any
 
 from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.header import HEADER_FILE
+from minitron.checkpoints.aside import leave_out_tied_head, left_out
 from minitron.checkpoints.headers import StoredTensor, read_headers
-from minitron.checkpoints.quantized import LAYOUTS, declared_names, quantized_format, scale_names, unpacked_shape
+from minitron.checkpoints.quantization import find_quantization
+from minitron.checkpoints.quantized import LAYOUTS, declared_names, scale_names, unpacked_shape
+from minitron.checkpoints.spellings import PUBLISHED, Spelling, published_names
 from minitron.errors import CheckpointError
 from minitron.models.axes import tensor_shape
 from minitron.models.config import read_config, shape_from_config
@@ -51,6 +54,7 @@ class Checkpoint:
         extras: Stored tensors beside the model, which transformers leaves out (layers that predict further tokens).
         weights_format: Precision that the blocks' matrices are quantized to; None where they are not.
         scales: Name on disk -> stored scale of a quantized weight, or what else lies beside it.
+        spelling: What its files call its tensors, where that is not by their published names.
     """
 
     folder: Path
@@ -60,6 +64,7 @@ class Checkpoint:
     extras: Mapping[str, StoredTensor] = field(default_factory=dict)
     weights_format: str | None = None
     scales: Mapping[str, StoredTensor] = field(default_factory=dict)
+    spelling: Spelling = PUBLISHED
 
     def stored(self, name: str) -> StoredTensor:
         """One tensor of the model, one beside it, or a scale."""
@@ -68,8 +73,12 @@ class Checkpoint:
     def name_on_disk(self, name: str) -> str:
         """What the files call a tensor: by its declared name, but for packed numbers."""
         if self.weights_format is None or name not in self.tensors or not self.is_quantized(name):
-            return name
+            return self.spelling.on_disk.get(name, name)
         return f"{name.removesuffix('.weight')}.{LAYOUTS[self.weights_format].weight}"
+
+    def name_to_write(self, name: str) -> str:
+        """What the files of a checkpoint that is made from this one call a tensor."""
+        return self.spelling.to_write(self.shape.family, name)
 
     def is_quantized(self, name: str) -> bool:
         """Whether a tensor of the model is stored as numbers that mean nothing without their scales."""
@@ -102,26 +111,20 @@ def open_checkpoint(folder: Path, *, quantized: bool = False, config: Mapping[st
         raise CheckpointError(f"checkpoint folder not found: {folder}")
     config = read_config(folder) if config is None else config
     shape = shape_from_config(config)
-    weights_format = quantized_format(config)
-    if weights_format is not None and not quantized:
-        raise CheckpointError(
-            f"the weights must not be quantized here, those of {folder} are {weights_format}; give the checkpoint it "
-            "was made from"
-        )
-    stored = read_headers(folder)
-    scales: frozenset[str] = frozenset()
+    weights_format = _weights_format(folder, config, quantized=quantized)
+    stored: Mapping[str, StoredTensor] = read_headers(folder)
+    spelling, scales = PUBLISHED, frozenset[str]()
+    if weights_format is None:
+        stored, spelling = published_names(stored, shape)
     if weights_format is not None:
         scales = scale_names(weights_format, stored)
         stored = _with_declared_names(folder, stored, declared_names(weights_format, stored))
     prefix = shape.family.extra_prefix
     extras = {name: tensor for name, tensor in stored.items() if prefix and name.startswith(prefix)}
-    computed = {name for name in stored if name.endswith(shape.family.computed)} if shape.family.computed else set()
-    if computed:
-        logger.info("%s: %d tensors are left out, which follow from the configuration", folder, len(computed))
-    aside = {*extras, *scales, *computed}
+    aside = {*extras, *scales, *left_out(folder, stored, shape.family)}
     tensors = {name: tensor for name, tensor in stored.items() if name not in aside}
     if shape.head_tensor != shape.family.head:
-        _leave_out_tied_head(folder, tensors, shape)
+        leave_out_tied_head(folder, tensors, shape)
     _check_against_shape(folder, tensors, shape, weights_format)
     return Checkpoint(
         folder=folder,
@@ -131,7 +134,25 @@ def open_checkpoint(folder: Path, *, quantized: bool = False, config: Mapping[st
         extras=extras,
         weights_format=weights_format,
         scales={name: stored[name] for name in sorted(scales)},
+        spelling=spelling,
     )
+
+
+def _weights_format(folder: Path, config: Mapping[str, Any], *, quantized: bool) -> str | None:
+    found = find_quantization(config, folder)
+    if found is None:
+        return None
+    if not quantized:
+        raise CheckpointError(
+            f"the weights must not be quantized here, those of {folder} are {found.layout or 'quantized'} "
+            f"({found.method}); give the checkpoint they were made from"
+        )
+    if found.layout is None:
+        raise CheckpointError(
+            f"quantized weights must be {', '.join(LAYOUTS)} to be read, those of {folder} are of {found.method}; "
+            "`minitron fit` counts their bytes all the same"
+        )
+    return found.layout
 
 
 def carried_files(folder: Path) -> list[Path]:
@@ -174,25 +195,6 @@ def _hash_files(paths: list[Path]) -> str:
     for path in paths:
         digest.update(path.name.encode() + b"\0" + bytes.fromhex(file_hash(path)))
     return digest.hexdigest()
-
-
-def _leave_out_tied_head(folder: Path, tensors: dict[str, StoredTensor], shape: HybridShape) -> None:
-    """Takes a head out that is stored although the configuration ties it: it must be the embeddings again."""
-    head = tensors.pop(shape.family.head, None)
-    table = tensors.get(shape.head_tensor)
-    if head is None or table is None:
-        return
-    if (head.dtype, head.shape) != (table.dtype, table.shape) or _content_hash(head) != _content_hash(table):
-        # transformers 5.23 reads such a model as one with a head of its own.
-        raise CheckpointError(
-            f"tie_word_embeddings in config.json must be false where {shape.family.head} differs from "
-            f"{shape.head_tensor}, as it does in {folder}"
-        )
-    logger.info("%s: %s is left out, since it is the embeddings again", folder, shape.family.head)
-
-
-def _content_hash(stored: StoredTensor) -> str:
-    return file_hash(stored.file, start=stored.start, nbytes=stored.nbytes)
 
 
 def _with_declared_names(

@@ -6,6 +6,7 @@ bytes without gap or overlap, no key twice) is demanded here too. Source: the fo
 """
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minitron.checkpoints.pickled import no_weights
 from minitron.dtypes import STORED_BYTES
 from minitron.errors import CheckpointError
 
@@ -21,6 +23,8 @@ INDEX_FILE = "model.safetensors.index.json"
 SUFFIX = ".safetensors"
 MAX_HEADER_BYTES = 100_000_000
 MAX_NAME_BYTES = 255
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,21 +50,24 @@ class StoredTensor:
 def read_headers(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor of a folder's `model.safetensors`, or of the shards that its index names.
 
+    Files may be links, to wherever their owner put them, as in the Hugging Face cache. A name inside the index is not
+    the user's word: it must be that of a file in the folder. The single file goes before an index, as in transformers.
+
     Raises:
-        CheckpointError: A file is missing, truncated, outside the folder or not what the format demands, or the index
-            and the shards disagree.
+        CheckpointError: A file is missing, truncated or not what the format demands, or the index names a file outside
+            the folder or disagrees with the shards.
     """
     index = folder / INDEX_FILE
+    if (folder / SINGLE_FILE).is_file():
+        if index.is_file():
+            _tell_of_index(folder, read_index(index))
+        return read_header(folder / SINGLE_FILE)
     if not index.exists():
-        if not (folder / SINGLE_FILE).is_file():
-            raise CheckpointError(f"a checkpoint must hold {SINGLE_FILE} or {INDEX_FILE}, {folder} has neither")
-        return read_header(_inside(folder, SINGLE_FILE))
-    if (folder / SINGLE_FILE).exists():
-        raise CheckpointError(f"a checkpoint must hold either {SINGLE_FILE} or {INDEX_FILE}, {folder} has both")
-    weight_map = _read_index(index)
+        raise CheckpointError(no_weights(folder, expected=f"{SINGLE_FILE} or {INDEX_FILE}"))
+    weight_map = read_index(index)
     stored: dict[str, StoredTensor] = {}
     for file in sorted(set(weight_map.values())):
-        shard = read_header(_inside(folder, file))
+        shard = read_header(folder / file)
         twice = sorted(stored.keys() & shard.keys())
         if twice:
             first = stored[twice[0]].file.name
@@ -146,7 +153,12 @@ def _check_covered(path: Path, ends: Mapping[str, tuple[int, int]]) -> None:
         end = stop
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def read_index(path: Path) -> dict[str, str]:
+    """Name of each tensor -> the file beside the index that holds it.
+
+    Raises:
+        CheckpointError: It is no index, or names a file outside its folder.
+    """
     index = _parse(path.read_bytes(), f"{path} must be a JSON object with a weight_map, it")
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -157,16 +169,13 @@ def _read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def _inside(folder: Path, file: str) -> Path:
-    # A snapshot of the Hugging Face cache holds links into the `blobs` folder beside `snapshots`; no other link may
-    # lead out of the folder.
-    path, root = folder / file, folder.resolve()
-    if path.is_file():
-        target = path.resolve()
-        in_cache = root.parent.name == "snapshots" and target.parent == root.parent.parent / "blobs"
-        if not target.is_relative_to(root) and not in_cache:
-            raise CheckpointError(f"{path} must be a file of its own folder, it is a link to {target}")
-    return path
+def _tell_of_index(folder: Path, weight_map: Mapping[str, str]) -> None:
+    # Converters leave an index that names the one file; transformers takes that file whatever the index says.
+    others = sorted(set(weight_map.values()) - {SINGLE_FILE})
+    if others:
+        logger.warning(
+            "%s: %s is read, as transformers does, and not %s, which its index names", folder, SINGLE_FILE, others[0]
+        )
 
 
 def _is_plain_name(file: str) -> bool:

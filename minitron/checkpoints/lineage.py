@@ -5,22 +5,24 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from minitron.artifacts.json_files import JsonObject, write_json
 from minitron.checkpoints.checkpoint import LINEAGE_FILE, Checkpoint
+from minitron.checkpoints.hub import hub_origin
 from minitron.errors import CheckpointError
 
 VERSIONED_PACKAGES = ("minitron", "torch", "transformers")
 
 
 class TeacherRecord(TypedDict):
-    """The model that a checkpoint was made from first."""
+    """The model that a checkpoint was made from first; of one from the hub, `hub` holds its repository and commit."""
 
     name: str
     params: int
     shape: dict[str, int | str]
     sha256: dict[str, str]
+    hub: NotRequired[dict[str, str]]
 
 
 class Lineage(TypedDict):
@@ -45,12 +47,23 @@ def lineage_of(checkpoint: Checkpoint, *, hashes: Mapping[str, str]) -> Lineage:
         return found
     shape = {name: size for name, size in asdict(checkpoint.shape).items() if size}
     teacher: TeacherRecord = {
-        "name": str(checkpoint.config.get("_name_or_path") or checkpoint.folder.resolve().name),
+        "name": checkpoint_name(checkpoint),
         "params": checkpoint.params,
         "shape": shape,
         "sha256": dict(hashes),
     }
+    origin = hub_origin(checkpoint.folder)
+    if origin is not None:
+        teacher["hub"] = asdict(origin)
     return {"teacher": teacher, "steps": []}
+
+
+def checkpoint_name(checkpoint: Checkpoint) -> str:
+    """What a checkpoint is called: by the hub that it is from, by its configuration, else by its folder."""
+    origin = hub_origin(checkpoint.folder)
+    if origin is not None:
+        return origin.repo
+    return str(checkpoint.config.get("_name_or_path") or checkpoint.folder.resolve().name)
 
 
 def read_lineage(folder: Path) -> Lineage | None:

@@ -1,48 +1,11 @@
-"""Where the tensors of checkpoint files lie in a loaded model, which stacks the experts that files keep apart."""
+"""Tensors between checkpoint files and a loaded model, which stacks and fuses the experts that files keep apart."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 
 import torch
 
+from minitron.checkpoints.places import Place
 from minitron.errors import CheckpointError
-from minitron.models.axes import TensorSpec, entry_names
-from minitron.models.families.family import Family
-from minitron.models.shape import HybridShape
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a tensor of the files lies in a model's `state_dict`.
-
-    Attributes:
-        name: The name there.
-        entry: Its entry along the first dim, where it is one of a stack.
-        fused: (number, of how many) of equal runs of the entry's first dim, where several are fused.
-    """
-
-    name: str
-    entry: int | None = None
-    fused: tuple[int, int] = (0, 1)
-
-
-def block_places(family: Family, kind: str, sizes: Mapping[str, int]) -> dict[str, Place]:
-    """Name on disk -> place, both inside a block of a kind."""
-    found: dict[str, Place] = {}
-    for spec in family.tensors_of(kind, sizes):
-        found |= _places(spec, sizes)
-    return found
-
-
-def model_places(shape: HybridShape) -> dict[str, Place]:
-    """Full name on disk -> place in the loaded model, of every tensor of the files."""
-    family = shape.family
-    found = {spec.name: Place(family.name_in_memory(spec.name)) for spec in family.tensors_outside(shape.sizes)}
-    for layer, kind in enumerate(shape.hybrid_override_pattern):
-        prefix = family.block_prefix.format(layer=layer)
-        for name, place in block_places(family, kind, shape.sizes).items():
-            found[prefix + name] = replace(place, name=family.name_in_memory(prefix + place.name))
-    return found
 
 
 def read_place(state: Mapping[str, torch.Tensor], place: Place) -> torch.Tensor:
@@ -72,13 +35,6 @@ def gather_state(tensors: Iterable[tuple[str, torch.Tensor]], places: Mapping[st
             raise CheckpointError(f"the entries of {name} must be numbered from 0 without gaps, got {sorted(entries)}")
         state[name] = torch.stack([_fused(entries[entry]) for entry in range(len(entries))])
     return state
-
-
-def _places(spec: TensorSpec, sizes: Mapping[str, int]) -> dict[str, Place]:
-    if spec.stacked is None or spec.is_whole:
-        return {spec.name: Place(spec.in_memory or spec.name)}
-    place = Place(spec.in_memory or spec.name, fused=spec.fused or (0, 1))
-    return {name: replace(place, entry=entry) for entry, name in enumerate(entry_names(spec, sizes))}
 
 
 def _fused(parts: Mapping[int, torch.Tensor]) -> torch.Tensor:

@@ -4,11 +4,8 @@ Source of names and layouts: nvidia-modelopt 0.47, modelopt/torch/export (unifie
 compressed-tensors 0.20.0, compressors/pack_quantized and compressors/naive_quantized.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
-
-from minitron.errors import CheckpointError
 
 COMPRESSED_TENSORS = "compressed-tensors"
 
@@ -32,6 +29,8 @@ class QuantizedLayout:
     packed: int = 1
 
 
+# Of keys and values that engines keep in fewer bits, which their projections or the attention itself have.
+CACHE_SCALES = ("k_scale", "v_scale", "kv_scale")
 _MODELOPT_SCALES = ("weight_scale", "input_scale", "pre_quant_scale")
 # The precision of the memory model -> its layout.
 LAYOUTS = {
@@ -51,24 +50,6 @@ MODELOPT_FORMATS = {"FP8": "fp8", "W8A8_SQ_PER_CHANNEL": "int8", "W4A16_AWQ": "i
 COMPRESSED_FORMATS = {"int-quantized": "w8a8", "pack-quantized": "w4a16"}
 
 
-def quantized_format(config: Mapping[str, Any]) -> str | None:
-    """The precision that a configuration says its weights are quantized to; None where it says nothing of it.
-
-    Raises:
-        CheckpointError: It says something that is not known here.
-    """
-    given = config.get("quantization_config")
-    if given is None:
-        return None
-    key, formats = "quant_algo", MODELOPT_FORMATS
-    if isinstance(given, Mapping) and given.get("quant_method") == COMPRESSED_TENSORS:
-        key, formats = "format", COMPRESSED_FORMATS
-    name = given.get(key) if isinstance(given, Mapping) else given
-    if name not in formats:
-        raise CheckpointError(f"quantization_config.{key} must be one of {', '.join(formats)}, got {name!r}")
-    return formats[name]
-
-
 def declared_names(weights_format: str, names: Collection[str]) -> dict[str, str]:
     """Name on disk -> declared name of the quantized matrices among them that files call otherwise."""
     spelling = LAYOUTS[weights_format].weight
@@ -78,10 +59,11 @@ def declared_names(weights_format: str, names: Collection[str]) -> dict[str, str
 
 
 def scale_names(weights_format: str, names: Collection[str]) -> frozenset[str]:
-    """The names, on disk, of what lies beside the numbers of a quantized matrix."""
+    """The names, on disk, of what lies beside the numbers of a quantized matrix, and of the scales of a cache."""
     layout = LAYOUTS[weights_format]
     modules = {name.removesuffix(f".{layout.weight}") for name in names if name.endswith(f".{layout.weight}")}
-    return frozenset(name for name in names if name.endswith(layout.scales) and name.rpartition(".")[0] in modules)
+    beside = {name for name in names if name.endswith(layout.scales) and name.rpartition(".")[0] in modules}
+    return frozenset(beside | {name for name in names if name.rpartition(".")[2] in CACHE_SCALES})
 
 
 def unpacked_shape(weights_format: str | None, dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -23,8 +23,8 @@ def convert(raw: Raw, *, before: str, after: str, scale: float = 1.0, plus: floa
         raw: Numbers of dtype `before`, viewed as in `FLOAT_VIEWS` (bf16 as uint16).
         before: safetensors name of a dtype of floating point.
         after: The same, of the result.
-        scale: Factor, in fp32 unless the numbers are wider.
-        plus: What a model adds to the numbers before it multiplies by them, and what is scaled with them.
+        scale: Factor, in fp32; of fp64 numbers in fp64.
+        plus: What is scaled is the number plus this, as with the weights of norms that add 1 to them.
 
     >>> one = np.array([1.0], dtype=np.float32)
     >>> hex(convert(one, before="F32", after="BF16", scale=3.0)[0])
@@ -33,9 +33,7 @@ def convert(raw: Raw, *, before: str, after: str, scale: float = 1.0, plus: floa
     with np.errstate(over="ignore", invalid="ignore"):
         if scale != 1.0:
             wide = raw if before == "F64" else widen(raw, before)
-            factor, added = wide.dtype.type(scale), wide.dtype.type(plus)
-            scaled = (wide + added) * factor - added
-            raw = scaled if before == "F64" else narrow(scaled, before)
+            raw = narrow(_scaled(wide, scale, plus), before)
         return raw if before == after else narrow(widen(raw, before), after)
 
 
@@ -50,6 +48,12 @@ def widen(raw: Raw, dtype: str, *, out: npt.NDArray[np.float32] | None = None) -
     else:
         out[...] = raw
     return out
+
+
+def _scaled(numbers: Raw, scale: float, plus: float) -> Raw:
+    factor, added = numbers.dtype.type(scale), numbers.dtype.type(plus)
+    scaled: Raw = (numbers + added) * factor - added if plus else numbers * factor
+    return scaled
 
 
 def narrow(numbers: npt.NDArray[np.float32], dtype: str) -> Raw:

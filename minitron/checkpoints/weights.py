@@ -7,11 +7,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 
 from minitron.artifacts.atomic import sync_file
 from minitron.checkpoints.checkpoint import Checkpoint, carried_files, left_behind
+from minitron.checkpoints.headers import StoredTensor
 from minitron.checkpoints.rounding import Raw
 from minitron.checkpoints.writing.shard_plan import Described, plan_shards
 from minitron.checkpoints.writing.shard_writer import write_shards
@@ -31,6 +33,8 @@ def open_weights(checkpoint: Checkpoint) -> Iterator[Callable[[str], torch.Tenso
         files: dict[Path, Any] = {}
 
         def read(name: str) -> torch.Tensor:
+            if name in checkpoint.spelling.on_disk:
+                return _read_bytes(checkpoint.stored(name))
             file = checkpoint.stored(name).file
             if file not in files:
                 files[file] = stack.enter_context(safe_open(file, framework="pt"))
@@ -40,12 +44,22 @@ def open_weights(checkpoint: Checkpoint) -> Iterator[Callable[[str], torch.Tenso
         yield read
 
 
+def _read_bytes(stored: StoredTensor) -> torch.Tensor:
+    # One of a stack, or of another name: its place in the file is known all the same.
+    name = find_dtype(stored.dtype)
+    assert name is not None
+    raw = np.fromfile(stored.file, dtype=np.uint8, count=stored.nbytes, offset=stored.start)
+    dtype: torch.dtype = getattr(torch, str(DTYPES[name].torch))
+    return torch.from_numpy(raw).view(dtype).reshape(stored.shape)
+
+
 def write_weights(
     folder: Path,
     planned: Mapping[str, Described],
     read: Callable[[str], torch.Tensor],
     *,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
+    spell: Callable[[str], str] = str,
 ) -> None:
     """Writes tensors into safetensors shards of at most `shard_bytes` (a larger tensor makes a shard of its own).
 
@@ -56,6 +70,7 @@ def write_weights(
         planned: Name -> safetensors dtype and shape, in the order of the files.
         read: Gives a tensor by its name.
         shard_bytes: Most bytes of tensors in a file.
+        spell: Name -> what the files call it.
 
     Raises:
         CheckpointError: A tensor has another shape or dtype than planned.
@@ -68,7 +83,7 @@ def write_weights(
             raise CheckpointError(f"{name} must be {planned[name]} to be written, it is {described(tensor)}")
         yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
-    write_shards(folder, plan_shards(planned, shard_bytes=shard_bytes), chunks, what="the weights")
+    write_shards(folder, plan_shards(planned, shard_bytes=shard_bytes, spell=spell), chunks, what="the weights")
 
 
 def write_state(folder: Path, state: Mapping[str, torch.Tensor], *, shard_bytes: int = DEFAULT_SHARD_BYTES) -> None:

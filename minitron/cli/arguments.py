@@ -4,6 +4,9 @@ import argparse
 import math
 from pathlib import Path
 
+CHECKPOINT_HELP = "Hugging Face checkpoint folder, or owner/name[@revision] on the hub"
+CONFIG_HELP = "checkpoint folder, config.json, or owner/name[@revision] on the hub"
+
 
 def positive_int(text: str) -> int:
     """A whole number of at least 1."""
@@ -38,13 +41,46 @@ def non_negative_float(text: str) -> float:
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Adds the checkpoint folder that a command works on."""
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="Hugging Face checkpoint folder")
+    """Adds the checkpoint that a command works on."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Adds the folder that a command writes."""
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new or empty folder to write")
+
+
+def add_data(parser: argparse.ArgumentParser, what: str, *, option: str = "--data", required: bool = False) -> None:
+    """Adds an option that names sources of text, each time one of a blend."""
+    parser.add_argument(
+        option,
+        type=source,
+        action="append",
+        required=required,
+        metavar="DATA",
+        help=f"{what}: a file, pattern, folder or owner/name, or {{path: chat.jsonl, loss: all}}; may be repeated",
+    )
+
+
+def source(text: str) -> dict[str, object]:
+    """A source of text as a recipe has it: a path, or YAML of its settings.
+
+    >>> source("text.jsonl"), source("{path: chat.jsonl, weight: 0.7}")
+    ({'path': 'text.jsonl'}, {'path': 'chat.jsonl', 'weight': 0.7})
+    """
+    if not text.startswith("{"):
+        return {"path": text}
+    import yaml
+
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("path"), str):
+        raise argparse.ArgumentTypeError(
+            f"must be a path, or settings as in {{path: chat.jsonl, loss: all}}, got {text}"
+        )
+    return found
 
 
 def add_overrides(parser: argparse.ArgumentParser, what: str) -> None:

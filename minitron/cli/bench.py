@@ -1,10 +1,9 @@
 """`minitron bench`: generation speed of checkpoints, side by side in one engine."""
 
 import argparse
-from pathlib import Path
 from typing import get_args
 
-from minitron.cli.arguments import add_device, add_seed, positive_int
+from minitron.cli.arguments import CHECKPOINT_HELP, add_device, add_seed, positive_int
 from minitron.cli.output import print_result
 
 SUMMARY = "measure generation speed of checkpoints side by side"
@@ -14,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     from minitron.dtypes import StoredDtype
 
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint folder; ratios are to it")
-    parser.add_argument("others", type=Path, nargs="*", metavar="OTHER", help="checkpoints to measure in turn with it")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=f"{CHECKPOINT_HELP}; ratios are to it")
+    parser.add_argument("others", nargs="*", metavar="OTHER", help="checkpoints to measure in turn with it")
     parser.add_argument("--engine", default="transformers", help="transformers or vllm (transformers)")
     parser.add_argument("--input-tokens", type=positive_int, default=64, help="tokens of each prompt (64)")
     parser.add_argument("--output-tokens", type=positive_int, default=64, help="tokens generated for each (64)")

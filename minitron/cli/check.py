@@ -1,9 +1,8 @@
 """`minitron check`: which serving readers take a checkpoint."""
 
 import argparse
-from pathlib import Path
 
-from minitron.cli.arguments import positive_int
+from minitron.cli.arguments import CONFIG_HELP, positive_int
 from minitron.cli.output import print_result
 
 SUMMARY = "say which serving readers take a checkpoint, and why not"
@@ -13,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     from minitron.estimate.serving.reader_names import NEWEST, READERS
 
-    parser.add_argument("model", type=Path, metavar="CHECKPOINT_OR_CONFIG", help="checkpoint folder or config.json")
+    parser.add_argument("model", metavar="CHECKPOINT_OR_CONFIG", help=CONFIG_HELP)
     parser.add_argument(
         "--reader",
         nargs="+",

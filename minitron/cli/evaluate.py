@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from minitron.cli.arguments import add_checkpoint, add_device, positive_int
+from minitron.cli.arguments import add_checkpoint, add_data, add_device, positive_int
 from minitron.cli.output import print_result
 
 SUMMARY = "measure a checkpoint"
@@ -12,8 +12,8 @@ SUMMARY = "measure a checkpoint"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     add_checkpoint(parser)
-    parser.add_argument("--data", required=True, metavar="PATH", help="held-out text")
-    parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help="also measure the KL to it")
+    add_data(parser, "held-out text", required=True)
+    parser.add_argument("--teacher", metavar="CHECKPOINT", help="also measure the KL to it; folder or name")
     parser.add_argument("--task", metavar="PATH", help=".jsonl with prompt and answer, for exact match")
     parser.add_argument("--max-new-tokens", type=positive_int, default=256, help="tokens an answer may take (256)")
     parser.add_argument("--sequences", "--blocks", type=positive_int, default=64, help="sequences of packed text (64)")
@@ -24,14 +24,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures the checkpoint."""
-    from minitron.api.checks import require_checkpoint, require_device_name, require_file, require_text
+    from minitron.api.checks import (
+        require_checkpoint,
+        require_device_name,
+        require_file,
+        require_sources,
+        require_text_tokens,
+    )
+    from minitron.checkpoints.hub import find_checkpoint
+    from minitron.checkpoints.vocabulary import require_one_vocabulary
+    from minitron.recipe.evaluate import EvaluateSection
+    from minitron.recipe.load import make_section
 
-    for folder in (args.checkpoint, args.teacher):
-        if folder is not None:
-            require_checkpoint(folder)
-    require_text(args.data)
+    sources = make_section(EvaluateSection, {"data": args.data}).data
+    folder = find_checkpoint(args.checkpoint)
+    teacher = None if args.teacher is None else find_checkpoint(args.teacher)
+    found = [require_checkpoint(one) for one in (folder, teacher) if one is not None]
+    if teacher is not None:
+        require_one_vocabulary(folder, teacher)
+    require_sources(sources, folder)
     if args.task is not None:
         require_file(Path(args.task), "a task")
+    for one in found:
+        require_text_tokens(one, sources, task=args.task)
     require_device_name(args.device)
 
     from minitron.api.evaluate import evaluate
@@ -41,8 +56,6 @@ def run(args: argparse.Namespace) -> None:
     if args.task is not None:
         task = Path(args.task)
         settings["task"] = {"name": task.stem, "path": args.task, "max_new_tokens": args.max_new_tokens}
-    metrics = evaluate(
-        args.checkpoint, args.data, teacher=args.teacher, settings=settings, context=args.context, device=args.device
-    )
-    table = metrics_table({args.checkpoint.name: metrics}, budget_bytes=None, context_tokens=args.context)
+    metrics = evaluate(folder, sources, teacher=teacher, settings=settings, context=args.context, device=args.device)
+    table = metrics_table({Path(args.checkpoint).name: metrics}, budget_bytes=None, context_tokens=args.context)
     print_result(args, metrics.to_json(), table)

@@ -1,10 +1,9 @@
 """`minitron fit`: whether a model fits a memory budget, and how it would be served."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from minitron.cli.arguments import non_negative_float, positive_float, positive_int
+from minitron.cli.arguments import CONFIG_HELP, non_negative_float, positive_float, positive_int
 from minitron.cli.output import Shown, print_result
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ SUMMARY = "say whether a model fits a memory budget"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("model", type=Path, metavar="MODEL_OR_CONFIG", help="checkpoint folder or config.json")
+    parser.add_argument("model", metavar="MODEL_OR_CONFIG", help=CONFIG_HELP)
     _add_device(parser)
     _add_workload(parser)
     parser.add_argument("--input-tokens", type=positive_int, help="with --output-tokens, also predict throughput")
@@ -65,6 +64,7 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prints whether the model fits the memory."""
     from minitron.api.fit import choose_device
+    from minitron.checkpoints.hub import find_config
     from minitron.errors import MinitronError
     from minitron.estimate.serving.model_fit import Memory, fit_model
     from minitron.estimate.serving.workload import Lengths
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
         if args.input_tokens is None or args.output_tokens is None:
             raise MinitronError("--input-tokens and --output-tokens are given together")
         lengths = Lengths(input_tokens=args.input_tokens, output_tokens=args.output_tokens)
-    result = fit_model(args.model, _workload(args), memory, weights=args.weights, lengths=lengths)
+    result = fit_model(find_config(args.model), _workload(args), memory, weights=args.weights, lengths=lengths)
     shown: list[Shown] = [fit_table(result)]
     if result.by_vllm:
         shown += _serve_lines(result.serve, fits=result.report.fits, context=args.context)

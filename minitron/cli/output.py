@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -20,10 +21,19 @@ def print_result(args: argparse.Namespace, result: Mapping[str, object], *shown:
     if os.environ.get("RANK", "0") != "0":
         return
     if args.json:
-        print(json.dumps(result))
+        print(json.dumps(_valid(result), allow_nan=False))
         return
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     for item in shown:
         console.print(item, soft_wrap=isinstance(item, str), markup=False)
+
+
+def _valid(value: object) -> object:
+    """The value with null where a number has no spelling in JSON."""
+    if isinstance(value, Mapping):
+        return {key: _valid(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_valid(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from minitron.cli.arguments import add_checkpoint, add_device, add_output, positive_float, positive_int
+from minitron.cli.arguments import add_checkpoint, add_data, add_device, add_output, positive_float, positive_int
 from minitron.cli.output import print_result
 from minitron.errors import MinitronError
 
@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=STORED_DTYPES, help="precision to write (each tensor's own)")
     parser.add_argument("--shard-gib", type=positive_float, default=4.0, help="largest file of weights (4)")
     parser.add_argument("--drop-mtp", action="store_true", help="leave out layers that predict further tokens")
-    parser.add_argument("--compensate", metavar="DATA", help="scale norms for removed channels, measured on this text")
-    parser.add_argument("--repair", metavar="DATA", help="refit the projections on this text, in closed form")
+    add_data(parser, "scale norms for removed channels, measured on this text", option="--compensate")
+    add_data(parser, "refit the projections on this text, in closed form", option="--repair")
     parser.add_argument("--samples", type=positive_int, help="samples of such text (128)")
     parser.add_argument("--seq-len", type=positive_int, help="tokens a sample (4096)")
     parser.add_argument("--ridge", type=positive_float, help="pull towards the sliced weights (0.01)")
@@ -32,23 +32,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prunes the checkpoint."""
-    from minitron.api.checks import require_device_name, require_output, require_target, require_text
+    from minitron.api.checks import (
+        require_checkpoint,
+        require_device_name,
+        require_output,
+        require_sources,
+        require_target,
+        require_text_tokens,
+    )
     from minitron.api.shapes import read_shape
+    from minitron.checkpoints.hub import find_checkpoint
     from minitron.recipe.load import make_section
     from minitron.recipe.prune import PruneSection
 
     section = make_section(PruneSection, _settings(args))
     shape = read_shape(args.shape)
-    require_target(args.checkpoint, args.scores, shape)
-    for data in (args.compensate, args.repair):
-        if data is not None:
-            require_text(data)
+    folder = find_checkpoint(args.checkpoint)
+    require_target(folder, args.scores, shape)
+    for text in (section.compensate, section.repair):
+        if text is not None:
+            require_sources(text.data, folder)
+            require_text_tokens(require_checkpoint(folder), text.data)
     require_device_name(args.device)
     require_output(args.output)
 
     from minitron.api.prune import prune_checkpoint_folder
 
-    written = prune_checkpoint_folder(args.checkpoint, args.scores, shape, args.output, section, args.device)
+    written = prune_checkpoint_folder(folder, args.scores, shape, args.output, section, args.device)
     print_result(
         args,
         {"output": str(written.folder), "params": written.params, "shape": asdict(written.shape)},
@@ -68,7 +78,7 @@ def _settings(args: argparse.Namespace) -> dict[str, object]:
         "drop_mtp": args.drop_mtp,
     }
     if args.compensate is not None:
-        given["compensate"] = {"data": [{"path": args.compensate}], **text}
+        given["compensate"] = {"data": args.compensate, **text}
     if args.repair is not None:
-        given["repair"] = {"data": [{"path": args.repair}], **text, "ridge": args.ridge or 1e-2}
+        given["repair"] = {"data": args.repair, **text, "ridge": args.ridge or 1e-2}
     return given

@@ -13,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument("--format", required=True, help="fp8, w8a8, w4a16, nvfp4, int8, int8-smoothquant or int4-awq")
     parser.add_argument(
-        "--data", metavar="PATH", help="text to calibrate with and measure the KL on (w8a8 and w4a16 do without)"
+        "--data",
+        metavar="PATH",
+        help="text to calibrate with and measure the KL on, all tokens of it (w8a8 and w4a16 do without)",
     )
     add_output(parser)
     parser.add_argument("--samples", type=positive_int, default=64, help="samples of packed text (64)")
@@ -24,8 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Quantizes the checkpoint."""
-    from minitron.api.checks import require_checkpoint, require_device_name, require_output, require_text
+    from minitron.api.checks import (
+        require_checkpoint,
+        require_device_name,
+        require_output,
+        require_sources,
+        require_text_tokens,
+    )
+    from minitron.checkpoints.hub import find_checkpoint
     from minitron.integrations.quantize.settings import QuantizeSettings, check_format
+    from minitron.recipe.source import Source
 
     settings = QuantizeSettings(
         format=args.format,
@@ -35,14 +45,18 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         seed=args.seed,
     )
-    check_format(require_checkpoint(args.checkpoint).shape, settings.format)
+    folder = find_checkpoint(args.checkpoint)
+    checkpoint = require_checkpoint(folder)
+    check_format(checkpoint.shape, settings.format)
     if args.data is not None:
-        require_text(args.data)
+        sources = [Source(path=args.data)]
+        require_sources(sources, folder)
+        require_text_tokens(checkpoint, sources)
     require_device_name(args.device)
     require_output(args.output)
 
     from minitron.integrations.quantize.run import quantize_checkpoint
     from minitron.report.tables import quantized_table
 
-    result = quantize_checkpoint(args.checkpoint, settings, args.output)
+    result = quantize_checkpoint(folder, settings, args.output)
     print_result(args, {"output": str(args.output), **result}, quantized_table(result), f"checkpoint: {args.output}")

@@ -2,7 +2,15 @@
 
 import argparse
 
-from minitron.cli.arguments import add_checkpoint, add_device, add_output, add_overrides, add_seed, positive_int
+from minitron.cli.arguments import (
+    add_checkpoint,
+    add_data,
+    add_device,
+    add_output,
+    add_overrides,
+    add_seed,
+    positive_int,
+)
 from minitron.cli.output import print_result
 
 SUMMARY = "calibrate a checkpoint and write its scores"
@@ -11,7 +19,7 @@ SUMMARY = "calibrate a checkpoint and write its scores"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     add_checkpoint(parser)
-    parser.add_argument("--data", required=True, metavar="PATH", help=".txt, .jsonl, .parquet or a dataset's name")
+    add_data(parser, "calibration text", required=True)
     add_output(parser)
     parser.add_argument("--samples", type=positive_int, default=1024, help="calibration samples (1024)")
     parser.add_argument("--seq-len", type=positive_int, default=4096, help="tokens a sample (4096)")
@@ -24,20 +32,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Scores the checkpoint."""
-    from minitron.api.checks import require_checkpoint, require_device_name, require_output, require_text
+    from minitron.api.checks import (
+        require_checkpoint,
+        require_device_name,
+        require_output,
+        require_sources,
+        require_text_tokens,
+    )
+    from minitron.checkpoints.hub import find_checkpoint
     from minitron.recipe.load import make_section
     from minitron.recipe.score import ScoreSection
 
     given = {
-        "data": [{"path": args.data}],
+        "data": args.data,
         "samples": args.samples,
         "seq_len": args.seq_len,
         "batch_size": args.batch_size,
         "layerwise": args.layerwise,
     }
     section = make_section(ScoreSection, given, tuple(args.set))
-    require_checkpoint(args.checkpoint)
-    require_text(args.data)
+    folder = find_checkpoint(args.checkpoint)
+    checkpoint = require_checkpoint(folder)
+    require_sources(section.data, folder)
+    require_text_tokens(checkpoint, section.data)
     require_device_name(args.device)
     require_output(args.output)
 
@@ -46,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     from minitron.importance.summary import summarize_scores
     from minitron.report.tables import scores_table
 
-    scores = score_checkpoint(args.checkpoint, section, output=args.output, seed=args.seed, device=args.device)
-    summary = summarize_scores(scores, open_checkpoint(args.checkpoint).shape)
+    scores = score_checkpoint(folder, section, output=args.output, seed=args.seed, device=args.device)
+    summary = summarize_scores(scores, open_checkpoint(folder).shape)
     result = {"output": str(args.output), "blocks": [block.to_json() for block in summary]}
     print_result(args, result, scores_table(summary), f"scores and pictures: {args.output}")

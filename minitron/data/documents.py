@@ -1,143 +1,85 @@
-"""Documents of text from a file or a dataset of the Hugging Face hub, one string each."""
+"""Documents of a source: what its records hold, one after the other, wherever and however it is stored."""
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+import logging
+from collections.abc import Iterator
+from itertools import chain
 
-from minitron.artifacts.json_files import JsonObject
+from minitron.data.conversations import Document
+from minitron.data.formats import READERS
+from minitron.data.formats.hub import read_hub
+from minitron.data.formats.row import Row
+from minitron.data.formats.saved_dataset import read_saved_dataset
+from minitron.data.formats.suffixes import file_format
+from minitron.data.locations import Location, locate
+from minitron.data.records import RecordForm, RecordKind
 from minitron.errors import DataError
 
-TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
-PARQUET_ROWS = 1024  # held as Python strings at a time
+logger = logging.getLogger(__name__)
+
+# Rows without text that a source may have: some are usual in published data; more say that another field was meant.
+MOST_SKIPPED = 0.05
 
 
-def is_text_file(source: str) -> bool:
-    """Whether a text source is a file; anything else is the name of a dataset, which may hold dots.
+def read_documents(
+    source: str, *, field: str = "text", split: str = "train", kind: RecordKind | None = None
+) -> Iterator[Document]:
+    """Yields the documents of a source in their stored order: text, or conversations.
 
-    >>> is_text_file("data/train.jsonl"), is_text_file("allenai/c4.v1")
-    (True, False)
-    """
-    return Path(source).suffix in TEXT_SUFFIXES
-
-
-def read_documents(source: str, *, field: str = "text", split: str = "train") -> Iterator[str]:
-    """Yields the documents of a text source in their stored order.
+    Rows whose text is null or blank are skipped, counted and reported.
 
     Args:
-        source: A `.txt` file (one document, or several separated by lines holding only `---`), a `.jsonl` file
-            (one object a line), a `.parquet` file, or the name of a dataset on the Hugging Face hub.
-        field: The column that holds the text in `.jsonl`, `.parquet` and named datasets.
-        split: The split to read from a named dataset.
+        source: A file, a pattern of files, a folder of shards or by `save_to_disk`, or a dataset's owner/name.
+        field: The field that holds the text, or the messages where it is not `text`.
+        split: The split of a dataset.
+        kind: What the records are; found from the fields of the first one when None.
 
     Raises:
-        DataError: The file is missing, empty, malformed, or lacks the field.
+        DataError: Something is missing, empty, damaged or malformed, lacks the field, or more than a twentieth of the
+            rows hold no text.
     """
-    count = 0
-    for document in _read(source, field, split):
+    form = RecordForm(kind=kind, field=field)
+    rows = read_rows(locate(source), form, split=split)
+    count = skipped = 0
+    for row in rows:
+        form = form.resolved(row)
+        document = form.read(row)
         count += 1
-        yield document
+        if document is None:
+            skipped += 1
+        else:
+            yield document
     if count == 0:
         raise DataError(f"a text source must hold at least one document, {source} holds none")
+    if skipped == count:
+        raise DataError(f"a text source must hold text, every document of {source} is empty")
+    if skipped > MOST_SKIPPED * count:
+        raise DataError(
+            f"at most {MOST_SKIPPED:.0%} of a source's rows may have no text, {source} has none in {skipped:,} of "
+            f"{count:,}; name the field that holds it, or leave those rows out of the file"
+        )
+    if skipped:
+        logger.warning("%s: skipped %d of %d rows, which hold no text", source, skipped, count)
 
 
-def _read(source: str, field: str, split: str) -> Iterator[str]:
-    path = Path(source)
-    if path.suffix == ".txt":
-        yield from _read_txt(path)
-    elif path.suffix == ".jsonl":
-        yield from (_text_of(record, field, f"{path}:{line}") for line, record in read_jsonl(path))
-    elif path.suffix == ".parquet":
-        yield from _read_parquet(path, field)
-    elif path.exists():
-        raise DataError(f"a text source must be {', '.join(TEXT_SUFFIXES)} or a dataset name, got {source}")
-    else:
-        yield from _read_dataset(source, field, split)
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, JsonObject]]:
-    """Yields (line number from 1, object) for each non-blank line of a JSON-lines file.
+def read_kind(source: str, *, field: str = "text", split: str = "train") -> RecordKind:
+    """What the records of a source are, from the fields of its first row.
 
     Raises:
-        DataError: The file is missing or a line is not a JSON object.
+        DataError: See `read_documents`.
     """
-    _require_file(path)
-    with path.open(encoding="utf-8") as lines, _reporting_encoding(path):
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"each line must be a JSON object, {path}:{number} is not: {error.msg}") from error
-            if not isinstance(record, dict):
-                raise DataError(f"each line must be a JSON object, {path}:{number} holds a {type(record).__name__}")
-            yield number, record
+    form = RecordForm(field=field)
+    first = next(read_rows(locate(source), form, split=split), None)
+    if first is None:
+        raise DataError(f"a text source must hold at least one document, {source} holds none")
+    kind = form.resolved(first).kind
+    assert kind is not None
+    return kind
 
 
-def _read_txt(path: Path) -> Iterator[str]:
-    _require_file(path)
-    with path.open(encoding="utf-8") as file, _reporting_encoding(path):
-        for part in _split(file):
-            if part.strip():
-                yield part
-
-
-def _split(lines: Iterable[str]) -> Iterator[str]:
-    part: list[str] = []
-    for line in lines:
-        if line == "---\n" and part:  # the line break before it belongs to the separator, too
-            yield "".join(part)[:-1]
-            part = []
-        else:
-            part.append(line)
-    yield "".join(part)
-
-
-def _read_parquet(path: Path, field: str) -> Iterator[str]:
-    import pyarrow.parquet as pq  # 0.1 s to import, needed for this one format
-    from pyarrow import ArrowInvalid
-
-    _require_file(path)
-    try:
-        table = pq.ParquetFile(path)
-    except ArrowInvalid as error:
-        raise DataError(f"a .parquet file must be one that pyarrow reads, {path} is not: {error}") from error
-    if field not in table.schema_arrow.names:
-        raise DataError(f"{path} must have a column {field!r}, it has {', '.join(table.schema_arrow.names)}")
-    batches = table.iter_batches(PARQUET_ROWS, columns=[field])
-    for number, text in enumerate(text for batch in batches for text in batch.column(0).to_pylist()):
-        yield _text_of({field: text}, field, f"{path} row {number}")
-
-
-def _read_dataset(name: str, field: str, split: str) -> Iterator[str]:
-    from datasets import load_dataset  # seconds to import, needed for hub names alone
-
-    try:
-        rows = load_dataset(name, split=split, streaming=True)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{name} is neither a file here nor a dataset that could be opened: {str(error).splitlines()[0]}"
-        ) from error
-    for number, row in enumerate(rows):
-        yield _text_of(row, field, f"{name} row {number}")
-
-
-def _text_of(record: Mapping[str, object], field: str, where: str) -> str:
-    text = record.get(field)
-    if not isinstance(text, str):
-        raise DataError(f"field {field!r} must hold text, {where} has the fields {', '.join(record) or 'none'}")
-    return text
-
-
-@contextmanager
-def _reporting_encoding(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise DataError(f"text must be UTF-8, {path} is not: {error.reason} at byte {error.start}") from error
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise DataError(f"text file not found: {path}")
+def read_rows(location: Location, form: RecordForm, *, split: str) -> Iterator[Row]:
+    """Yields the rows of all files of a source, in sorted order."""
+    if location.on_hub:
+        return read_hub(location.source, split)
+    if location.folder is not None:
+        return read_saved_dataset(location.folder, form.columns, split)
+    return chain.from_iterable(READERS[file_format(path) or ""](path, form.columns) for path in location.files)

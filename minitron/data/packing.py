@@ -1,7 +1,5 @@
 """Packs a blend of text into a sequence file: bounded memory, atomic, resumed after an interruption."""
 
-# n sequences of a chunk, T tokens a sequence
-
 import logging
 import os
 import shutil
@@ -35,7 +33,7 @@ def write_sequence_file(
 ) -> SequenceFile:
     """Packs a blend into a file and opens it; a finished file of the same inputs is opened as it is.
 
-    The sequences are those of `blend_sources`. They are written source by source; the blend's order is applied when
+    The sequences are those of `blend_text`. They are written source by source; the blend's order is applied when
     they are read. An interrupted call leaves its work in a folder beside the file, and sources that were finished are
     not read again.
 
@@ -111,13 +109,19 @@ def _write(partial: Path, header: SequenceFileHeader, blend: Blend, tokenizer: T
     state = SavedState(partial, {"header": header.model_dump(), "sources": [asdict(one) for one in blend.sources]})
     shares = list(shuffled_shares(blend.sources, blend.num_sequences, seed=blend.seed))
     done = _done_sources(state)
-    done_sequences = sum(share for _, share in shares[:done])
+    done_sequences = sum(share.num_sequences for share in shares[:done])
     with _opened(partial / SEQUENCES_FILE, header, done_sequences) as file, progress_bar() as progress:
         task = progress.add_task("packing", total=header.num_sequences, completed=done_sequences)
-        for number, (rounds, share) in enumerate(shares[done:], start=done + 1):
-            for chunk_nT in fill_sequences(rounds, tokenizer, seq_len=header.seq_len, num_sequences=share):
-                file.write(chunk_nT.astype(header.stored).tobytes())
-                progress.advance(task, len(chunk_nT))
+        for number, share in enumerate(shares[done:], start=done + 1):
+            counted = 0
+            for chunk in fill_sequences(share, tokenizer, seq_len=header.seq_len):
+                file.write(header.to_records(chunk))
+                counted += int(chunk.all_counted().sum())
+                progress.advance(task, len(chunk))
+            tokens = share.num_sequences * header.seq_len
+            logger.info(
+                "%s: the loss counts %d of %d tokens (%.0f%%)", share.path, counted, tokens, 100 * counted / tokens
+            )
             file.flush()
             sync_file(partial / SEQUENCES_FILE)
             state.save_record(RECORD, {"sources": number})

@@ -1,4 +1,7 @@
-"""Calibration samples: packed sequences, or single documents padded to one length."""
+"""Calibration samples: packed sequences, or single documents padded to one length.
+
+Of conversations the whole rendering counts: activations are those of all that the model reads, answers or not.
+"""
 
 # N samples, T tokens, B samples of a batch
 
@@ -10,7 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from minitron.data.sequences import TokenSequences, blend_sources, tokenize_batch
+from minitron.data.conversations import Document
+from minitron.data.encoding import DEFAULT_CHAT, ChatSettings
+from minitron.data.masks import TokenSequences
+from minitron.data.sequences import blend_sources, tokenize_batch
 from minitron.data.sources import TextSource, shuffled_shares
 from minitron.data.tokenizer import Tokenizer
 from minitron.errors import DataError
@@ -69,7 +75,14 @@ class Samples:
         return torch.from_numpy(mask_NT).to(device)
 
 
-def pad_documents(documents: Iterable[str], tokenizer: Tokenizer, *, seq_len: int, num_samples: int) -> Samples:
+def pad_documents(
+    documents: Iterable[Document],
+    tokenizer: Tokenizer,
+    *,
+    seq_len: int,
+    num_samples: int,
+    chat: ChatSettings = DEFAULT_CHAT,
+) -> Samples:
     """One document a sample, closed by the end-of-text token, cut or padded on the right to `seq_len` tokens.
 
     Raises:
@@ -78,8 +91,8 @@ def pad_documents(documents: Iterable[str], tokenizer: Tokenizer, *, seq_len: in
     rows: list[list[int]] = []
     lengths: list[int] = []
     taken = islice(documents, num_samples)
-    while found := tokenize_batch(taken, tokenizer):
-        for ids in (document[:seq_len] for document in found):
+    while found := tokenize_batch(taken, tokenizer, chat=chat):
+        for ids in (document.ids_n[:seq_len] for document in found):
             lengths.append(len(ids))
             rows.append(ids + [tokenizer.pad_token_id] * (seq_len - len(ids)))
     if not rows:
@@ -105,8 +118,14 @@ def blend_samples(
             token_ids=blend_sources(sources, tokenizer, seq_len=seq_len, num_sequences=num_samples, seed=seed)
         )
     parts = [
-        pad_documents(chain.from_iterable(rounds), tokenizer, seq_len=seq_len, num_samples=share)
-        for rounds, share in shuffled_shares(sources, num_samples, seed=seed)
+        pad_documents(
+            chain.from_iterable(share.rounds),
+            tokenizer,
+            seq_len=seq_len,
+            num_samples=share.num_sequences,
+            chat=share.chat,
+        )
+        for share in shuffled_shares([source.counting_all() for source in sources], num_samples, seed=seed)
     ]
     token_ids = np.concatenate([part.token_ids for part in parts])
     lengths = np.concatenate([part.lengths for part in parts if part.lengths is not None])

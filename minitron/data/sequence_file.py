@@ -5,14 +5,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from minitron.data.sequences import TokenSequences, blend_order
+from minitron.data.masks import LossMask, PackedText, TokenSequences
+from minitron.data.sequences import blend_order
 from minitron.data.sources import Blend
+from minitron.data.special_tokens import closing_token
 from minitron.data.tokenizer import Tokenizer
 from minitron.errors import DataError
 
@@ -26,7 +28,9 @@ class SequenceFileHeader(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1] = Field(default=1, description="Version of the file's form.")
+    version: Literal[1, 2] = Field(
+        default=1, description="Version of the file's form: 2 where a loss mask lies behind the ids of each sequence."
+    )
     seq_len: int = Field(ge=1, description="Tokens a sequence.")
     num_sequences: int = Field(ge=1, description="Sequences.")
     dtype: Literal["uint16", "int32"] = Field(description="Type of a stored id, little-endian.")
@@ -40,8 +44,29 @@ class SequenceFileHeader(BaseModel):
 
     @property
     def sequence_bytes(self) -> int:
-        """Bytes of a sequence."""
-        return self.seq_len * self.stored.itemsize
+        """Bytes of a sequence, its mask included."""
+        return self.record.itemsize
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether it says of each token if a loss counts it."""
+        return self.version == 2
+
+    @property
+    def record(self) -> np.dtype[np.void]:
+        """Type of a sequence in the file: its ids, and in version 2 a bit a token, the first one lowest."""
+        fields: list[tuple[str, Any, tuple[int, ...]]] = [("ids", self.stored, (self.seq_len,))]
+        if self.is_masked:
+            fields.append(("counted", np.uint8, (-(-self.seq_len // 8),)))
+        return np.dtype(fields)
+
+    def to_records(self, chunk: PackedText) -> bytes:
+        """Sequences as the file holds them."""
+        records = np.empty(len(chunk), dtype=self.record)
+        records["ids"] = chunk.ids_NT
+        if self.is_masked:
+            records["counted"] = np.packbits(chunk.all_counted(), axis=1, bitorder="little")
+        return records.tobytes()
 
     def to_bytes(self) -> bytes:
         """Magic, length and header, padded so that the ids are aligned."""
@@ -51,9 +76,13 @@ class SequenceFileHeader(BaseModel):
 
 
 def make_header(blend: Blend, tokenizer: Tokenizer, made_from: Mapping[str, object]) -> SequenceFileHeader:
-    """The header of a blend's file; an id takes two bytes where the tokenizer's highest one fits, else four."""
-    highest = max(*tokenizer.get_vocab().values(), tokenizer.eos_token_id)
+    """The header of a blend's file; an id takes two bytes where the tokenizer's highest one fits, else four.
+
+    The file has a loss mask where one of the sources needs it; text alone keeps the form without.
+    """
+    highest = max(*tokenizer.get_vocab().values(), closing_token(tokenizer))
     return SequenceFileHeader(
+        version=2 if any(source.is_masked for source in blend.sources) else 1,
         seq_len=blend.seq_len,
         num_sequences=blend.num_sequences,
         dtype="uint16" if highest <= np.iinfo(np.uint16).max else "int32",
@@ -84,14 +113,21 @@ class SequenceFile:
         self.shape = (len(self._span), header.seq_len)
         self._offset = offset
         self._order_N = blend_order(header.num_sequences, seed=header.seed)[start:stop]
-        size = (header.num_sequences, header.seq_len)
-        self._stored_NT: npt.NDArray[np.integer] = np.memmap(path, header.stored, mode="r", offset=offset, shape=size)
+        size = (header.num_sequences,)
+        self._stored_N: npt.NDArray[np.void] = np.memmap(path, header.record, mode="r", offset=offset, shape=size)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: int | slice | Sequence[int] | npt.NDArray[np.integer]) -> TokenSequences:
-        return np.array(self._stored_NT[self._order_N[index]], dtype=np.int32)
+        return np.array(self._stored_N[self._order_N[index]]["ids"], dtype=np.int32)
+
+    def counted(self, index: int | slice) -> LossMask | None:
+        """Which tokens [T] of a sequence, or [n, T] of a slice, a loss counts; None where all of the file do."""
+        if not self.header.is_masked:
+            return None
+        packed = np.asarray(self._stored_N[self._order_N[index]]["counted"])
+        return np.unpackbits(packed, axis=-1, count=self.header.seq_len, bitorder="little").astype(bool)
 
     def __reduce__(self) -> tuple[object, ...]:
         return _reopen, (self.path, self._span.start, self._span.stop)

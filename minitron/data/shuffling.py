@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from minitron.data.conversations import Document
+
 
 def shuffled_rounds(
-    read: Callable[[], Iterator[str]], rng: np.random.Generator, *, max_documents: int, max_chars: int
-) -> Iterator[Iterator[str]]:
+    read: Callable[[], Iterator[Document]], rng: np.random.Generator, *, max_documents: int, max_chars: int
+) -> Iterator[Iterator[Document]]:
     """Yields epochs without end: iterators over all documents, each in a new order.
 
     Documents that fit into the buffer together are read once and permuted whole. More are shuffled through it: each
@@ -34,27 +36,27 @@ def shuffled_rounds(
 
 class _Buffer:
     def __init__(self, max_documents: int, max_chars: int) -> None:
-        self.documents: list[str] = []
+        self.documents: list[Document] = []
         self._chars = 0
         self._max_documents, self._max_chars = max_documents, max_chars
 
-    def fill(self, stream: Iterator[str]) -> str | None:
+    def fill(self, stream: Iterator[Document]) -> Document | None:
         for document in stream:
             if not self.has_room(document):
                 return document
             self.add(document)
         return None
 
-    def has_room(self, document: str) -> bool:
+    def has_room(self, document: Document) -> bool:
         if not self.documents:
             return True
         return len(self.documents) < self._max_documents and self._chars + len(document) <= self._max_chars
 
-    def add(self, document: str) -> None:
+    def add(self, document: Document) -> None:
         self.documents.append(document)
         self._chars += len(document)
 
-    def draw(self, rng: np.random.Generator) -> str:
+    def draw(self, rng: np.random.Generator) -> Document:
         i = int(rng.integers(len(self.documents)))
         self.documents[i], self.documents[-1] = self.documents[-1], self.documents[i]
         document = self.documents.pop()
@@ -62,7 +64,9 @@ class _Buffer:
         return document
 
 
-def _drawn(buffer: _Buffer, following: str | None, stream: Iterator[str], rng: np.random.Generator) -> Iterator[str]:
+def _drawn(
+    buffer: _Buffer, following: Document | None, stream: Iterator[Document], rng: np.random.Generator
+) -> Iterator[Document]:
     while following is not None:
         while not buffer.has_room(following):
             yield buffer.draw(rng)

@@ -3,13 +3,18 @@
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from minitron.data.documents import read_documents
+from minitron.data.conversations import Document
+from minitron.data.documents import read_documents, read_kind
+from minitron.data.encoding import ChatSettings
+from minitron.data.formats.encoding import open_text
+from minitron.data.records import LossTokens, RecordKind
 from minitron.data.shuffling import shuffled_rounds
 from minitron.errors import DataError
 
@@ -23,8 +28,11 @@ class TextSource:
     Attributes:
         path: What `read_documents` reads.
         weight: Share, relative to the other sources'.
-        field: Column that holds the text.
-        split: Split of a named dataset.
+        field: Field that holds the text, or the messages where it is not `text`.
+        split: Split of a dataset.
+        kind: What the records are; found from the fields of the first one when None.
+        loss: What a loss counts; of conversations the answers, of text all tokens when None.
+        chat_template: File of a chat template; the tokenizer's own when None.
         excerpt_chars: Cut documents into excerpts of so many characters, so that a small sample sees many of them;
             None takes documents whole.
         held_out: Fraction of the documents that is held out for evaluation.
@@ -37,6 +45,9 @@ class TextSource:
     weight: float = 1.0
     field: str = "text"
     split: str = "train"
+    kind: RecordKind | None = None
+    loss: LossTokens = None
+    chat_template: str | None = None
     excerpt_chars: int | None = None
     held_out: float = 0.0
     part: Literal["all", "train", "held_out"] = "all"
@@ -48,6 +59,51 @@ class TextSource:
             raise DataError(f"held_out must be a share from 0 to below 1, got {self.held_out}")
         if self.part == "held_out" and self.held_out == 0:
             raise DataError(f"a held-out part needs held_out above 0, {self.path} has none")
+
+    def counting_all(self) -> "TextSource":
+        """The same source, all of whose tokens count."""
+        return replace(self, loss="all")
+
+    def read(self) -> Iterator[Document]:
+        """Its documents in their stored order."""
+        return read_documents(self.path, field=self.field, split=self.split, kind=self.kind)
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether tokens of it may not count; where nothing is stated the first record is read."""
+        if self.loss is not None:
+            return self.loss == "answers"
+        kind = self.kind or read_kind(self.path, field=self.field, split=self.split)
+        return kind != "text"
+
+    @property
+    def chat(self) -> ChatSettings:
+        """How its conversations become tokens.
+
+        Raises:
+            DataError: The file of the template is missing or not UTF-8.
+        """
+        if self.chat_template is None:
+            return ChatSettings(loss=self.loss)
+        with open_text(Path(self.chat_template), newline="") as file:
+            return ChatSettings(loss=self.loss, template=file.read())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A source's share of a blend.
+
+    Attributes:
+        path: The source.
+        rounds: Its documents, epoch after epoch in a new order.
+        num_sequences: Its share of the sequences, or of the samples.
+        chat: How its conversations become tokens.
+    """
+
+    path: str
+    rounds: Iterator[Iterator[Document]]
+    num_sequences: int
+    chat: ChatSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,27 +123,27 @@ class Blend:
     seed: int
 
 
-def is_held_out(document: str, share: float) -> bool:
+def is_held_out(document: Document, share: float) -> bool:
     """Whether a document is held out: a hash of its text alone decides, wherever it is stored.
 
     >>> [is_held_out(text, 0.25) for text in ("two", "one", "two")]
     [True, False, True]
     """
-    digest = hashlib.sha256(document.encode("utf-8", "surrogatepass")).digest()
+    text = document if isinstance(document, str) else document.text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def shuffled_shares(
-    sources: Sequence[TextSource], total: int, *, seed: int
-) -> Iterator[tuple[Iterator[Iterator[str]], int]]:
-    """For each source with a share of the total: its documents, epoch after epoch in a new order, and the share.
+def shuffled_shares(sources: Sequence[TextSource], total: int, *, seed: int) -> Iterator[Share]:
+    """The share of each source that has one of the total.
 
     Nothing is read before an epoch is asked for. A source that is read more than once is warned about.
     """
     shares = apportion([source.weight for source in sources], total)
     for source, share in zip(sources, shares, strict=True):
         if share > 0:
-            yield _rounds(source, seed=source_seed(source, seed)), share
+            rounds = _rounds(source, seed=source_seed(source, seed))
+            yield Share(path=source.path, rounds=rounds, num_sequences=share, chat=source.chat)
 
 
 def apportion(weights: Sequence[float], total: int) -> list[int]:
@@ -110,7 +166,7 @@ def source_seed(source: TextSource, seed: int) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
-def _rounds(source: TextSource, *, seed: int) -> Iterator[Iterator[str]]:
+def _rounds(source: TextSource, *, seed: int) -> Iterator[Iterator[Document]]:
     rounds = shuffled_rounds(
         partial(_read_excerpts, source),
         np.random.default_rng(seed),
@@ -122,19 +178,28 @@ def _rounds(source: TextSource, *, seed: int) -> Iterator[Iterator[str]]:
     yield from rounds
 
 
-def _read_excerpts(source: TextSource) -> Iterator[str]:
-    empty = True
-    for document in read_documents(source.path, field=source.field, split=source.split):
+def _read_excerpts(source: TextSource) -> Iterator[Document]:
+    empty = answerless = True
+    for document in source.read():
         if source.part != "all" and is_held_out(document, source.held_out) != (source.part == "held_out"):
             continue
-        step = source.excerpt_chars or len(document) or 1
-        for start in range(0, len(document), step):
-            empty = False
-            yield document[start : start + step]
-    if empty and source.part == "all":
-        raise DataError(f"a text source must hold text, every document of {source.path} is empty")
+        empty = False
+        answerless = answerless and source.loss != "all" and not isinstance(document, str) and not document.answers
+        yield from _excerpts(document, source)
     if empty:
         raise DataError(
             f"a text source must hold text, {source.path} has none in its {source.part} part with "
             f"held_out={source.held_out}"
         )
+    if answerless:
+        raise DataError(f"a loss on answers needs answers, {source.path} has none; set loss: all, or read other text")
+
+
+def _excerpts(document: Document, source: TextSource) -> Iterator[Document]:
+    if source.excerpt_chars is None:
+        yield document
+    elif isinstance(document, str):
+        for start in range(0, len(document), source.excerpt_chars):
+            yield document[start : start + source.excerpt_chars]
+    else:
+        raise DataError(f"conversations are not cut into excerpts, {source.path} holds some; leave excerpt_chars out")

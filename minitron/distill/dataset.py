@@ -3,34 +3,25 @@
 # B sequences of a batch, T tokens a sequence, N sequences
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from minitron.data.masks import PackedSequences, loss_mask
+
 NOT_COUNTED = -100  # label of a masked token, Hugging Face's ignore_index
-
-
-class PackedSequences(Protocol):
-    """Token ids [N, T], in memory or in a file."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(N, T)."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int | slice, /) -> npt.NDArray[np.integer]:
-        """Ids [T] of a sequence, or [n, T] of a slice."""
 
 
 class SequenceDataset(Dataset[dict[str, torch.Tensor]]):
     """Sequences in their order, and in further passes in new ones that the seed fixes.
 
+    The position of each token is labeled with the next one, and masked where that one does not count. Of a sequence
+    with tokens that do not count, the last position is masked, too: nobody knows whether its next one does.
+
     Args:
-        sequences_NT: Token ids.
+        sequences_NT: Token ids, and which of them count.
         epochs: Passes.
         seed: Fixes the order of the passes but the first.
         next_tokens: The last token of a sequence, whose next one is not known, is masked.
@@ -53,6 +44,10 @@ class SequenceDataset(Dataset[dict[str, torch.Tensor]]):
         ids_T = torch.from_numpy(np.asarray(self._sequences_NT[index]).astype(np.int64))
         labels_T = ids_T.roll(-1)
         if self._next_tokens:
+            labels_T[-1] = NOT_COUNTED
+        counted_T = loss_mask(self._sequences_NT, index)
+        if counted_T is not None and not counted_T.all():
+            labels_T[:-1][torch.from_numpy(~counted_T[1:])] = NOT_COUNTED
             labels_T[-1] = NOT_COUNTED
         return {"input_ids": ids_T, "labels": labels_T, "index": torch.tensor(index)}
 

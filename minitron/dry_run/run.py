@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from minitron.artifacts.json_files import JsonObject
+from minitron.checkpoints.hub import find_config
 from minitron.dry_run.costs import Cost, phase_costs, sum_costs
 from minitron.dry_run.disk import DiskPlan, plan_disk
 from minitron.dry_run.launch import LaunchStep, plan_launch
@@ -77,14 +78,16 @@ def plan_run(recipe: Recipe, arguments: Sequence[str]) -> DryRun:
     """Plans a run; weights and text need not be there.
 
     Args:
-        recipe: A loaded recipe.
+        recipe: A loaded recipe; of a teacher on the hub the configuration alone is fetched.
         arguments: The recipe's file and the overrides, as they were given.
 
     Raises:
         MinitronError: The teacher has no configuration, or the recipe cannot be followed.
     """
-    folder = Path(recipe.teacher)
-    config = read_config(folder)
+    found = find_config(recipe.teacher)
+    folder = found if found.is_dir() else found.parent
+    recipe = recipe.model_copy(update={"teacher": str(folder)})
+    config = read_config(found)
     teacher = shape_from_config(config)
     check_against_teacher(recipe, teacher)
     shapes, stages = plan_shapes(recipe, teacher), stages_of(recipe)

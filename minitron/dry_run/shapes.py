@@ -83,7 +83,7 @@ def kept_layers(recipe: Recipe, shape: HybridShape, choose: Choice, kept: int) -
         raise MinitronError(f"num_hidden_layers must be between 1 and {len(pattern)}, got {kept}")
     quotas = BlockQuotas(at_least=dict.fromkeys(shape.family.kinds_that_keep("kv"), recipe.search.keep_attention))
     if recipe.score.depth.remove:
-        quotas = recipe.score.depth.quotas
+        quotas = recipe.score.depth.quotas(shape.family)
     layers = list(range(len(pattern)))
     while len(layers) > kept:
         layers.remove(choose(pattern, layers, quotas.removable(pattern, layers, kept)))

@@ -5,7 +5,7 @@ from rich.table import Table
 from minitron.dry_run.costs import Cost, PhaseCost
 from minitron.dry_run.run import DryRun
 from minitron.estimate.devices import find_device
-from minitron.report.tables import BLOCK_LABELS, format_count
+from minitron.report.tables import format_count
 from minitron.units import GIB, format_bytes
 
 # Column of the memory table -> the parts that it sums.
@@ -61,7 +61,7 @@ def sizes_table(found: DryRun) -> Table:
         shape = model.shape
         table.add_row(
             name,
-            ", ".join(f"{count} {BLOCK_LABELS[kind]}" for kind, count in model.blocks.items()),
+            ", ".join(f"{count} {shape.family.block_kinds[kind]}" for kind, count in model.blocks.items()),
             str(shape.hidden_size),
             str(shape.intermediate_size or "-"),
             f"{shape.mamba_num_heads} x {shape.mamba_head_dim}" if shape.mamba_num_heads else "-",

@@ -1,5 +1,7 @@
 """Reasoning tasks: greedy generation, an answer after the thinking trace, checked by exact match."""
 
+# B problems of a batch, T tokens
+
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +10,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from minitron.data.documents import read_jsonl
+from minitron.data.formats.jsonl import read_jsonl
+from minitron.data.special_tokens import encode_prompts
 from minitron.errors import DataError
 from minitron.progress import track
 
@@ -38,14 +41,16 @@ def read_problems(path: Path, *, limit: int | None = None) -> list[Problem]:
         DataError: The file is missing or empty, or a line lacks a field.
     """
     problems: list[Problem] = []
-    for line, record in read_jsonl(path):
+    for row in read_jsonl(path):
         if limit is not None and len(problems) == limit:
             break
-        prompt, answer = record.get("prompt"), record.get("answer")
+        prompt, answer = row.values.get("prompt"), row.values.get("answer")
         if not isinstance(prompt, str) or not isinstance(answer, str):
-            raise DataError(f"a problem needs the text fields prompt and answer, {path}:{line} has {', '.join(record)}")
+            raise DataError(
+                f"a problem needs the text fields prompt and answer, {row.where} has {', '.join(row.names)}"
+            )
         if not answer.strip():
-            raise DataError(f"a problem needs an answer that is not blank, {path}:{line} has none")
+            raise DataError(f"a problem needs an answer that is not blank, {row.where} has none")
         problems.append(Problem(prompt=prompt, answer=answer.strip()))
     if not problems:
         raise DataError(f"a task needs at least one problem, {path} has none")
@@ -84,26 +89,34 @@ def evaluate_task(
     stops = _stop_tokens(model, tokenizer)
     for start in track(starts, "evaluate task", total=len(starts)):
         batch = ordered[start : start + batch_size]
-        inputs = tokenizer(
-            [problem.prompt for problem in batch], return_tensors="pt", padding=True, padding_side="left"
-        ).to(model.device)
+        ids_BT, mask_BT = _padded_left(encode_prompts([problem.prompt for problem in batch], tokenizer), model.device)
         output_BT = model.generate(
-            **inputs,
+            ids_BT,
+            attention_mask=mask_BT,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=sorted(stops),
+            eos_token_id=sorted(stops) or None,
         )
-        new_BT = output_BT[:, inputs["input_ids"].shape[1] :]
+        new_BT = output_BT[:, ids_BT.shape[1] :]
         for problem, new_T in zip(batch, new_BT, strict=True):
             correct += extract_answer(_decode(tokenizer, new_T, stops)) == problem.answer
     return TaskEvaluation(exact_match=correct / len(problems), problems=len(problems))
 
 
+def _padded_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    # Any id will do for padding, which the mask [B, T] hides.
+    longest = max(map(len, prompts))
+    ids = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
 def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     configured: int | list[int] | None = getattr(model.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [] if configured is None else [configured]
-    return {tokenizer.eos_token_id, *listed}
+    named = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return {*named, *listed}
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids_T: torch.Tensor, stops: set[int]) -> str:

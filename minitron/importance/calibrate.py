@@ -69,7 +69,7 @@ def calibrate(
         raise MinitronError(f"there must be a sample for each of {ranks.world_size} processes, got {len(samples)}")
     if settings.depth.remove:
         pattern = stack.shape.hybrid_override_pattern
-        settings.depth.quotas.check(pattern, len(pattern) - settings.depth.remove)
+        settings.depth.quotas(stack.shape.family).check(pattern, len(pattern) - settings.depth.remove)
     started = time.monotonic()
     run = _Calibration(stack, samples.share(ranks.rank, ranks.world_size), settings, ranks, state_folder)
     depth_L, removed = run.run()

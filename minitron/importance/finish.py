@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from minitron.errors import MinitronError
+from minitron.errors import NotFiniteError
 from minitron.importance.block_statistics import Key
 from minitron.importance.scores import LAYER_AXES, ScoreArray, Scores, layer_scores
 
@@ -30,7 +30,7 @@ def make_scores(
         num_tokens: Tokens of those samples.
 
     Raises:
-        MinitronError: A score is not finite.
+        NotFiniteError: A score is not finite.
     """
 
     def by_layer(axis: str) -> dict[int, ScoreArray]:
@@ -38,9 +38,11 @@ def make_scores(
 
     for (axis, layer), score in found.items():
         if not torch.isfinite(score).all():
-            raise MinitronError(f"scores must be finite, those of {axis} in block {layer} are not: the model overflows")
+            raise NotFiniteError(
+                f"scores must be finite, those of {axis} in block {layer} are not: the model overflows"
+            )
     if not torch.isfinite(depth_L).all():
-        raise MinitronError("depth scores must be finite, they are not: the model overflows")
+        raise NotFiniteError("depth scores must be finite, they are not: the model overflows")
     hidden = list(by_layer("hidden_size").values())
     return Scores(
         hidden_size=np.sum(hidden, axis=0) if hidden else None,

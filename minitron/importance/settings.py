@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from minitron.errors import MinitronError
+from minitron.models.families.family import Family
 from minitron.models.quotas import BlockQuotas
 from minitron.settings import NonNegativeInt, PositiveInt, Settings
 
@@ -30,14 +31,14 @@ SCORED_AXES = (
 class WidthSettings(Settings):
     """Which scorer ranks the units of each axis: activation (as published), flap or output_energy; null: none.
 
-    The defaults are what won on the quickstart's teacher: docs/decisions/0006-default-scores.md.
+    The defaults are what won over the quickstart's teacher and SmolLM2: docs/decisions/0026-scores-of-real-models.md.
     """
 
     hidden_size: WidthScorer | None = Field(default="flap", description="Channels of the residual stream.")
-    intermediate_size: WidthScorer | None = Field(default="flap", description="FFN neurons.")
+    intermediate_size: WidthScorer | None = Field(default="output_energy", description="FFN neurons.")
     mamba: WidthScorer | None = Field(default="flap", description="Mamba heads, and the channels of a head.")
     num_attention_heads: WidthScorer | None = Field(
-        default="flap", description="Attention heads within their KV group."
+        default="output_energy", description="Attention heads within their KV group."
     )
     linear_num_value_heads: WidthScorer | None = Field(
         default="flap", description="Value heads of gated DeltaNet within their key head."
@@ -110,10 +111,10 @@ class DepthSettings(Settings):
             )
         return self
 
-    @property
-    def quotas(self) -> BlockQuotas:
-        """Which blocks the greedy removal keeps."""
-        exactly = {} if self.keep_attention is None else {"*": self.keep_attention}
+    def quotas(self, family: Family) -> BlockQuotas:
+        """Which blocks of a family the greedy removal keeps; attention is what keeps keys and values of all tokens."""
+        attention = "".join(family.kinds_that_keep("kv"))
+        exactly = {} if self.keep_attention is None else {attention: self.keep_attention}
         return BlockQuotas(exactly=exactly, protected=frozenset(self.protected))
 
 

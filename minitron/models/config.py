@@ -8,11 +8,13 @@ from minitron.artifacts.json_files import JsonObject, JsonValue
 from minitron.errors import ShapeError
 from minitron.models.families import FAMILIES
 from minitron.models.families.family import Family
+from minitron.models.nearest import nearest_family
 from minitron.models.shape import HybridShape
+from minitron.models.text_config import text_config
 
 
 def read_config(folder: Path) -> JsonObject:
-    """The `config.json` of a checkpoint folder, as it stands.
+    """The `config.json` of a checkpoint folder, as it stands; of a model that sees, too, that of its text model.
 
     Raises:
         ShapeError: The folder or the file is missing, or the file is not a JSON object.
@@ -26,7 +28,7 @@ def read_config(folder: Path) -> JsonObject:
         raise ShapeError(f"config.json must be valid JSON, {path} is not: {error}") from error
     if not isinstance(config, dict):
         raise ShapeError(f"config.json must hold an object, {path} holds a {type(config).__name__}")
-    return config
+    return text_config(config)
 
 
 def shape_from_config(config: Mapping[str, object]) -> HybridShape:
@@ -37,7 +39,10 @@ def shape_from_config(config: Mapping[str, object]) -> HybridShape:
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise ShapeError(f"model_type must be one of {', '.join(FAMILIES)}, got {model_type!r}")
+        nearest = nearest_family(config)
+        raise ShapeError(
+            f"model_type must be one of {', '.join(FAMILIES)}, got {model_type!r}" + (f"; {nearest}" if nearest else "")
+        )
     family = FAMILIES[model_type]
     for key, allowed in family.only_values.items():
         if config.get(key) not in (None, *allowed):

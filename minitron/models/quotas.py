@@ -12,8 +12,8 @@ class BlockQuotas:
 
     Attributes:
         at_least: Letter of a kind -> how many of its blocks stay at least (all where there are fewer).
-        exactly: Letter of a kind -> how many of its blocks stay in the end (arXiv 2508.14444 keeps 4 attention
-            blocks).
+        exactly: Letters of some kinds -> how many of their blocks, all together, stay in the end (arXiv 2508.14444
+            keeps 4 attention blocks). No letter is in two of them.
         protected: Blocks that stay, by their index.
     """
 
@@ -43,7 +43,11 @@ class BlockQuotas:
             ShapeError: The quotas do not allow to keep `kept` blocks.
         """
         left = {kind: sum(pattern[layer] == kind for layer in layers) for kind in set(pattern)}
-        surplus = {kind: left[kind] - number for kind, number in self.exactly.items() if kind in left}
+        surplus = {
+            kinds: sum(left.get(kind, 0) for kind in kinds) - number
+            for kinds, number in self.exactly.items()
+            if any(kind in left for kind in kinds)
+        }
         removals = len(layers) - kept
         must = sum(surplus.values())
         if min(surplus.values(), default=0) < 0 or must > removals:
@@ -55,8 +59,9 @@ class BlockQuotas:
             kind = pattern[layer]
             if layer in self.protected:
                 return False
-            if kind in surplus:
-                return surplus[kind] > 0
+            for kinds, number in surplus.items():
+                if kind in kinds:
+                    return number > 0
             return left[kind] > self.at_least.get(kind, 0) and must < removals
 
         found = [layer for layer in layers if allowed(layer)]

@@ -194,7 +194,7 @@ class HybridShape:
         for name, size in sizes.items():
             if size and not self.sizes[name]:
                 blocks = self.family.axes[name].blocks
-                raise ShapeError(f"{name} must stay 0 in a model without such {blocks} blocks, got {size}")
+                raise ShapeError(f"{name} must stay 0 in a model without {blocks} blocks, got {size}")
         return dataclasses.replace(self, **changes)
 
 

@@ -125,7 +125,9 @@ def scale_tensor(tensor: torch.Tensor, cut: TensorCut) -> torch.Tensor:
     if cut.scale == 1.0:
         return tensor
     wide = tensor if tensor.dtype == torch.float64 else tensor.float()
-    return ((wide + cut.plus) * cut.scale - cut.plus).to(tensor.dtype)
+    # Without an addend none is added: -0 stays what it is.
+    scaled = (wide + cut.plus) * cut.scale - cut.plus if cut.plus else wide * cut.scale
+    return scaled.to(tensor.dtype)
 
 
 def _indices(kept: Indices, like: torch.Tensor) -> torch.Tensor:

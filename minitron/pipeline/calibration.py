@@ -2,7 +2,7 @@
 
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.data.samples import Samples, blend_samples
-from minitron.errors import MinitronError
+from minitron.data.token_ids import require_model_ids
 from minitron.pipeline.text import text_sources
 from minitron.recipe.prune import CalibrationSection
 from minitron.recipe.score import ScoreSection
@@ -17,19 +17,16 @@ def read_samples(section: CalibrationSection | ScoreSection, source: Checkpoint,
         MinitronError: The text holds nothing, or its ids are not the model's.
     """
     assert section.seq_len is not None
+    tokenizer = load_tokenizer(source.folder)
     samples = blend_samples(
         text_sources(section.data),
-        load_tokenizer(source.folder),
+        tokenizer,
         seq_len=section.seq_len,
         num_samples=section.samples,
         seed=seed,
         packed=section.packed,
     )
-    highest = int(samples.token_ids.max())
-    if highest >= source.shape.vocab_size:
-        raise MinitronError(
-            f"token ids must be below the model's vocab_size {source.shape.vocab_size}, the tokenizer gives {highest}"
-        )
+    require_model_ids(samples.token_ids, tokenizer, source.shape.vocab_size)
     return samples
 
 

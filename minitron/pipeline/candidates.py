@@ -11,12 +11,13 @@ from transformers import PreTrainedModel
 
 from minitron.artifacts.json_files import read_record, write_json
 from minitron.checkpoints.checkpoint import Checkpoint
+from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.data.packing import write_sequence_file
-from minitron.data.sequences import TokenSequences
 from minitron.data.sources import Blend
+from minitron.data.token_ids import require_model_ids
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.stage import TrainingRun, distill
-from minitron.distill.training.trainer import DivergedError
+from minitron.errors import NotFiniteError
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.importance.scores import Scores
 from minitron.importance.selection import select_units
@@ -106,7 +107,9 @@ class _Bench:
         self.teacher = load_model(Path(recipe.teacher), device=recipe.device)
         is_teacher = source.folder.resolve() == Path(recipe.teacher).resolve()
         self.model = self.teacher if is_teacher else load_model(source.folder, device=recipe.device)
+        require_one_vocabulary(Path(recipe.teacher), source.folder)
         train = max(rounds.tokens, default=0) // section.seq_len
+        tokenizer = load_tokenizer(source.folder)
         sequences_NT = write_sequence_file(
             folder / SEQUENCES_FILE,
             Blend(
@@ -115,11 +118,12 @@ class _Bench:
                 num_sequences=train + rounds.sequences,
                 seed=recipe.seed,
             ),
-            load_tokenizer(source.folder),
+            tokenizer,
             made_from={"text": data_hashes(section.data)},
         )
+        require_model_ids(sequences_NT, tokenizer, source.shape.vocab_size)
         self.train_NT = sequences_NT.part(0, train)
-        self.held_out_NT: TokenSequences = sequences_NT[train:]
+        self.held_out_NT = sequences_NT.part(train)
 
     def prune(self, candidate: Candidate) -> PreTrainedModel:
         """Prunes the source to a candidate, in memory."""
@@ -164,7 +168,7 @@ def _tournament(
                 TrainingRun(state_folder=_candidate_folder(folder, index), seed=recipe.seed, stop_after_tokens=tokens),
             )
             standing = Standing(tokens=record.tokens, loss=bench.measure(student).kl, curve=record.curve)
-        except DivergedError as error:
+        except NotFiniteError as error:
             logger.warning("candidate %d leaves the tournament: %s", index, error)
             standing = Standing(tokens=tokens, loss=math.inf, curve=())
         progress.standings[index, tokens] = standing

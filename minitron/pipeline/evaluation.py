@@ -3,10 +3,14 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import open_checkpoint
-from minitron.data.sequences import blend_sources
+from minitron.checkpoints.finite import naming_weights
+from minitron.data.sequences import blend_text
+from minitron.data.special_tokens import encode_prompts
+from minitron.data.token_ids import require_model_ids
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.workload import Workload
 from minitron.evaluate.metrics import Metrics
@@ -17,6 +21,7 @@ from minitron.evaluate.speed.wave import Speed
 from minitron.evaluate.task import evaluate_task, read_problems
 from minitron.pipeline.text import text_sources
 from minitron.recipe.evaluate import EvaluateSection
+from minitron.runtime.backbone import output_head
 from minitron.runtime.loading import load_tokenizer
 
 
@@ -40,19 +45,26 @@ def evaluate_model(
         seed: Seed of the order of the text.
     """
     checkpoint, tokenizer = open_checkpoint(folder), load_tokenizer(folder)
-    sequences_NT = blend_sources(
+    sequences_NT = blend_text(
         text_sources(section.data, held_out=True),
         tokenizer,
         seq_len=section.seq_len,
         num_sequences=section.sequences,
         seed=seed,
     )
-    text = evaluate_text(model, sequences_NT, teacher=teacher)
-    task = None
+    vocab_size = min(len(output_head(one)) for one in (model, teacher) if one is not None)
+    require_model_ids(sequences_NT, tokenizer, vocab_size)
+    problems = []
     if section.task is not None:
         problems = read_problems(Path(section.task.path), limit=section.task.problems)
+        for prompt in encode_prompts([problem.prompt for problem in problems], tokenizer):
+            require_model_ids(np.asarray(prompt), tokenizer, vocab_size)
+    with naming_weights(checkpoint):
+        text = evaluate_text(model, sequences_NT, teacher=teacher)
+    task = None
+    if section.task is not None:
         task = evaluate_task(model, tokenizer, problems, max_new_tokens=section.task.max_new_tokens)
-    speed = _speed(model, teacher, section)
+    speed = _speed(model, teacher, section, vocab_size=vocab_size)
     return Metrics(
         params=checkpoint.params,
         memory=memory_bytes(checkpoint.shape, workload),
@@ -65,8 +77,10 @@ def evaluate_model(
     )
 
 
-def _speed(model: PreTrainedModel, teacher: PreTrainedModel | None, section: EvaluateSection) -> Speed:
+def _speed(
+    model: PreTrainedModel, teacher: PreTrainedModel | None, section: EvaluateSection, *, vocab_size: int
+) -> Speed:
     """The model's speed in turn with the teacher's, whose tokens a second its ratio is to."""
     models = {"teacher": teacher, "model": model} if teacher not in (None, model) else {"model": model}
     runs: dict[str, RunWave] = {name: partial(run_wave, one) for name, one in models.items()}
-    return measure(runs, section.speed, vocab_size=model.config.vocab_size)["model"]
+    return measure(runs, section.speed, vocab_size=vocab_size)["model"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.json_files import JsonObject
 from minitron.checkpoints.checkpoint import checkpoint_hashes
-from minitron.data.documents import is_text_file
+from minitron.data.locations import locate
 from minitron.distill.settings import SPEED_SETTINGS, WATCHING_SETTINGS
 from minitron.pipeline.sections import correction_section, depth_first_section, prune_section, score_section
 from minitron.recipe.distill import DistillSection, TrainSection
@@ -192,9 +192,19 @@ def _correction(recipe: Recipe) -> JsonObject | None:
     return None if section is None else training(section)
 
 
+# Settings of a source that came later: where they are left out, text keeps the hashes that it had before.
+LATER_SETTINGS = {"held_out", "kind", "loss", "chat_template"}
+
+
 def _source(source: Source) -> JsonObject:
-    # Text that is not split keeps the hashes that it had before texts could be.
-    found: JsonObject = source.model_dump(mode="json", exclude=None if source.held_out else {"held_out"})
-    if not is_text_file(source.path):
+    left_out = {name for name in LATER_SETTINGS if not getattr(source, name)}
+    found: JsonObject = source.model_dump(mode="json", exclude=left_out)
+    if source.chat_template is not None:
+        found["chat_template"] = file_hash(Path(source.chat_template))
+    location = locate(source.path)
+    if location.on_hub:
         return found
-    return {key: value for key, value in found.items() if key != "path"} | {"content": file_hash(Path(source.path))}
+    contents = [file_hash(path) for path in location.contents]
+    return {key: value for key, value in found.items() if key != "path"} | {
+        "content": contents[0] if len(contents) == 1 else [*contents]
+    }

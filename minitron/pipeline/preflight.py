@@ -12,8 +12,10 @@ from minitron.pipeline.blocks import check_depth_target, kept_blocks
 from minitron.pipeline.sections import search_limits
 from minitron.recipe.lengths import check_lengths
 from minitron.recipe.recipe import Recipe
-from minitron.recipe.source import missing_files
+from minitron.recipe.source import faulty_text, sources_in
+from minitron.recipe.source_checks import check_sources
 from minitron.recipe.space import search_space
+from minitron.recipe.tokens import require_model_tokens
 from minitron.search.solver import solve_budget
 
 
@@ -27,16 +29,31 @@ def check_recipe(recipe: Recipe) -> None:
             that predict further tokens are in the way of a cut.
     """
     checkpoint = open_checkpoint(Path(recipe.teacher))
-    missing = missing_text(recipe)
-    if missing:
-        raise MinitronError("\n".join(f"data file not found: {path}" for path in missing))
+    check_text(recipe)
+    task = recipe.evaluate.task
+    require_model_tokens(checkpoint, sources_in(recipe), task=None if task is None else task.path)
     _check_extras(recipe, checkpoint)
     check_against_teacher(recipe, checkpoint.shape)
 
 
+def check_text(recipe: Recipe) -> None:
+    """Refuses a recipe whose text is not there, or holds no such records or none that its teacher's template takes.
+
+    Raises:
+        MinitronError: Every fault at once, a line each.
+    """
+    faults = [sentence for _, sentence in faulty_text(recipe)]
+    task = recipe.evaluate.task
+    if task is not None and not Path(task.path).is_file():
+        faults.append(f"a task must be a file that is there, {task.path} is not")
+    if faults:
+        raise MinitronError("\n".join(faults))
+    check_sources(list(sources_in(recipe)), Path(recipe.teacher))
+
+
 def missing_text(recipe: Recipe) -> list[str]:
-    """Text files that the recipe names and that are not there, each once; the task's problems are the last."""
-    missing = list(missing_files(recipe))
+    """Text that the recipe names and that is not there, each once; the task's problems are the last."""
+    missing = [source.path for source, _ in faulty_text(recipe)]
     task = recipe.evaluate.task
     if task is not None and not Path(task.path).is_file() and task.path not in missing:
         missing.append(task.path)
@@ -51,7 +68,7 @@ def check_against_teacher(recipe: Recipe, teacher: HybridShape) -> None:
     """
     depth = recipe.score.depth
     if depth.remove:
-        depth.quotas.check(teacher.hybrid_override_pattern, teacher.num_hidden_layers - depth.remove)
+        depth.quotas(teacher.family).check(teacher.hybrid_override_pattern, teacher.num_hidden_layers - depth.remove)
     _check_search(recipe, teacher)
     check_lengths(recipe)
     check_training(recipe, teacher)

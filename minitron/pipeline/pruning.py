@@ -10,7 +10,9 @@ from minitron.artifacts.header import STATE_FOLDER
 from minitron.artifacts.json_files import JsonObject
 from minitron.artifacts.resume import SavedState
 from minitron.checkpoints.checkpoint import PLAN_FILE, Checkpoint, checkpoint_hashes, open_checkpoint
+from minitron.checkpoints.finite import naming_weights
 from minitron.checkpoints.lineage import lineage_of
+from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.checkpoints.writing.journal import CONFIG_FILE, is_unfinished
 from minitron.dtypes import DTYPES
 from minitron.importance.scores import Scores
@@ -89,13 +91,15 @@ def prune_to(
     if progress.finished is None:
         if not is_unfinished(output):
             shutil.rmtree(output, ignore_errors=True)
-        written = prune_checkpoint(source, plan, output, written_as)
+        with naming_weights(source):
+            written = prune_checkpoint(source, plan, output, written_as)
         progress.save("cut")
     else:
         written = open_checkpoint(output)
     save_plan(plan, output.with_name(PLAN_FILE))
     if section.repair is not None and progress.finished != "repair":
-        repair_checkpoint(source, written, plan, section.repair, execution=execution)
+        with naming_weights(source):
+            repair_checkpoint(source, written, plan, section.repair, execution=execution)
         progress.save("repair")
     write_provenance(
         written,
@@ -145,6 +149,7 @@ def repair_checkpoint(
     Raises:
         MinitronError: The text holds nothing, its ids are not the model's, or a repaired weight overflows.
     """
+    require_one_vocabulary(source.folder, pruned.folder)
     samples = read_samples(section, source, seed=execution.seed)
     teacher, student = (
         open_stack(checkpoint, layerwise=section.layerwise, device=execution.device) for checkpoint in (source, pruned)

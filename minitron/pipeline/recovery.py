@@ -9,8 +9,10 @@ from transformers import PreTrainedModel
 
 from minitron.artifacts.header import STATE_FOLDER
 from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
+from minitron.checkpoints.finite import naming_weights
 from minitron.checkpoints.lineage import lineage_of
 from minitron.checkpoints.merging.merge import merge_checkpoints
+from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.distill.loss.hidden_states import HIDDEN_LOSSES
 from minitron.distill.settings import HiddenSettings
 from minitron.distill.training.model import HiddenMatch
@@ -99,8 +101,12 @@ def recover(context: StageContext, student: PreTrainedModel, template: Checkpoin
 
     Returns:
         Loss curve, tokens and seconds of all phases.
+
+    Raises:
+        MinitronError: Teacher and student do not share a vocabulary, or a phase cannot be trained.
     """
     section, ranks, output = recovery.section, context.ranks, context.output
+    require_one_vocabulary(recovery.teacher.folder, template.folder)
     teachers = open_teachers(context, section, recovery.teacher)
     finished: list[_Phase] = []
     for position, (name, phase) in enumerate(zip(section.phase_names, section.curriculum, strict=True)):
@@ -112,13 +118,14 @@ def recover(context: StageContext, student: PreTrainedModel, template: Checkpoin
                 student = load_trained(finished[-1].student, phase, ranks, device=context.recipe.device)
             sequences_NT, teacher = teachers(position, phase)
             hidden = _hidden_match(phase.loss.hidden, recovery.kept)
-            record = distill(
-                student,
-                teacher,
-                sequences_NT,
-                train_settings(phase, objective_of(phase.loss), hidden=hidden),
-                run=TrainingRun(state_folder=output / STATE_FOLDER / name, seed=context.recipe.seed, ranks=ranks),
-            )
+            with naming_weights(template, open_checkpoint(recovery.teacher.folder)):
+                record = distill(
+                    student,
+                    teacher,
+                    sequences_NT,
+                    train_settings(phase, objective_of(phase.loss), hidden=hidden),
+                    run=TrainingRun(state_folder=output / STATE_FOLDER / name, seed=context.recipe.seed, ranks=ranks),
+                )
             del teacher
             write_trained(student, record, template, folder, ranks)
             if ranks.is_main:

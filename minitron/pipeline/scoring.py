@@ -8,9 +8,10 @@ import numpy as np
 
 from minitron.artifacts.header import STATE_FOLDER
 from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.finite import naming_weights
 from minitron.distributed import Ranks
 from minitron.importance.calibrate import calibrate
-from minitron.importance.scores import ScoreArray, Scores, save_scores
+from minitron.importance.scores import LAYER_AXES, ScoreArray, Scores, save_scores
 from minitron.importance.selection import mamba_channels, mamba_heads
 from minitron.pipeline import fingerprints
 from minitron.pipeline.calibration import open_stack, read_samples
@@ -29,12 +30,16 @@ def score_folder(
     checkpoint = open_checkpoint(teacher)
     samples = read_samples(section, checkpoint, seed=seed)
     stack = open_stack(checkpoint, layerwise=section.layerwise, device=device)
-    scores = calibrate(stack, samples, section, ranks=ranks, state_folder=output / STATE_FOLDER)
+    with naming_weights(checkpoint):
+        scores = calibrate(stack, samples, section, ranks=ranks, state_folder=output / STATE_FOLDER)
     scores = replace(scores, origin=fingerprints.scores(teacher, section, seed=seed))
     ranks.barrier()
     if ranks.is_main:
         save_scores(scores, output / SCORES_FILE)
-        draw_scores(score_rows(scores), scores.depth, checkpoint.shape.hybrid_override_pattern, output)
+        shape = checkpoint.shape
+        draw_scores(
+            score_rows(scores), scores.depth, shape.hybrid_override_pattern, output, kinds=shape.family.block_kinds
+        )
         shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
     return scores
 

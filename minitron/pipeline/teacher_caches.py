@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from minitron.data.masks import PackedSequences
 from minitron.data.sequence_file import open_sequence_file
-from minitron.distill.dataset import PackedSequences
 from minitron.distill.teachers.cache_file import open_teacher_cache
 from minitron.distill.teachers.cached import CachedTeacher
 from minitron.distill.teachers.teacher import Teacher

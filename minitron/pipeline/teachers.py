@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minitron.artifacts.header import STATE_FOLDER
-from minitron.distill.dataset import PackedSequences
+from minitron.data.masks import PackedSequences
 from minitron.distill.teachers.teacher import Teacher
 from minitron.errors import MinitronError
 from minitron.pipeline.context import StageContext

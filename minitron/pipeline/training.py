@@ -7,9 +7,10 @@ from transformers import PreTrainedModel
 
 from minitron.artifacts.json_files import read_record, write_json
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint, tokenizer_hash
+from minitron.data.masks import PackedSequences
 from minitron.data.packing import shared_sequence_file
 from minitron.data.sources import Blend
-from minitron.distill.dataset import PackedSequences
+from minitron.data.token_ids import require_model_ids
 from minitron.distill.loss.divergences import DIVERGENCES
 from minitron.distill.loss.divergences.jsd import JSD
 from minitron.distill.loss.objective import Objective
@@ -21,12 +22,14 @@ from minitron.distill.teachers.teacher import Teacher
 from minitron.distill.training.model import HiddenMatch
 from minitron.distill.training.stage import DistillRecord, DistillSettings
 from minitron.distributed import Ranks
+from minitron.models.config import read_config, shape_from_config
 from minitron.pipeline.fingerprints import data_hashes
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RECORD_FILE
 from minitron.pipeline.text import text_sources
 from minitron.recipe.distill import DistillSection, TrainSection
 from minitron.runtime.dtypes import torch_dtype
-from minitron.runtime.loading import load_model, load_tokenizer, save_model
+from minitron.runtime.loading import load_model, load_tokenizer
+from minitron.runtime.saving import save_model
 from minitron.runtime.stack import LayerwiseStack
 
 
@@ -59,7 +62,8 @@ def packed_text(section: TrainSection, teacher: Path, path: Path, *, seed: int, 
     assert section.tokens is not None
     if ranks.is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
-    return shared_sequence_file(
+    tokenizer = load_tokenizer(teacher)
+    sequences_NT = shared_sequence_file(
         ranks,
         path,
         Blend(
@@ -68,9 +72,11 @@ def packed_text(section: TrainSection, teacher: Path, path: Path, *, seed: int, 
             num_sequences=max(1, section.tokens // section.seq_len),
             seed=seed,
         ),
-        load_tokenizer(teacher),
+        tokenizer,
         made_from={"text": data_hashes(section.data), "tokenizer": tokenizer_hash(teacher)},
     )
+    require_model_ids(sequences_NT, tokenizer, shape_from_config(read_config(teacher)).vocab_size)
+    return sequences_NT
 
 
 def load_trained(checkpoint: Checkpoint, section: TrainSection, ranks: Ranks, *, device: str) -> PreTrainedModel:

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from minitron.checkpoints.names import gather_state, model_places, read_place
+from minitron.checkpoints.names import gather_state, read_place
+from minitron.checkpoints.places import model_places
 from minitron.errors import MinitronError
 from minitron.models.config import config_for_shape, shape_from_config
 from minitron.models.slicing import slice_tensors

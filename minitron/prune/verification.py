@@ -7,9 +7,10 @@ import torch
 
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.extras import extra_specs
-from minitron.checkpoints.names import model_places, read_place
+from minitron.checkpoints.names import read_place
+from minitron.checkpoints.places import model_places
 from minitron.checkpoints.reading import Fp32, read_fp32
-from minitron.errors import MinitronError
+from minitron.errors import MinitronError, NotFiniteError
 from minitron.models.axes import tensor_shape
 from minitron.models.slicing import TensorCut, scale_tensor, tensor_cuts
 from minitron.prune.plan import PrunePlan
@@ -92,7 +93,7 @@ def check_logits(
     found_TV = _logits(LayerwiseStack(written), ids_1T)
     expected_TV = _logits(LayerwiseStack(written, read=cut_rows(source, plan, dtype=dtype)), ids_1T)
     if not torch.isfinite(expected_TV).all():
-        raise MinitronError(f"logits of the pruned model must be finite, those of {written.folder} are not")
+        raise NotFiniteError(f"logits of the pruned model must be finite, those of {written.folder} are not")
     if not torch.equal(found_TV, expected_TV):
         apart = float((found_TV - expected_TV).abs().max())
         raise MinitronError(

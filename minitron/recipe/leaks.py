@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from minitron.data.documents import is_text_file
+from minitron.data.locations import is_local, locate
+from minitron.errors import DataError
 from minitron.recipe.paths import settings_in
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.source import Source
@@ -23,14 +24,20 @@ def find_leaks(recipe: Recipe) -> list[str]:
         if judged.startswith(EVALUATION)
         for trained, other in sources
         if not trained.startswith(EVALUATION)
-        if _text(source) == _text(other) and not (source.held_out > 0 and _split(source) == _split(other))
+        if _text(source) & _text(other) and not (source.held_out > 0 and _split(source) == _split(other))
     ]
 
 
-def _text(source: Source) -> tuple[str, str]:
-    if is_text_file(source.path):
-        return str(Path(source.path).resolve()), ""
-    return source.path, source.split
+def _text(source: Source) -> set[tuple[str, str]]:
+    if not is_local(source.path):
+        return {(source.path, source.split)}
+    try:
+        location = locate(source.path)
+    except DataError:  # what is not there yet is told apart by its name
+        return {(str(Path(source.path).resolve()), "")}
+    if location.folder is not None:
+        return {(str(location.folder.resolve()), source.split)}
+    return {(str(path.resolve()), "") for path in location.files}
 
 
 def _split(source: Source) -> str:

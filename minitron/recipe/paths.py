@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from minitron.data.documents import is_text_file
+from minitron.checkpoints.hub import hub_name
+from minitron.data.locations import is_local
 from minitron.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -16,14 +17,25 @@ class Relative:
     """Marks a setting as a path that is taken from the recipe's folder.
 
     Attributes:
-        or_dataset: Only where it is the name of a text file; anything else is the name of a dataset.
+        or_dataset: Only where it is meant to be on this machine; anything else is the name of a dataset.
+        or_hub: Only where it is there or cannot be a name on the Hugging Face hub.
     """
 
     or_dataset: bool = False
+    or_hub: bool = False
+
+    def resolve(self, value: str, folder: Path) -> str:
+        """The path from a folder, or the name as it is."""
+        is_name = self.or_dataset and not is_local(value, folder)
+        if self.or_hub and not (folder / value).exists():
+            is_name = hub_name(value) is not None
+        return value if is_name else str(folder / value)
 
 
 RecipePath = Annotated[str, Relative()]
+OptionalPath = Annotated[str | None, Relative()]
 TextPath = Annotated[str, Relative(or_dataset=True)]
+CheckpointPath = Annotated[str, Relative(or_hub=True)]
 
 
 def settings_in(settings: Settings, place: str = "") -> Iterator[tuple[str, Settings]]:
@@ -47,6 +59,6 @@ def resolve_paths(settings: SettingsT, folder: Path) -> SettingsT:
             changed[name] = resolve_paths(value, folder)
         elif isinstance(value, tuple):
             changed[name] = tuple(resolve_paths(one, folder) if isinstance(one, Settings) else one for one in value)
-        elif marks and (is_text_file(value) or not marks[0].or_dataset):
-            changed[name] = str(folder / value)
+        elif marks and value is not None:
+            changed[name] = marks[0].resolve(value, folder)
     return settings.model_copy(update=changed)

@@ -10,7 +10,7 @@ from minitron.recipe.budget import BudgetSection
 from minitron.recipe.devices import DevicesSection
 from minitron.recipe.distill import CorrectionSection, DepthFirstSection, DistillSection, TrainSection
 from minitron.recipe.evaluate import EvaluateSection
-from minitron.recipe.paths import RecipePath
+from minitron.recipe.paths import CheckpointPath
 from minitron.recipe.prune import PruneSection
 from minitron.recipe.score import ScoreSection
 from minitron.recipe.search import SearchSection
@@ -24,7 +24,9 @@ class Recipe(Settings):
 
     version: Literal[1] = Field(description="Version of the recipe's form.")
     name: str = Field(description="Name of the run; its folder is runs/NAME unless --output names another.")
-    teacher: RecipePath = Field(description="Checkpoint folder, relative to the recipe.")
+    teacher: CheckpointPath = Field(
+        description="Checkpoint folder, relative to the recipe, or owner/name or owner/name@revision on the hub."
+    )
     seed: Seed = Field(default=0, description="Seed of every random choice.")
     device: str = Field(default="cpu", description="torch device that models run on.")
     score: ScoreSection

@@ -30,9 +30,10 @@ def search_space(
     if not depths or max(depths) > blocks:
         raise RecipeError(f"search.num_hidden_layers must hold sizes up to the teacher's {blocks}, got {list(depths)}")
     sizes = {}
-    for axis, found in section.sizes.items():
+    for name, found in section.sizes.items():
+        axis = teacher.family.axis_named(name)
         if axis not in teacher.family.axes or not teacher.sizes[axis]:
-            raise RecipeError(f"search.{axis} must be an axis of the teacher, a {teacher.model_type} without it")
+            raise RecipeError(f"search.{name} must be an axis of the teacher, a {teacher.model_type} without it")
         if isinstance(found, SizeRange):
             sizes[axis] = size_range(teacher, axis, low=found.min, high=found.max, step=found.step)
         else:

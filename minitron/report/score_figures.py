@@ -8,9 +8,9 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Okabe-Ito colors by kind of block.
+# Okabe-Ito colors by letter of a kind of block, which differ within each family; `Family.block_kinds` names the kinds.
 KIND_COLORS = {"M": "#0072B2", "-": "#E69F00", "*": "#009E73", "E": "#CC79A7", "T": "#0072B2"}
-KIND_NAMES = {"M": "Mamba-2", "-": "MLP", "*": "attention", "E": "experts", "T": "transformer layer"}
+KIND_COLORS |= {"S": "#56B4E9", "N": "#D55E00", "H": "#009E73", "G": "#E69F00", "X": "#CC79A7"}
 AXIS_TITLES = {
     "hidden_size": "hidden channels",
     "intermediate_size": "FFN neurons",
@@ -27,7 +27,14 @@ ROW_UNITS = 128  # a single row longer than this is folded
 Values = npt.NDArray[np.float64]
 
 
-def draw_scores(rows: Mapping[str, Mapping[str, Values]], depth_L: Values, pattern: str, folder: Path) -> None:
+def draw_scores(
+    rows: Mapping[str, Mapping[str, Values]],
+    depth_L: Values,
+    pattern: str,
+    folder: Path,
+    *,
+    kinds: Mapping[str, str],
+) -> None:
     """Draws `AXIS.png` for each axis, and `depth.png`.
 
     Args:
@@ -35,10 +42,11 @@ def draw_scores(rows: Mapping[str, Mapping[str, Values]], depth_L: Values, patte
         depth_L: One score a block.
         pattern: The blocks' letters.
         folder: Where to write.
+        kinds: Letter -> what such blocks are, as their family says.
     """
     for axis, scores in rows.items():
         draw_heatmap(scores, AXIS_TITLES[axis], folder / f"{axis}.png")
-    draw_depth(depth_L, pattern, folder / "depth.png")
+    draw_depth(depth_L, pattern, folder / "depth.png", kinds=kinds)
 
 
 def draw_heatmap(scores: Mapping[str, Values], title: str, path: Path) -> None:
@@ -67,14 +75,14 @@ def draw_heatmap(scores: Mapping[str, Values], title: str, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_depth(depth_L: Values, pattern: str, path: Path) -> None:
+def draw_depth(depth_L: Values, pattern: str, path: Path, *, kinds: Mapping[str, str]) -> None:
     """Draws one bar a block, colored by kind; blocks that a greedy search removed have negative scores."""
     figure = Figure(figsize=(max(6.0, 0.2 * len(pattern) + 2), 3.6), layout="constrained")
     axes = figure.subplots()
-    for kind, color in KIND_COLORS.items():
+    for kind, name in kinds.items():
         layers = [layer for layer, letter in enumerate(pattern) if letter == kind]
         if layers:
-            axes.bar(layers, depth_L[layers], color=color, label=KIND_NAMES[kind])
+            axes.bar(layers, depth_L[layers], color=KIND_COLORS[kind], label=name)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(pattern)), [f"{kind}\n{layer}" for layer, kind in enumerate(pattern)], fontsize=8)
     axes.set_xlabel("block")

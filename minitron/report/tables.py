@@ -14,11 +14,10 @@ from minitron.units import format_bytes
 PART_LABELS = {
     "weights": "weights",
     "kv": "KV cache",
-    "ssm": "Mamba state",
+    "ssm": "recurrent state",
     "conv": "conv state",
     "workspace": "workspace",
 }
-BLOCK_LABELS = {"M": "Mamba", "-": "MLP", "*": "attention", "E": "experts", "T": "transformer"}
 
 
 def format_count(count: int) -> str:
@@ -73,7 +72,7 @@ def _size_columns(candidates: Sequence[CandidateRecord]) -> dict[str, list[str]]
     return {
         title: [" x ".join(str(candidate.shape.sizes[size]) for size in sizes) for candidate in candidates]
         for title, sizes in columns.items()
-        if candidates[0].shape.sizes[sizes[0]]
+        if candidates[0].shape.sizes.get(sizes[0])
     }
 
 
@@ -143,7 +142,7 @@ def fit_table(found: ModelFit) -> Table:
         parts = [f"weights {format_bytes(block.weights_bytes)}"]
         cache = block.kv_bytes + block.ssm_bytes + block.conv_bytes
         parts += [f"cache {format_bytes(cache)}"] if cache else []
-        table.add_row(f"{found.block_counts[kind]} {BLOCK_LABELS[kind]} blocks, each", ", ".join(parts))
+        table.add_row(f"{found.block_counts[kind]} {found.block_kinds[kind]} blocks, each", ", ".join(parts))
     table.add_section()
     blocks = report.cache_blocks
     if blocks is not None:

@@ -5,6 +5,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
@@ -65,11 +66,13 @@ class HookSite:
         side: What the collector is given: all of the submodule's `input`s, its `output`, or its first input and its
             output (`both`).
         channels: (first, stop) of the channels that are collected, in the last dim; None for all.
+        flat: Whether the tokens of all samples are one dim there; collectors are given them by sample all the same.
     """
 
     module: str = ""
     side: Literal["input", "output", "both"] = "output"
     channels: tuple[int, int] | None = None
+    flat: bool = False
 
 
 Attachment = tuple[nn.Module, HookSite, Collector]
@@ -81,7 +84,7 @@ def site_of(point: HookPoint, kind: str, shape: HybridShape) -> HookSite:
     if point.part is not None:
         name, dim, part = point.part
         channels = part_range(shape.family.block_tensor(kind, name).dims[dim], part, shape.sizes)
-    return HookSite(module=point.module, side=point.side, channels=channels)
+    return HookSite(module=point.module, side=point.side, channels=channels, flat=point.flat)
 
 
 @contextmanager
@@ -96,7 +99,10 @@ def collecting(attachments: Iterable[Attachment], mask_BT: torch.Tensor | None =
     """
     with ExitStack() as hooks:
         for block, site, collector in attachments:
-            hooks.callback(_register(block.get_submodule(site.module), site, collector, mask_BT).remove)
+            shape: list[int] = []
+            if site.flat:
+                hooks.callback(block.register_forward_pre_hook(partial(_note_shape, shape), with_kwargs=True).remove)
+            hooks.callback(_register(block.get_submodule(site.module), site, collector, mask_BT, shape).remove)
         yield
 
 
@@ -122,8 +128,16 @@ def merge_sums(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor
     return {name: one[name] + other[name] for name in one}
 
 
-def _register(module: nn.Module, site: HookSite, collector: Collector, mask_BT: torch.Tensor | None) -> RemovableHandle:
+def _note_shape(shape: list[int], _block: nn.Module, args: Activations, kwargs: Mapping[str, torch.Tensor]) -> None:
+    shape[:] = _inputs(args, kwargs)[0].shape[:2]
+
+
+def _register(
+    module: nn.Module, site: HookSite, collector: Collector, mask_BT: torch.Tensor | None, shape_BT: list[int]
+) -> RemovableHandle:
     def feed(activations: Activations) -> None:
+        if site.flat:
+            activations = tuple(x_NC.reshape(*shape_BT, -1) for x_NC in activations)
         if site.channels is not None:
             first, stop = site.channels
             activations = tuple(x_BTC[..., first:stop] for x_BTC in activations)

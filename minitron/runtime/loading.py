@@ -23,14 +23,14 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from minitron.artifacts.json_files import JsonObject, write_json
-from minitron.checkpoints.checkpoint import Checkpoint, carried_files, open_checkpoint
-from minitron.checkpoints.names import model_places, read_place
-from minitron.checkpoints.weights import copy_files, open_weights, write_weights
+from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
-from minitron.runtime.dtypes import torch_dtype
+from minitron.runtime.key_mapping import key_mapping
+from minitron.runtime.special_tokens import fill_special_tokens
 
 logger = logging.getLogger(__name__)
+LOADING = {"output_loading_info": True, "local_files_only": True}
 
 
 def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -51,7 +51,7 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     with _quiet_transformers():
         config = _read_config(checkpoint)
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True
+            folder, config=config, dtype=dtype, key_mapping=key_mapping(checkpoint), **LOADING
         )
     faults = {kind: names for kind, names in info.items() if names and kind != "unexpected_keys"}
     if faults:
@@ -126,35 +126,11 @@ def new_model(config: PretrainedConfig, *, seed: int, dtype: torch.dtype = torch
     return _settled(model)
 
 
-def save_model(state: Mapping[str, torch.Tensor], template: Checkpoint, output: Path) -> Checkpoint:
-    """Writes a model's state as a checkpoint like another one: its names on disk, dtypes, config and other files.
-
-    Raises:
-        MinitronError: The model's tensors are not those of the other checkpoint.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    places = model_places(template.shape)
-    if template.extras:
-        logger.warning("%s: layers that predict further tokens are kept as they were, untrained", output)
-
-    planned = {name: (stored.dtype, stored.shape) for name, stored in {**template.tensors, **template.extras}.items()}
-    with open_weights(template) as read_stored:
-
-        def read(name: str) -> torch.Tensor:
-            if name in template.extras:
-                return read_stored(name)
-            return read_place(state, places[name]).to(device="cpu", dtype=torch_dtype(planned[name][0]))
-
-        write_weights(output, planned, read)
-    copy_files([*carried_files(template.folder), template.folder / "config.json"], output)
-    return open_checkpoint(output)
-
-
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, padding on the left as generation needs.
+    """The checkpoint's tokenizer, padding on the left as generation needs; what it does not name is filled in.
 
     Raises:
-        MinitronError: The folder has no tokenizer, or the tokenizer has no end-of-text token.
+        MinitronError: The folder has no tokenizer.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -163,10 +139,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     except Exception as error:  # a malformed file makes transformers and tokenizers raise whatever they trip over
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise MinitronError(f"a checkpoint must bring its tokenizer, {folder} has none that loads: {reason}") from error
-    if tokenizer.eos_token_id is None:
-        raise MinitronError(f"the tokenizer of {folder} must name an eos_token, it names none")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    fill_special_tokens(tokenizer, folder)
     return tokenizer
 
 

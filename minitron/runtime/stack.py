@@ -14,7 +14,8 @@ import torch
 from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import Checkpoint
-from minitron.checkpoints.names import block_places, gather_state
+from minitron.checkpoints.names import gather_state
+from minitron.checkpoints.places import block_places
 from minitron.checkpoints.reading import Fp32, read_fp32
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape

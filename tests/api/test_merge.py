@@ -101,7 +101,7 @@ def test_a_refusal_is_one_line_and_leaves_nothing(
     assert "two checkpoints or more are merged, got 1" in fail(capsys, pair[0], "--output", output)
     assert "must sum to 1" in fail(capsys, *pair, "--output", output, "--weights", "0.5", "0.6")
     (pair[1] / "tokenizer.json").write_text("{}")
-    assert "must have one tokenizer" in fail(capsys, *pair, "--output", output)
+    assert "an id is one token in both" in fail(capsys, *pair, "--output", output)
     config = json.loads((pair[1] / "config.json").read_text())
     (pair[1] / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_algo": "FP8"}}))
     assert "must not be quantized here" in fail(capsys, *pair, "--output", output)

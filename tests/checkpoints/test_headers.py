@@ -168,15 +168,57 @@ def test_an_index_without_a_tensor_of_its_shards_is_refused(sharded: Path) -> No
         open_checkpoint(sharded)
 
 
-@pytest.mark.parametrize("name", [SINGLE_FILE, INDEX_FILE])
-def test_a_link_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
-    folder = write_tiny_checkpoint(tmp_path / "links", shard_bytes=2**30 if name == SINGLE_FILE else 20_000)
+@pytest.mark.parametrize("shard_bytes", [2**30, 20_000])
+def test_links_to_wherever_their_owner_put_the_files_are_read(tmp_path: Path, shard_bytes: int) -> None:
+    real, links = write_tiny_checkpoint(tmp_path / "other volume", shard_bytes=shard_bytes), tmp_path / "links"
+    links.mkdir()
+    for path in real.iterdir():
+        (links / path.name).symlink_to(path)
+    found, expected = open_checkpoint(links), open_checkpoint(real)
+    assert found.shape == expected.shape
+    assert {name: (one.dtype, one.shape, one.start) for name, one in found.tensors.items()} == {
+        name: (one.dtype, one.shape, one.start) for name, one in expected.tensors.items()
+    }
+
+
+def test_a_hub_s_cache_whose_blobs_lie_on_another_volume_is_read(tmp_path: Path) -> None:
+    snapshot = write_tiny_checkpoint(tmp_path / "models--a--b" / "snapshots" / "0123")
+    expected = read_headers(snapshot)
+    volume = tmp_path / "other volume"
+    volume.mkdir()
+    (tmp_path / "models--a--b" / "blobs").symlink_to(volume)
+    (snapshot / SINGLE_FILE).rename(volume / "abc")
+    (snapshot / SINGLE_FILE).symlink_to(Path("../../blobs/abc"))
+    assert read_headers(snapshot) == expected
+
+
+def test_a_link_that_leads_nowhere_is_a_missing_file(tmp_path: Path) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "links", shard_bytes=20_000)
     shard = sorted(folder.glob("*.safetensors"))[0]
-    outside = tmp_path / "outside.safetensors"
-    shard.rename(outside)
-    shard.symlink_to(outside)
-    with pytest.raises(ValueError, match="must be a file of its own folder, it is a link to"):
+    shard.unlink()
+    shard.symlink_to(tmp_path / "unmounted" / "blob")
+    with pytest.raises(ValueError, match=f"checkpoint file not found: .*{shard.name}"):
         open_checkpoint(folder)
+
+
+def test_an_index_beside_the_single_file_that_it_names_is_read_past(
+    tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = read_headers(tiny_checkpoint)
+    weight_map = dict.fromkeys(expected, SINGLE_FILE)
+    (tiny_checkpoint / INDEX_FILE).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+    assert read_headers(tiny_checkpoint) == expected
+    assert caplog.messages == []
+
+
+def test_the_single_file_goes_before_an_index_of_other_files_as_in_transformers(
+    sharded: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = write_tiny_checkpoint(tmp_path / "whole")
+    (sharded / SINGLE_FILE).write_bytes((whole / SINGLE_FILE).read_bytes())
+    assert {stored.file for stored in read_headers(sharded).values()} == {sharded / SINGLE_FILE}
+    (message,) = caplog.messages
+    assert "model.safetensors is read, as transformers does, and not model-00001-of-" in message
 
 
 def test_a_link_inside_the_folder_and_the_hub_s_cache_are_read(tmp_path: Path) -> None:

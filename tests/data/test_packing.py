@@ -18,6 +18,7 @@ from minitron.data.packing import shared_sequence_file, write_sequence_file
 from minitron.data.sequence_file import SequenceFile
 from minitron.data.sequences import blend_sources
 from minitron.data.sources import Blend, TextSource
+from minitron.data.special_tokens import PROBE
 from minitron.distributed import Ranks
 from tests.support.models import make_tokenizer
 
@@ -35,7 +36,7 @@ class CountingTokenizer:
         self.seen: list[str] = []
 
     def __call__(self, documents: list[str], **options: Any) -> Any:
-        self.seen += documents
+        self.seen += [document for document in documents if document != PROBE]
         if self.fatal and sum(self.fatal in document for document in self.seen) > self.after:
             raise KeyboardInterrupt
         return self._tokenizer(documents, **options)
@@ -155,7 +156,7 @@ def test_documents_are_held_by_the_buffer_and_one_batch_at_most(
 
     monkeypatch.setattr(sources, "read_documents", read_many)
     monkeypatch.setattr(sequences_module, "BATCH_DOCUMENTS", 16)
-    source = TextSource(path="many", buffer_documents=50)
+    source = TextSource(path="many", kind="text", buffer_documents=50)
     write(tmp_path / "blocks", [source], tokenizer, num_sequences=3000)
     assert read > 2000
     assert most <= 50 + 1 + 16

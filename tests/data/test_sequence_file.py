@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minitron.data.masks import TokenSequences
 from minitron.data.packing import write_sequence_file
 from minitron.data.sequence_file import SequenceFile, open_sequence_file
-from minitron.data.sequences import TokenSequences, blend_sources
+from minitron.data.sequences import blend_sources
 from minitron.data.sources import Blend, TextSource
 from tests.support.models import make_tokenizer
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from minitron.data import sequences
+from minitron.data.masks import PackedText
 from minitron.data.sequences import blend_sources, pack_documents
 from minitron.data.sources import TextSource, source_seed
 from tests.support.models import make_tokenizer
@@ -20,7 +21,7 @@ def write_documents(path: Path, letter: str, count: int) -> TextSource:
 
 
 def pack(documents: Iterable[str], tokenizer: Any, **sizes: int) -> np.ndarray:
-    return np.concatenate(list(pack_documents(documents, tokenizer, **sizes)))
+    return PackedText.joined(list(pack_documents(documents, tokenizer, **sizes))).ids_NT
 
 
 def test_packing_joins_documents_with_end_of_text_and_pads_nothing() -> None:

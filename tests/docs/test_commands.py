@@ -40,12 +40,13 @@ ELSEWHERE = {
     "minitron bench examples/quickstart/teacher runs/quickstart/distill/checkpoint --engine vllm": "takes vLLM",
     "hf download": "takes a network",
     "minitron run examples/recipes/": "takes weights, but for --dry-run",
+    "minitron run examples/smollm2/": "takes packages",
     "minitron distill examples/recipes/": "takes weights",
 }
 RUN = [
     path for path in PAGES if any(block.language in ("bash", "console", "python") for block in blocks(path.read_text()))
 ]
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def name_of(path: Path) -> str:

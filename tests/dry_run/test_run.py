@@ -117,7 +117,7 @@ def test_several_machines_are_told_who_is_first(recipe_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("override", "fault"),
     [
-        ("teacher=nowhere", "a checkpoint must be a folder with a config.json"),
+        ("teacher=nowhere", "checkpoint folder not found"),
         ("budget.memory_bytes=1000", "the budget must hold at least one of the 18 shapes"),
         ("search.hidden_size=[14, 23]", "search.hidden_size must hold sizes up to the teacher's 22, got [14, 23]"),
         ("search.keep_attention=2", "num_hidden_layers"),

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from minitron.checkpoints.names import model_places, read_place
+from minitron.checkpoints.names import read_place
+from minitron.checkpoints.places import model_places
 from minitron.checkpoints.weights import write_state
 from minitron.importance.scores import random_scores
 from minitron.importance.selection import select_units

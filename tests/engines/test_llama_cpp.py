@@ -1,12 +1,8 @@
 """Exported files in stock llama.cpp, which reads them by itself, against plain transformers."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +19,13 @@ from minitron.models.shape import HybridShape
 from minitron.runtime.loading import load_model
 from tests.engines.checkpoints import EVERYTHING, FAMILIES, TRAINED, move_heads, write_checkpoints
 from tests.engines.reference import PROMPTS
+from tests.engines.run_llama_cpp import NEEDS_LLAMA_CPP, NEW_TOKENS, Answer, LlamaCpp, start_llama_cpp
 from tests.support.gguf_files import SHAPES, make_mergeable_tokenizer, write_exportable
 from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape
 from tests.support.paths import TEACHER
 
-# `make test-engines` installs it there.
-FOLDER = Path(os.environ.get("MINITRON_LLAMA_CPP", Path(sys.prefix) / "llama-cpp"))
-pytestmark = pytest.mark.skipif(
-    not (FOLDER / "node_modules" / "node-llama-cpp").is_dir(),
-    reason="node-llama-cpp is not installed, `make test-engines` installs it",
-)
+pytestmark = NEEDS_LLAMA_CPP
 
-NEW_TOKENS = 32
 # Differences of log-probabilities, measured 5e-6.
 FP32_TOLERANCE = 5e-5
 # KL of the teacher in nats a token; llama.cpp rounds activations to the type of the matrix. Measured 6e-13, 1e-7, 7e-6
@@ -64,54 +55,11 @@ MARKS = "e\u0301 \u0928\u092e\u0938\u094d\u0924\u0947 \u0e20\u0e32\u0e29\u0e32\u
 TEXTS = ("12 + 30 =", "The cat", "Question: Tom has 3 apples.", "Once upon a time", "7 * 8")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """Greedy tokens [new], and the logits [T, V] after every token of prompt and answer but the last."""
-
-    tokens: list[int]
-    logits: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LlamaCpp:
-    """A running llama.cpp: its process, and where that writes its complaints."""
-
-    process: subprocess.Popen[str]
-    complaints: Path
-
-    def ask(
-        self,
-        model: Path,
-        prompts: Sequence[Sequence[int]] = (),
-        *,
-        texts: Sequence[str] = (),
-        new_tokens: int = NEW_TOKENS,
-    ) -> tuple[list[Answer], list[list[int]]]:
-        """The answers to prompts, and the ids of texts."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        request = {"model": str(model), "prompts": prompts, "new_tokens": new_tokens, "texts": texts}
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        assert line, self.complaints.read_text()
-        answer = json.loads(line)
-        found = [Answer(tokens=each["tokens"], logits=torch.tensor(each["logits"])) for each in answer["answers"]]
-        return found, answer["ids"]
-
-
 @pytest.fixture(scope="module")
 def llama_cpp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaCpp]:
     """One process for all tests, since starting it takes longer than an answer."""
-    node = shutil.which("node", path=f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    assert node is not None
-    complaints = tmp_path_factory.mktemp("llama_cpp") / "stderr"
-    program = [node, str(Path(__file__).with_name("llama_cpp.mjs")), str(FOLDER)]
-    with (
-        complaints.open("w") as errors,
-        subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
-    ):
-        yield LlamaCpp(process=process, complaints=complaints)
+    with start_llama_cpp(tmp_path_factory.mktemp("llama_cpp") / "stderr") as started:
+        yield started
 
 
 def ask_transformers(folder: Path, prompts: Sequence[Sequence[int]]) -> list[Answer]:

@@ -19,15 +19,20 @@ from vllm.platforms.interface import PlatformEnum
 from vllm.scalar_type import scalar_types
 
 
-def put_in_torch() -> None:
-    """Puts it in its place."""
+def put_all_in_torch() -> None:
+    """Puts all of it in its place; models are then served in fp32."""
     _custom_ops.create_onednn_scaled_mm = int8_weight
     _custom_ops.onednn_scaled_mm = int8_product
     _custom_ops.cpu_gemm_wna16 = int4_product
-    _custom_ops.scaled_fp8_quant = as_fp8
+    put_fp8_rounding_in_torch()
     _POSSIBLE_NVFP4_KERNELS[PlatformEnum.CPU] = [EmulationNvFp4LinearKernel]
     for config in (ModelOptFp8Config, ModelOptNvFp4Config):
         config.get_supported_act_dtypes = lambda _: [torch.float32]
+
+
+def put_fp8_rounding_in_torch() -> None:
+    """Puts the rounding to fp8 alone in its place, of weights at loading and of activations."""
+    _custom_ops.scaled_fp8_quant = as_fp8
 
 
 def int8_weight(weight: torch.Tensor, scale: torch.Tensor, *_: Any) -> SimpleNamespace:

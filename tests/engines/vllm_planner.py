@@ -2,7 +2,8 @@
 
 The request is a list of cases: `config` (what `config.json` says), `dtype`, `kv_cache_dtype`, `ssm_dtype` (as vLLM's
 options spell them), `prefix_caching` and `block_size` (null leaves them to vLLM), `cuda` (false plans for CPUs),
-`max_model_len`, `memory_bytes` (for the cache). The answer has one object a case, or its `error`.
+`max_model_len`, `max_num_batched_tokens`, `memory_bytes` (for the cache). The answer has one object a case, or its
+`error`.
 
 Everything in it comes from vLLM's own functions: the model is built without weights on torch's meta device, its layers
 say what they keep, and vLLM's platform and planner size blocks, groups and pool.
@@ -12,6 +13,7 @@ import json
 import os
 import sys
 import tempfile
+import types
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,43 @@ answers_to = os.dup(1)
 os.dup2(2, 1)  # what vLLM prints is not the answer
 
 import torch  # noqa: E402
+from vllm_cpu import act_as  # noqa: E402
+
+act_as("avx2")  # with AVX512_BF16 vLLM's platform for CPUs keeps every Mamba state in fp32, whatever is asked
+
 from vllm.config import CacheConfig, VllmConfig, set_current_vllm_config  # noqa: E402
 from vllm.distributed import init_distributed_environment, initialize_model_parallel  # noqa: E402
 from vllm.engine.arg_utils import EngineArgs  # noqa: E402
+from vllm.model_executor.layers.attention import Attention  # noqa: E402
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase  # noqa: E402
 from vllm.model_executor.model_loader.utils import initialize_model  # noqa: E402
+from vllm.model_executor.models import qwen3_moe, registry  # noqa: E402
 from vllm.platforms import current_platform  # noqa: E402
 from vllm.platforms.interface import Platform  # noqa: E402
 from vllm.v1.attention.backends.flash_attn import FlashAttentionBackend  # noqa: E402
 from vllm.v1.core import kv_cache_utils as planner  # noqa: E402
 from vllm.v1.core.block_pool import BlockPool  # noqa: E402
 
+# Modules of models that may see images import it; none of its functions runs in a plan.
+for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.v2"):
+    sys.modules.setdefault(name, types.ModuleType(name))
+sys.modules["torchvision.transforms.v2"].functional = None
+registry._run_in_subprocess = lambda inspect: inspect()  # another process would not have it
+
+from vllm.model_executor.models import qwen3_5  # noqa: E402
+
 LONGEST = 2**20
+
+
+def without_experts(block: torch.nn.Module, *_: Any, **__: Any) -> None:
+    """Makes a block of experts empty: it keeps no cache, and vLLM would make it for processes that share it."""
+    torch.nn.Module.__init__(block)
+    counts = ("logical", "physical", "local_physical", "routed", "redundant", "shared")
+    vars(block).update({f"n_{which}_experts": 0 for which in counts} | {"experts": None})
+
+
+for kind in (qwen3_moe.Qwen3MoeSparseMoeBlock, qwen3_5.Qwen3NextSparseMoeBlock):
+    kind.__init__ = without_experts
 
 
 class Cuda(Platform):
@@ -55,6 +82,7 @@ def engine_config(case: dict[str, Any], folder: Path) -> VllmConfig:
         mamba_ssm_cache_dtype=case["ssm_dtype"],
         enable_prefix_caching=case["prefix_caching"],
         max_model_len=case["max_model_len"],
+        max_num_batched_tokens=case["max_num_batched_tokens"],
         block_size=case["block_size"] or (CacheConfig.DEFAULT_BLOCK_SIZE if case["cuda"] else None),
     ).create_engine_config()
 
@@ -71,6 +99,10 @@ def plan(case: dict[str, Any], folder: Path) -> dict[str, Any]:
         (Cuda if case["cuda"] else current_platform).update_block_size_for_backend(config)
         config.cache_config.kv_cache_layout = "LBNHC"  # every layer its own region, as a uniform page allows
         layers = config.compilation_config.static_forward_context.items()
+        for _, layer in layers:
+            if case["cuda"] and isinstance(layer, Attention):
+                layer.attn_backend = FlashAttentionBackend
+        config.scheduler_config.async_scheduling = case["cuda"]
         kept = {
             name: layer.get_kv_cache_spec(config) for name, layer in layers if isinstance(layer, AttentionLayerBase)
         }

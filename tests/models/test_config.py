@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoConfig
 
 from minitron.models.config import config_for_shape, shape_from_config
+from minitron.models.families import FAMILIES
 from minitron.models.shape import HybridShape
 from tests.support.models import make_config, make_dense_shape, make_moe_shape, make_tiny_shape
 
@@ -178,3 +179,53 @@ def test_what_some_readers_cannot_read_or_misread_is_left_out(tiny_shape: Hybrid
     limited = config_for_shape({**written, "time_step_limit": [0.0, 1.0]}, tiny_shape)
     assert limited["time_step_limit"] == [0.0, 1.0]
     assert "num_experts_per_tok" in config_for_shape(config_of(make_moe_shape()), make_moe_shape())
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_size_that_is_left_out_is_what_transformers_takes(model_type: str) -> None:
+    family, config = FAMILIES[model_type], AutoConfig.for_model(model_type)
+    theirs = {
+        name: next((getattr(config, key) for key in keys if getattr(config, key, None) is not None), None)
+        for name, keys in family.config_keys.items()
+    }
+    # A mistral must say whether it has windows; a model without latent experts has no size of them.
+    known = {name: size for name, size in theirs.items() if size is not None and name != "sliding_window"}
+    for name in set(family.defaults) & set(known):
+        assert family.defaults[name](known) == known[name], name
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (
+            {
+                "model_type": "olmo2",
+                "vocab_size": 9,
+                "hidden_size": 8,
+                "intermediate_size": 9,
+                "num_attention_heads": 2,
+            },
+            "nearest is llama: the keys are its own, the modeling code is another",
+        ),
+        (
+            {
+                "model_type": "falcon_h1",
+                "vocab_size": 9,
+                "hidden_size": 8,
+                "intermediate_size": 9,
+                "num_attention_heads": 2,
+                "num_hidden_layers": 2,
+                "mamba_n_heads": 4,
+                "mamba_d_head": 4,
+                "mamba_n_groups": 1,
+                "mamba_d_state": 4,
+                "mamba_d_conv": 4,
+                "mamba_d_ssm_dim": 16,
+            },
+            "nearest is bamba: it does not know mamba_d_ssm_dim",
+        ),
+    ],
+)
+def test_a_family_that_is_not_declared_is_refused_with_what_differs(config: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=f"model_type must be one of .*got '{config['model_type']}'; {told}"):
+        shape_from_config(config)

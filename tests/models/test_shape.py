@@ -1,10 +1,23 @@
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import tempfile
+from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from minitron.checkpoints.headers import SINGLE_FILE
+from minitron.checkpoints.names import read_place
+from minitron.checkpoints.places import model_places
+from minitron.models.axes import tensor_shape
+from minitron.models.families import FAMILIES
 from minitron.models.shape import HybridShape
-from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape
+from minitron.runtime.loading import count_params
+from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_model, make_tiny_shape
 from tests.support.published import NANO_9B, NANO_12B, PATTERN_8B, PATTERN_9B, published
+from tests.support.strategies import shapes
 
 
 @pytest.mark.parametrize(
@@ -146,3 +159,20 @@ def test_a_size_of_blocks_that_are_not_there_cannot_be_given() -> None:
     shape = make_tiny_shape()
     with pytest.raises(ValueError, match="n_routed_experts must stay 0 in a model without E blocks, got 3"):
         shape.resized(n_routed_experts=3)
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@settings(max_examples=4)
+@given(data=st.data())
+def test_transformers_writes_the_tensors_that_are_declared(model_type: str, data: Any) -> None:
+    """Names, shapes and where they lie in memory: transformers saves a model as its family's files hold it."""
+    shape = data.draw(shapes(model_types=[model_type], every_kind=True))
+    model = make_tiny_model(shape)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        written = load_file(Path(folder) / SINGLE_FILE)
+    declared = {name: tensor_shape(spec, shape.sizes) for name, spec in shape.tensors().items()}
+    assert {name: tuple(tensor.shape) for name, tensor in written.items()} == declared
+    assert sum(tensor.numel() for tensor in written.values()) == shape.params == count_params(model)
+    for name, place in model_places(shape).items():
+        torch.testing.assert_close(read_place(model.state_dict(), place), written[name], rtol=0, atol=0)

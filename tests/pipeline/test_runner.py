@@ -16,10 +16,12 @@ from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.cli.main import main
 from minitron.models.shape import HybridShape
 from minitron.pipeline import pruning
+from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.runner import run_pipeline
 from minitron.pipeline.stage_list import STAGE_NAMES as ALL_STAGES
 from minitron.recipe.load import load_recipe
 from minitron.recipe.recipe import Recipe
+from minitron.report.tables import candidates_table
 from minitron.runtime.loading import count_params
 from tests.pipeline.conftest import WholeRun
 from tests.support.models import make_dense_shape, make_moe_shape
@@ -117,6 +119,8 @@ def test_every_family_goes_through_the_whole_pipeline(
     assert not any(names for names in info.values())
     chosen = json.loads((tmp_path / "run" / "search" / "candidates.json").read_text())["candidates"][0]
     assert count_params(model) == open_checkpoint(student).params == chosen["params"] < shape.params
+    titles = [column.header for column in candidates_table(RunFolder(tmp_path / "run").read_candidates()).columns]
+    assert ("Mamba heads" in titles) == bool(shape.mamba_num_heads)
 
 
 def test_an_axis_that_the_teacher_does_not_have_is_refused(tmp_path: Path) -> None:

@@ -38,6 +38,24 @@ def test_only_a_split_changes_what_identifies_a_source(tmp_path: Path) -> None:
     assert data_hashes([Source(path=str(path), held_out=0.1)]) == [{**file, "held_out": 0.1}]
 
 
+def test_shards_and_a_template_count_by_their_contents(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(f"text of {name}")
+    template = tmp_path / "chat.jinja"
+    template.write_text("{{ messages }}")
+
+    def hashes(path: str) -> object:
+        return data_hashes([Source(path=str(tmp_path / path), loss="all", chat_template=str(template))])
+
+    (found,) = data_hashes([Source(path=str(tmp_path), loss="all", chat_template=str(template))])
+    assert found["content"] == [file_hash(tmp_path / "a.txt"), file_hash(tmp_path / "b.txt")]
+    assert (found["loss"], found["chat_template"]) == ("all", file_hash(template))
+    before = hashes("*.txt")
+    assert before == [found]
+    template.write_text("{{ messages[0] }}")
+    assert hashes("*.txt") != before
+
+
 def test_calibration_reads_the_side_that_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, Any] = {}
 
@@ -60,7 +78,7 @@ def test_evaluation_reads_the_side_that_is_held_out(tmp_path: Path, monkeypatch:
         found["part"] = sources[0].part
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluation, "blend_sources", stop)
+    monkeypatch.setattr(evaluation, "blend_text", stop)
     for name in ("open_checkpoint", "load_tokenizer"):
         monkeypatch.setattr(evaluation, name, lambda _folder, **_options: None)
     section = EvaluateSection(data=(Source(path="a.jsonl", held_out=0.25),))

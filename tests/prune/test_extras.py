@@ -14,7 +14,8 @@ from minitron.importance.scores import random_scores
 from minitron.importance.selection import select_units
 from minitron.prune.checkpoint import OutputFormat, prune_checkpoint
 from minitron.prune.plan import PrunePlan
-from minitron.runtime.loading import load_model, save_model
+from minitron.runtime.loading import load_model
+from minitron.runtime.saving import save_model
 from tests.support.models import make_moe_shape, write_tiny_checkpoint
 
 SHAPES = {

@@ -12,44 +12,29 @@ from transformers import PreTrainedModel
 from minitron.models.families import FAMILIES
 from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
+from minitron.prune.laws.laws import TOKENS, laws_of
+from minitron.prune.laws.tiny_model import tiny_model
+from minitron.prune.laws.zeroing import zeroed
 from minitron.prune.plan import PrunePlan
+from minitron.runtime.backbone import blocks_of
 from tests.support.exact import ROUNDING, exact_model, logits_of, pruned, tensors_on_disk
-from tests.support.hand import kept, sliced_by_hand
-from tests.support.models import make_moe_shape
+from tests.support.hand import sliced_by_hand
+from tests.support.models import config_json, make_config, make_moe_shape
 from tests.support.numpy_model import reference
 from tests.support.strategies import choose_rows, plans, possible_counts, seeds, shapes, tokens
 
-FEW = settings(max_examples=8)
-MAMBA = ("mamba_num_heads", "mamba_head_dim")
-FFN = ("intermediate_size", "moe_intermediate_size", "moe_shared_expert_intermediate_size")
-# Parameters whose first dim writes to the residual stream, and norms that read it.
-WRITERS = (
-    "mixer.out_proj.weight",
-    "mixer.o_proj.weight",
-    "mixer.down_proj.weight",
-    "mixer.shared_experts.down_proj.weight",
-    "mixer.fc2_latent_proj.weight",
-    "self_attn.o_proj.weight",
-    "mlp.down_proj.weight",
-)
-STREAM_NORMS = (
-    *(f"layers.{layer}.norm.weight" for layer in range(10)),
-    "norm_f.weight",
-    "input_layernorm.weight",
-    "post_attention_layernorm.weight",
-    "model.norm.weight",
-)
+FEW = settings(max_examples=6)
 families = pytest.mark.parametrize("model_type", sorted(FAMILIES))
-
-
-def blocks_of(model: PreTrainedModel) -> Any:
-    backbone: Any = model.base_model
-    return backbone.layers
-
-
-def gone(plan: PrunePlan, axis: str, layer: int) -> list[int]:
-    """Units that the plan cuts off."""
-    return sorted(set(range(plan.source.sizes[axis])) - set(kept(plan, axis, layer)))
+with_experts = pytest.mark.parametrize(
+    "model_type", sorted(name for name, family in FAMILIES.items() if "n_routed_experts" in family.axes)
+)
+# (family, axis, what groups it)
+GROUPED = [
+    (name, axis.name, axis.grouped_by)
+    for name, family in FAMILIES.items()
+    for axis in family.axes.values()
+    if axis.grouped_by not in (None, "n_group")
+]
 
 
 def plan_of(shape: HybridShape, indices: dict[tuple[str, int | None], Any]) -> PrunePlan:
@@ -101,18 +86,14 @@ def test_full_width_in_any_order_changes_nothing(model_type: str, data: Any, see
     assert_same(logits_of(pruned(model, plan), ids_BT), logits_of(model, ids_BT))
 
 
-@pytest.mark.parametrize(
-    ("kinds", "axis", "groups"),
-    [("M", "mamba_num_heads", "n_groups"), ("*", "num_attention_heads", "num_key_value_heads"),
-     ("T", "num_attention_heads", "num_key_value_heads")],
-)  # fmt: skip
-@FEW
+@pytest.mark.parametrize(("model_type", "axis", "groups"), GROUPED)
+@settings(max_examples=3)
 @given(data=st.data(), seed=seeds)
 def test_swapping_units_of_different_groups_does_change_the_logits(
-    kinds: str, axis: str, groups: str, data: Any, seed: int
+    model_type: str, axis: str, groups: str, data: Any, seed: int
 ) -> None:
-    model_types = [name for name, family in FAMILIES.items() if kinds in family.block_kinds]
-    shape = data.draw(shapes(model_types=model_types, kinds=kinds))
+    family = FAMILIES[model_type]
+    shape = data.draw(shapes(model_types=[model_type], kinds=family.axes[axis].blocks))
     assert change_of_swapping(shape, axis, groups, seed=seed) > 1e-6
 
 
@@ -133,50 +114,43 @@ def change_of_swapping(shape: HybridShape, axis: str, groups: str, *, seed: int)
 
 
 @families
-@FEW
+@settings(max_examples=2)
 @given(data=st.data(), seed=seeds)
-def test_ffn_pruning_equals_zeroing_the_neurons(model_type: str, data: Any, seed: int) -> None:
-    kinds = "-E" if model_type == "nemotron_h" else "T"
-    shape = data.draw(shapes(model_types=[model_type], kinds=kinds, every_kind=True))
-    plan = data.draw(plans(shape, axes=FFN, drop_blocks=False))
-    model, ids_BT = exact_model(shape, seed=seed), tokens(shape, seed)
-    found = logits_of(pruned(model, plan), ids_BT)
-    with torch.no_grad():
-        for layer, kind in enumerate(shape.hybrid_override_pattern):
-            block = blocks_of(model)[layer]
-            if kind == "E":
-                shared = gone(plan, "moe_shared_expert_intermediate_size", layer)
-                block.mixer.shared_experts.up_proj.weight[shared] = 0
-                for expert, row in enumerate(plan.keep.indices["moe_intermediate_size", layer]):
-                    lost = np.setdiff1d(np.arange(shape.moe_intermediate_size), row)
-                    block.mixer.experts.up_proj[expert, lost] = 0
-            else:
-                mlp = block.mlp if kind == "T" else block.mixer
-                mlp.up_proj.weight[gone(plan, "intermediate_size", layer)] = 0
-    assert_same(found, logits_of(model, ids_BT))
+def test_every_law_of_the_package_holds(model_type: str, data: Any, seed: int) -> None:
+    """Counted; in any order; cut as put out of action; and seen, so that the laws before can fail."""
+    shape = data.draw(shapes(model_types=[model_type], every_kind=True))
+    model = tiny_model(config_json(make_config(shape)), shape, seed=seed)
+    found = list(laws_of(model, shape, seed=seed))
+    assert [finding for finding in found if not finding.holds] == []
+    assert {finding.axis for finding in found if finding.law == "cut"} == {
+        *(name for name in shape.family.axes if shape.sizes[name]),
+        "num_hidden_layers",
+    }
 
 
 @families
 @FEW
 @given(data=st.data(), seed=seeds)
-def test_attention_head_pruning_equals_zeroing_what_the_heads_write(model_type: str, data: Any, seed: int) -> None:
-    kind = "*" if model_type == "nemotron_h" else "T"
-    shape = data.draw(shapes(model_types=[model_type], kinds=kind))
-    plan = data.draw(plans(shape, axes=["num_attention_heads"], drop_blocks=False))
-    model, ids_BT = exact_model(shape, seed=seed), tokens(shape, seed)
+def test_any_plan_equals_putting_out_of_action_what_it_cuts(model_type: str, data: Any, seed: int) -> None:
+    shape = data.draw(shapes(model_types=[model_type], every_kind=True))
+    plan = data.draw(plans(shape))
+    model, ids_BT = exact_model(shape, seed=seed), few_tokens(plan.target, seed)
     found = logits_of(pruned(model, plan), ids_BT)
-    with torch.no_grad():
-        for layer, block in enumerate(blocks_of(model)):
-            weight_DQ = (block.mixer if kind == "*" else block.self_attn).o_proj.weight
-            for head in gone(plan, "num_attention_heads", layer):
-                weight_DQ[:, head * shape.head_dim : (head + 1) * shape.head_dim] = 0
-    assert_same(found, logits_of(model, ids_BT))
+    with zeroed(model, plan):
+        assert_same(found, logits_of(model, ids_BT))
 
 
+def few_tokens(shape: HybridShape, seed: int) -> torch.Tensor:
+    """[1, T] ids, not more than hidden channels, so that routers can be told off."""
+    return tokens(shape, seed, batch=1, length=min(TOKENS, shape.hidden_size))
+
+
+@with_experts
 @FEW
 @given(data=st.data(), seed=seeds)
-def test_expert_pruning_equals_never_routing_to_them(data: Any, seed: int) -> None:
-    shape = data.draw(shapes(model_types=["nemotron_h"], kinds="E"))
+def test_expert_pruning_equals_never_routing_to_them(model_type: str, data: Any, seed: int) -> None:
+    kinds = FAMILIES[model_type].axes["n_routed_experts"].blocks
+    shape = data.draw(shapes(model_types=[model_type], kinds=kinds))
     plan = data.draw(plans(shape, axes=["n_routed_experts"], drop_blocks=False))
     model, ids_BT = exact_model(shape, seed=seed), tokens(shape, seed)
     barred = {layer: gone(plan, "n_routed_experts", layer) for layer in range(shape.num_hidden_layers)}
@@ -185,39 +159,9 @@ def test_expert_pruning_equals_never_routing_to_them(data: Any, seed: int) -> No
     assert_same(logits_of(pruned(model, plan), ids_BT), expected)
 
 
-@families
-@FEW
-@given(data=st.data(), seed=seeds)
-def test_dropping_blocks_equals_bypassing_them(model_type: str, data: Any, seed: int) -> None:
-    shape = data.draw(shapes(model_types=[model_type]))
-    plan = data.draw(plans(shape, axes=()))
-    model, ids_BT = exact_model(shape, seed=seed), tokens(shape, seed)
-    found = logits_of(pruned(model, plan), ids_BT)
-    for layer in set(range(shape.num_hidden_layers)) - set(plan.keep.layers):
-        blocks_of(model)[layer].register_forward_hook(
-            lambda _block, args, kwargs, _output: args[0] if args else kwargs["hidden_states"], with_kwargs=True
-        )
-    torch.testing.assert_close(found, logits_of(model, ids_BT), rtol=0, atol=0)
-
-
-@FEW
-@given(data=st.data(), seed=seeds)
-def test_mamba_pruning_equals_the_scan_of_the_kept_heads_and_channels(data: Any, seed: int) -> None:
-    """The kept part of the scan is the scan of the kept part; only the gated norm sees fewer channels."""
-    shape = data.draw(shapes(model_types=["nemotron_h"], kinds="M"))
-    plan = data.draw(plans(shape, axes=MAMBA, drop_blocks=False))
-    model, ids_BT = exact_model(shape, seed=seed), tokens(shape, seed)
-    assert_same(logits_of(pruned(model, plan), ids_BT), reference_logits(plan, model, ids_BT))
-
-
-@families
-@FEW
-@given(data=st.data(), seed=seeds)
-def test_hidden_channel_pruning_equals_the_reference_on_fewer_channels(model_type: str, data: Any, seed: int) -> None:
-    shape = data.draw(shapes(model_types=[model_type], every_kind=True))
-    plan = data.draw(plans(shape, axes=["hidden_size"], drop_blocks=False))
-    model, ids_BT = exact_model(shape, seed=seed), tokens(shape, seed)
-    assert_same(logits_of(pruned(model, plan), ids_BT), reference_logits(plan, model, ids_BT))
+def gone(plan: PrunePlan, axis: str, layer: int) -> list[int]:
+    """Units that the plan cuts off."""
+    return sorted(set(range(plan.source.sizes[axis])) - set(plan.keep.indices[axis, layer].tolist()))
 
 
 @families
@@ -240,36 +184,6 @@ def check_any_plan(model_type: str, data: Any, seed: int) -> None:
     plan = data.draw(plans(shape))
     model, ids_BT = exact_model(shape, seed=seed), tokens(shape, seed)
     assert_same(logits_of(pruned(model, plan), ids_BT), reference_logits(plan, model, ids_BT))
-
-
-@families
-@FEW
-@given(data=st.data(), seed=seeds)
-def test_hidden_channel_pruning_equals_zeroing_the_channels_but_for_the_mean_of_the_norms(
-    model_type: str, data: Any, seed: int
-) -> None:
-    """A norm over D channels of which only d are not 0 divides by sqrt(sum / D + eps), the pruned one by
-    sqrt(sum / d + eps): its weight times sqrt(d / D) and its eps times d / D give the pruned norm exactly."""
-    shape = data.draw(shapes(model_types=[model_type], every_kind=True))
-    plan = data.draw(plans(shape, axes=["hidden_size"], drop_blocks=False))
-    lost = sorted(set(range(shape.hidden_size)) - set(kept(plan, "hidden_size", None)))
-    model, ids_BT = exact_model(shape, seed=seed), tokens(shape, seed)
-    found = logits_of(pruned(model, plan), ids_BT)
-    share = plan.target.hidden_size / shape.hidden_size
-    embeddings: Any = model.get_input_embeddings()
-    with torch.no_grad():
-        embeddings.weight[:, lost] = 0
-        for name, parameter in model.named_parameters():
-            if name.endswith(WRITERS):
-                parameter[lost] = 0
-            elif name.endswith("mixer.experts.down_proj") and not shape.moe_latent_size:
-                parameter[:, lost] = 0
-            elif name.endswith(STREAM_NORMS):
-                parameter *= share**0.5
-        for name, module in model.named_modules():
-            if f"{name}.weight".endswith(STREAM_NORMS):
-                module.variance_epsilon *= share
-    assert_same(found, logits_of(model, ids_BT))
 
 
 def test_dropping_the_ssm_is_seen(tiny_shape: HybridShape) -> None:
@@ -297,7 +211,7 @@ def change_without_ssm(shape: HybridShape, *, seed: int) -> float:
 
 @given(data=st.data())
 def test_kept_counts_must_agree_over_blocks(data: Any) -> None:
-    kind = data.draw(st.sampled_from("M-*ET"))
+    kind = data.draw(st.sampled_from("M-*ETSNHGX"))
     model_types = [name for name, family in FAMILIES.items() if kind in family.block_kinds]
     shape = data.draw(shapes(model_types=model_types, kinds=kind))
     axis = data.draw(st.sampled_from([axis for axis in shape.family.axes.values() if kind in (axis.blocks or "")]))
@@ -313,9 +227,11 @@ def test_kept_counts_must_agree_over_blocks(data: Any) -> None:
 
 @given(shape=shapes())
 def test_the_random_shapes_have_distinct_dims(shape: HybridShape) -> None:
-    # Published models do not group their experts; how many groups a token may go to is no dim.
-    apart = {*shape.family.switches, "topk_group"} | ({"n_group"} if shape.n_group == 1 else set())
-    sizes = [size for name, size in shape.config_sizes.items() if name not in apart]
+    # Published models do not group their experts; how many experts, groups or tokens are seen is no dim.
+    apart = {*shape.family.switches, "topk_group", "sliding_window", "num_experts_per_tok"}
+    apart |= {"n_group"} if shape.n_group == 1 else set()
+    spellings = {spellings[0]: key for key, spellings in shape.family.config_keys.items()}
+    sizes = [size for name, size in shape.config_sizes.items() if spellings[name] not in apart]
     assert len(set(sizes)) == len(sizes)
     assert min(sizes) > 1
 

@@ -22,7 +22,8 @@ from minitron.models.slicing import slice_tensors
 from minitron.prune.checkpoint import OutputFormat, prune_checkpoint
 from minitron.prune.in_memory import prune_model
 from minitron.prune.plan import PrunePlan
-from minitron.runtime.loading import count_params, load_model, save_model
+from minitron.runtime.loading import count_params, load_model
+from minitron.runtime.saving import save_model
 from tests.support.exact import tensors_on_disk
 from tests.support.hand import sliced_by_hand
 from tests.support.models import make_tiny_model, write_tiny_checkpoint

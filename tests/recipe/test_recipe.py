@@ -227,3 +227,28 @@ def test_a_phase_takes_what_it_leaves_out_from_the_section(tmp_path: Path) -> No
     assert (first.tokens, first.seq_len, first.warmup_steps, first.learning_rate) == (100000, 2048, 7, 0.5)
     assert (second.tokens, second.seq_len, second.warmup_steps, second.learning_rate) == (200000, 4096, 7, 1e-4)
     assert [phase.data[0].path for phase in (first, second)] == [str(tmp_path / n) for n in ("text.txt", "long.txt")]
+
+
+@pytest.mark.parametrize("judged", ["shards", "shards/*.jsonl", "shards/b.jsonl"])
+def test_a_folder_its_pattern_and_its_files_are_one_text(tmp_path: Path, judged: str) -> None:
+    (tmp_path / "shards").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "shards" / f"{name}.jsonl").write_text('{"text": "a"}\n')
+    distill = {"data": [{"path": "shards"}], "tokens": 100}
+    with pytest.raises(RecipeError, match=r"evaluate\.data\.0 must not read the text that distill\.data\.0 reads"):
+        load_recipe(write(tmp_path, distill=distill, evaluate={"data": [{"path": judged}]}))
+    (tmp_path / "c.jsonl").write_text('{"text": "a"}\n')
+    recipe = load_recipe(write(tmp_path, distill=distill, evaluate={"data": [{"path": "c.jsonl"}]}))
+    assert recipe.distill.data[0].path == str(tmp_path / "shards")
+
+
+def test_patterns_folders_and_templates_are_taken_from_the_recipes_folder(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    sources = [{"path": "chat/*.jsonl.gz", "chat_template": "chat.jinja"}, {"path": "shards"}, {"path": "owner/name"}]
+    found = load_recipe(write(tmp_path, distill={"data": sources, "tokens": 100})).distill.data
+    assert [source.path for source in found] == [
+        str(tmp_path / "chat/*.jsonl.gz"),
+        str(tmp_path / "shards"),
+        "owner/name",
+    ]
+    assert [source.chat_template for source in found] == [str(tmp_path / "chat.jinja"), None, None]

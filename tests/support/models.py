@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, NemotronHConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from minitron.checkpoints.names import model_places, read_place
+from minitron.checkpoints.names import read_place
+from minitron.checkpoints.places import model_places
 from minitron.checkpoints.weights import write_state
 from minitron.models.config import config_for_shape
 from minitron.models.shape import HybridShape
+from minitron.prune.laws.tiny_model import randomize
 from minitron.runtime.loading import new_model
 
 
@@ -66,15 +69,66 @@ def make_dense_shape(model_type: str, **changes: int | str) -> HybridShape:
     return HybridShape(**(dims | changes))  # type: ignore[arg-type]
 
 
-def make_config(shape: HybridShape) -> Any:
-    """transformers' configuration of a shape."""
-    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    if shape.model_type != "nemotron_h":
-        return AutoConfig.for_model(
-            shape.model_type, **shape.config_sizes, num_hidden_layers=shape.num_hidden_layers, **ids
-        )
+# What the configurations of some families say beside sizes and blocks: nothing is at a neutral value.
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "gemma3_text": {
+        "query_pre_attn_scalar": 5,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 70.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
+        },
+    },
+    "granitemoehybrid": {
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.6,
+        "attention_multiplier": 0.5,
+        "logits_scaling": 1.7,
+        "position_embedding_type": "rope",
+        "mamba_chunk_size": 8,
+    },
+    "bamba": {"mamba_chunk_size": 8},
+    "qwen3_moe": {"norm_topk_prob": True},
+}
+SPECIAL_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def make_config(shape: HybridShape, **settings: Any) -> Any:
+    """transformers' configuration of a shape, its blocks listed as published configurations of its family list them."""
     pattern = shape.hybrid_override_pattern
-    return NemotronHConfig(**shape.config_sizes, hybrid_override_pattern=pattern, chunk_size=8, **ids)
+    if shape.model_type == "nemotron_h":
+        blocks: dict[str, Any] = {"hybrid_override_pattern": pattern, "chunk_size": 8}
+        return NemotronHConfig(**shape.config_sizes, **blocks, **SPECIAL_TOKENS, **settings)
+    known = SETTINGS.get(shape.model_type, {})
+    # A switch that is off is no size of the shape, and some families take it to be on where nothing is said.
+    switches = {key: bool(shape.sizes[key]) for key in shape.family.switches}
+    blocks = {"num_hidden_layers": len(pattern), **switches, **block_lists(shape)}
+    return AutoConfig.for_model(
+        shape.model_type, **{**shape.config_sizes, **known, **blocks, **SPECIAL_TOKENS, **settings}
+    )
+
+
+def config_json(config: Any) -> dict[str, Any]:
+    """What transformers writes of a configuration, every default included."""
+    written: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return written
+
+
+def block_lists(shape: HybridShape) -> dict[str, Any]:
+    """What the configuration says of every block."""
+    pattern = shape.hybrid_override_pattern
+    names = {"S": "sliding_attention", "T": "full_attention", "H": "linear_attention", "G": "linear_attention"}
+    match shape.model_type:
+        case "mistral":
+            return {"sliding_window": shape.sliding_window if "S" in pattern else None}
+        case "smollm3":
+            return {"no_rope_layers": [int(letter == "T") for letter in pattern]}
+        case "bamba":
+            return {"attn_layer_indices": [layer for layer, letter in enumerate(pattern) if letter == "T"]}
+        case "qwen3_moe":
+            return {"mlp_only_layers": [layer for layer, letter in enumerate(pattern) if letter == "T"]}
+        case "gemma3_text" | "granitemoehybrid" | "qwen3_5_text" | "qwen3_5_moe_text":
+            return {"layer_types": [names[letter] for letter in pattern]}
+    return {}
 
 
 def make_tiny_model(shape: HybridShape, *, seed: int = 0) -> PreTrainedModel:
@@ -85,24 +139,7 @@ def make_tiny_model(shape: HybridShape, *, seed: int = 0) -> PreTrainedModel:
 @functools.lru_cache(maxsize=32)
 def _tiny_model(shape: HybridShape, seed: int) -> PreTrainedModel:
     model = new_model(make_config(shape), seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("A_log"):
-                parameter.copy_(torch.log(torch.linspace(0.02, 1, len(parameter))))
-            elif name.endswith("dt_bias"):
-                parameter.uniform_(-3, -1, generator=generator)
-            elif name.endswith("conv1d.weight"):
-                parameter.normal_(0, 0.5, generator=generator)
-            elif name.endswith("norm.weight") or name.endswith("norm_f.weight") or name.endswith(".D"):
-                parameter.uniform_(0.5, 1.5, generator=generator)
-            elif parameter.ndim >= 2:
-                parameter.normal_(0, 0.12, generator=generator)
-            else:
-                parameter.normal_(0, 0.2, generator=generator)
-        for name, buffer in model.named_buffers():
-            if name.endswith("e_score_correction_bias"):
-                buffer.uniform_(0, 0.3, generator=generator)
+    randomize(model, seed=seed)
     return model
 
 
@@ -143,6 +180,6 @@ def _write(folder: Path, shape: HybridShape, shard_bytes: int, dtype: torch.dtyp
     tensors = {name: read_place(state, place).to(dtype) for name, place in model_places(shape).items()}
     write_state(folder, tensors, shard_bytes=shard_bytes)
     model.config.architectures = [type(model).__name__]
-    config = config_for_shape(json.loads(model.config.to_json_string(use_diff=False)), shape)
+    config = config_for_shape(config_json(model.config), shape)
     (folder / "config.json").write_text(json.dumps(config))
     make_tokenizer().save_pretrained(folder)

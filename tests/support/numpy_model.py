@@ -1,20 +1,36 @@
-"""Whole models in fp64 numpy, one token after the other, written from the papers: the oracle of the laws.
+"""Whole models in fp64 numpy, one token after the other: the oracle of the laws.
 
-Mamba-2: the recurrence of arXiv 2405.21060, section 2, with the gated group norm of its section 5. Routing: arXiv
-2412.19437, section 2.1.2, with node-limited groups. Rotary positions: arXiv 2104.09864, halves of a head paired as
-llama does. Grouped queries: arXiv 2305.13245; SwiGLU: arXiv 2002.05202; squared ReLU: arXiv 2109.08668.
+Written from the papers that `tests/support/reference` names and from transformers' modeling code, by the names of
+tensors in files; nothing is taken from the declarations of the families but the letters of their blocks.
 """
 
-# T tokens, D hidden, F ffn, H mamba heads, P their channels, G groups, N state, E experts, Q heads, K their channels
+# T tokens, D hidden, C channels that experts read, V vocabulary
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from minitron.models.shape import HybridShape
+from tests.support.reference.arithmetic import (
+    Array,
+    Weights,
+    gated,
+    gelu,
+    linear,
+    relu_squared,
+    rms_norm,
+    sigmoid,
+    silu,
+)
+from tests.support.reference.attention import Attention
+from tests.support.reference.experts import Routed, Router, routed
+from tests.support.reference.recurrences import gated_delta_net, mamba2
 
-Array = Any
+# Families whose norms of the stream (and of queries and keys) multiply by 1 + w.
+ADD_ONE = ("gemma3_text", "qwen3_5_text", "qwen3_5_moe_text")
+SECOND_NORMS = {"gemma3_text": "pre_feedforward_layernorm", "bamba": "pre_ff_layernorm"}
+FINAL_NORMS = {"nemotron_h": "backbone.norm_f", "bamba": "model.final_layernorm"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,114 +38,94 @@ class Reference:
     """A model as plain arrays.
 
     Attributes:
+        config: transformers' configuration; what it says of sizes and blocks is not used.
         weights: Every tensor by its name in files.
-        shape: The dims.
-        eps: What is added to mean squares.
-        theta: Base of the rotary frequencies.
-        topk_group: Groups of experts that a token may go to.
-        scaling: Factor on the weights of routed experts.
+        shape: The dims and the kinds of the blocks.
         barred: Layer -> experts that no token may go to.
     """
 
-    weights: dict[str, Array]
+    config: Any
+    weights: Weights
     shape: HybridShape
-    eps: float
-    theta: float = 0.0
-    topk_group: int = 1
-    scaling: float = 1.0
-    barred: dict[int, list[int]]
+    barred: dict[int, list[int]] = field(default_factory=dict)
 
     def logits(self, ids_T: Array) -> Array:
         """[T, V]."""
-        family = self.shape.family
-        head = "lm_head.weight" if "lm_head.weight" in self.weights else family.embeddings
-        return self._norm(self.streams(ids_T)[-1], self.weights[family.final_norm]) @ self.weights[head].T
+        final = FINAL_NORMS.get(self.shape.model_type, "model.norm")
+        head = "lm_head.weight" if "lm_head.weight" in self.weights else self._embeddings
+        logits_TV = self._norm(self.streams(ids_T)[-1], self.weights[f"{final}.weight"]) @ self.weights[head].T
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return (np.tanh(logits_TV / cap) * cap if cap else logits_TV) / getattr(self.config, "logits_scaling", 1.0)
 
     def streams(self, ids_T: Array) -> list[Array]:
         """[T, D] residual stream before each block and after the last one."""
-        kinds = {"M": self._mamba, "-": self._mlp, "*": self._attention, "E": self._moe, "T": self._layer}
-        streams = [self.weights[self.shape.family.embeddings][ids_T]]
+        embedded_TD = self.weights[self._embeddings][ids_T]
+        if self.shape.model_type == "gemma3_text":
+            embedded_TD = embedded_TD * np.sqrt(embedded_TD.shape[1])
+        streams = [embedded_TD * getattr(self.config, "embedding_multiplier", 1.0)]
+        kinds = {"M": self._mamba, "-": self._mlp, "*": self._attention, "E": self._moe}
         for layer, kind in enumerate(self.shape.hybrid_override_pattern):
-            streams.append(kinds[kind](streams[-1], self.block(layer), layer))
+            streams.append(kinds.get(kind, self._two_parts)(streams[-1], self.block(layer), layer))
         return streams
 
-    def block(self, layer: int) -> dict[str, Array]:
+    def block(self, layer: int) -> Weights:
         """The tensors of a block by their names inside it."""
-        prefix = self.shape.family.block_prefix.format(layer=layer)
+        prefix = f"{self._stem}.layers.{layer}."
         return {name.removeprefix(prefix): w for name, w in self.weights.items() if name.startswith(prefix)}
 
     def expert_inputs(self, stream_TD: Array, layer: int) -> tuple[Array, Array]:
-        """[T, D] what a block's router reads, and [T, C] what its experts read."""
+        """[T, D] what a block's router reads, and [T, C] what its experts read, of the stream that enters the block."""
         own = self.block(layer)
+        if self.shape.hybrid_override_pattern[layer] != "E":
+            x_TD = self._norm(self._after_mixer(stream_TD, own, layer), own["post_attention_layernorm.weight"])
+            return x_TD, x_TD
         x_TD = self._norm(stream_TD, own["norm.weight"])
         latent = own.get("mixer.fc1_latent_proj.weight")
         return x_TD, x_TD if latent is None else x_TD @ latent.T
 
+    def route(self, x_D: Array, own: Weights, layer: int) -> Routed:
+        """Expert -> weight of one token."""
+        names = ("mixer.gate.weight", "mlp.gate.weight", "block_sparse_moe.router.layer.weight")
+        weight_ED = next(own[name] for name in names if name in own)
+        correction_E = own.get("mixer.gate.e_score_correction_bias", 0.0)
+        return self._router()(x_D, weight_ED, correction_E=correction_E, barred=self.barred.get(layer, []))
+
+    @property
+    def _stem(self) -> str:
+        return "backbone" if self.shape.model_type == "nemotron_h" else "model"
+
+    @property
+    def _embeddings(self) -> str:
+        return "backbone.embeddings.weight" if self._stem == "backbone" else "model.embed_tokens.weight"
+
+    @property
+    def _eps(self) -> float:
+        name = "layer_norm_epsilon" if self.shape.model_type == "nemotron_h" else "rms_norm_eps"
+        return float(getattr(self.config, name))
+
+    @property
+    def _plus(self) -> float:
+        return 1.0 if self.shape.model_type in ADD_ONE else 0.0
+
     def _norm(self, x: Array, weight: Array) -> Array:
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + self.eps) * weight
+        return rms_norm(x, weight + self._plus, self._eps)
 
-    def _mamba(self, stream_TD: Array, own: dict[str, Array], _layer: int) -> Array:
+    def _mamba(self, stream_TD: Array, own: Weights, _layer: int) -> Array:
+        return stream_TD + self._scan(self._norm(stream_TD, own["norm.weight"]), own, "mixer.")
+
+    def _scan(self, x_TD: Array, own: Weights, prefix: str) -> Array:
         shape = self.shape
-        H, P, G, N = shape.mamba_num_heads, shape.mamba_head_dim, shape.n_groups, shape.ssm_state_size
-        inner = H * P
-        projected = self._norm(stream_TD, own["norm.weight"]) @ own["mixer.in_proj.weight"].T
-        z, xBC, dt = np.split(projected, [inner, 2 * inner + 2 * G * N], axis=1)
-        kernel = own["mixer.conv1d.weight"][:, 0]  # [C, taps], the last one for the token itself
-        padded = np.concatenate([np.zeros((kernel.shape[1] - 1, xBC.shape[1])), xBC])
-        conv = np.stack([(padded[t : t + kernel.shape[1]] * kernel.T).sum(0) for t in range(len(xBC))])
-        x, B, C = np.split(silu(conv + own["mixer.conv1d.bias"]), [inner, inner + G * N], axis=1)
-        x_THP, dt_TH = x.reshape(-1, H, P), np.log1p(np.exp(dt + own["mixer.dt_bias"]))
-        B_THN, C_THN = (np.repeat(part.reshape(-1, G, N), H // G, axis=1) for part in (B, C))
-        decay_TH = np.exp(-dt_TH * np.exp(own["mixer.A_log"]))
-        state_HPN, y_THP = np.zeros((H, P, N)), np.zeros_like(x_THP)
-        for t in range(len(x_THP)):
-            taken_HPN = dt_TH[t, :, None, None] * x_THP[t, :, :, None] * B_THN[t, :, None, :]
-            state_HPN = decay_TH[t, :, None, None] * state_HPN + taken_HPN
-            y_THP[t] = np.einsum("hpn,hn->hp", state_HPN, C_THN[t]) + own["mixer.D"][:, None] * x_THP[t]
-        gated_TGC = (y_THP.reshape(-1, inner) * silu(z)).reshape(-1, G, inner // G)
-        normed = self._norm(gated_TGC, own["mixer.norm.weight"].reshape(G, -1)).reshape(-1, inner)
-        return stream_TD + normed @ own["mixer.out_proj.weight"].T
+        sizes = {"heads": shape.mamba_num_heads, "groups": shape.n_groups, "state": shape.ssm_state_size}
+        return mamba2(x_TD, own, prefix, eps=self._eps, **sizes)
 
-    def _mlp(self, stream_TD: Array, own: dict[str, Array], _layer: int) -> Array:
+    def _mlp(self, stream_TD: Array, own: Weights, _layer: int) -> Array:
         x_TD = self._norm(stream_TD, own["norm.weight"])
         return stream_TD + relu_squared(x_TD, own["mixer.up_proj.weight"], own["mixer.down_proj.weight"])
 
-    def _attention(self, stream_TD: Array, own: dict[str, Array], _layer: int) -> Array:
-        return stream_TD + self._attend(self._norm(stream_TD, own["norm.weight"]), own, "mixer.", rotary=False)
+    def _attention(self, stream_TD: Array, own: Weights, layer: int) -> Array:
+        return stream_TD + self._attends(layer)(self._norm(stream_TD, own["norm.weight"]), own, "mixer.")
 
-    def _layer(self, stream_TD: Array, own: dict[str, Array], _layer: int) -> Array:
-        x_TD = self._norm(stream_TD, own["input_layernorm.weight"])
-        stream_TD = stream_TD + self._attend(x_TD, own, "self_attn.", rotary=True)
-        x_TD = self._norm(stream_TD, own["post_attention_layernorm.weight"])
-        gated_TF = silu(x_TD @ own["mlp.gate_proj.weight"].T) * (x_TD @ own["mlp.up_proj.weight"].T)
-        return stream_TD + gated_TF @ own["mlp.down_proj.weight"].T
-
-    def _attend(self, x_TD: Array, own: dict[str, Array], prefix: str, *, rotary: bool) -> Array:
-        K, num_kv = self.shape.head_dim, self.shape.num_key_value_heads
-        q_TQK, k_TQK, v_TQK = (
-            (x_TD @ own[f"{prefix}{name}_proj.weight"].T).reshape(len(x_TD), -1, K) for name in "qkv"
-        )
-        if f"{prefix}q_norm.weight" in own:
-            q_TQK = self._norm(q_TQK, own[f"{prefix}q_norm.weight"])
-            k_TQK = self._norm(k_TQK, own[f"{prefix}k_norm.weight"])
-        if rotary:
-            q_TQK, k_TQK = self._rotate(q_TQK), self._rotate(k_TQK)
-        shared = q_TQK.shape[1] // num_kv
-        out_TQK = np.zeros_like(q_TQK)
-        for head in range(q_TQK.shape[1]):
-            k_TK, v_TK = k_TQK[:, head // shared], v_TQK[:, head // shared]
-            for t in range(len(x_TD)):
-                weight = np.exp(k_TK[: t + 1] @ q_TQK[t, head] / np.sqrt(K))
-                out_TQK[t, head] = weight / weight.sum() @ v_TK[: t + 1]
-        return out_TQK.reshape(len(x_TD), -1) @ own[f"{prefix}o_proj.weight"].T
-
-    def _rotate(self, x_TQK: Array) -> Array:
-        half = x_TQK.shape[2] // 2
-        angle_TK = np.arange(len(x_TQK))[:, None] * self.theta ** -(np.arange(half) / half)
-        turned = (x_TQK[:, :, :half] + 1j * x_TQK[:, :, half:]) * np.exp(1j * angle_TK)[:, None]
-        return np.concatenate([turned.real, turned.imag], axis=2)
-
-    def _moe(self, stream_TD: Array, own: dict[str, Array], layer: int) -> Array:
+    def _moe(self, stream_TD: Array, own: Weights, layer: int) -> Array:
         x_TD, read_TC = self.expert_inputs(stream_TD, layer)
         added_TD = relu_squared(
             x_TD, own["mixer.shared_experts.up_proj.weight"], own["mixer.shared_experts.down_proj.weight"]
@@ -143,40 +139,88 @@ class Reference:
             added_TD[t] += own["mixer.fc2_latent_proj.weight"] @ routed_C if latent else routed_C
         return stream_TD + added_TD
 
-    def route(self, x_D: Array, own: dict[str, Array], layer: int) -> dict[int, float]:
-        """Expert -> weight of one token."""
-        affinity_E = 1 / (1 + np.exp(-own["mixer.gate.weight"] @ x_D))
-        choice_E = affinity_E + own["mixer.gate.e_score_correction_bias"]
-        choice_E[self.barred.get(layer, [])] = -np.inf
-        groups = np.split(np.arange(len(choice_E)), self.shape.n_group)
-        best_two = [np.sort(choice_E[group])[-2:].sum() for group in groups]
-        open_groups = np.argsort(best_two)[-self.topk_group :]
-        allowed = np.concatenate([groups[group] for group in open_groups])
-        chosen = allowed[np.argsort(choice_E[allowed])[-self.shape.num_experts_per_tok :]]
-        return {int(e): float(self.scaling * affinity_E[e] / affinity_E[chosen].sum()) for e in chosen}
+    def _two_parts(self, stream_TD: Array, own: Weights, layer: int) -> Array:
+        """A layer of a mixer and an MLP (or experts)."""
+        stream_TD = self._after_mixer(stream_TD, own, layer)
+        second = SECOND_NORMS.get(self.shape.model_type, "post_attention_layernorm")
+        added_TD = self._feed_forward(self._norm(stream_TD, own[f"{second}.weight"]), own, layer)
+        if "post_feedforward_layernorm.weight" in own:
+            added_TD = self._norm(added_TD, own["post_feedforward_layernorm.weight"])
+        return stream_TD + added_TD * getattr(self.config, "residual_multiplier", 1.0)
+
+    def _after_mixer(self, stream_TD: Array, own: Weights, layer: int) -> Array:
+        x_TD = self._norm(stream_TD, own["input_layernorm.weight"])
+        if "mamba.in_proj.weight" in own:
+            added_TD = self._scan(x_TD, own, "mamba.")
+        elif "linear_attn.in_proj_qkv.weight" in own:
+            heads = {"key_heads": self.shape.linear_num_key_heads, "value_heads": self.shape.linear_num_value_heads}
+            key_dim = self.shape.linear_key_head_dim
+            added_TD = gated_delta_net(x_TD, own, "linear_attn.", key_dim=key_dim, eps=self._eps, **heads)
+        else:
+            added_TD = self._attends(layer)(x_TD, own, "self_attn.")
+        if self.shape.model_type == "gemma3_text":
+            added_TD = self._norm(added_TD, own["post_attention_layernorm.weight"])
+        return stream_TD + added_TD * getattr(self.config, "residual_multiplier", 1.0)
+
+    def _feed_forward(self, x_TD: Array, own: Weights, layer: int) -> Array:
+        if "shared_mlp.input_linear.weight" in own:
+            gate_FD, up_FD = np.split(own["shared_mlp.input_linear.weight"], 2)
+            added_TD = gated(x_TD, gate_FD, up_FD, own["shared_mlp.output_linear.weight"])
+            is_routed = "block_sparse_moe.router.layer.weight" in own
+        elif is_routed := "mlp.gate.weight" in own:
+            added_TD = self._shared_expert(x_TD, own)
+        else:
+            prefix = "feed_forward." if self.shape.model_type == "bamba" else "mlp."
+            sides = (own[f"{prefix}{side}_proj.weight"] for side in ("gate", "up", "down"))
+            return gated(x_TD, *sides, activation=gelu if self.shape.model_type == "gemma3_text" else silu)
+        return added_TD + routed(x_TD, own, [self.route(x_D, own, layer) for x_D in x_TD]) if is_routed else added_TD
+
+    def _shared_expert(self, x_TD: Array, own: Weights) -> Array:
+        if "mlp.shared_expert_gate.weight" not in own:
+            return np.zeros_like(x_TD)
+        sides = (own[f"mlp.shared_expert.{side}_proj.weight"] for side in ("gate", "up", "down"))
+        return sigmoid(linear(x_TD, own, "mlp.shared_expert_gate")) * gated(x_TD, *sides)
+
+    def _attends(self, layer: int) -> Attention:
+        config, shape, kind = self.config, self.shape, self.shape.hybrid_override_pattern[layer]
+        name, K = shape.model_type, shape.head_dim
+        scale = {"granitemoehybrid": "attention_multiplier", "gemma3_text": "query_pre_attn_scalar"}.get(name)
+        factor = K**-0.5 if scale is None else getattr(config, scale) ** (1 if name == "granitemoehybrid" else -0.5)
+        has_positions = name != "nemotron_h" and kind != "N" and getattr(config, "position_embedding_type", "rope")
+        rotary = config.rope_parameters if has_positions else {"rope_theta": None}
+        if name == "gemma3_text":
+            rotary = rotary["sliding_attention" if kind == "S" else "full_attention"]
+        return Attention(
+            head_dim=K,
+            num_kv=shape.num_key_value_heads,
+            scale=factor,
+            eps=self._eps,
+            plus=self._plus,
+            theta=rotary["rope_theta"],
+            turned=int(K * rotary.get("partial_rotary_factor", 1.0)),
+            window=config.sliding_window if kind == "S" else None,
+            is_gated=name.startswith("qwen3_5"),
+        )
+
+    def _router(self) -> Router:
+        config, shape = self.config, self.shape
+        if shape.model_type == "granitemoehybrid":
+            return Router(how="chosen", top_k=shape.num_experts_per_tok)
+        if shape.model_type != "nemotron_h":
+            normalized = getattr(config, "norm_topk_prob", True)  # qwen3_5_moe knows no other way
+            return Router(how="all", top_k=shape.num_experts_per_tok, is_normalized=normalized)
+        assert config.norm_topk_prob
+        return Router(
+            how="groups",
+            top_k=shape.num_experts_per_tok,
+            groups=shape.n_group,
+            open_groups=config.topk_group,
+            scaling=config.routed_scaling_factor,
+        )
 
 
 def reference(
-    config: Any, weights: dict[str, Array], shape: HybridShape, barred: dict[int, list[int]] | None = None
+    config: Any, weights: Weights, shape: HybridShape, barred: dict[int, list[int]] | None = None
 ) -> Reference:
     """The reference of a model with a transformers configuration."""
-    if shape.model_type != "nemotron_h":
-        theta = config.rope_parameters["rope_theta"]
-        return Reference(weights=weights, shape=shape, eps=config.rms_norm_eps, theta=theta, barred={})
-    assert config.norm_topk_prob
-    return Reference(
-        weights=weights,
-        shape=shape,
-        eps=config.layer_norm_epsilon,
-        topk_group=config.topk_group,
-        scaling=config.routed_scaling_factor,
-        barred=barred or {},
-    )
-
-
-def silu(x: Array) -> Array:
-    return x / (1 + np.exp(-x))
-
-
-def relu_squared(x: Array, up_FD: Array, down_DF: Array) -> Array:
-    return np.maximum(x @ up_FD.T, 0) ** 2 @ down_DF.T
+    return Reference(config=config, weights=weights, shape=shape, barred=barred or {})

@@ -34,7 +34,7 @@ def load_make_data() -> Any:
 
 
 def write_small_quickstart(root: Path) -> None:
-    """Writes `examples/` under a folder as a checkout has it after `make demo`, with a recipe that runs in seconds."""
+    """Writes `examples/` under a folder as a checkout has it after `make demo`, with recipes that run in seconds."""
     folder = root / "examples" / "quickstart"
     folder.mkdir(parents=True)
     (folder / "teacher").symlink_to(QUICKSTART / "teacher")
@@ -43,11 +43,18 @@ def write_small_quickstart(root: Path) -> None:
     for path in (folder / "data").iterdir():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         path.write_text("".join(lines[:LINES]), encoding="utf-8")
-    recipe = yaml.safe_load((QUICKSTART / "recipe.yaml").read_text())
+    (folder / "chat.jinja").symlink_to(QUICKSTART / "chat.jinja")
+    for name in ("recipe.yaml", "blend.yaml"):
+        (folder / name).write_text(yaml.safe_dump(smaller_recipe(QUICKSTART / name)))
+
+
+def smaller_recipe(path: Path) -> Any:
+    """A shipped recipe with little of everything."""
+    recipe = yaml.safe_load(path.read_text())
     for section, settings in SMALL.items():
         recipe[section] |= settings
     recipe["evaluate"]["task"] |= {"problems": 2, "max_new_tokens": 4}
     repair = recipe.get("prune", {}).get("repair")
     if repair is not None:
         repair |= {"samples": 4, "seq_len": 32}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return recipe

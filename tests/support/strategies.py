@@ -1,6 +1,8 @@
 """Random shapes of every family whose dims are all distinct and above 1, and random plans of pruning them."""
 
-from collections.abc import Callable, Iterable
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from minitron.models.axes import Axis, Indices
 from minitron.models.families import FAMILIES
 from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
+from minitron.prune.laws.tiny_shape import tiny_shape
 from minitron.prune.plan import PrunePlan
 
 Draw = Callable[..., Any]
@@ -48,11 +51,22 @@ def shapes(
         every_kind: Whether each of the letters must be there.
     """
     model_type = draw(st.sampled_from(sorted(model_types)))
-    sizes = _hybrid(draw) if model_type == "nemotron_h" else _dense(draw)
     letters = "".join(FAMILIES[model_type].block_kinds) if kinds is None else kinds
+    if model_type == "mistral":  # its configurations give all blocks a window, or none
+        letters = draw(st.sampled_from(letters))
     blocks = draw(st.lists(st.sampled_from(letters), min_size=2 - every_kind, max_size=2 if every_kind else 4))
-    pattern = draw(st.permutations([*letters, *blocks])) if every_kind else blocks
-    return HybridShape(model_type=model_type, hybrid_override_pattern="".join(pattern), **sizes)
+    pattern = "".join(draw(st.permutations([*letters, *blocks])) if every_kind else blocks)
+    if model_type not in DRAWN:
+        return random_shape(model_type, pattern, draw(seeds))
+    return HybridShape(model_type=model_type, hybrid_override_pattern=pattern, **DRAWN[model_type](draw))
+
+
+@functools.lru_cache(maxsize=1024)
+def random_shape(model_type: str, pattern: str, seed: int) -> HybridShape:
+    """A shape with distinct dims; of a family with sizes that go together, as hypothesis alone would seldom find."""
+    shape = tiny_shape(model_type, pattern, seed=seed)
+    # Gemma's configurations have a window even where no block looks through it.
+    return dataclasses.replace(shape, sliding_window=3) if model_type == "gemma3_text" else shape
 
 
 def _hybrid(draw: Draw) -> dict[str, int]:
@@ -103,6 +117,12 @@ def _dense(draw: Draw) -> dict[str, int]:
         "head_dim": new.among(k for k in range(4, 20, 2) if hidden not in (queries * k, kv * k)),
         "tie_word_embeddings": draw(st.sampled_from([0, 1])),
     }
+
+
+DRAWN: Mapping[str, Callable[[Draw], dict[str, int]]] = {
+    "nemotron_h": _hybrid,
+    **dict.fromkeys(("llama", "qwen2", "qwen3", "smollm3"), _dense),
+}
 
 
 def tokens(shape: HybridShape, seed: int, *, batch: int = 2, length: int = 11) -> torch.Tensor:

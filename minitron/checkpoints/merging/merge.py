@@ -8,6 +8,8 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +51,7 @@ def merge_checkpoints(
     last, so that nothing unfinished opens as a checkpoint.
 
     Args:
-        sources: Two checkpoints or more, of one shape and one vocabulary; they are only read.
+        sources: Two checkpoints or more, of one shape and one vocabulary, however padded; they are only read.
         weights: One for each, as `interpolation_weights` takes them.
         output: The folder.
         shard_bytes: Most bytes of tensors in a file.
@@ -67,12 +69,14 @@ def merge_checkpoints(
     output.mkdir(parents=True, exist_ok=True)
     first = sources[0]
     planned = {name: (stored.dtype, stored.shape) for name, stored in {**first.tensors, **first.extras}.items()}
-    shards = plan_shards(planned, shard_bytes=shard_bytes)
+    shards = plan_shards(planned, shard_bytes=shard_bytes, spell=first.name_to_write)
     with progress_bar(of_bytes=True) as progress:
         task = progress.add_task("merge", total=sum(shard.nbytes for shard in shards))
 
         def chunks(name: str) -> Iterator[Raw]:
-            for chunk in merged_chunks([source.stored(name) for source in sources], shares, numbers=chunk_numbers):
+            common, rest = _by_rows([source.stored(name) for source in sources])
+            merged = merged_chunks(common, shares, numbers=chunk_numbers)
+            for chunk in chain(merged, merged_chunks(rest, [1.0] * len(rest), numbers=chunk_numbers)):
                 yield chunk
                 progress.advance(task, chunk.nbytes)
 
@@ -86,8 +90,21 @@ def merge_checkpoints(
     return merged
 
 
+def _by_rows(parts: Sequence[StoredTensor]) -> tuple[list[StoredTensor], list[StoredTensor]]:
+    """The rows that all versions of a tensor have, and the first one's beyond them: padding of its vocabulary."""
+    first, rows = parts[0], min((part.shape[0] for part in parts if part.shape), default=0)
+    common = [replace(part, shape=(rows, *part.shape[1:])) if part.shape else part for part in parts]
+    left = first.numel - common[0].numel
+    if not left:
+        return common, []
+    beyond = replace(first, shape=(left,), start=first.start + common[0].nbytes)
+    return common, [beyond]
+
+
 def merged_chunks(parts: Sequence[StoredTensor], shares: Sequence[float], *, numbers: int) -> Iterator[Raw]:
     """The weighted sum of a tensor's versions, as raw runs of at most `numbers` numbers, in the first one's dtype."""
+    if not parts:
+        return
     dtype, numel = parts[0].dtype, parts[0].numel
     # One that counts for nothing is not read: 0 times infinity is no number, and plus 0 takes a zero's sign.
     used = [(part, share) for part, share in zip(parts, shares, strict=True) if share]

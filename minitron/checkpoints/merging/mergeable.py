@@ -4,11 +4,10 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from minitron.artifacts.hashes import file_hash
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.headers import StoredTensor
+from minitron.checkpoints.vocabulary import require_one_vocabulary, tokens_beyond
 from minitron.dtypes import FLOAT_VIEWS, INTEGER_VIEWS
 from minitron.errors import CheckpointError
 
@@ -16,11 +15,8 @@ logger = logging.getLogger(__name__)
 
 # safetensors dtype -> how its bytes are viewed, of integers.
 WEIGHT_TOLERANCE = 1e-6
-# What says which token an id is: one file, or where it is lacking the older ones.
-TOKENIZER_FILE = "tokenizer.json"
-OLDER_TOKENIZER_FILES = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
 # Of a configuration, what does not change what the model computes.
-INDIFFERENT_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+INDIFFERENT_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "vocab_size"}
 
 
 def interpolation_weights(weights: Sequence[float], count: int) -> list[float]:
@@ -64,17 +60,16 @@ def check_mergeable(sources: Sequence[Checkpoint]) -> None:
     for other in sources[1:]:
         _check_shapes(first, other)
         _check_tensors(first, other)
-        if _vocabulary(first.folder) != _vocabulary(other.folder):
-            raise CheckpointError(
-                f"checkpoints to merge must have one tokenizer, {other.folder} has another one than {first.folder}: "
-                "the same id would stand for two tokens"
-            )
+        require_one_vocabulary(first.folder, other.folder)
+        _check_padding(first, other)
         _warn_of_settings(first, other)
 
 
 def _check_shapes(first: Checkpoint, other: Checkpoint) -> None:
     names = [field.name for field in dataclasses.fields(first.shape)]
-    names = [name for name in names if getattr(first.shape, name) != getattr(other.shape, name)]
+    names = [
+        name for name in names if name != "vocab_size" and getattr(first.shape, name) != getattr(other.shape, name)
+    ]
     if names:
         # Of another family every size may have another name: that it is one is said alone.
         names = ["model_type"] if "model_type" in names else names
@@ -97,7 +92,7 @@ def _check_tensors(first: Checkpoint, other: Checkpoint) -> None:
             f"which {has.folder} holds"
         )
     for name, stored in expected.items():
-        if stored.shape != found[name].shape:
+        if stored.shape[padded_dims(first, name) :] != found[name].shape[padded_dims(first, name) :]:
             raise CheckpointError(
                 f"{name} must have one shape in checkpoints to merge, it has {stored.shape} in {first.folder}, "
                 f"got {found[name].shape} in {other.folder}"
@@ -123,9 +118,20 @@ def _tensors(checkpoint: Checkpoint) -> Mapping[str, StoredTensor]:
     return {**checkpoint.tensors, **checkpoint.extras}
 
 
-def _vocabulary(folder: Path) -> dict[str, str]:
-    names = (TOKENIZER_FILE,) if (folder / TOKENIZER_FILE).is_file() else OLDER_TOKENIZER_FILES
-    return {name: file_hash(folder / name) for name in names if (folder / name).is_file()}
+def padded_dims(checkpoint: Checkpoint, name: str) -> int:
+    """How many leading dims of a tensor run over the vocabulary, whose rows beyond the tokenizer's are padding."""
+    return int(name in (checkpoint.shape.family.embeddings, checkpoint.shape.family.head))
+
+
+def _check_padding(first: Checkpoint, other: Checkpoint) -> None:
+    rows = min(first.shape.vocab_size, other.shape.vocab_size)
+    lacking = tokens_beyond(first.folder, rows) if first.shape.vocab_size != other.shape.vocab_size else {}
+    if lacking:
+        number, token = next(iter(lacking.items()))
+        raise CheckpointError(
+            f"checkpoints to merge must have embeddings of the same tokens, only one of {first.folder} and "
+            f"{other.folder} has them of {number}, {token!r}"
+        )
 
 
 def _warn_of_settings(first: Checkpoint, other: Checkpoint) -> None:

@@ -41,15 +41,14 @@ class Chunk:
 def chunks_of(tensor: Placed, *, buffer_bytes: int) -> Iterator[Chunk]:
     """The chunks of a tensor, in the order of the result, each reading and giving at most `buffer_bytes`.
 
-    A row of more bytes than that is itself walked over, dim by dim, down to single elements. A stack whose entries keep
-    positions of their own is walked over entry by entry.
+    A row of more bytes than that is itself walked over, dim by dim, down to single elements.
     """
-    if any(indices is not None and indices.ndim > 1 for indices in tensor.cut.kept):
-        for entry in _entries(tensor):
-            yield from chunks_of(entry, buffer_bytes=buffer_bytes)
-        return
     cut, width = tensor.cut, max(STORED_BYTES[tensor.stored.dtype], STORED_BYTES[tensor.dtype])
     if not math.prod(cut.after):
+        return
+    if any(indices is not None and indices.ndim > 1 for indices in cut.kept):
+        for entry in _entries(tensor):
+            yield from chunks_of(entry, buffer_bytes=buffer_bytes)
         return
     before, kept = (cut.before, cut.kept) if cut.before else ((1,), (None,))
     walked = next(
@@ -77,20 +76,22 @@ def chunks_of(tensor: Placed, *, buffer_bytes: int) -> Iterator[Chunk]:
             start += count * out_width
 
 
-def _entries(stack: Placed) -> Iterator[Placed]:
-    """Every kept entry of a stack as a tensor of its own, at its place in source and shard."""
-    cut = stack.cut
-    entries = np.arange(cut.before[0]) if cut.kept[0] is None else cut.kept[0]
-    before = math.prod(cut.before[1:]) * STORED_BYTES[stack.stored.dtype]
-    after = math.prod(cut.after[1:]) * STORED_BYTES[stack.dtype]
-    for position, entry in enumerate(entries.tolist()):
-        own = tuple(kept[position] if kept is not None and kept.ndim > 1 else kept for kept in cut.kept[1:])
-        yield replace(
-            stack,
-            cut=replace(cut, before=cut.before[1:], kept=own),
-            stored=replace(stack.stored, shape=cut.before[1:], start=stack.stored.start + entry * before),
-            start=stack.start + position * after,
+def _entries(tensor: Placed) -> Iterator[Placed]:
+    """The kept entries of a stack whose entries keep positions of their own, as tensors one after the other."""
+    cut, stored = tensor.cut, tensor.stored
+    entries = range(cut.before[0]) if cut.kept[0] is None else cut.kept[0].tolist()
+    inner = stored.nbytes // cut.before[0]
+    start = tensor.start
+    for number, entry in enumerate(entries):
+        kept = tuple(indices if indices is None or indices.ndim == 1 else indices[number] for indices in cut.kept[1:])
+        own = replace(
+            tensor,
+            cut=replace(cut, before=cut.before[1:], kept=kept),
+            stored=replace(stored, shape=stored.shape[1:], start=stored.start + entry * inner),
+            start=start,
         )
+        yield own
+        start += own.nbytes
 
 
 def _walk(

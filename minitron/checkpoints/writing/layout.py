@@ -97,7 +97,9 @@ def plan_layout(source: Checkpoint, cuts: Iterable[TensorCut], *, shard_bytes: i
         for cut in cuts
     }
     shards = plan_shards(
-        {name: (tensor.dtype, tensor.cut.after) for name, tensor in placed.items()}, shard_bytes=shard_bytes
+        {name: (tensor.dtype, tensor.cut.after) for name, tensor in placed.items()},
+        shard_bytes=shard_bytes,
+        spell=source.name_to_write,
     )
     starts = {name: place.start for shard in shards for name, place in shard.tensors.items()}
     described = {
@@ -131,5 +133,5 @@ def _check_cut(source: Checkpoint, cut: TensorCut, stored: StoredTensor | None, 
 
 
 def _describe(cut: TensorCut) -> list[object]:
-    kept = [None if dim is None else [dim.shape, sha256(dim.astype("<i8").tobytes()).hexdigest()] for dim in cut.kept]
+    kept = [None if dim is None else sha256(dim.astype("<i8").tobytes()).hexdigest() for dim in cut.kept]
     return [cut.name, cut.source, cut.before, kept, cut.scale, cut.plus]

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,13 @@ class PlannedShard:
         name: Name of the file, without a folder.
         head: The header with its length.
         tensors: Name -> where the tensor will lie, in the order of the file.
+        names: What the file calls them, in the same order.
     """
 
     name: str
     head: bytes
     tensors: Mapping[str, StoredTensor]
+    names: tuple[str, ...]
 
     @property
     def nbytes(self) -> int:
@@ -34,10 +36,17 @@ class PlannedShard:
         return len(self.head) + sum(tensor.nbytes for tensor in self.tensors.values())
 
 
-def plan_shards(tensors: Mapping[str, Described], *, shard_bytes: int) -> list[PlannedShard]:
+def plan_shards(
+    tensors: Mapping[str, Described], *, shard_bytes: int, spell: Callable[[str], str] = str
+) -> list[PlannedShard]:
     """Places tensors, in their order, in files of at most `shard_bytes` of tensors.
 
     A larger tensor makes a file of its own. A single file is named `model.safetensors`.
+
+    Args:
+        tensors: Name -> safetensors dtype and shape.
+        shard_bytes: Most bytes of tensors in a file.
+        spell: Name -> what the files call it.
 
     >>> [list(shard.tensors) for shard in plan_shards({"a": ("F32", (2,)), "b": ("BF16", (3,))}, shard_bytes=12)]
     [['a'], ['b']]
@@ -47,6 +56,7 @@ def plan_shards(tensors: Mapping[str, Described], *, shard_bytes: int) -> list[P
         _place(
             SINGLE_FILE if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors",
             {name: tensors[name] for name in group},
+            spell,
         )
         for number, group in enumerate(groups, start=1)
     ]
@@ -60,7 +70,7 @@ def shard_index(shards: Sequence[PlannedShard]) -> JsonObject:
             "total_parameters": sum(tensor.numel for tensor in tensors),
             "total_size": sum(tensor.nbytes for tensor in tensors),
         },
-        "weight_map": {name: shard.name for shard in shards for name in shard.tensors},
+        "weight_map": {name: shard.name for shard in shards for name in shard.names},
     }
 
 
@@ -77,14 +87,14 @@ def _grouped(tensors: Mapping[str, Described], shard_bytes: int) -> Iterator[lis
     yield group
 
 
-def _place(file: str, group: Mapping[str, Described]) -> PlannedShard:
+def _place(file: str, group: Mapping[str, Described], spell: Callable[[str], str]) -> PlannedShard:
     # Wide dtypes first, so that every tensor is aligned to its own width.
     ordered = sorted(group.items(), key=lambda item: -STORED_BYTES[item[1][0]])
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offsets, offset = {}, 0
     for name, (dtype, shape) in ordered:
         offsets[name], end = offset, offset + _nbytes((dtype, shape))
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
+        header[spell(name)] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -93,7 +103,7 @@ def _place(file: str, group: Mapping[str, Described]) -> PlannedShard:
         name: StoredTensor(file=Path(file), dtype=dtype, shape=shape, start=len(head) + offsets[name])
         for name, (dtype, shape) in ordered
     }
-    return PlannedShard(name=file, head=head, tensors=placed)
+    return PlannedShard(name=file, head=head, tensors=placed, names=tuple(spell(name) for name, _ in ordered))
 
 
 def _nbytes(described: Described) -> int:

@@ -198,10 +198,10 @@ def _pick(raw: Raw, chunk: Chunk, buffers: Buffers) -> Raw:
 
 
 def _converted(raw: Raw, placed: Placed) -> Raw:
-    before, after, scale = placed.stored.dtype, placed.dtype, placed.cut.scale
-    if before == after and scale == 1.0:
+    before, after, cut = placed.stored.dtype, placed.dtype, placed.cut
+    if before == after and cut.scale == 1.0:
         return raw
-    return convert(raw.view(FLOAT_VIEWS[before]), before=before, after=after, scale=scale, plus=placed.cut.plus)
+    return convert(raw.view(FLOAT_VIEWS[before]), before=before, after=after, scale=cut.scale, plus=cut.plus)
 
 
 def _write(target: Path, result: Raw, start: int) -> None:

@@ -14,7 +14,7 @@ from minitron.artifacts.atomic import PARTIAL, put_in_place
 from minitron.artifacts.disk_space import reporting_full_disk, require_room
 from minitron.artifacts.json_files import write_json
 from minitron.artifacts.locks import locked
-from minitron.distill.dataset import PackedSequences
+from minitron.data.masks import PackedSequences
 from minitron.distill.loss.objective import DenseTargets, TopTargets
 from minitron.distill.teachers.cache_file import (
     HEADER_FILE,

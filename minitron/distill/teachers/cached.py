@@ -34,6 +34,20 @@ class CachedTeacher:
         self.cache = cache
         self._device = torch.device(device)
 
+    def vocabulary_rows(self, student_rows: int) -> int:
+        """Rows of the student's head that the cached probabilities are over; those beyond are padding.
+
+        Raises:
+            MinitronError: The cache is over more rows than the student's head has.
+        """
+        rows = self.cache.header.vocab_size
+        if rows > student_rows:
+            raise MinitronError(
+                f"a cache must be over rows that the student's head has, {self.cache.folder} is over {rows}, the head "
+                f"has {student_rows}; make the cache with vocab_size={student_rows}"
+            )
+        return rows
+
     def targets(self, input_ids_BT: torch.Tensor, index_B: torch.Tensor) -> TopTargets:
         """The stored targets, in fp32.
 

@@ -5,7 +5,7 @@
 import numpy as np
 import torch
 
-from minitron.distill.dataset import PackedSequences
+from minitron.data.masks import PackedSequences
 from minitron.distill.loss.objective import DenseTargets
 from minitron.errors import MinitronError
 from minitron.progress import track

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from minitron.distill.loss.objective import DenseTargets, DrawnTokens, TopTargets
 from minitron.distill.loss.products import logits_into, wide_dtype
-from minitron.errors import MinitronError
+from minitron.errors import NotFiniteError
 
 CHUNK_TOKENS = 512
 LOWEST = torch.finfo(torch.float16).min
@@ -54,7 +54,7 @@ def keep_top_k(
         parts.append(_chunk_top_k(chunk_CV.div_(temperature), top_k, None if draws_NM is None else draws_NM[rows]))
     kept = join_targets(parts)
     if kept.log_probs_NK.isnan().any() or kept.log_tail_N.isnan().any():
-        raise MinitronError("the teacher's logits must be numbers, some are NaN or infinite; try a wider dtype")
+        raise NotFiniteError("the teacher's logits must be numbers, some are NaN or infinite; try a wider dtype")
     return kept
 
 

@@ -14,6 +14,7 @@ from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS, distillation_los
 from minitron.distill.loss.hidden_states import HiddenLoss
 from minitron.distill.loss.inputs import LossScope
 from minitron.distill.loss.objective import Objective
+from minitron.distill.teachers.cached import CachedTeacher
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.teachers.teacher import Teacher
 from minitron.distill.training.autocast import autocast_without_copies
@@ -69,6 +70,10 @@ class DistillationModel(nn.Module):
         self._objective = objective
         self._hidden = hidden
         self._chunk_tokens = chunk_tokens
+        # Of a cache the rows that it is over; in memory both heads are seen, and the smaller one's count.
+        self._vocab_size = None
+        if isinstance(teacher, CachedTeacher):
+            self._vocab_size = teacher.vocabulary_rows(len(output_head(student)))
         # What Trainer finds missing in a saved state on purpose: second names of tied tensors.
         self._keys_to_ignore_on_save = second_names(self.state_dict())
 
@@ -99,7 +104,7 @@ class DistillationModel(nn.Module):
             output_head(self.student),
             targets,
             self._objective,
-            LossScope(labels_N=labels.flatten(), mask_N=mask_N),
+            LossScope(labels_N=labels.flatten(), mask_N=mask_N, vocab_size=self._vocab_size),
             chunk_tokens=self._chunk_tokens,
         )
         distance = self._hidden_loss(student_states, teacher_states, mask_N)

@@ -14,7 +14,8 @@ from safetensors.torch import load_model
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from minitron.distill.dataset import PackedSequences, SequenceDataset, collate
+from minitron.data.masks import PackedSequences
+from minitron.distill.dataset import SequenceDataset, collate
 from minitron.distill.loss.objective import Objective
 from minitron.distill.settings import TrainingSettings
 from minitron.distill.sharding import load_weights, shard_blocks

@@ -11,12 +11,12 @@ from transformers import Trainer
 from minitron.distill.sharding import load_shards, save_shards
 from minitron.distill.training.model import PARTS, DistillationModel
 from minitron.distill.training.states import keep_state, second_names
-from minitron.errors import MinitronError
+from minitron.errors import NotFiniteError
 
 SCHEDULER_FILE = "scheduler.pt"
 
 
-class DivergedError(MinitronError):
+class DivergedError(NotFiniteError):
     """The loss stopped being finite."""
 
 
@@ -53,7 +53,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         """This process's share of the mean loss, times the processes, over which gradients are averaged."""
         assert num_items_in_batch is not None
         sums = model(**inputs)
-        means = sums / num_items_in_batch * self.accelerator.num_processes
+        # A global batch of prompts alone counts no token: its loss is 0, and no gradient.
+        means = sums / torch.as_tensor(num_items_in_batch).clamp(min=1) * self.accelerator.num_processes
         self._parts = self._parts.to(means.device) + means.detach()
         self._micro_batches += 1
         return (means[0], {}) if return_outputs else means[0]

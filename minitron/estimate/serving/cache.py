@@ -1,6 +1,4 @@
-"""Bytes of a model's caches as they are stored: attention cache, Mamba state and convolution state."""
-
-# H mamba heads, P head dim, G groups, N state, k conv kernel
+"""Bytes of a model's caches as they are stored: keys and values of all tokens or of a window, and recurrent states."""
 
 from collections.abc import Mapping
 
@@ -13,15 +11,26 @@ from minitron.models.families.family import Family
 def cache_bytes(
     family: Family, counts: Mapping[str, int], sizes: Mapping[str, SizeT], workload: Workload
 ) -> dict[str, SizeT]:
-    """Bytes of the attention cache and of the Mamba blocks' two states, as they are stored."""
-    attention = family.num_keeping("kv", counts)
-    mamba = family.num_keeping("state", counts) * workload.sequences
-    kv = attention * workload.context_tokens * workload.sequences * kv_token_bits(sizes, workload)
+    """Bytes of keys and values, and of the two states of recurrent blocks, as they are stored."""
+    recurrent = family.num_keeping("state", counts) * workload.sequences
+    token = workload.sequences * kv_token_bits(sizes, workload)
+    kv = family.num_keeping("kv", counts) * workload.context_tokens * token
+    if windows := family.num_keeping("window", counts):
+        kv = kv + windows * tokens_within(sizes["sliding_window"], workload.context_tokens) * token
     return {
         "kv_bytes": kv // 8,
-        "ssm_bytes": mamba * ssm_state_bits(sizes, workload) // 8,
-        "conv_bytes": mamba * conv_state_bits(sizes, workload) // 8,
+        "ssm_bytes": recurrent * ssm_state_bits(family, sizes, workload) // 8,
+        "conv_bytes": recurrent * conv_state_bits(family, sizes, workload) // 8,
     }
+
+
+def tokens_within(limit: SizeT, tokens: int) -> SizeT:
+    """The smaller of a limit, a number or an array, and a number of tokens.
+
+    >>> tokens_within(4096, 131072), tokens_within(4096, 100)
+    (4096, 100)
+    """
+    return limit + (limit > tokens) * (tokens - limit)
 
 
 def kv_token_bits(sizes: Mapping[str, SizeT], workload: Workload) -> SizeT:
@@ -29,17 +38,15 @@ def kv_token_bits(sizes: Mapping[str, SizeT], workload: Workload) -> SizeT:
     return 2 * sizes["num_key_value_heads"] * sizes["head_dim"] * DTYPES[workload.kv_dtype].bits
 
 
-def ssm_state_bits(sizes: Mapping[str, SizeT], workload: Workload) -> SizeT:
-    """Bits of one sequence's [H, P, N] state in one Mamba block."""
-    if "ssm_state_size" not in sizes:
+def ssm_state_bits(family: Family, sizes: Mapping[str, SizeT], workload: Workload) -> SizeT:
+    """Bits of one sequence's recurrent state in one block; 0 in a family without."""
+    if family.state is None:
         return 0 * sizes["hidden_size"]
-    state_HPN = sizes["mamba_num_heads"] * sizes["mamba_head_dim"] * sizes["ssm_state_size"]
-    return state_HPN * DTYPES[workload.ssm_dtype].bits
+    return family.state.matrix_numbers(sizes) * DTYPES[workload.ssm_dtype].bits
 
 
-def conv_state_bits(sizes: Mapping[str, SizeT], workload: Workload) -> SizeT:
-    """Bits of one sequence's last k - 1 inputs [H P + 2 G N] of the convolution in one Mamba block."""
-    if "conv_kernel" not in sizes:
+def conv_state_bits(family: Family, sizes: Mapping[str, SizeT], workload: Workload) -> SizeT:
+    """Bits of one sequence's convolution state in one recurrent block; 0 in a family without."""
+    if family.state is None:
         return 0 * sizes["hidden_size"]
-    inputs = sizes["mamba_num_heads"] * sizes["mamba_head_dim"] + 2 * sizes["n_groups"] * sizes["ssm_state_size"]
-    return inputs * (sizes["conv_kernel"] - 1) * DTYPES[workload.conv_dtype].bits
+    return family.state.conv_numbers(sizes) * DTYPES[workload.conv_dtype].bits

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 
 from minitron.estimate.serving.memory import MemoryBytes, memory_bytes
-from minitron.estimate.serving.vllm_cache import NULL_BLOCKS, CacheBlocks, cache_blocks, workspace_range
+from minitron.estimate.serving.vllm_cache import (
+    NULL_BLOCKS,
+    CacheBlocks,
+    cache_blocks,
+    check_served,
+    largest_context,
+    workspace_range,
+)
 from minitron.estimate.serving.workload import Workload
 from minitron.models.shape import HybridShape
 
@@ -23,9 +30,9 @@ class FitReport:
         workspace_low_bytes: The low end of an estimated workspace, else the workspace.
         budget_bytes: Bytes allowed.
         max_context_tokens: Largest context at this number of sequences; 0 when not even one token fits, None when
-            all else fits and the context costs nothing (no attention blocks).
+            all else fits and a longer context costs nothing (no attention blocks, or windows alone).
         max_sequences: Largest number of sequences at this context; 0 when not even one fits, None when all
-            else fits and a sequence costs nothing (no attention and no Mamba blocks).
+            else fits and a sequence costs nothing (no attention and no recurrent blocks).
         cache_blocks: vLLM's cache blocks; None by plain accounting, or without a cache.
         num_cache_blocks: Blocks of vLLM's pool in what weights and workspace leave, its null block included; None
             where `cache_blocks` is.
@@ -71,7 +78,12 @@ def fit(shape: HybridShape, workload: Workload, budget_bytes: int, *, weights_by
         workload: What is served.
         budget_bytes: Bytes allowed.
         weights_bytes: Bytes of the weights where they are known; counted when None.
+
+    Raises:
+        BudgetError: By vLLM's accounting, vLLM does not serve such a model.
     """
+    if workload.accounting == "vllm":
+        check_served(shape)
     memory = memory_bytes(shape, workload, weights_bytes=weights_bytes)
     low, _ = workspace_range(shape.family, shape.counts, shape.sizes, workload)
     cache_budget = budget_bytes - memory.weights_bytes - memory.workspace_bytes
@@ -81,7 +93,7 @@ def fit(shape: HybridShape, workload: Workload, budget_bytes: int, *, weights_by
         largest = _largest_plain(shape, workload, cache_budget)
     else:
         num_blocks = max(0, cache_budget // blocks.pool_block_bytes)
-        largest = _largest_in_pool(blocks, shape.family.num_keeping("kv", shape.counts), workload, num_blocks)
+        largest = _largest_in_pool(blocks, workload, num_blocks)
     return FitReport(
         params=shape.params,
         memory=memory,
@@ -95,11 +107,21 @@ def fit(shape: HybridShape, workload: Workload, budget_bytes: int, *, weights_by
 
 
 def _largest_plain(shape: HybridShape, workload: Workload, cache_budget: int) -> tuple[int | None, int | None]:
+    one = memory_bytes(shape, workload.changed(sequences=1))
+    context = _largest_plain_context(shape, workload, cache_budget)
+    return context, _largest(cache_budget, one.kv_bytes + one.ssm_bytes + one.conv_bytes)
+
+
+def _largest_plain_context(shape: HybridShape, workload: Workload, cache_budget: int) -> int | None:
     token = memory_bytes(shape, workload.changed(context_tokens=1))
     left = cache_budget - token.ssm_bytes - token.conv_bytes
-    one = memory_bytes(shape, workload.changed(sequences=1))
-    sequence = one.kv_bytes + one.ssm_bytes + one.conv_bytes
-    return _largest(left, token.kv_bytes), _largest(cache_budget, sequence)
+    full, windows = (shape.family.num_keeping(what, shape.counts) for what in ("kv", "window"))
+    context = _largest(left, token.kv_bytes)
+    if not windows or context is None or context < shape.sizes["sliding_window"]:
+        return context
+    # Beyond the window only the blocks that keep all tokens take more.
+    block = token.kv_bytes // (full + windows)
+    return _largest(left - windows * block * shape.sizes["sliding_window"], full * block)
 
 
 def _largest(left: int, one: int) -> int | None:
@@ -108,12 +130,7 @@ def _largest(left: int, one: int) -> int | None:
     return None if left >= 0 else 0
 
 
-def _largest_in_pool(
-    blocks: CacheBlocks[int], attention: int, workload: Workload, num_blocks: int
-) -> tuple[int | None, int | None]:
+def _largest_in_pool(blocks: CacheBlocks[int], workload: Workload, num_blocks: int) -> tuple[int | None, int | None]:
     usable = max(0, num_blocks - NULL_BLOCKS)
-    left = usable // workload.sequences - blocks.mamba_blocks
-    context = _largest(left, -(-attention // blocks.group))
-    if context is not None:
-        context *= blocks.block_tokens
+    context = largest_context(blocks, usable // workload.sequences - blocks.state_blocks)
     return context, min(workload.engine.max_num_seqs, usable // blocks.blocks_per_sequence)

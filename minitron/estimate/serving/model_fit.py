@@ -5,15 +5,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_args
 
 from minitron.artifacts.json_files import JsonObject, JsonValue
-from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from minitron.dtypes import StoredDtype, find_dtype
+from minitron.checkpoints.hub import hub_origin
 from minitron.estimate.devices import Device, usable_bytes
 from minitron.estimate.precision import WEIGHT_FORMATS
 from minitron.estimate.serving.fit import FitReport, fit
 from minitron.estimate.serving.memory import MemoryBytes, block_bytes, prefix_caching_bytes
+from minitron.estimate.serving.stored import stored_weights
 from minitron.estimate.serving.throughput import predict_tokens_per_second
 from minitron.estimate.serving.vllm_command import longest_context, serve_command
 from minitron.estimate.serving.workload import Lengths, Workload
@@ -53,6 +52,7 @@ class ModelFit:
     Attributes:
         weights_dtype: Number format of the weights.
         report: The verdict.
+        block_kinds: Letter of a kind of block -> what it is.
         block_counts: Letter of a kind of block -> how many there are.
         block_memory: Letter of a kind of block -> bytes of one such block.
         serve: The `vllm serve` command; None by plain accounting, and where none starts within the budget.
@@ -63,6 +63,7 @@ class ModelFit:
 
     weights_dtype: str
     report: FitReport
+    block_kinds: Mapping[str, str]
     block_counts: Mapping[str, int]
     block_memory: Mapping[str, MemoryBytes]
     serve: str | None = None
@@ -111,8 +112,8 @@ def fit_model(
         model: A checkpoint folder, a `config.json`, or a JSON file of a shape in the same keys.
         workload: What is served; its `weights_dtype` is set here.
         memory: What the model is to fit.
-        weights: Number format of the weights; when None, the bytes in a checkpoint's headers, and bf16 for a
-            configuration.
+        weights: Number format of the weights; when None, the bytes in a checkpoint's headers, and for a configuration
+            what it says of precision, bf16 where it says nothing.
         lengths: Tokens in and out to predict throughput for.
 
     Raises:
@@ -120,11 +121,11 @@ def fit_model(
         ShapeError: The configuration cannot be read.
         BudgetError: There is no memory left for the model.
     """
-    checkpoint = open_checkpoint(model, quantized=True) if model.is_dir() else None
-    config = read_config(model) if checkpoint is None else checkpoint.config
-    shape = shape_from_config(config) if checkpoint is None else checkpoint.shape
-    stored = None if checkpoint is None or weights is not None else checkpoint.weights_bytes
-    workload = workload.changed(weights_dtype=weights or _stored_dtype(checkpoint))
+    config = read_config(model)
+    shape = shape_from_config(config)
+    found = stored_weights(model, config, shape)
+    stored = found.nbytes if weights is None else None
+    workload = workload.changed(weights_dtype=weights or found.dtype())
     longest = config.get("max_position_embeddings")
     if isinstance(longest, int) and workload.context_tokens > longest:
         logger.warning("config.json says max_position_embeddings %d, fewer than %d", longest, workload.context_tokens)
@@ -133,16 +134,17 @@ def fit_model(
     speed = None
     if lengths is not None:
         speed = predict_tokens_per_second(shape, workload, memory.device, lengths, budget_bytes)
-    is_quantized = checkpoint is not None and checkpoint.weights_format is not None
+    is_quantized = found.quantization is not None
     by_vllm = workload.accounting == "vllm"
     serve = None
     if by_vllm:
-        folder, utilization = str(model if model.is_dir() else model.parent), budget_bytes / memory.device.visible_bytes
-        words = serve_command(folder, workload, report, utilization=utilization, longest=longest_context(config))
+        folder = model if model.is_dir() else model.parent
+        words = _serve_words(folder, workload, report, config, budget_bytes / memory.device.visible_bytes)
         serve = _serve_line(words, workload, is_quantized=is_quantized)
     return ModelFit(
         weights_dtype=workload.weights_dtype,
         report=report,
+        block_kinds=shape.family.block_kinds,
         block_counts=shape.counts,
         block_memory=block_bytes(shape, workload),
         serve=serve,
@@ -150,6 +152,16 @@ def fit_model(
         prefix_caching_bytes=prefix_caching_bytes(shape, workload) if by_vllm else 0,
         tokens_per_s=speed,
     )
+
+
+def _serve_words(
+    folder: Path, workload: Workload, report: FitReport, config: Mapping[str, object], utilization: float
+) -> Sequence[str] | None:
+    """The command as words; a checkpoint from the hub is named with its commit, since its weights may not be here."""
+    origin = hub_origin(folder)
+    name = str(folder) if origin is None else origin.repo
+    words = serve_command(name, workload, report, utilization=utilization, longest=longest_context(config))
+    return words if words is None or origin is None else [*words, "--revision", origin.commit]
 
 
 def _serve_line(words: Sequence[str] | None, workload: Workload, *, is_quantized: bool) -> str | None:
@@ -160,14 +172,3 @@ def _serve_line(words: Sequence[str] | None, workload: Workload, *, is_quantized
     if WEIGHT_FORMATS[workload.weights_dtype].is_quantized and workload.weights_dtype != "fp8":
         logger.warning("the line serves a checkpoint whose weights are %s already", workload.weights_dtype)
     return None if words is None else shlex.join(words)
-
-
-def _stored_dtype(checkpoint: Checkpoint | None) -> str:
-    """Number format of a folder's weights; bf16 where they are mixed, since their bytes are known all the same."""
-    if checkpoint is None:
-        return "bf16"
-    if checkpoint.weights_format is not None:
-        return checkpoint.weights_format
-    found = {find_dtype(tensor.dtype) for tensor in checkpoint.tensors.values()}
-    name = found.pop() if len(found) == 1 else None
-    return name if name is not None and name in get_args(StoredDtype) else "bf16"

@@ -1,10 +1,10 @@
 """Throughput model: a roofline of prefill and decode for the largest batch that a memory holds.
 
 A step takes the longer of reading its bytes and doing its operations. Decode reads every weight but the embedding
-table, keys and values of the mean context, and reads and writes the Mamba states; prefill does two operations a weight
-and token, and attention's products. All sequences of a batch start and end together and keep room for their full
-length, as in a static batch; the number that fits is whole. docs/decisions/0007-throughput-model.md holds the model
-against the published measurements.
+table, keys and values of the mean context (within its window where a layer has one), and reads and writes recurrent
+states; prefill does two operations a weight and token, and attention's products. All sequences of a batch start and end
+together and keep room for their full length, as in a static batch; the number that fits is whole.
+docs/decisions/0007-throughput-model.md holds the model against the published measurements.
 """
 
 from collections.abc import Mapping
@@ -31,6 +31,7 @@ COMPUTE_EFFICIENCY = 0.56
 
 # One model's number, or an array of them over many shapes.
 Counts = int | npt.NDArray[np.int64]
+Rates = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,9 @@ class ServingCost:
         token_operations: Operations on weights for one token.
         context_operations: Operations of attention for one token and each token of its context.
         max_sequences: Sequences of the full length that the memory holds.
+        window: Tokens that layers with a window see.
+        window_token_bytes: Their cache of one token within it.
+        window_operations: Their operations for one token and each token within it.
     """
 
     step_bytes: Counts
@@ -52,6 +56,29 @@ class ServingCost:
     token_operations: Counts
     context_operations: Counts
     max_sequences: Counts
+    window: Counts = 0
+    window_token_bytes: Counts = 0
+    window_operations: Counts = 0
+
+    def cache_read(self, start: float, stop: float) -> Rates:
+        """Bytes of keys and values that a token reads, in the mean over contexts from start to stop."""
+        within = mean_within(self.window, start, stop)
+        return np.asarray(self.token_bytes * ((start + stop) / 2) + self.window_token_bytes * within)
+
+    def attention_operations(self, start: float, stop: float) -> Rates:
+        """Operations of attention for a token, in the mean over contexts from start to stop."""
+        within = mean_within(self.window, start, stop)
+        return np.asarray(self.context_operations * ((start + stop) / 2) + self.window_operations * within)
+
+
+def mean_within(window: Counts, start: float, stop: float) -> Rates:
+    """Mean of the smaller of a context and a window, over contexts from start to stop.
+
+    >>> float(mean_within(4, 0, 8)), float(mean_within(100, 0, 8)), float(mean_within(4, 6, 8))
+    (3.0, 4.0, 4.0)
+    """
+    reached = np.clip(window, start, stop)
+    return np.asarray(((reached**2 - start**2) / 2 + window * (stop - reached)) / (stop - start))
 
 
 def serving_cost(
@@ -84,14 +111,21 @@ def serving_cost(
     # A tied table is read whole, as the head; else only the rows of a few tokens are.
     tied = family.head_tensor(sizes) == family.embeddings
     table_bytes = 0 if tied else model_tensor_bits(table, sizes, WEIGHT_FORMATS[workload.weights_dtype]) // 8
-    attention, mamba = family.num_keeping("kv", counts), family.num_keeping("state", counts)
+    attention, windows, recurrent = (family.num_keeping(what, counts) for what in ("kv", "window", "state"))
+    token_bytes = kv_token_bits(sizes, workload) // 8
+    operations = 4 * sizes["num_attention_heads"] * sizes["head_dim"]
     return ServingCost(
         step_bytes=parts["weights_bytes"] - table_bytes,
-        token_bytes=attention * kv_token_bits(sizes, workload) // 8,
-        state_bytes=mamba * (ssm_state_bits(sizes, workload) + conv_state_bits(sizes, workload)) // 8,
+        token_bytes=attention * token_bytes,
+        state_bytes=recurrent
+        * (ssm_state_bits(family, sizes, workload) + conv_state_bits(family, sizes, workload))
+        // 8,
         token_operations=2 * family.active_params(counts, sizes),
-        context_operations=4 * attention * sizes["num_attention_heads"] * sizes["head_dim"],
+        context_operations=attention * operations,
         max_sequences=np.where(bounded, np.minimum(fit, workload.engine.max_num_seqs), fit),
+        window=sizes["sliding_window"] if windows else 0,
+        window_token_bytes=windows * token_bytes,
+        window_operations=windows * operations,
     )
 
 
@@ -109,13 +143,11 @@ def tokens_per_second(
     bandwidth = device.bandwidth_gb_s * 1e9 * (1.0 if device.is_measured else BANDWIDTH_EFFICIENCY)
     rate = peak * 1e12 * (1.0 if device.is_measured else COMPUTE_EFFICIENCY)
     batch = cost.max_sequences
-    mean_context = lengths.input_tokens + lengths.output_tokens / 2
-    step_bytes = cost.step_bytes + batch * (cost.token_bytes * mean_context + 2 * cost.state_bytes)
-    step_operations = batch * (cost.token_operations + cost.context_operations * mean_context)
+    prompt, whole = lengths.input_tokens, lengths.input_tokens + lengths.output_tokens
+    step_bytes = cost.step_bytes + batch * (cost.cache_read(prompt, whole) + 2 * cost.state_bytes)
+    step_operations = batch * (cost.token_operations + cost.attention_operations(prompt, whole))
     decode_s = lengths.output_tokens * np.maximum(step_bytes / bandwidth, step_operations / rate)
-    prompt_operations = lengths.input_tokens * (
-        cost.token_operations + cost.context_operations * lengths.input_tokens / 2
-    )
+    prompt_operations = prompt * (cost.token_operations + cost.attention_operations(0, prompt))
     prefill_s = np.maximum(batch * prompt_operations / rate, cost.step_bytes / bandwidth)
     return np.asarray(batch * lengths.output_tokens / (prefill_s + decode_s), dtype=np.float64)
 

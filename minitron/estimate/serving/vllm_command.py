@@ -58,7 +58,9 @@ def serve_command(
     words += ["--max-num-seqs", str(sequences), "--gpu-memory-utilization", f"{math.floor(utilization * 1e4) / 1e4:g}"]
     if workload.weights_dtype == "fp8":
         words += ["--quantization", "fp8"]
-    if workload.engine.max_num_batched_tokens != Engine().max_num_batched_tokens:
+    has_windows = report.cache_blocks is not None and report.cache_blocks.window_groups > 0
+    # Windows keep the tokens of steps in flight, and vLLM's default differs from GPU to GPU.
+    if has_windows or workload.engine.max_num_batched_tokens != Engine().max_num_batched_tokens:
         words += ["--max-num-batched-tokens", str(workload.engine.max_num_batched_tokens)]
     if workload.kv_dtype == "fp32":
         words += ["--dtype", "float32"]
@@ -68,4 +70,6 @@ def serve_command(
     words += ["--mamba-ssm-cache-dtype", str(DTYPES[workload.ssm_dtype].torch)]
     if workload.engine.block_size != Engine().block_size:
         words += ["--block-size", str(workload.engine.block_size)]
+    if has_windows and not workload.engine.async_scheduling:
+        words += ["--no-async-scheduling"]
     return [*words, "--enable-prefix-caching" if workload.engine.prefix_caching else "--no-enable-prefix-caching"]

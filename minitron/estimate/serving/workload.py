@@ -33,12 +33,21 @@ class Engine(Settings):
         default=16,
         description="Tokens that blocks of the attention cache are a multiple of (16 on CUDA, vLLM takes 128 on CPUs).",
     )
+    async_scheduling: bool = Field(
+        default=True,
+        description="Schedule a step while another runs, as vLLM does on GPUs; windows keep the tokens of both.",
+    )
     context_gib: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
         default=(0.3, 0.6), description="Assumed CUDA context, libraries and fragmentation, low and high."
     )
     graph_gib: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
         default=(0.1, 1.0), description="Assumed CUDA graphs, low and high."
     )
+
+    @property
+    def tokens_in_flight(self) -> int:
+        """Most tokens that are scheduled and not yet done, for which a window keeps what they still see."""
+        return self.max_num_batched_tokens * (2 if self.async_scheduling else 1)
 
     @property
     def overhead_bytes(self) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Activations of training, estimated from a family's declarations.
 
 Inputs and outputs of every matrix product of a block are kept for its backward pass, and two fp32 copies for each norm.
-Mamba's CUDA kernels are assumed; torch's fallback for them needs several times as much.
+The CUDA kernels of Mamba, gated DeltaNet and attention are assumed; torch's fallbacks need several times as much.
 """
 
 from minitron.estimate.training.setup import TrainingSetup

@@ -1,12 +1,14 @@
 """Estimates of training: operations a token, tokens and steps of a phase, and hours on given devices.
 
 Counted are two operations a weight and token in every forward product, attention's products over the causal half of a
-sequence, and the products of Mamba's chunked scan. A backward pass takes twice the forward's; gradient
-checkpointing runs the forward pass of the blocks once more. The loss forms both logits and two gradients from them, and
-never again: its products are those of the two heads. Norms, activations, optimizer and communication are left out.
+sequence (within its window where a layer has one), and the products of the chunked scans of Mamba-2 and gated DeltaNet.
+A backward pass takes twice the forward's; gradient checkpointing runs the forward pass of the blocks once more. The
+loss forms both logits and two gradients from them, and never again: its products are those of the two heads. Norms,
+activations, optimizer and communication are left out.
 """
 
-# T tokens, L layers, D hidden, V vocabulary, H mamba heads, P head dim, G groups, N state, Q tokens of a scan's chunk
+# T tokens, L layers, D hidden, V vocabulary, W window, Q tokens of a scan's chunk
+# H recurrent heads, P channels of their values, G groups that share a key, N channels of a key
 
 from dataclasses import dataclass
 
@@ -17,6 +19,8 @@ from minitron.models.shape import HybridShape
 
 # chunk_size in the published configurations; a chunk of 256 adds under 1% to a block of the model.
 SCAN_CHUNK = 128
+# What transformers and the kernels of flash-linear-attention take for the delta rule.
+DELTA_CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +64,19 @@ def phase_length(tokens: int, *, seq_len: int, batch_size: int, epochs: int = 1)
 def block_operations(shape: HybridShape, seq_len: int) -> int:
     """Operations of all blocks' forward pass for one token of a sequence of `seq_len` tokens.
 
-    Source of the scan's terms: arXiv 2405.21060, section 6 (block decomposition of SSD), dense within a chunk.
+    Source of the scans' terms: arXiv 2405.21060, section 6 (block decomposition of SSD), and arXiv 2412.06464, section
+    3.3 (chunkwise gated delta rule, without the inverse of its triangular matrix); dense within a chunk.
     """
     counts, sizes, family = shape.counts, shape.sizes, shape.family
     weights = 2 * (family.active_params(counts, sizes) - head_params(shape))
-    # Scores and weighted values, over T / 2 earlier tokens in the mean.
-    attention = 2 * 2 * sizes["num_attention_heads"] * sizes["head_dim"] * seq_len // 2
-    return weights + family.num_keeping("kv", counts) * attention + family.num_keeping("state", counts) * _scan(shape)
+    # Scores and weighted values, of every earlier token that is seen.
+    seen = 2 * 2 * sizes["num_attention_heads"] * sizes["head_dim"]
+    attention = family.num_keeping("kv", counts) * (seen * seq_len // 2)
+    if windows := family.num_keeping("window", counts):
+        window = min(sizes["sliding_window"], seq_len)
+        # T / 2 tokens in the mean, less the (T - W)^2 / 2 T that are beyond the window.
+        attention += windows * (seen * window * (2 * seq_len - window) // (2 * seq_len))
+    return weights + attention + family.num_keeping("state", counts) * _scan(shape)
 
 
 def head_params(shape: HybridShape) -> int:
@@ -108,11 +118,15 @@ def device_hours(operations: float, device: Device, *, mfu: float) -> float:
 
 
 def _scan(shape: HybridShape) -> int:
-    sizes = shape.sizes
-    if not shape.family.num_keeping("state", shape.counts):
+    state = shape.family.state
+    if state is None or not shape.family.num_keeping("state", shape.counts):
         return 0
-    channels_HP = sizes["mamba_num_heads"] * sizes["mamba_head_dim"]
-    state = sizes["ssm_state_size"]
-    within = 2 * SCAN_CHUNK * (sizes["n_groups"] * state + channels_HP)  # C B^T of each group, and what it weighs
-    across = 2 * 2 * channels_HP * state  # into the chunk's state, and out of the one before
-    return within + across
+    sizes = shape.sizes
+    channels_HP = sizes[state.heads] * sizes[state.value_dim]
+    matrix_HPN = state.matrix_numbers(sizes)
+    if state.delta_rule:
+        # Keys with keys, with what they read and with queries; values before and after what was there is taken away.
+        within = 2 * DELTA_CHUNK * (3 * sizes[state.heads] * sizes[state.key_dim] + 2 * channels_HP)
+        return within + 3 * 2 * matrix_HPN  # read by keys and by queries, and written
+    # C B^T of each group, and what it weighs; into the chunk's state, and out of the one before.
+    return 2 * SCAN_CHUNK * (sizes[state.key_groups] * sizes[state.key_dim] + channels_HP) + 2 * 2 * matrix_HPN

@@ -1,7 +1,7 @@
 """Checkpoints side by side in one engine, a process each, and what the throughput model says of them."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,19 +85,18 @@ class Bench:
         )
 
 
-def bench_checkpoints(folders: Sequence[Path], settings: BenchSettings) -> Bench:
+def bench_checkpoints(folders: Mapping[str, Path], settings: BenchSettings) -> Bench:
     """Measures checkpoints side by side; the engine of each lives in a process of its own, and they take turns.
 
     Args:
-        folders: Checkpoints; ratios are to the first one.
+        folders: What a checkpoint is called -> its folder; ratios are to the first one.
         settings: What is measured.
 
     Raises:
-        MinitronError: A checkpoint cannot be read, two are the same, or the engine does not run one.
+        MinitronError: A checkpoint cannot be read, or the engine does not run one.
     """
-    checkpoints = {str(folder): open_checkpoint(folder, quantized=settings.engine == "vllm") for folder in folders}
-    if len(checkpoints) < len(folders):
-        raise MinitronError("checkpoints to compare must differ, one is given twice")
+    quantized = settings.engine == "vllm"
+    checkpoints = {name: open_checkpoint(folder, quantized=quantized) for name, folder in folders.items()}
     if settings.engine == "vllm" and settings.device != "cpu":
         raise MinitronError("vLLM computes on the device that it is built for: leave --device out")
     command = engine_command(settings.engine, settings.python)

@@ -77,6 +77,7 @@ class Worker:
             stdout=self._log,  # what an engine prints is no result of ours
             stderr=self._log,
             pass_fds=[write],
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},  # else what it printed first lies behind its last words
             text=True,
         )
         os.close(write)

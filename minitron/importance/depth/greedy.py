@@ -62,6 +62,7 @@ def logit_depth(
     if int(state.get("depth/step", -1)) == len(removed):
         partial = {name: state[name] for name in SWEEP_STATE}
     trials = _Trials(stack, chunks, settings)
+    quotas = settings.quotas(stack.shape.family)
     sweeps = max(1, settings.remove)
     for step in track(range(len(removed), sweeps), "depth sweeps", total=sweeps - len(removed)):
         layers = [layer for layer in range(len(pattern)) if layer not in removed]
@@ -72,7 +73,7 @@ def logit_depth(
         scores_L = scores_L.clone()
         scores_L[layers] = ranks.sum(partial["depth/totals"]) / ranks.sum(partial["depth/norm"])
         if settings.remove:
-            removable = settings.quotas.removable(pattern, layers, len(pattern) - settings.remove)
+            removable = quotas.removable(pattern, layers, len(pattern) - settings.remove)
             removed.append(min(removable, key=lambda layer: float(scores_L[layer])))
             save(so_far | partial | _removals(scores_L, removed))
             ranks.barrier()  # the sums of this step must last until every process has come to its end

@@ -36,8 +36,9 @@ class Scorer(Protocol):
     ) -> torch.Tensor:
         """fp64 scores of one block's units.
 
-        `hidden_size` [D], `intermediate_size` [F], `num_attention_heads` and `linear_num_value_heads` [heads]; `mamba` [H, P], of which heads and
-        channels take the L2, or [H, P, P], of which they take the sum (see `minitron.importance.selection`).
+        `hidden_size` [D], `intermediate_size` [F], `num_attention_heads` and `linear_num_value_heads` [heads]; `mamba`
+        [H, P], of which heads and channels take the L2, or [H, P, P], of which they take the sum (see
+        `minitron.importance.selection`).
 
         Args:
             axis: Which units.

@@ -10,11 +10,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import Checkpoint
-from minitron.checkpoints.names import gather_state, model_places, read_place
+from minitron.checkpoints.finite import naming_weights
+from minitron.checkpoints.names import gather_state, read_place
+from minitron.checkpoints.places import model_places
 from minitron.checkpoints.weights import open_weights
-from minitron.data.sequences import TokenSequences, blend_sources
+from minitron.data.masks import TokenSequences
+from minitron.data.sequences import blend_sources
 from minitron.data.sources import TextSource
-from minitron.errors import MinitronError
+from minitron.data.token_ids import require_model_ids
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.integrations.quantize.dequantize import E2M1, meant_tensors
 from minitron.integrations.quantize.folder import export_dtype
@@ -35,18 +38,15 @@ def text_sequences(source: Checkpoint, settings: QuantizeSettings) -> TokenSeque
         MinitronError: The text cannot be read, or the tokenizer is of another model.
     """
     assert settings.data is not None
+    tokenizer = load_tokenizer(source.folder)
     sequences_NT = blend_sources(
         [TextSource(path=settings.data)],
-        load_tokenizer(source.folder),
+        tokenizer,
         seq_len=settings.seq_len,
         num_sequences=settings.samples,
         seed=settings.seed,
     )
-    if int(sequences_NT.max()) >= source.shape.vocab_size:
-        raise MinitronError(
-            f"token ids must be below the model's vocab_size {source.shape.vocab_size}, the tokenizer gives "
-            f"{int(sequences_NT.max())}"
-        )
+    require_model_ids(sequences_NT, tokenizer, source.shape.vocab_size)
     return sequences_NT
 
 
@@ -60,7 +60,7 @@ def kl_of_stored(
     """
     teacher = load_model(source.folder, device=settings.device, dtype=torch_dtype(export_dtype(source)))
     meant = stored_model(source, written, teacher)
-    with rounded_activations(meant, written):
+    with rounded_activations(meant, written), naming_weights(source):
         kl = evaluate_text(meant, sequences_NT, teacher=teacher, batch_size=settings.batch_size).kl_to_teacher
     assert kl is not None
     return kl

@@ -9,7 +9,7 @@ from minitron.artifacts.finished import finished_or_refused
 from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.json_files import read_record, write_json
 from minitron.checkpoints.checkpoint import checkpoint_hashes, open_checkpoint
-from minitron.data.documents import is_text_file
+from minitron.data.locations import locate
 from minitron.integrations.compressed_tensors.write import write_compressed
 from minitron.integrations.modelopt.quantize.export import write_export
 from minitron.integrations.quantize.dequantize import check_weights
@@ -38,8 +38,10 @@ def quantize_checkpoint(folder: Path, settings: QuantizeSettings, output: Path) 
     source = open_checkpoint(folder)
     check_format(source.shape, settings.format)
     inputs = asdict(settings) | checkpoint_hashes(folder)
-    if settings.data is not None and is_text_file(settings.data):
-        inputs["data"] = file_hash(Path(settings.data))
+    contents = () if settings.data is None else locate(settings.data).contents
+    if contents:
+        hashes = [file_hash(path) for path in contents]
+        inputs["data"] = hashes[0] if len(hashes) == 1 else hashes
     if finished_or_refused(output, inputs) is not None:
         return read_record(output / MEASURED_FILE, Measured)
     sequences_NT = None if settings.data is None else text_sequences(source, settings)

@@ -236,5 +236,6 @@ GEMMA3_TEXT = replace(
         "sliding_window": lambda _: 4096,
     },
     model_tensors=tied(multiplied=True, plus=1.0),
+    beside=("vision_tower.", "model.vision_tower.", "multi_modal_projector.", "model.multi_modal_projector."),
     only_values={"attention_bias": (False,), "use_bidirectional_attention": (False,)},
 )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from minitron.models.axes import Axis, SizeT, TensorSpec, part_size, stack_size, tensor_numel
 from minitron.models.families.layer_lists import BlockPattern
+from minitron.models.families.recurrent import RecurrentState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class HookPoint:
         side: Whether the submodule's input or output is collected.
         part: (tensor name, dim, part) when only one part of a concatenated activation is collected: the part of that
             tensor's dim which produces it.
+        flat: Whether the samples' tokens are one dim there, as the modeling code of some experts has them.
         readers: Parameters of the loaded block whose last dim is multiplied with the activation; empty where the next
             operation is no matrix product.
     """
@@ -28,6 +30,7 @@ class HookPoint:
     module: str
     side: Literal["input", "output"]
     part: tuple[str, int, int] | None = None
+    flat: bool = False
     readers: tuple[str, ...] = ()
 
 
@@ -94,12 +97,14 @@ class Family:
         head: The model tensor that turns hidden states into logits.
         final_norm: The model tensor of the norm after the last block.
         computed: Suffixes of stored tensors that follow from the configuration alone.
+        beside: What the names of tensors start with that are no part of the text model: a vision tower, draft layers.
         extra_prefix: What the names of tensors beside the model start with, before the number of their layer; empty
             where there are none.
         extra_tensors: Tensors of such a layer beside those of a block, named inside it.
         extra_count: The configuration key that holds the number of such layers.
         only_values: Configuration key -> its supported values; others change what tensors there are.
         keeps: Letter -> the cache of such a block: keys and values of all tokens or of a window, or a recurrent state.
+        state: The recurrent state of the kinds that keep one; None where none does.
         hook_points: Name of an activation -> letter of the block kind that has it -> where it is, one place or several.
         branches: Letter -> the branches of such a block, in the order in which they add to the residual stream.
         experts: Letter -> the submodule of such a block that holds routed experts as stacks.
@@ -129,11 +134,13 @@ class Family:
     head: str
     final_norm: str
     computed: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     extra_prefix: str = ""
     extra_tensors: tuple[TensorSpec, ...] = ()
     extra_count: str | None = None
     only_values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     keeps: Mapping[str, Literal["kv", "window", "state"]]
+    state: RecurrentState | None = None
     hook_points: Mapping[str, Mapping[str, tuple[HookPoint, ...]]]
     branches: Mapping[str, tuple[Branch, ...]]
     experts: Mapping[str, str] = field(default_factory=dict)
@@ -192,11 +199,11 @@ class Family:
         return self.head if head.exists(sizes) else self.embeddings
 
     def kinds_that_keep(self, what: str) -> tuple[str, ...]:
-        """Letters of the kinds of block that keep keys and values (`kv`) or a Mamba state (`state`)."""
+        """Letters of the kinds of block that keep keys and values (`kv`, `window`) or a recurrent state (`state`)."""
         return tuple(kind for kind, kept in self.keeps.items() if kept == what)
 
     def num_keeping(self, what: str, counts: Mapping[str, int]) -> int:
-        """Number of blocks that keep keys and values (`kv`) or a Mamba state (`state`), by the counts of the kinds."""
+        """Number of blocks whose cache is `kv`, `window` or `state`, by the counts of the kinds."""
         return sum(counts.get(kind, 0) for kind in self.kinds_that_keep(what))
 
     def block_params(self, kind: str, sizes: Mapping[str, SizeT]) -> SizeT:

@@ -13,6 +13,7 @@ from minitron.models.families.dense import LLAMA, all_alike, default_head_dim, t
 from minitron.models.families.family import Branch, Family, HookPoint, Multiple
 from minitron.models.families.layer_lists import BlockPattern, LayerList
 from minitron.models.families.mixers import EXPERT_FFN, EXPERTS, HIDDEN
+from minitron.models.families.recurrent import MAMBA2
 
 SHARED_FFN = (("moe_shared_expert_intermediate_size",),)
 # Gate and up projection are one matrix, on disk as in memory.
@@ -159,6 +160,7 @@ GRANITEMOEHYBRID = Family(
         "mamba_conv_bias": (True,),
     },
     keeps={"T": "kv", "H": "state"},
+    state=MAMBA2,
     hook_points={
         "hidden": hidden_points(
             "post_attention_layernorm",
@@ -188,6 +190,7 @@ BAMBA = replace(
         Axis(name="hidden_size"), Axis(name="intermediate_size", blocks=LETTERS), *MAMBA_AXES, *ATTENTION_AXES
     ),
     config_keys={**mixers.TRANSFORMER_KEYS, **MAMBA_KEYS, "tie_word_embeddings": ("tie_word_embeddings",)},
+    defaults={**GRANITEMOEHYBRID.defaults, "num_key_value_heads": lambda _: 8},
     final_norm="model.final_layernorm.weight",
     model_tensors=(
         *(spec for spec in tied() if spec.norm is None),

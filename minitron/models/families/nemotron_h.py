@@ -10,6 +10,7 @@ from minitron.models.families import mixers
 from minitron.models.families.family import Branch, Family, HookPoint
 from minitron.models.families.layer_lists import BlockPattern, LayerList
 from minitron.models.families.mixers import EXPERT_FFN, EXPERTS, HIDDEN, VOCAB
+from minitron.models.families.recurrent import MAMBA2
 
 SHARED_FFN = (("moe_shared_expert_intermediate_size",),)
 LATENT = (("moe_latent_size",),)
@@ -163,6 +164,7 @@ NEMOTRON_H = Family(
         "n_shared_experts": (0, 1),  # 0 in models without experts; transformers always makes one
     },
     keeps={"*": "kv", "M": "state"},
+    state=MAMBA2,
     hook_points={
         "hidden": {
             "M": normed("mixer.in_proj.weight"),

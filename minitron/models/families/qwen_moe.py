@@ -12,6 +12,7 @@ from minitron.models.families.dense import GATED_MLP, LLAMA, default_head_dim, t
 from minitron.models.families.family import Branch, HookPoint
 from minitron.models.families.layer_lists import BlockPattern, LayerList
 from minitron.models.families.mixers import HIDDEN, ONE
+from minitron.models.families.recurrent import GATED_DELTA_NET
 
 EXPERT_READERS = ("mlp.gate.weight", "mlp.experts.gate_up_proj")
 
@@ -151,8 +152,10 @@ QWEN3_5_TEXT = replace(
     },
     multiples=(),
     model_tensors=tied(plus=1.0),
+    beside=("model.visual.", "visual.", "mtp."),
     block_tensors=_layers(*mixers.gated_feed_forward("mlp")),
     keeps={"G": "state", "T": "kv"},
+    state=GATED_DELTA_NET,
     hook_points={
         "hidden": _hidden(*GATED_MLP),
         "ffn": dict.fromkeys("GT", mixers.input_of("mlp.down_proj")),
@@ -180,6 +183,7 @@ QWEN3_5_MOE_TEXT = replace(
         **EXPERT_KEYS,
         "moe_shared_expert_intermediate_size": ("shared_expert_intermediate_size",),
     },
+    defaults={**QWEN3_5_TEXT.defaults, "num_key_value_heads": lambda _: 2},
     block_tensors=_layers(
         *mixers.gated_experts("mlp"),
         *mixers.gated_feed_forward("mlp.shared_expert", "moe_shared_expert_intermediate_size"),
@@ -192,7 +196,7 @@ QWEN3_5_MOE_TEXT = replace(
             "mlp.shared_expert.up_proj.weight",
             "mlp.shared_expert_gate.weight",
         ),
-        "shared_ffn": dict.fromkeys("GT", mixers.input_of("mlp.shared_expert.down_proj")),
+        "shared_ffn": dict.fromkeys("GT", (replace(mixers.input_of("mlp.shared_expert.down_proj")[0], flat=True),)),
         "attention_output": QWEN3_5_TEXT.hook_points["attention_output"],
         "delta_output": QWEN3_5_TEXT.hook_points["delta_output"],
     },

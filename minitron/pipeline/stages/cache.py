@@ -1,7 +1,8 @@
 """Stage `cache`: teacher + training text -> the teacher's best tokens, one cache for each phase of the distillation."""
 
 from minitron.checkpoints.checkpoint import open_checkpoint
-from minitron.distill.dataset import PackedSequences
+from minitron.checkpoints.finite import naming_weights
+from minitron.data.masks import PackedSequences
 from minitron.distill.teachers.cache_file import CacheContents
 from minitron.distill.teachers.cache_writer import write_teacher_cache
 from minitron.distill.teachers.teacher import Teacher
@@ -18,24 +19,26 @@ MOST_SEQUENCES_AT_ONCE = 8  # unless the recipe says how many fit
 def run(context: StageContext) -> None:
     """Writes the caches; resumes an interrupted attempt."""
     recipe, ranks, folder = context.recipe, context.ranks, teaching_checkpoint(context.recipe, context.run)
-    vocab_size = open_checkpoint(folder).shape.vocab_size
+    checkpoint = open_checkpoint(folder)
     for position, phase in enumerate(recipe.distill.curriculum):
         own = phase_folder(context.output, position)
         sequences_NT = packed_text(phase, folder, own / SEQUENCES_FILE, seed=recipe.seed, ranks=ranks)
-        write_teacher_cache(
-            _teacher(context, phase, sequences_NT),
-            sequences_NT,
-            own / CACHE_FOLDER,
-            CacheContents(
-                vocab_size=vocab_size,
-                top_k=phase.teacher.top_k,
-                drawn_tokens=phase.drawn_tokens,
-                temperature=phase.loss.temperature,
-                made_from={"teacher": fingerprints.teacher(recipe), **fingerprints.cached_phase(phase)},
-            ),
-            batch_size=phase.micro_batch_size or min(phase.batch_size, MOST_SEQUENCES_AT_ONCE),
-            ranks=ranks,
+        contents = CacheContents(
+            vocab_size=checkpoint.shape.vocab_size,
+            top_k=phase.teacher.top_k,
+            drawn_tokens=phase.drawn_tokens,
+            temperature=phase.loss.temperature,
+            made_from={"teacher": fingerprints.teacher(recipe), **fingerprints.cached_phase(phase)},
         )
+        with naming_weights(checkpoint):
+            write_teacher_cache(
+                _teacher(context, phase, sequences_NT),
+                sequences_NT,
+                own / CACHE_FOLDER,
+                contents,
+                batch_size=phase.micro_batch_size or min(phase.batch_size, MOST_SEQUENCES_AT_ONCE),
+                ranks=ranks,
+            )
 
 
 def _teacher(context: StageContext, phase: DistillSection, sequences_NT: PackedSequences) -> Teacher:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from minitron.artifacts.json_files import write_json
+from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.evaluation import evaluate_model
 from minitron.pipeline.run_folder import METRICS_FILE
@@ -19,6 +20,7 @@ def run(context: StageContext) -> None:
         ("pruned", context.run.pruned),
         ("distilled", context.run.student),
     ):
+        require_one_vocabulary(teacher_folder, folder)
         model = teacher if folder == teacher_folder else load_model(folder, device=recipe.device)
         found[name] = evaluate_model(
             model, folder, recipe.evaluate, recipe.budget.workload, teacher=teacher, seed=recipe.seed

@@ -86,7 +86,9 @@ def laws_of(model: PreTrainedModel, shape: HybridShape, *, seed: int = 0) -> Ite
         if shape.sizes[axis.name] > 1 and (axis.blocks is None or shape.count(axis.blocks)):
             keep = random_keep(shape, axis, rng, size=shape.sizes[axis.name])
             yield _reordered(model, shape, axis.name, keep, ids_1T, whole)
-            few = smaller_sizes(shape, axis)[-1]
+            smaller = smaller_sizes(shape, axis)
+            # No token may go to the one expert that is cut: of those, all are cut that can be.
+            few = smaller[-1] if axis.used is None else smaller[0]
             yield from _cut(model, shape, axis.name, random_keep(shape, axis, rng, size=few), ids_1T, whole)
     for layer in range(shape.num_hidden_layers):
         layers = tuple(each for each in range(shape.num_hidden_layers) if each != layer)

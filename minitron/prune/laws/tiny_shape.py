@@ -76,7 +76,7 @@ def _sizes(family: Family, pattern: str, rng: np.random.Generator, like: HybridS
         known = None if like is None else like.sizes[name]
         if name in family.switches:
             sizes[name] = int(rng.integers(2)) if known is None else known
-        elif name == "sliding_window" and not any(family.keeps[kind] == "window" for kind in pattern):
+        elif name == "sliding_window" and known is None and not any(family.keeps[kind] == "window" for kind in pattern):
             sizes[name] = 0
         elif known == 0 or (known == 1 and name in ("n_groups", "n_group", "num_key_value_heads")):
             sizes[name] = known

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from minitron.checkpoints.names import model_places, read_place
+from minitron.checkpoints.names import read_place
+from minitron.checkpoints.places import model_places
 from minitron.models.axes import Indices, TensorSpec, dim_size, entry_names, kept_positions
 from minitron.models.shape import HybridShape
 from minitron.prune.plan import PrunePlan
@@ -137,8 +138,10 @@ def _bar(block: nn.Module, spec: TensorSpec, experts: Indices, hooks: ExitStack)
 
     def before(module: Any, args: Any) -> None:
         x_ND = args[0].reshape(-1, args[0].shape[-1])
-        # The weights with which every one of these tokens has the lowest logit.
-        low_D = torch.linalg.lstsq(x_ND, torch.full((len(x_ND), 1), NEVER, dtype=x_ND.dtype)).solution[:, 0]
+        # The weights with which every one of these tokens has the lowest logit. torch's default driver, gelsy, gives
+        # another answer where channels are 0.
+        wanted_N1 = torch.full((len(x_ND), 1), NEVER, dtype=x_ND.dtype)
+        low_D = torch.linalg.lstsq(x_ND, wanted_N1, driver="gelsd").solution[:, 0]
         module.weight.data[rows] = low_D
 
     hooks.callback(router.register_forward_pre_hook(before).remove)

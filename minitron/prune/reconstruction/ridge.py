@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from minitron.errors import MinitronError
+from minitron.errors import MinitronError, NotFiniteError
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def solve_ridge(cross_DC: torch.Tensor, gram_CC: torch.Tensor, ridge: float) -> 
         raise MinitronError(f"ridge must be above 0, got {ridge}")
     cross_DC, system_CC = cross_DC.detach().cpu().double(), gram_CC.detach().cpu().double().clone()
     if not (torch.isfinite(cross_DC).all() and torch.isfinite(system_CC).all()):
-        raise MinitronError("second moments must be finite, they are not: the model overflows on the calibration text")
+        raise NotFiniteError("second moments must be finite, they are not: the model overflows on the calibration text")
     mean = float(system_CC.diagonal().mean())
     if mean == 0:
         return torch.zeros_like(cross_DC)

@@ -2,7 +2,9 @@
 
 import json
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -250,9 +252,38 @@ def test_another_tokenizer_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> 
     vocabulary["model"]["vocab"]["a"], vocabulary["model"]["vocab"]["b"] = 9, 8
     (other / "tokenizer.json").write_text(json.dumps(vocabulary))
     sources = [open_checkpoint(tiny_checkpoint), open_checkpoint(other)]
-    refused(tmp_path, "must have one tokenizer, .*/b has another one", *sources)
+    refused(tmp_path, "an id is one token in both, 8 is '.' in .*/teacher and 'b' in .*/b", *sources)
     (other / "tokenizer.json").unlink()
-    refused(tmp_path, "must have one tokenizer, .*/b has another one", *sources)
+    refused(tmp_path, "/b has no tokenizer.json to compare with that of .*/teacher", *sources)
+
+
+@pytest.mark.parametrize("shape", [make_tiny_shape, partial(make_dense_shape, "llama", tie_word_embeddings=1)])
+@pytest.mark.parametrize("rows", [(271, 288), (288, 271), (288, 271, 301)])
+def test_rows_of_padding_are_the_first_one_s_and_all_others_are_merged(
+    tmp_path: Path, shape: Callable[..., HybridShape], rows: tuple[int, ...]
+) -> None:
+    folders = [write_tiny_checkpoint(tmp_path / f"{at}", shape=shape(vocab_size=size)) for at, size in enumerate(rows)]
+    folders[1:] = [write_variant(folder, tmp_path / f"v{folder.name}", seed=3) for folder in folders[1:]]
+    weights = [0.25, *([0.75 / (len(rows) - 1)] * (len(rows) - 1))]
+    merged = merge_checkpoints([open_checkpoint(folder) for folder in folders], weights, tmp_path / "merged")
+    assert merged.shape.vocab_size == rows[0]
+    first, found, common = read(folders[0]), read(merged.folder), min(rows)
+    cut = {first[name].shape for name in (merged.shape.family.embeddings, merged.shape.head_tensor)}
+    for name, tensor in first.items():
+        kept = common if tensor.shape in cut else len(tensor)
+        summed = sum(
+            weight * read(folder)[name][:kept].double() for weight, folder in zip(weights, folders, strict=True)
+        )
+        torch.testing.assert_close(found[name][:kept].double(), summed, rtol=1e-6, atol=1e-6)
+        assert torch.equal(found[name][kept:], tensor[kept:])
+
+
+def test_a_row_of_a_token_that_only_one_has_is_refused(tmp_path: Path) -> None:
+    sources = [
+        open_checkpoint(write_tiny_checkpoint(tmp_path / f"{size}", shape=make_tiny_shape(vocab_size=size)))
+        for size in (271, 250)
+    ]
+    refused(tmp_path, "embeddings of the same tokens, only one of .*/271 and .*/250 has them of 250, ", *sources)
 
 
 def test_quantized_weights_are_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -1,6 +1,7 @@
 """Distills the quickstart's student in every process of a launch.
 
-Ways: `single`, `ddp`, `fsdp2`, and `-stopped` behind them: half of the steps, then the rest in a new model; and
+Ways: `single`, `ddp`, `fsdp2`, and behind them `-stopped`: half of the steps, then the rest in a new model, or
+`-answers`: uneven parts of the sequences count, and of one global batch none; and
 `masked-B`: one step on 8 blocks of which uneven parts count, B blocks at a time in each process.
 """
 
@@ -14,6 +15,7 @@ from torch import distributed
 from torch.distributed.tensor import DTensor
 
 from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.data.masks import LossMask, PackedText
 from minitron.distill.dataset import collate
 from minitron.distill.loss.objective import Objective
 from minitron.distill.sharding import full_state
@@ -42,15 +44,24 @@ def make_student() -> Any:
     return prune_model(load_model(TEACHER), PrunePlan(source=source, target=target, keep=keep))
 
 
+def uneven_mask() -> LossMask:
+    """Of each sequence another share counts: all tokens, few, none; and none of the third global batch."""
+    rng = np.random.default_rng(1)
+    shares_N = np.resize([1.0, 0.1, 0.6, 0.0, 0.05, 0.9], STEPS * 4)
+    shares_N[8:12] = 0
+    return rng.random((STEPS * 4, SEQ_LEN)) < shares_N[:, None]
+
+
 def run(way: str, output: Path) -> None:
     """Distills in one way and writes curve and weights from the first process."""
     ranks = Ranks("cpu")
-    kind, _, stopped = way.partition("-")
+    kind, *more = way.split("-")
     assert ranks.world_size == (1 if kind == "single" else 2), f"{way} was started in {ranks.world_size} processes"
     assert kind == "single" or distributed.get_world_size() == 2
     settings = SETTINGS.model_copy(update={"sharding": "fsdp2", "micro_batch_size": 1} if kind == "fsdp2" else {})
-    sequences_NT = np.random.default_rng(0).integers(3, 1000, (STEPS * 4, SEQ_LEN), dtype=np.int32)
-    for stop in (STEPS // 2, None, None) if stopped else (None,):  # the last one finds all done
+    ids_NT = np.random.default_rng(0).integers(3, 1000, (STEPS * 4, SEQ_LEN), dtype=np.int32)
+    sequences_NT = PackedText(ids_NT=ids_NT, counted_NT=uneven_mask() if "answers" in more else None)
+    for stop in (STEPS // 2, None, None) if "stopped" in more else (None,):  # the last one finds all done
         student = make_student()
         record = distill(
             student,

@@ -23,14 +23,21 @@ def train(output: Path, ways: tuple[str, ...], *, world_size: int) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("ranks")
-    train(output, ("single", "masked-8", "masked-2"), world_size=1)
-    train(output, ("ddp", "fsdp2", "masked-4"), world_size=2)
+    train(output, ("single", "single-answers", "masked-8", "masked-2"), world_size=1)
+    train(output, ("ddp", "fsdp2", "ddp-answers", "fsdp2-answers", "masked-4"), world_size=2)
     return output
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp2"])
 def test_two_processes_train_to_the_loss_and_weights_of_one(trained: Path, way: str) -> None:
     assert_trained_alike(trained, way)
+
+
+@pytest.mark.parametrize("way", ["ddp-answers", "fsdp2-answers"])
+def test_two_processes_train_to_the_loss_and_weights_of_one_where_answers_count(trained: Path, way: str) -> None:
+    assert_trained_alike(trained, way, alone="single-answers")
+    curve = json.loads((trained / f"{way}.json").read_text())["curve"]
+    assert [loss == 0 for _, loss in curve] == [False, False, True, False]
 
 
 @pytest.mark.slow
@@ -40,13 +47,13 @@ def test_two_processes_that_stop_and_go_on_train_to_the_same(trained: Path, way:
     assert_trained_alike(trained, way)
 
 
-def assert_trained_alike(trained: Path, way: str) -> None:
-    expected, found = (json.loads((trained / f"{name}.json").read_text()) for name in ("single", way))
+def assert_trained_alike(trained: Path, way: str, *, alone: str = "single") -> None:
+    expected, found = (json.loads((trained / f"{name}.json").read_text()) for name in (alone, way))
     assert (expected["processes"], found["processes"]) == (1, 2)
     assert [at for at, _ in found["curve"]] == [at for at, _ in expected["curve"]]
     for (_, loss), (_, expected_loss) in zip(found["curve"], expected["curve"], strict=True):
         assert loss == pytest.approx(expected_loss, rel=1e-5)
-    weights, expected_weights = (torch.load(trained / f"{name}.pt") for name in (way, "single"))
+    weights, expected_weights = (torch.load(trained / f"{name}.pt") for name in (way, alone))
     assert weights.keys() == expected_weights.keys()
     for name, weight in expected_weights.items():
         torch.testing.assert_close(weights[name], weight, rtol=0, atol=5e-5, msg=name)

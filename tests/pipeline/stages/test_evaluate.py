@@ -36,10 +36,13 @@ def test_the_teacher_is_loaded_once_and_each_student_once(
 
     monkeypatch.setattr(evaluate, "load_model", load)
     monkeypatch.setattr(evaluate, "evaluate_model", measure)
+    compared: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(evaluate, "require_one_vocabulary", lambda *folders: compared.append(folders))
     output = run.stage("evaluate")
     output.mkdir(parents=True)
     evaluate.run(StageContext(recipe=recipe, ranks=Ranks(), run=run, output=output))
     teacher = Path(recipe.teacher)
     assert loaded == [teacher, run.pruned, run.student]
+    assert compared == [(teacher, folder) for folder in loaded]
     assert measured == [(model, teacher) for model in loaded]
     assert run.read_metrics() == dict.fromkeys(("teacher", "pruned", "distilled"), metrics)

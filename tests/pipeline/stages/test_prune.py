@@ -74,7 +74,7 @@ def test_repairs_text_is_the_scores_unless_given_and_is_beside_the_recipe(tmp_pa
 
 
 def test_missing_text_and_a_ridge_of_zero_are_refused_before_anything_runs(tmp_path: Path, recipe_path: Path) -> None:
-    with pytest.raises(ValueError, match="data file not found"):
+    with pytest.raises(ValueError, match="gone.txt is not"):
         run(recipe_path, tmp_path / "run", "prune.repair={data: [{path: gone.txt}]}")
     assert not (tmp_path / "run").exists()
     with pytest.raises(RecipeError, match=r"prune\.repair\.ridge"):

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from minitron.data.sequences import TokenSequences
+from minitron.data.masks import TokenSequences
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.integrations.modelopt.quantize.ignore_lists import HF_QUANT_CONFIG, repaired_quantization, stated_lists
 from minitron.integrations.quantize.folder import check_ignored, export_dtype, write_beside
