@@ -16,7 +16,7 @@ from tests.engines.test_vllm import ask_vllm
 pytestmark = NEEDS_VLLM
 
 # Not asked: qwen3_5_text and qwen3_5_moe_text. Their module in vLLM imports torchvision, and its kernel of gated
-# DeltaNets for CPUs computes in bf16 alone ("CPU GDN attention requires BF16"), which says nothing to 4 digits; mlx-lm
+# DeltaNets for CPUs computes in bf16 alone ("CPU GDN attention requires BF16"), which says little to 4 digits; mlx-lm
 # judges those.
 ASKED = [name for name in TEACHERS if not name.startswith("qwen3_5")]
 # vLLM dropped its own model of bamba; its way to run others through transformers cannot run Mamba's layers.

@@ -7,10 +7,25 @@ import sys
 import zipfile
 from pathlib import Path
 
+# Folders of transformers' models.
+FAMILIES = (
+    "nemotron_h",
+    "mistral",
+    "qwen2",
+    "smollm3",
+    "gemma3",
+    "siglip",  # which Gemma 3's imports
+    "granitemoehybrid",
+    "bamba",
+    "qwen3_moe",
+    "qwen3_5",
+    "qwen3_5_moe",
+)
 # Package -> the files that are needed: a whole name, or what a name starts with.
 NEEDED = {
     "sglang": (
         "sglang/srt/configs/nemotron_h.py",
+        "sglang/srt/configs/granitemoehybrid.py",
         "sglang/srt/configs/mamba_utils.py",
         "sglang/srt/distributed/utils.py",
         "sglang/srt/environ.py",
@@ -18,8 +33,11 @@ NEEDED = {
     "transformers": (
         "transformers/utils/",
         "transformers/models/__init__.py",
-        "transformers/models/nemotron_h/__init__.py",
-        "transformers/models/nemotron_h/configuration_nemotron_h.py",
+        *(
+            f"transformers/models/{family}/{file}"
+            for family in FAMILIES
+            for file in ("__init__.py", f"configuration_{family}.py")
+        ),
     ),
 }
 

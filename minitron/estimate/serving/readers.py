@@ -43,7 +43,7 @@ LOOKED_AT: Mapping[ReaderName, tuple[str, ...]] = {
              "qwen3_5_text", "qwen3_5_moe_text"),
     "sglang": (*FIRST, "mistral", "qwen2", "gemma3_text", "granitemoehybrid", "qwen3_moe", "qwen3_5_text",
                "qwen3_5_moe_text"),
-    "llamacpp": (*FIRST, "mistral", "qwen2", "smollm3", "gemma3_text", "granitemoehybrid", "bamba", "qwen3_moe"),
+    "llamacpp": (*FIRST, "mistral", "qwen2", "smollm3", "gemma3_text", "granitemoehybrid", "qwen3_moe"),
     "tensorrt-llm": FIRST,
     "mlx": (*FIRST, "mistral", "qwen2", "smollm3", "gemma3_text", "granitemoehybrid", "qwen3_moe"),
     "transformers": tuple(FAMILIES),
@@ -110,7 +110,7 @@ SHAPE_RULES: Mapping[ReaderName, tuple[ShapeRule, ...]] = {
         inner_multiple(64, f"{LLAMACPP}, conversion/granite.py"),
         lacks_blocks("-E", "MLP blocks beside blocks of experts", f"{LLAMACPP}, conversion/nemotron.py"),
         multiple_of("vocab_size", 8, "M-*E", f"{LLAMACPP}, conversion/nemotron.py"),
-        heads_fill_hidden(("granitemoehybrid", "bamba"), f"{LLAMACPP}, conversion/granite.py"),
+        heads_fill_hidden(("granitemoehybrid",), f"{LLAMACPP}, conversion/granite.py"),
         lacks(
             ("mistral",),
             "S",

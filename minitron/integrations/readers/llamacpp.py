@@ -103,7 +103,6 @@ FURTHER = through_transformers(
         "smollm3": f"llama.cpp {VERSION}, conversion/smollm.py",
         "gemma3_text": f"llama.cpp {VERSION}, conversion/gemma.py",
         "granitemoehybrid": f"llama.cpp {VERSION}, conversion/granite.py",
-        "bamba": f"llama.cpp {VERSION}, conversion/granite.py",
         "qwen3_moe": f"llama.cpp {VERSION}, conversion/qwen.py",
     },
     further={
@@ -116,7 +115,7 @@ FURTHER = through_transformers(
         ),
         "granitemoehybrid": (names_alone("layer_types", GRANITE_KINDS),),
     },
-    heads_by_hidden=("granitemoehybrid", "bamba"),
+    heads_by_hidden=("granitemoehybrid",),
 )
 LLAMACPP = Reader(
     name="llamacpp",

@@ -23,7 +23,7 @@ REFUSALS: Mapping[str, Mapping[str, list[str]]] = {
     "smollm3": {"sglang": ["model_type"]},
     "gemma3_text": {},
     "granitemoehybrid": {},
-    "bamba": {name: ["model_type"] for name in ("vllm", "sglang", "mlx")},
+    "bamba": {name: ["model_type"] for name in ("vllm", "sglang", "llamacpp", "mlx")},
     "qwen3_moe": {},
     "qwen3_5_text": {name: ["model_type"] for name in ("llamacpp", "mlx")},
     "qwen3_5_moe_text": {name: ["model_type"] for name in ("llamacpp", "mlx")},
