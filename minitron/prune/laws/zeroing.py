@@ -56,7 +56,7 @@ def zeroed(model: PreTrainedModel, plan: PrunePlan) -> Iterator[None]:
     with ExitStack() as hooks:
         for layer, block in enumerate(blocks_of(model)):
             if layer not in plan.keep.layers:
-                hooks.callback(block.register_forward_hook(_bypass, with_kwargs=True).remove)
+                hooks.callback(block.register_forward_hook(bypass, with_kwargs=True).remove)
             lost = lost_units(plan, layer)
             for spec in shape.family.tensors_of(shape.hybrid_override_pattern[layer], shape.sizes):
                 experts = lost.get("n_routed_experts")
@@ -123,7 +123,8 @@ def _correct_norm(model: PreTrainedModel, spec: TensorSpec, shape: HybridShape, 
     setattr(norm, name, getattr(norm, name) * left)
 
 
-def _bypass(_block: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+def bypass(_block: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+    """A forward hook by which a block gives what entered it, as a tensor or first in a tuple, as the block does."""
     stream = args[0] if args else kwargs["hidden_states"]
     return (stream, *output[1:]) if isinstance(output, tuple) else stream
 
