@@ -46,10 +46,19 @@ def every_shape(space: SearchSpace) -> list[HybridShape]:
                 if (blocks := space.source.family.axes[axis].blocks) is None or set(blocks) & set(kept)
             }
             try:
-                found.append(space.source.resized(layers=layers, **chosen))
+                shape = space.source.resized(layers=layers, **chosen)
             except MinitronError:
                 continue  # hidden channels that are no multiple of the heads, in llama
+            if all(_whole_groups(shape, space.source, *pair) for pair in space.source.family.owners.items()):
+                found.append(shape)
     return found
+
+
+def _whole_groups(shape: HybridShape, source: HybridShape, groups: str, units: str) -> bool:
+    """Whether no group has more units than it had."""
+    if not source.sizes[groups]:
+        return True
+    return shape.sizes[units] // shape.sizes[groups] <= source.sizes[units] // source.sizes[groups]
 
 
 @st.composite
