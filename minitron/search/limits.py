@@ -86,7 +86,7 @@ def count_grid(grid: ShapeGrid, workload: Workload, limits: Limits, *, with_thro
         met["throughput"] = speed >= limits.min_tokens_per_s if limits.min_tokens_per_s is not None else speed > 0
     if limits.serving.readers:
         met["readers"] = grid.spread(keeps_to_readers(family.model_type, grid.counts, grid.sizes, limits.serving))
-    possible = grid.spread(family.is_possible(grid.sizes, grid.source.sizes))
+    possible = grid.spread(family.is_possible(grid.cut_sizes, grid.source.sizes))
     return CountedGrid(total_bytes=total_bytes, params=params, tokens_per_s=speed, met=met, possible=possible)
 
 

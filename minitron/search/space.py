@@ -54,14 +54,21 @@ class ShapeGrid:
         """[shapes] a broadcastable array, flattened to one entry a shape."""
         return np.broadcast_to(counted, self.dims).reshape(-1)
 
+    @cached_property
+    def cut_sizes(self) -> Mapping[str, Indices]:
+        """The sizes, but those of axes that no kept block has, which stay as they are."""
+        axes = self.source.family.axes
+        gone = {
+            name for name, axis in axes.items() if axis.blocks and not any(self.counts[kind] for kind in axis.blocks)
+        }
+        return {
+            name: np.full_like(sizes, self.source.sizes[name]) if name in gone else sizes
+            for name, sizes in self.sizes.items()
+        }
+
     def shape_at(self, index: int) -> HybridShape:
         """One shape of the grid."""
-        sizes = {
-            name: int(self.spread(self.sizes[name])[index])
-            for name, axis in self.source.family.axes.items()
-            if axis.blocks is None
-            or any(self.counts[kind] for kind in axis.blocks)  # what no kept block has stays as it is
-        }
+        sizes = {name: int(self.spread(self.cut_sizes[name])[index]) for name in self.source.family.axes}
         return self.source.resized(layers=self.layers, **sizes)
 
 
