@@ -1,4 +1,4 @@
-"""Students' configurations through readers' own configuration classes: every size and layer is read as it is written."""
+"""Students' configurations through readers' own configuration classes: sizes and layers are read as written."""
 
 import json
 import subprocess
