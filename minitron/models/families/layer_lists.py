@@ -55,6 +55,10 @@ class LayerList:
         outside = set(known) if self.leaves_open else set(known) - inside
         return [inside if layer in listed else outside for layer in range(blocks)]
 
+    def fits(self, value: object, blocks: int) -> bool:
+        """Whether indices are all of blocks that there are."""
+        return isinstance(value, list) and all(isinstance(each, int) and each < blocks for each in value)
+
     def value(self, pattern: str) -> JsonValue:
         """What the key holds for a pattern."""
         if self.form == "indices":
@@ -106,9 +110,14 @@ class BlockPattern:
         given = {each.key for each in self.lists if source.get(each.key) is not None}
         closed = [each for each in self.lists if not each.leaves_open]
         written |= {each.key: each.value(pattern) for each in closed if each.key in given or each.added}
-        if self.default is None or self.default({**source, **written}, len(pattern)) == pattern:
+        if self.default is None:
             return written
-        written |= {each.key: each.value(pattern) for each in self.lists if each.leaves_open and each.key in given}
+        open_ones = [each for each in self.lists if each.leaves_open and each.key in given]
+        # What the source lists stays as it is where that still says the same and lists no block beyond the last.
+        beyond = any(not each.fits(source[each.key], len(pattern)) for each in open_ones)
+        if not beyond and self.default({**source, **written}, len(pattern)) == pattern:
+            return written
+        written |= {each.key: each.value(pattern) for each in open_ones}
         if self.default({**source, **written}, len(pattern)) == pattern:
             return written
         if not self._told_apart([each for each in self.lists if each.key in given]):
