@@ -46,11 +46,15 @@ def stored(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
         return {name: read(name) for name in checkpoint.tensors}
 
 
-def assert_identical(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Names, dtypes and every bit."""
+def assert_identical(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], *, rounding: float = 0.0
+) -> None:
+    """Names, dtypes and every bit, but for a rounding."""
     assert sorted(found) == sorted(expected)
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], tensor, rtol=rounding, atol=rounding, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def tensors_of(model: Any, shape: HybridShape) -> dict[str, torch.Tensor]:
@@ -190,7 +194,9 @@ def test_pruning_in_two_steps_is_pruning_in_one(model_type: str, data: Any) -> N
     }
     assert at_once.target.hybrid_override_pattern == second.target.hybrid_override_pattern
     assert {name: at_once.target.sizes[name] for name in used} == {name: second.target.sizes[name] for name in used}
-    assert_identical(dict(slice_tensors(whole.__getitem__, shape, at_once.keep)), expected)
+    # What is scaled is rounded in each step.
+    rounding = 1e-6 if any(spec.hidden_power for spec in shape.tensors().values()) else 0.0
+    assert_identical(dict(slice_tensors(whole.__getitem__, shape, at_once.keep)), expected, rounding=rounding)
 
 
 def composed(first: PrunePlan, second: PrunePlan) -> PrunePlan:

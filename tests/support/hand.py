@@ -38,10 +38,10 @@ def _outside(weights: Weights, plan: PrunePlan, hidden: list[int]) -> Weights:
     if plan.source.model_type == "gemma3_text" and len(hidden) < plan.source.hidden_size:
         # The model multiplies embeddings by sqrt(hidden_size): they keep what they had. Where logits are products with
         # them too, what the final norm multiplies by, 1 + its weight, takes that back.
-        larger = (len(hidden) / plan.source.hidden_size) ** -0.5
-        after[embeddings] = after[embeddings] * larger
+        share = len(hidden) / plan.source.hidden_size
+        after[embeddings] = after[embeddings] * share**-0.5
         if "lm_head.weight" not in weights:
-            after[norm] = (after[norm] + 1) * larger**-1 - 1
+            after[norm] = (after[norm] + 1) * share**0.5 - 1
     return after
 
 

@@ -56,8 +56,8 @@ class LayerList:
         return [inside if layer in listed else outside for layer in range(blocks)]
 
     def fits(self, value: object, blocks: int) -> bool:
-        """Whether indices are all of blocks that there are."""
-        return isinstance(value, list) and all(isinstance(each, int) and each < blocks for each in value)
+        """Whether a value that was read names no block beyond so many."""
+        return self.form != "indices" or not isinstance(value, list) or all(each < blocks for each in value)
 
     def value(self, pattern: str) -> JsonValue:
         """What the key holds for a pattern."""
@@ -110,14 +110,11 @@ class BlockPattern:
         given = {each.key for each in self.lists if source.get(each.key) is not None}
         closed = [each for each in self.lists if not each.leaves_open]
         written |= {each.key: each.value(pattern) for each in closed if each.key in given or each.added}
-        if self.default is None:
+        left_open = [each for each in self.lists if each.leaves_open and each.key in given]
+        fits = all(each.fits(source[each.key], len(pattern)) for each in left_open)
+        if self.default is None or (fits and self.default({**source, **written}, len(pattern)) == pattern):
             return written
-        open_ones = [each for each in self.lists if each.leaves_open and each.key in given]
-        # What the source lists stays as it is where that still says the same and lists no block beyond the last.
-        beyond = any(not each.fits(source[each.key], len(pattern)) for each in open_ones)
-        if not beyond and self.default({**source, **written}, len(pattern)) == pattern:
-            return written
-        written |= {each.key: each.value(pattern) for each in open_ones}
+        written |= {each.key: each.value(pattern) for each in left_open}
         if self.default({**source, **written}, len(pattern)) == pattern:
             return written
         if not self._told_apart([each for each in self.lists if each.key in given]):
