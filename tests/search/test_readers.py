@@ -21,7 +21,7 @@ from minitron.search.limits import Limits
 from minitron.search.solver import NothingFitsError, solve_budget
 from minitron.search.space import SearchSpace, check_sizes
 from tests.support.models import make_moe_shape, make_tiny_shape
-from tests.support.served import served_config
+from tests.support.served import ARCHITECTURES, served_config
 from tests.support.strategies import Distinct, shapes
 
 WORKLOAD = Workload(context_tokens=48)
@@ -94,7 +94,7 @@ def sources(draw: Any) -> HybridShape:
 @st.composite
 def spaces(draw: Any) -> SearchSpace:
     """A space of up to three sizes on three axes, and of one or two depths."""
-    source = draw(sources() | shapes())
+    source = draw(sources() | shapes(model_types=ARCHITECTURES))
 
     def can_be(axis: str, size: int) -> bool:
         try:
