@@ -80,6 +80,8 @@ $(VENV)/.engines: $(VENV)/.dev
 $(VENV)/.llama-cpp: Makefile $(VENV)/.engines
 	NODE_USE_SYSTEM_CA=1 $(BIN)/npm install --no-update-notifier --prefix $(VENV)/llama-cpp --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error \
 		node-llama-cpp@$(NODE_LLAMA_CPP) @node-llama-cpp/linux-$$($(BIN)/node -p process.arch)@$(NODE_LLAMA_CPP)
+	@# Its library for CPUs with AMX computes 8-bit experts with latent channels wrongly: docs/decisions/0018-gguf.md.
+	find $(VENV)/llama-cpp -name 'libggml-cpu-sapphirerapids.so' -delete
 	@touch $@
 
 $(VENV)/.smollm2: Makefile $(VENV)/.engines
