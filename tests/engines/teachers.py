@@ -92,7 +92,7 @@ TEACHERS: Mapping[str, Teacher] = {
         sizes={**ATTENTION, **MAMBA, **EXPERTS, **SHARED, **TIED},
         layers=(0, 1, 3, 4, 5),
         cut={**NARROW_MAMBA, **FEWER_EXPERTS, "moe_shared_expert_intermediate_size": 64},
-        says={"attention_multiplier": 0.2, "logits_scaling": 2.0},
+        says={"attention_multiplier": 0.2, "logits_scaling": 1.5},
         embeddings=0.1,
     ),
     "bamba": Teacher(
