@@ -173,7 +173,7 @@ def test_any_plan_equals_the_reference_on_weights_sliced_by_hand(model_type: str
 
 @pytest.mark.slow
 @families
-@settings(max_examples=400)
+@settings(max_examples=60)
 @given(data=st.data(), seed=seeds)
 def test_many_plans_equal_the_reference_on_weights_sliced_by_hand(model_type: str, data: Any, seed: int) -> None:
     check_any_plan(model_type, data, seed)

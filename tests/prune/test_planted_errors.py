@@ -36,8 +36,8 @@ def test_planted_errors_are_found(model_type: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 @families
-def test_all_planted_errors_are_found(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check(model_type, list(planted(shape_and_model(model_type)[0])), monkeypatch)
+def test_every_fourth_planted_error_is_found(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(model_type, list(planted(shape_and_model(model_type)[0]))[::4], monkeypatch)
 
 
 def check(model_type: str, errors: list[Planted], monkeypatch: pytest.MonkeyPatch) -> None:

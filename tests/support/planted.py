@@ -61,8 +61,6 @@ def _wrong(spec: TensorSpec, shape: HybridShape) -> Iterator[tuple[str, TensorSp
     if spec.fused is not None:
         number, of = spec.fused
         yield "another run of the fused tensor", replace(spec, fused=(of - 1 - number, of))
-    if spec.routes:
-        yield "does not route", replace(spec, routes=False)
     if spec.hidden_power:
         yield "no power of the hidden size", replace(spec, hidden_power=0.0)
         yield "the other power of the hidden size", replace(spec, hidden_power=-spec.hidden_power)

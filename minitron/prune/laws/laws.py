@@ -32,7 +32,7 @@ SEEN = 1e-6
 TOKENS = 11
 DEPTH = "num_hidden_layers"
 # What a wrong declaration raises, from its own checks or from torch.
-FAULTS = (MinitronError, RuntimeError, IndexError)
+FAULTS = (MinitronError, RuntimeError, LookupError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
