@@ -47,11 +47,7 @@ def find_target(source: Checkpoint, scores: Scores, sizes: Mapping[str, object])
 def _widths(source: HybridShape, given: Mapping[str, int]) -> dict[str, int]:
     """Sizes by minitron's names, of which a configuration's own are taken, too; whole groups where groups go."""
     family = source.family
-    widths = {family.axis_named(name): size for name, size in given.items()}
-    for owner, owned in family.owners.items():
-        if owner in widths and source.sizes[owner]:
-            widths.setdefault(owned, source.sizes[owned] // source.sizes[owner] * widths[owner])
-    return widths
+    return family.with_units({family.axis_named(name): size for name, size in given.items()}, source.sizes)
 
 
 def split_depth(sizes: Mapping[str, object]) -> tuple[dict[str, int], list[int] | int | None]:

@@ -2,6 +2,8 @@
 
 # D hidden, F ffn, H mamba heads, P head dim, G groups, L layers
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from minitron.errors import MinitronError
@@ -68,9 +70,7 @@ def top_in_groups(score_C: ScoreArray, *, n_groups: int, kept: int) -> Indices:
     >>> top_in_groups(np.array([9.0, 8.0, 1.0, 2.0]), n_groups=2, kept=2).tolist()
     [0, 3]
     """
-    size = len(score_C) // n_groups
-    score_GC = score_C.reshape(n_groups, size)
-    return np.concatenate([group * size + top_units(score_GC[group], kept // n_groups) for group in range(n_groups)])
+    return _top_of_groups(score_C.reshape(n_groups, -1), range(n_groups), kept // n_groups)
 
 
 def top_blocks(depth_L: ScoreArray, pattern: str, kept: int, *, quotas: BlockQuotas) -> tuple[int, ...]:
@@ -124,14 +124,14 @@ def select_units(scores: Scores, source: HybridShape, target: HybridShape, layer
     owners = source.family.owners
     for name in sorted(changed - set(MAMBA_AXES) - owners.keys()):
         axis = source.family.axes[name]
-        for layer in _where(source, axis, layers):
+        for layer in source.places_of(axis, layers):
             score = _scored(scores.hidden_size if layer is None else getattr(scores, name).get(layer), name)
             if axis.grouped_by in changed:
                 indices |= _top_with_groups(score, source, target, axis, layer)
             else:
                 indices[name, layer] = _top(score, source, axis, target.sizes[name])
     if changed & set(MAMBA_AXES):
-        for layer in _where(source, source.family.axes["mamba_num_heads"], layers):
+        for layer in source.places_of(source.family.axes["mamba_num_heads"], layers):
             assert layer is not None
             score = _scored(scores.mamba.get(layer), "mamba_num_heads")
             channels = top_mamba_channels(score, target.mamba_head_dim)
@@ -151,8 +151,13 @@ def top_groups(score_C: ScoreArray, *, n_groups: int, kept_groups: int, kept: in
     score_GC = score_C.reshape(n_groups, -1)
     per_group = kept // kept_groups
     groups = top_units(-np.sort(-score_GC, axis=1)[:, :per_group].sum(axis=1), kept_groups)
-    units = [group * score_GC.shape[1] + top_units(score_GC[group], per_group) for group in groups.tolist()]
-    return groups, np.concatenate(units)
+    return groups, _top_of_groups(score_GC, groups.tolist(), per_group)
+
+
+def _top_of_groups(score_GC: ScoreArray, groups: Iterable[int], per_group: int) -> Indices:
+    """Units kept when some of the groups keep so many of their best, group by group."""
+    size = score_GC.shape[1]
+    return np.concatenate([group * size + top_units(score_GC[group], per_group) for group in groups])
 
 
 def _top_with_groups(
@@ -169,12 +174,6 @@ def _top_with_groups(
         score, n_groups=source.sizes[groups], kept_groups=target.sizes[groups], kept=target.sizes[axis.name]
     )
     return {(groups, layer): kept_groups, (axis.name, layer): units}
-
-
-def _where(source: HybridShape, axis: Axis, layers: tuple[int, ...]) -> list[int | None]:
-    if axis.blocks is None:
-        return [None]
-    return [layer for layer in layers if source.hybrid_override_pattern[layer] in axis.blocks]
 
 
 def _scored(score: ScoreArray | None, axis: str) -> ScoreArray:

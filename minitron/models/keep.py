@@ -34,14 +34,9 @@ class Keep:
         """
         counts: dict[str, set[int]] = {}
         for axis in source.family.axes.values():
-            layers = (
-                [None]
-                if axis.blocks is None
-                else [n for n in self.layers if source.hybrid_override_pattern[n] in axis.blocks]
-            )
             kept = {
                 self.indices[axis.name, n].shape[-1] if (axis.name, n) in self.indices else source.sizes[axis.name]
-                for n in layers
+                for n in source.places_of(axis, self.layers)
             }
             if len(kept) > 1:
                 raise ShapeError(f"every block must keep the same number of {axis.name}, got {sorted(kept)}")

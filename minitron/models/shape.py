@@ -1,13 +1,13 @@
 """HybridShape: the block pattern and dims of a hybrid model, and the exact sizes that follow from them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
 from minitron.errors import ShapeError
-from minitron.models.axes import TensorSpec, entry_names, part_size
+from minitron.models.axes import Axis, TensorSpec, entry_names, part_size
 from minitron.models.families import FAMILIES
 from minitron.models.families.family import Family
 
@@ -144,6 +144,12 @@ class HybridShape:
     def layers_of(self, kinds: str) -> list[int]:
         """Indices of the blocks of some kinds, by their letters."""
         return [layer for layer, letter in enumerate(self.hybrid_override_pattern) if letter in kinds]
+
+    def places_of(self, axis: Axis, layers: Iterable[int]) -> list[int | None]:
+        """Where an axis keeps index sets of its own: those of some layers that have it; None for the whole model."""
+        if axis.blocks is None:
+            return [None]
+        return [layer for layer in layers if self.hybrid_override_pattern[layer] in axis.blocks]
 
     def block_params(self, kind: str) -> int:
         """Exact parameters of one block of a kind, its pre-norm included."""

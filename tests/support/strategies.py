@@ -13,6 +13,7 @@ from minitron.models.axes import Axis, Indices
 from minitron.models.families import FAMILIES
 from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
+from minitron.prune.laws.random_keep import random_rows
 from minitron.prune.laws.tiny_shape import tiny_shape
 from minitron.prune.plan import PrunePlan
 
@@ -154,7 +155,7 @@ def plans(
     if drop_blocks:
         layers = tuple(sorted(draw(st.sets(st.sampled_from(layers), min_size=1))))
     shuffled = full_width or draw(st.booleans())
-    there = {axis.name for axis in family.axes.values() if shape.sizes[axis.name] and axis_layers(shape, axis, layers)}
+    there = {axis.name for axis in family.axes.values() if shape.sizes[axis.name] and shape.places_of(axis, layers)}
     asked = there if axes is None else there & set(axes)
     cut = {name for name in sorted(asked) if axes is not None or draw(st.booleans())}
     # Units that are grouped by an axis go with its entries.
@@ -164,7 +165,7 @@ def plans(
     for axis in family.axes.values():
         if axis.name in cut:
             rng = np.random.default_rng(draw(seeds))
-            for layer in axis_layers(shape, axis, layers):
+            for layer in shape.places_of(axis, layers):
                 groups = indices.get((axis.grouped_by or "", layer))
                 indices[axis.name, layer] = choose_rows(
                     rng, shape, axis, counts[axis.name], shuffled=shuffled, groups=groups
@@ -191,13 +192,6 @@ def counts_of(draw: Draw, shape: HybridShape, cut: set[str]) -> dict[str, int]:
     return apart | {name: int(numbers[at]) for name, numbers in chosen.items()}
 
 
-def axis_layers(shape: HybridShape, axis: Axis, layers: Iterable[int]) -> list[int | None]:
-    """Where the axis keeps index sets of its own, of these blocks."""
-    if axis.blocks is None:
-        return [None]
-    return [layer for layer in layers if shape.hybrid_override_pattern[layer] in axis.blocks]
-
-
 def possible_counts(shape: HybridShape, axis: Axis) -> list[int]:
     """Numbers of units that may be kept, were it this axis alone."""
     whole = axis.grouped_by is None or axis.grouped_by in shape.family.axes
@@ -216,24 +210,10 @@ def choose_rows(
     shuffled: bool = False,
     groups: Indices | None = None,
 ) -> Indices:
-    """Kept indices of an axis in one block: a row of them for each entry of the axis that owns it, if one does."""
-    if axis.per is None:
-        return choose(rng, shape, axis, kept, shuffled=shuffled, groups=groups)
-    return np.stack([choose(rng, shape, axis, kept, shuffled=shuffled) for _ in range(shape.sizes[axis.per])])
-
-
-def choose(
-    rng: np.random.Generator,
-    shape: HybridShape,
-    axis: Axis,
-    kept: int,
-    *,
-    shuffled: bool,
-    groups: Indices | None = None,
-) -> Indices:
-    """So many random units, the same number of every group that is kept, group by group."""
-    number = 1 if axis.grouped_by is None else shape.sizes[axis.grouped_by]
-    own = np.arange(number) if groups is None else groups
-    per_group = shape.sizes[axis.name] // number
-    runs = [group * per_group + rng.permutation(per_group)[: kept // len(own)] for group in own.tolist()]
-    return np.concatenate(runs if shuffled else [np.sort(run) for run in runs]).astype(np.int64)
+    """Kept indices of an axis in one block, in random order or ascending inside each group that is kept."""
+    rows = random_rows(shape, axis, rng, size=kept, groups=groups)
+    if shuffled:
+        return rows
+    number = 1 if axis.grouped_by is None else shape.sizes[axis.grouped_by] if groups is None else len(groups)
+    by_group = rows.reshape(*rows.shape[:-1], number, -1)
+    return np.sort(by_group, axis=-1).reshape(rows.shape)

@@ -9,9 +9,10 @@ from dataclasses import replace
 from minitron.errors import ShapeError
 from minitron.models.axes import TensorSpec
 from minitron.models.families import mixers
-from minitron.models.families.family import Branch, Family, HookPoint, Multiple
+from minitron.models.families.family import Branch, Family, HookPoint
 from minitron.models.families.layer_lists import BlockPattern, LayerList
 from minitron.models.families.mixers import HIDDEN, VOCAB
+from minitron.models.families.multiple import Multiple
 
 GATED_MLP = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
 # How transformers names layers in `layer_types`.

@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from minitron.models.axes import Axis, SizeT, TensorSpec, part_size, stack_size, tensor_numel
+from minitron.models.axes import Axis, SizeT, TensorSpec, stack_size, tensor_numel
 from minitron.models.families.layer_lists import BlockPattern
+from minitron.models.families.multiple import Multiple
 from minitron.models.families.recurrent import RecurrentState
 
 
@@ -45,29 +46,6 @@ class Branch:
 
     projection: str
     entered: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Multiple:
-    """A product of sizes that must be a multiple of another one.
-
-    Attributes:
-        sizes: Names of the sizes that are multiplied.
-        of: Names of the sizes of the other product.
-        because: Who asks for it.
-    """
-
-    sizes: tuple[str, ...]
-    of: tuple[str, ...]
-    because: str
-
-    def holds(self, sizes: Mapping[str, SizeT]) -> npt.NDArray[np.bool_]:
-        """Whether it is one; sizes are numbers or arrays."""
-        return np.asarray(part_size(self.sizes, sizes) % np.maximum(part_size(self.of, sizes), 1) == 0)
-
-    def __str__(self) -> str:
-        """As an error says it."""
-        return f"{' x '.join(self.sizes)} a multiple of {' x '.join(self.of)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,11 +126,19 @@ class Family:
     logits_divisor: str | None = None
     residual_multiplier: str | None = None
 
-    @property
+    @functools.cached_property
     def owners(self) -> Mapping[str, str]:
         """Axis that groups another one -> that other one, whose units go with its entries."""
         grouped = [(axis.grouped_by, axis.name) for axis in self.axes.values() if axis.grouped_by is not None]
         return {owner: name for owner, name in grouped if owner in self.axes}
+
+    def with_units(self, changed: Mapping[str, int], source: Mapping[str, int]) -> dict[str, int]:
+        """Sizes that are changed, with as many units of each group as before where only its groups are named."""
+        sizes = dict(changed)
+        for owner, owned in self.owners.items():
+            if owner in sizes and source[owner]:
+                sizes.setdefault(owned, source[owned] // source[owner] * sizes[owner])
+        return sizes
 
     def is_possible(self, sizes: Mapping[str, SizeT], source: Mapping[str, int]) -> npt.NDArray[np.bool_]:
         """Whether sizes, numbers or arrays, keep to the multiples, and no group keeps more units than it has."""

@@ -10,9 +10,10 @@ from functools import partial
 from minitron.models.axes import Axis, TensorSpec
 from minitron.models.families import mixers
 from minitron.models.families.dense import LLAMA, all_alike, default_head_dim, tied
-from minitron.models.families.family import Branch, Family, HookPoint, Multiple
+from minitron.models.families.family import Branch, Family, HookPoint
 from minitron.models.families.layer_lists import BlockPattern, LayerList
 from minitron.models.families.mixers import EXPERT_FFN, EXPERTS, HIDDEN
+from minitron.models.families.multiple import Multiple
 from minitron.models.families.recurrent import MAMBA2
 
 SHARED_FFN = (("moe_shared_expert_intermediate_size",),)
@@ -97,20 +98,10 @@ GRANITEMOEHYBRID = Family(
         Axis(name="moe_shared_expert_intermediate_size", blocks=LETTERS),
         *MAMBA_AXES,
         *ATTENTION_AXES,
-        Axis(
-            name="n_routed_experts",
-            blocks=LETTERS,
-            used="num_experts_per_tok",
-            at_least=lambda sizes: sizes["num_experts_per_tok"],
-        ),
-        Axis(name="moe_intermediate_size", blocks=LETTERS, per="n_routed_experts"),
+        *mixers.expert_axes(LETTERS),
     ),
     config_keys={
-        "vocab_size": ("vocab_size",),
-        "hidden_size": ("hidden_size",),
-        "num_attention_heads": ("num_attention_heads",),
-        "num_key_value_heads": ("num_key_value_heads",),
-        "head_dim": ("head_dim",),
+        **{name: keys for name, keys in mixers.TRANSFORMER_KEYS.items() if name != "intermediate_size"},
         **MAMBA_KEYS,
         "moe_shared_expert_intermediate_size": ("shared_intermediate_size",),
         "n_routed_experts": ("num_local_experts",),

@@ -153,6 +153,19 @@ def transformer_axes(blocks: str) -> tuple[Axis, ...]:
     )
 
 
+def expert_axes(blocks: str) -> tuple[Axis, ...]:
+    """The axes of routed experts in blocks of some letters, which routers choose among without groups."""
+    return (
+        Axis(
+            name="n_routed_experts",
+            blocks=blocks,
+            used="num_experts_per_tok",
+            at_least=lambda sizes: sizes["num_experts_per_tok"],
+        ),
+        Axis(name="moe_intermediate_size", blocks=blocks, per="n_routed_experts"),
+    )
+
+
 def attention_readers(module: str) -> tuple[str, ...]:
     """Parameters of an attention mixer that are multiplied with its input."""
     return tuple(f"{module}.{name}_proj.weight" for name in ("q", "k", "v"))

@@ -17,19 +17,6 @@ from minitron.models.families.recurrent import GATED_DELTA_NET
 EXPERT_READERS = ("mlp.gate.weight", "mlp.experts.gate_up_proj")
 
 
-def expert_axes(blocks: str) -> tuple[Axis, ...]:
-    """The axes of routed experts in blocks of some letters."""
-    return (
-        Axis(
-            name="n_routed_experts",
-            blocks=blocks,
-            used="num_experts_per_tok",
-            at_least=lambda sizes: sizes["num_experts_per_tok"],
-        ),
-        Axis(name="moe_intermediate_size", blocks=blocks, per="n_routed_experts"),
-    )
-
-
 EXPERT_KEYS = {
     "n_routed_experts": ("num_experts", "num_local_experts"),
     "num_experts_per_tok": ("num_experts_per_tok",),
@@ -65,7 +52,7 @@ QWEN3_MOE = replace(
         Axis(name="intermediate_size", blocks="T"),
         Axis(name="num_key_value_heads", blocks="TX"),
         Axis(name="num_attention_heads", blocks="TX", grouped_by="num_key_value_heads"),
-        *expert_axes("X"),
+        *mixers.expert_axes("X"),
     ),
     config_keys={**LLAMA.config_keys, **EXPERT_KEYS},
     defaults={**LLAMA.defaults, "num_key_value_heads": lambda _: 4, "head_dim": default_head_dim},
@@ -175,7 +162,7 @@ QWEN3_5_MOE_TEXT = replace(
     block_kinds={"G": "gated DeltaNet and experts", "T": "attention and experts"},
     axes=mixers.by_name(
         *(axis for axis in QWEN3_5_TEXT.axes.values() if axis.name != "intermediate_size"),
-        *expert_axes("GT"),
+        *mixers.expert_axes("GT"),
         Axis(name="moe_shared_expert_intermediate_size", blocks="GT"),
     ),
     config_keys={

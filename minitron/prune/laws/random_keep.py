@@ -12,10 +12,7 @@ def smaller_sizes(shape: HybridShape, axis: Axis) -> list[int]:
     """Sizes below the axis's own that a shape can have with nothing else changed; whole groups go with it."""
     found = []
     for size in range(1, shape.sizes[axis.name]):
-        changed = {axis.name: size}
-        owned = shape.family.owners.get(axis.name)
-        if owned is not None:
-            changed[owned] = shape.sizes[owned] // shape.sizes[axis.name] * size
+        changed = shape.family.with_units({axis.name: size}, shape.sizes)
         try:
             smaller = shape.resized(layers=None, **changed)
         except ShapeError:
@@ -28,20 +25,24 @@ def smaller_sizes(shape: HybridShape, axis: Axis) -> list[int]:
 def random_keep(shape: HybridShape, axis: Axis, rng: np.random.Generator, *, size: int) -> Keep:
     """A keep of so many random units of one axis in every block, in random order; of the axis that it groups, too."""
     layers = tuple(range(shape.num_hidden_layers))
-    where = [None] if axis.blocks is None else shape.layers_of(axis.blocks)
     owned = shape.family.owners.get(axis.name)
     indices: dict[tuple[str, int | None], Indices] = {}
-    for layer in where:
-        if axis.per is None:
-            indices[axis.name, layer] = random_units(shape, axis, rng, size=size)
-        else:
-            rows = [random_units(shape, axis, rng, size=size) for _ in range(shape.sizes[axis.per])]
-            indices[axis.name, layer] = np.stack(rows)
+    for layer in shape.places_of(axis, layers):
+        indices[axis.name, layer] = random_rows(shape, axis, rng, size=size)
         if owned is not None:
             groups = indices[axis.name, layer]
-            all_of = shape.sizes[owned] // shape.sizes[axis.name] * size
+            all_of = shape.family.with_units({axis.name: size}, shape.sizes)[owned]
             indices[owned, layer] = random_units(shape, shape.family.axes[owned], rng, size=all_of, groups=groups)
     return Keep(layers=layers, indices=indices)
+
+
+def random_rows(
+    shape: HybridShape, axis: Axis, rng: np.random.Generator, *, size: int, groups: Indices | None = None
+) -> Indices:
+    """So many random units of an axis in one block: a row of them for each entry of the axis that owns it, if any."""
+    if axis.per is None:
+        return random_units(shape, axis, rng, size=size, groups=groups)
+    return np.stack([random_units(shape, axis, rng, size=size) for _ in range(shape.sizes[axis.per])])
 
 
 def random_units(

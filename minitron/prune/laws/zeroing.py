@@ -109,14 +109,12 @@ def _only_parts_of(parts: tuple[Any, ...], shape: HybridShape, axis: str, positi
 def _correct_norm(model: PreTrainedModel, spec: TensorSpec, shape: HybridShape, lost: Lost, in_memory: str) -> None:
     if spec.norm is None:
         return
-    whole = dim_size(spec.dims[0], shape.sizes)
     left = 1.0
     for axis, units in lost.items():
         if any(axis in part for part in spec.dims[0]):
             left *= 1 - len(units) / shape.sizes[axis]
     if left == 1.0:
         return
-    assert whole
     norm: Any = model.get_submodule(in_memory.removesuffix(".weight"))
     norm.weight.copy_((norm.weight + spec.norm) * left**0.5 - spec.norm)
     name = next(name for name in EPS_NAMES if hasattr(norm, name))
