@@ -114,6 +114,19 @@ def require_text_tokens(checkpoint: Checkpoint, sources: Sequence[Source], *, ta
     require_model_tokens(checkpoint, sources, task=task)
 
 
+def require_run_on_text(checkpoint: Path, sources: Sequence[Source], *, device: str, output: Path) -> None:
+    """Refuses what a command that runs a checkpoint on text and writes a folder cannot start from.
+
+    Raises:
+        MinitronError: The checkpoint, the text, the device's name or the output folder is not as it must be.
+    """
+    opened = require_checkpoint(checkpoint)
+    require_sources(sources, checkpoint)
+    require_text_tokens(opened, sources)
+    require_device_name(device)
+    require_output(output)
+
+
 def require_file(path: Path, what: str) -> None:
     """Refuses a file that is not there.
 

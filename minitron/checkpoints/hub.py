@@ -78,11 +78,8 @@ def find_checkpoint(given: str | Path) -> Path:
     Raises:
         CheckpointError: It is neither, or cannot be fetched.
     """
-    found = _local_or_name(given)
-    if isinstance(found, Path):
-        return found
-    folder = _fetch(found, SMALL_FILES)
-    if not _missing_weights(folder):
+    found, folder = _local_or_fetched(given, SMALL_FILES)
+    if found is None or not _missing_weights(folder):
         return folder
     # The commit, so that weights and configuration are of one, whatever is pushed meanwhile.
     folder = _fetch(HubName(repo=found.repo, revision=folder.name), _weight_files(folder))
@@ -101,21 +98,19 @@ def find_config(given: str | Path) -> Path:
     Raises:
         CheckpointError: It is neither, or cannot be fetched.
     """
-    found = _local_or_name(given)
-    if isinstance(found, Path):
-        return found
-    folder = _fetch(found, CONFIG_FILES)
-    return folder / CONFIG_FILE if _missing_weights(folder) else folder
+    found, folder = _local_or_fetched(given, CONFIG_FILES)
+    return folder / CONFIG_FILE if found is not None and _missing_weights(folder) else folder
 
 
-def _local_or_name(given: str | Path) -> Path | HubName:
+def _local_or_fetched(given: str | Path, patterns: Sequence[str]) -> tuple[HubName | None, Path]:
+    """A path as it is, without a name; or a name, and the cache's folder with the files that were asked for."""
     path = Path(given)
     if path.exists():
-        return path
+        return None, path
     name = hub_name(str(given))
     if name is None:
         raise CheckpointError(f"checkpoint folder not found: {given}; a name on the Hugging Face hub is owner/name")
-    return name
+    return name, _fetch(name, patterns)
 
 
 def _fetch(name: HubName, patterns: Sequence[str]) -> Path:

@@ -1,6 +1,7 @@
 """`minitron quantize`: post-training quantization of a checkpoint's weights."""
 
 import argparse
+from dataclasses import fields
 
 from minitron.cli.arguments import add_checkpoint, add_device, add_output, add_seed, positive_int
 from minitron.cli.output import print_result
@@ -26,34 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Quantizes the checkpoint."""
-    from minitron.api.checks import (
-        require_checkpoint,
-        require_device_name,
-        require_output,
-        require_sources,
-        require_text_tokens,
-    )
+    from minitron.api.checks import require_checkpoint, require_run_on_text
     from minitron.checkpoints.hub import find_checkpoint
     from minitron.integrations.quantize.settings import QuantizeSettings, check_format
     from minitron.recipe.source import Source
 
-    settings = QuantizeSettings(
-        format=args.format,
-        data=args.data,
-        samples=args.samples,
-        seq_len=args.seq_len,
-        device=args.device,
-        seed=args.seed,
-    )
+    names = {field.name for field in fields(QuantizeSettings)}
+    settings = QuantizeSettings(**{name: given for name, given in vars(args).items() if name in names})
     folder = find_checkpoint(args.checkpoint)
-    checkpoint = require_checkpoint(folder)
-    check_format(checkpoint.shape, settings.format)
-    if args.data is not None:
-        sources = [Source(path=args.data)]
-        require_sources(sources, folder)
-        require_text_tokens(checkpoint, sources)
-    require_device_name(args.device)
-    require_output(args.output)
+    check_format(require_checkpoint(folder).shape, settings.format)
+    sources = [Source(path=args.data)] if args.data is not None else []
+    require_run_on_text(folder, sources, device=args.device, output=args.output)
 
     from minitron.integrations.quantize.run import quantize_checkpoint
     from minitron.report.tables import quantized_table

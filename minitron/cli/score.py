@@ -32,13 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Scores the checkpoint."""
-    from minitron.api.checks import (
-        require_checkpoint,
-        require_device_name,
-        require_output,
-        require_sources,
-        require_text_tokens,
-    )
+    from minitron.api.checks import require_run_on_text
     from minitron.checkpoints.hub import find_checkpoint
     from minitron.recipe.load import make_section
     from minitron.recipe.score import ScoreSection
@@ -52,11 +46,7 @@ def run(args: argparse.Namespace) -> None:
     }
     section = make_section(ScoreSection, given, tuple(args.set))
     folder = find_checkpoint(args.checkpoint)
-    checkpoint = require_checkpoint(folder)
-    require_sources(section.data, folder)
-    require_text_tokens(checkpoint, section.data)
-    require_device_name(args.device)
-    require_output(args.output)
+    require_run_on_text(folder, section.data, device=args.device, output=args.output)
 
     from minitron.api.score import score_checkpoint
     from minitron.checkpoints.checkpoint import open_checkpoint

@@ -6,23 +6,18 @@ from minitron.models.families import FAMILIES
 
 def families_among(known: tuple[str, ...], source: str) -> ShapeRule:
     """A model must be of a family that was looked at: of others it is not known how the reader takes them."""
-    return ShapeRule(
-        key="model_type",
-        families=tuple(name for name in FAMILIES if name not in known),
-        holds=lambda _, __, ___: False,
-        states=lambda _, __: f"be one of {', '.join(known)}, other families were not looked at",
-        source=source,
-    )
+    others = tuple(name for name in FAMILIES if name not in known)
+    return _refused(others, f"be one of {', '.join(known)}, other families were not looked at", source)
 
 
 def refuses(families: tuple[str, ...], because: str, source: str) -> ShapeRule:
     """A model must be of another family: the reader itself refuses these."""
+    return _refused(families, f"be another family, {because}", source)
+
+
+def _refused(families: tuple[str, ...], states: str, source: str) -> ShapeRule:
     return ShapeRule(
-        key="model_type",
-        families=families,
-        holds=lambda _, __, ___: False,
-        states=lambda _, __: f"be another family, {because}",
-        source=source,
+        key="model_type", families=families, holds=lambda _, __, ___: False, states=lambda _, __: states, source=source
     )
 
 

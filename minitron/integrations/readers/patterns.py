@@ -49,13 +49,8 @@ def names_alone(key: str, names: Mapping[str, str]) -> Rule:
         given = config.get(key)
         unknown = sorted({str(name) for name in given} - set(names.values())) if isinstance(given, list) else ["none"]
         if unknown:
-            yield Refusal(
-                key=key,
-                rule=f"list layers as {' or '.join(names.values())}",
-                found=f"got {', '.join(unknown)}",
-                mend="write it so, which newer readers take too",
-                source=family.source,
-            )
+            rule, mend = f"list layers as {' or '.join(names.values())}", "write it so, which newer readers take too"
+            yield Refusal(key=key, rule=rule, found=f"got {', '.join(unknown)}", mend=mend, source=family.source)
 
     return rule
 

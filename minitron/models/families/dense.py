@@ -68,7 +68,7 @@ LLAMA = Family(
     pattern=BlockPattern(
         letters="T", lists=(LayerList(key="layer_types", values=LAYER_TYPES),), default=all_alike("T")
     ),
-    axes=mixers.by_name(*mixers.transformer_axes("T")),
+    axes=mixers.by_name(*mixers.transformer_axes("T", mlp="T")),
     config_keys={**mixers.TRANSFORMER_KEYS, "tie_word_embeddings": ("tie_word_embeddings",)},
     switches=("tie_word_embeddings",),
     defaults={

@@ -9,7 +9,7 @@ from functools import partial
 
 from minitron.models.axes import Axis, TensorSpec
 from minitron.models.families import mixers
-from minitron.models.families.dense import LLAMA, all_alike, default_head_dim, tied
+from minitron.models.families.dense import LLAMA, all_alike, tied
 from minitron.models.families.family import Branch, Family, HookPoint
 from minitron.models.families.layer_lists import BlockPattern, LayerList
 from minitron.models.families.mixers import EXPERT_FFN, EXPERTS, HIDDEN
@@ -33,10 +33,6 @@ MAMBA_KEYS = {
 MAMBA_AXES = (
     Axis(name="mamba_num_heads", blocks="H", grouped_by="n_groups"),
     Axis(name="mamba_head_dim", blocks="H"),
-)
-ATTENTION_AXES = (
-    Axis(name="num_key_value_heads", blocks="T"),
-    Axis(name="num_attention_heads", blocks="T", grouped_by="num_key_value_heads"),
 )
 WHOLE_EXPANSION = Multiple(
     sizes=("mamba_num_heads", "mamba_head_dim"),
@@ -97,24 +93,19 @@ GRANITEMOEHYBRID = Family(
         Axis(name="hidden_size"),
         Axis(name="moe_shared_expert_intermediate_size", blocks=LETTERS),
         *MAMBA_AXES,
-        *ATTENTION_AXES,
+        *mixers.attention_axes("T"),
         *mixers.expert_axes(LETTERS),
     ),
     config_keys={
-        **{name: keys for name, keys in mixers.TRANSFORMER_KEYS.items() if name != "intermediate_size"},
+        **{name: keys for name, keys in LLAMA.config_keys.items() if name != "intermediate_size"},
         **MAMBA_KEYS,
         "moe_shared_expert_intermediate_size": ("shared_intermediate_size",),
         "n_routed_experts": ("num_local_experts",),
         "num_experts_per_tok": ("num_experts_per_tok",),
         "moe_intermediate_size": ("intermediate_size",),
-        "tie_word_embeddings": ("tie_word_embeddings",),
     },
-    switches=("tie_word_embeddings",),
-    defaults={
-        "num_key_value_heads": lambda sizes: sizes["num_attention_heads"],
-        "head_dim": default_head_dim,
-        "tie_word_embeddings": lambda _: 0,
-    },
+    switches=LLAMA.switches,
+    defaults=LLAMA.defaults,
     multiples=(WHOLE_EXPANSION,),
     derived={"mamba_expand": expand},
     left_out=mixers.UNLIMITED_TIME_STEPS,
@@ -177,10 +168,8 @@ BAMBA = replace(
         lists=(LayerList(key="attn_layer_indices", values={"T": (True,)}, form="indices"),),
         default=all_alike("H"),
     ),
-    axes=mixers.by_name(
-        Axis(name="hidden_size"), Axis(name="intermediate_size", blocks=LETTERS), *MAMBA_AXES, *ATTENTION_AXES
-    ),
-    config_keys={**mixers.TRANSFORMER_KEYS, **MAMBA_KEYS, "tie_word_embeddings": ("tie_word_embeddings",)},
+    axes=mixers.by_name(*mixers.transformer_axes("T", mlp=LETTERS), *MAMBA_AXES),
+    config_keys={**LLAMA.config_keys, **MAMBA_KEYS},
     defaults={**GRANITEMOEHYBRID.defaults, "num_key_value_heads": lambda _: 8},
     final_norm="model.final_layernorm.weight",
     model_tensors=(

@@ -143,11 +143,14 @@ def gated_delta_net(module: str) -> tuple[TensorSpec, ...]:
     )
 
 
-def transformer_axes(blocks: str) -> tuple[Axis, ...]:
-    """The axes of grouped-query attention and an MLP in blocks of some letters."""
+def transformer_axes(attention: str, *, mlp: str) -> tuple[Axis, ...]:
+    """The axes of the hidden channels, of an MLP and of grouped-query attention, each in blocks of some letters."""
+    return Axis(name="hidden_size"), Axis(name="intermediate_size", blocks=mlp), *attention_axes(attention)
+
+
+def attention_axes(blocks: str) -> tuple[Axis, ...]:
+    """The axes of grouped-query attention in blocks of some letters."""
     return (
-        Axis(name="hidden_size"),
-        Axis(name="intermediate_size", blocks=blocks),
         Axis(name="num_key_value_heads", blocks=blocks),
         Axis(name="num_attention_heads", blocks=blocks, grouped_by="num_key_value_heads"),
     )

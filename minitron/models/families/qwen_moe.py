@@ -32,6 +32,7 @@ def _experts_where(config: Mapping[str, object], blocks: int) -> str:
     return "".join("T" if (layer + 1) % step or layer in dense else "X" for layer in range(blocks))
 
 
+_DENSE_LAYERS = LayerList(key="mlp_only_layers", values={"T": (True,)}, form="indices", leaves_open=True)
 _ATTENTION = mixers.attention("self_attn", head_norms=0.0)
 _FIRST, _SECOND = mixers.norm("input_layernorm.weight"), mixers.norm("post_attention_layernorm.weight")
 _READ_BY_ATTENTION = mixers.read_from("input_layernorm", *mixers.attention_readers("self_attn"))
@@ -42,18 +43,9 @@ QWEN3_MOE = replace(
     model_type="qwen3_moe",
     block_kinds={"T": "attention and MLP", "X": "attention and experts"},
     pattern=BlockPattern(
-        letters="TX",
-        lists=(LayerList(key="mlp_only_layers", values={"T": (True,)}, form="indices", leaves_open=True),),
-        default=_experts_where,
-        rules={"decoder_sparse_step": 1},
+        letters="TX", lists=(_DENSE_LAYERS,), default=_experts_where, rules={"decoder_sparse_step": 1}
     ),
-    axes=mixers.by_name(
-        Axis(name="hidden_size"),
-        Axis(name="intermediate_size", blocks="T"),
-        Axis(name="num_key_value_heads", blocks="TX"),
-        Axis(name="num_attention_heads", blocks="TX", grouped_by="num_key_value_heads"),
-        *mixers.expert_axes("X"),
-    ),
+    axes=mixers.by_name(*mixers.transformer_axes("TX", mlp="T"), *mixers.expert_axes("X")),
     config_keys={**LLAMA.config_keys, **EXPERT_KEYS},
     defaults={**LLAMA.defaults, "num_key_value_heads": lambda _: 4, "head_dim": default_head_dim},
     multiples=(),
@@ -89,6 +81,9 @@ DELTA_READERS = tuple(f"linear_attn.in_proj_{name}.weight" for name in ("qkv", "
 DELTA_BRANCH = Branch(projection="linear_attn.out_proj", entered="post_attention_layernorm")
 
 
+_LAYER_TYPES = LayerList(key="layer_types", values={"G": ("linear_attention",), "T": ("full_attention",)})
+
+
 def _every_fourth(config: Mapping[str, object], blocks: int) -> str:
     interval = config.get("full_attention_interval", 4)
     assert isinstance(interval, int)
@@ -112,16 +107,10 @@ QWEN3_5_TEXT = replace(
     model_type="qwen3_5_text",
     block_kinds={"G": "gated DeltaNet and MLP", "T": "attention and MLP"},
     pattern=BlockPattern(
-        letters="GT",
-        lists=(LayerList(key="layer_types", values={"G": ("linear_attention",), "T": ("full_attention",)}),),
-        default=_every_fourth,
-        rules={"full_attention_interval": None},
+        letters="GT", lists=(_LAYER_TYPES,), default=_every_fourth, rules={"full_attention_interval": None}
     ),
     axes=mixers.by_name(
-        Axis(name="hidden_size"),
-        Axis(name="intermediate_size", blocks="GT"),
-        Axis(name="num_key_value_heads", blocks="T"),
-        Axis(name="num_attention_heads", blocks="T", grouped_by="num_key_value_heads"),
+        *mixers.transformer_axes("T", mlp="GT"),
         Axis(name="linear_num_key_heads", blocks="G"),
         Axis(name="linear_num_value_heads", blocks="G", grouped_by="linear_num_key_heads"),
     ),
