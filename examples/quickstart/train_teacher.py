@@ -16,7 +16,9 @@ import argparse
 import copy
 import math
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -57,7 +59,7 @@ CONFIG = {
 }
 
 
-def train_tokenizer(data: Path) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """Byte-level BPE with single digits, `<s>` before each text, and the two thinking marks as tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -71,7 +73,7 @@ def train_tokenizer(data: Path) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(read_documents(str(data / "text-train.jsonl")), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -83,26 +85,29 @@ def train_tokenizer(data: Path) -> PreTrainedTokenizerFast:
     )
 
 
-def learning_rate(step: int) -> float:
+def learning_rate(step: int, steps: int) -> float:
     """Linear warm-up, then cosine to a tenth of the peak."""
     if step < WARMUP_STEPS:
         return PEAK_LR * (step + 1) / WARMUP_STEPS
-    progress = (step - WARMUP_STEPS) / max(1, STEPS - WARMUP_STEPS)
+    progress = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
     return PEAK_LR * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def train(data: Path, output: Path, seed: int) -> None:
-    """Trains and saves the teacher; prints the mean loss as it goes."""
+def train(
+    sources: Sequence[TextSource],
+    output: Path,
+    *,
+    seed: int,
+    config: Mapping[str, object] = MappingProxyType(CONFIG),
+    steps: int = STEPS,
+) -> None:
+    """Trains and saves a teacher, and a tokenizer of the first source's text; prints the mean loss as it goes."""
     torch.manual_seed(seed)
-    tokenizer = train_tokenizer(data)
-    sources = [
-        TextSource(path=str(data / "text-train.jsonl"), weight=TEXT_WEIGHT),
-        TextSource(path=str(data / "problems-train.jsonl"), weight=PROBLEMS_WEIGHT),
-    ]
+    tokenizer = train_tokenizer(read_documents(sources[0].path))
     sequences_NT = torch.from_numpy(
-        blend_sources(sources, tokenizer, seq_len=SEQ_LEN, num_sequences=STEPS * BATCH_SIZE, seed=seed)
+        blend_sources(sources, tokenizer, seq_len=SEQ_LEN, num_sequences=steps * BATCH_SIZE, seed=seed)
     )
-    model = NemotronHForCausalLM(NemotronHConfig(**CONFIG))
+    model = NemotronHForCausalLM(NemotronHConfig(**config))
     set_time_step_limit(model)
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
@@ -113,22 +118,22 @@ def train(data: Path, output: Path, seed: int) -> None:
     print(f"{parameters:,} parameters, {sequences_NT.numel():,} tokens", flush=True)
     started, recent = time.monotonic(), []
     model.train()
-    for step in range(STEPS):
+    for step in range(steps):
         ids_BT = sequences_NT[step * BATCH_SIZE : (step + 1) * BATCH_SIZE].long()
         logits_BTV = model(ids_BT, use_cache=False).logits
         loss = F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step)
+            group["lr"] = learning_rate(step, steps)
         optimizer.step()
         optimizer.zero_grad()
         recent.append(loss.item())
         if (step + 1) % 100 == 0:
             elapsed = time.monotonic() - started
-            print(f"step {step + 1}/{STEPS}  loss {sum(recent) / len(recent):.4f}  {elapsed:.0f} s", flush=True)
+            print(f"step {step + 1}/{steps}  loss {sum(recent) / len(recent):.4f}  {elapsed:.0f} s", flush=True)
             recent.clear()
-        if (step + 1) % 1000 == 0 or step + 1 == STEPS:
+        if (step + 1) % 1000 == 0 or step + 1 == steps:
             output.mkdir(parents=True, exist_ok=True)
             tokenizer.save_pretrained(output)
             copy.deepcopy(model).to(torch.bfloat16).save_pretrained(output)  # training itself stays in fp32
@@ -141,7 +146,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    train(args.data, args.output, args.seed)
+    sources = [
+        TextSource(path=str(args.data / "text-train.jsonl"), weight=TEXT_WEIGHT),
+        TextSource(path=str(args.data / "problems-train.jsonl"), weight=PROBLEMS_WEIGHT),
+    ]
+    train(sources, args.output, seed=args.seed)
 
 
 if __name__ == "__main__":
