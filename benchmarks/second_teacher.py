@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", required=True, help="JSON lines with a field `text`")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2000, help="of 8 x 256 tokens (2000)")
+    parser.add_argument("--steps", type=int, default=1200, help="of 8 x 256 tokens (1200)")
     args = parser.parse_args()
     train([TextSource(path=args.text)], args.output, seed=7, config=SECOND, steps=args.steps)
 

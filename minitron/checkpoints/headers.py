@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from minitron.checkpoints.pickled import no_weights
 from minitron.dtypes import STORED_BYTES
@@ -122,7 +121,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     return stored
 
 
-def _read_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+def _read_entry(path: Path, name: str, entry: object) -> tuple[str, tuple[int, ...], tuple[int, int]]:
     where = f"{name!r} in the header of {path}"
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise CheckpointError(f"{where} must have dtype, shape and data_offsets, it is {_short(entry)}")
@@ -187,11 +186,11 @@ def _is_plain_name(file: str) -> bool:
     )
 
 
-def _parse(content: bytes, subject: str) -> dict[str, Any]:
+def _parse(content: bytes, subject: str) -> dict[str, object]:
     repeated: list[str] = []
 
-    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def collect(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found: dict[str, object] = {}
         for key, value in pairs:
             if key in found:
                 repeated.append(key)
@@ -211,10 +210,10 @@ def _parse(content: bytes, subject: str) -> dict[str, Any]:
     return value
 
 
-def _are_counts(value: Any) -> bool:
+def _are_counts(value: object) -> bool:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -7,7 +7,6 @@ Source of keys: transformers 5.23, utils/quantization_config.py; nvidia-modelopt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from minitron.artifacts.json_files import read_json
 from minitron.checkpoints.quantized import COMPRESSED_FORMATS, COMPRESSED_TENSORS, MODELOPT_FORMATS
@@ -39,7 +38,7 @@ class Quantization:
     nearest: str | None = None
 
 
-def find_quantization(config: Mapping[str, Any], folder: Path | None = None) -> Quantization | None:
+def find_quantization(config: Mapping[str, object], folder: Path | None = None) -> Quantization | None:
     """How a configuration, or ModelOpt's file beside it, says that the weights are quantized; None where none does.
 
     Raises:
@@ -61,7 +60,7 @@ def find_quantization(config: Mapping[str, Any], folder: Path | None = None) -> 
     return _other(method, given)
 
 
-def config_dtype(config: Mapping[str, Any], quantization: Quantization | None) -> str:
+def config_dtype(config: Mapping[str, object], quantization: Quantization | None) -> str:
     """Number format of the weights that a configuration alone describes; bf16 where it does not say.
 
     Raises:
@@ -87,7 +86,7 @@ def _modelopt(algorithm: str) -> Quantization:
     return Quantization(method=f"{MODELOPT} {algorithm}", layout=layout, nearest=nearest)
 
 
-def _compressed(given: Mapping[str, Any]) -> Quantization:
+def _compressed(given: Mapping[str, object]) -> Quantization:
     name, bits = str(given.get("format")), _compressed_bits(given)
     layout = COMPRESSED_FORMATS.get(name)
     if layout == "w4a16" and bits not in (None, 4):
@@ -96,7 +95,7 @@ def _compressed(given: Mapping[str, Any]) -> Quantization:
     return Quantization(method=f"{COMPRESSED_TENSORS} {name}", layout=layout, nearest=nearest)
 
 
-def _compressed_bits(given: Mapping[str, Any]) -> int | None:
+def _compressed_bits(given: Mapping[str, object]) -> int | None:
     groups = given.get("config_groups")
     for group in groups.values() if isinstance(groups, Mapping) else ():
         weights = group.get("weights") if isinstance(group, Mapping) else None
@@ -106,7 +105,7 @@ def _compressed_bits(given: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _other(method: str, given: Mapping[str, Any]) -> Quantization:
+def _other(method: str, given: Mapping[str, object]) -> Quantization:
     bits = given.get("bits")
     if method == "bitsandbytes":
         bits = 8 if given.get("load_in_8bit") else 4

@@ -16,6 +16,8 @@ from minitron.runtime.hooks import Accumulator
 class FlapScorer:
     """||W_j||^2 * Var(X_j), the variance over all tokens; a head's score is the sum over its channels.
 
+    Of Mamba heads the root is kept of each channel, [H, P], whose L2 norm over some channels is a head's score.
+
     Source: arXiv 2312.11983; compared with the published score for hybrids in 2504.11409.
     """
 

@@ -8,7 +8,6 @@ Source: ggml-org/llama.cpp, src/llama-vocab.cpp, which quotes the expressions of
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from minitron.errors import MinitronError
 
@@ -56,7 +55,7 @@ KNOWN = (
 )
 
 
-def find_pre_tokenizer(declared: Any) -> Known | None:
+def find_pre_tokenizer(declared: object) -> Known | None:
     """The pre-tokenizer of a declaration; None where llama.cpp has no name that surely splits as it does.
 
     >>> find_pre_tokenizer({"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}).name
@@ -71,7 +70,7 @@ def known_pre_tokenizer(name: str) -> Known | None:
     return next((known for known in KNOWN if known.name == name), None)
 
 
-def refuse_unknown(declared: Any, folder: object) -> MinitronError:
+def refuse_unknown(declared: object, folder: object) -> MinitronError:
     """The error for a declaration that no name is known for."""
     names = ", ".join(known.name for known in KNOWN)
     shown = json.dumps(declared)
@@ -81,12 +80,12 @@ def refuse_unknown(declared: Any, folder: object) -> MinitronError:
     )
 
 
-def is_byte_level(declared: Any) -> bool:
+def is_byte_level(declared: object) -> bool:
     """Whether a declared pre-tokenizer turns bytes into characters of their own, as GPT-2's does."""
     return any(what == "bytes" for what, _ in _steps(declared))
 
 
-def _steps(declared: Any) -> Iterator[Step]:
+def _steps(declared: object) -> Iterator[Step]:
     if not isinstance(declared, dict):
         yield ("none", "")
         return
@@ -106,6 +105,6 @@ def _steps(declared: Any) -> Iterator[Step]:
         yield ("other", str(kind))
 
 
-def _isolates(declared: dict[str, Any]) -> bool:
+def _isolates(declared: dict[str, object]) -> bool:
     # Removing what is between the matches keeps them all where they cover the text, as these expressions do.
     return (declared.get("behavior"), bool(declared.get("invert"))) in (("Isolated", False), ("Removed", True))

@@ -15,7 +15,7 @@ TEMPLATE_FILE = "chat_template.jinja"
 SPECIAL = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "padding_token_id", "unk": "unknown_token_id"}
 
 
-def special_ids(settings: Mapping[str, Any], config: Config, ids: Mapping[str, int], folder: Path) -> dict[str, int]:
+def special_ids(settings: Mapping[str, object], config: Config, ids: Mapping[str, int], folder: Path) -> dict[str, int]:
     """Key -> id of the special tokens: those of the tokenizer, else those of the model's configuration.
 
     Raises:
@@ -36,7 +36,7 @@ def special_ids(settings: Mapping[str, Any], config: Config, ids: Mapping[str, i
     return found
 
 
-def text_ends(post_processor: Any, special: Mapping[str, int], folder: Path) -> tuple[bool, bool]:
+def text_ends(post_processor: object, special: Mapping[str, int], folder: Path) -> tuple[bool, bool]:
     """Whether the bos token is put before a text, and the eos token behind it.
 
     As for transformers 5.23, the template in `tokenizer.json` says so, whatever `add_bos_token` there is beside it.
@@ -57,7 +57,7 @@ def text_ends(post_processor: Any, special: Mapping[str, int], folder: Path) -> 
     return bool(ends[0]) and ends[0] == expected[0], bool(ends[1]) and ends[1] == expected[1]
 
 
-def chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+def chat_template(folder: Path, settings: Mapping[str, object]) -> str | None:
     """The chat template of a folder: its file, or the default one of the tokenizer's settings.
 
     Raises:
@@ -75,7 +75,7 @@ def chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _templates(post_processor: Any) -> Iterator[Mapping[str, Any]]:
+def _templates(post_processor: object) -> Iterator[Mapping[str, Any]]:
     if not isinstance(post_processor, dict):
         return
     if post_processor.get("type") == "TemplateProcessing":
@@ -84,11 +84,11 @@ def _templates(post_processor: Any) -> Iterator[Mapping[str, Any]]:
         yield from _templates(each)
 
 
-def _text(token: Any) -> str | None:
+def _text(token: object) -> str | None:
     found = token.get("content") if isinstance(token, dict) else token
     return found if isinstance(found, str) else None
 
 
-def _first(number: Any) -> int | None:
+def _first(number: object) -> int | None:
     found = number[0] if isinstance(number, list) and number else number
     return found if type(found) is int else None

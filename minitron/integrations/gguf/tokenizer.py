@@ -78,7 +78,7 @@ def read_tokenizer(folder: Path, config: Config, vocab_size: int, *, pre_tokeniz
         MinitronError: The tokenizer is no byte-level BPE, or splits text as no pre-tokenizer of llama.cpp is known to.
     """
     declared, loaded = _load(folder / TOKENIZER_FILE)
-    settings: dict[str, Any] = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).is_file() else {}
+    settings: Mapping[str, object] = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).is_file() else {}
     merges = _read_merges(declared, folder)
     pre = _name_pre_tokenizer(declared, folder, pre_tokenizer)
     ids = loaded.get_vocab()
@@ -105,10 +105,10 @@ def read_tokenizer(folder: Path, config: Config, vocab_size: int, *, pre_tokeniz
     )
 
 
-def _load(path: Path) -> tuple[dict[str, Any], Tokenizer]:
+def _load(path: Path) -> tuple[Mapping[str, Any], Tokenizer]:
     if not path.is_file():
         raise MinitronError(f"a checkpoint must hold {path.name} to be exported, {path.parent} has none")
-    declared: dict[str, Any] = read_json(path)
+    declared = read_json(path)
     try:
         return declared, Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare exceptions for a malformed file
@@ -156,7 +156,7 @@ def _pad(number: int, ids: Mapping[str, int]) -> str:
     return text
 
 
-def _warn_of_normalizer(normalizer: Any, folder: Path) -> None:
+def _warn_of_normalizer(normalizer: object, folder: Path) -> None:
     kind = normalizer.get("type") if isinstance(normalizer, dict) else None
     if kind is not None:
         logger.warning("%s: text is normalized (%s), which llama.cpp leaves out", folder, kind)

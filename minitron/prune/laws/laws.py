@@ -7,7 +7,6 @@ transformers' own modeling code. A wrong part, order, group or axis in a declara
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +58,7 @@ def tiny_like(shape: HybridShape, *, seed: int = 0) -> HybridShape:
     return tiny_shape(shape.model_type, short_pattern(shape.hybrid_override_pattern), seed=seed, like=shape)
 
 
-def check_laws(config: Mapping[str, Any], tiny: HybridShape, *, seed: int = 0) -> Iterator[Finding]:
+def check_laws(config: Mapping[str, object], tiny: HybridShape, *, seed: int = 0) -> Iterator[Finding]:
     """Holds the laws on a tiny random model of a configuration's class and settings.
 
     - counted: the parameters that the shape counts are those that transformers makes;

@@ -4,7 +4,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -95,7 +94,9 @@ def _zero_dims(tensor: torch.Tensor, spec: TensorSpec, shape: HybridShape, lost:
                 tensor.index_fill_(dim, torch.from_numpy(inside), -(spec.norm or 0.0))
 
 
-def _only_parts_of(parts: tuple[Any, ...], shape: HybridShape, axis: str, positions: Indices) -> Indices:
+def _only_parts_of(
+    parts: tuple[tuple[str | int, ...], ...], shape: HybridShape, axis: str, positions: Indices
+) -> Indices:
     """Of positions of a dim, those in parts that run over the axis: a part that does not is kept whole."""
     start, inside = 0, []
     for part in parts:
@@ -115,13 +116,16 @@ def _correct_norm(model: PreTrainedModel, spec: TensorSpec, shape: HybridShape, 
             left *= 1 - len(units) / shape.sizes[axis]
     if left == 1.0:
         return
-    norm: Any = model.get_submodule(in_memory.removesuffix(".weight"))
-    norm.weight.copy_((norm.weight + spec.norm) * left**0.5 - spec.norm)
+    norm = model.get_submodule(in_memory.removesuffix(".weight"))
+    weight_D = norm.get_parameter("weight")
+    weight_D.copy_((weight_D + spec.norm) * left**0.5 - spec.norm)
     name = next(name for name in EPS_NAMES if hasattr(norm, name))
     setattr(norm, name, getattr(norm, name) * left)
 
 
-def bypass(_block: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+def bypass(
+    _block: nn.Module, args: tuple[torch.Tensor, ...], kwargs: Mapping[str, torch.Tensor], output: object
+) -> object:
     """A forward hook by which a block gives what entered it, as a tensor or first in a tuple, as the block does."""
     stream = args[0] if args else kwargs["hidden_states"]
     return (stream, *output[1:]) if isinstance(output, tuple) else stream
@@ -129,18 +133,18 @@ def bypass(_block: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
 
 def _bar(block: nn.Module, spec: TensorSpec, experts: Indices, hooks: ExitStack) -> None:
     path, _, attribute = (spec.in_memory or spec.name).rpartition(".")
-    router: Any = block.get_submodule(path)
+    router = block.get_submodule(path)
     rows = torch.from_numpy(experts)
     if len(spec.dims) == 1:
         getattr(router, attribute).data[rows] = NEVER
         return
 
-    def before(module: Any, args: Any) -> None:
+    def before(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         x_ND = args[0].reshape(-1, args[0].shape[-1])
         # The weights with which every one of these tokens has the lowest logit. torch's default driver, gelsy, gives
         # another answer where channels are 0.
         wanted_N1 = torch.full((len(x_ND), 1), NEVER, dtype=x_ND.dtype)
         low_D = torch.linalg.lstsq(x_ND, wanted_N1, driver="gelsd").solution[:, 0]
-        module.weight.data[rows] = low_D
+        module.get_parameter("weight").data[rows] = low_D
 
     hooks.callback(router.register_forward_pre_hook(before).remove)
