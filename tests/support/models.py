@@ -104,7 +104,7 @@ def make_config(shape: HybridShape, **settings: Any) -> Any:
     blocks = {"num_hidden_layers": len(pattern), **switches, **block_lists(shape)}
     derived = {key: size(shape.sizes) for key, size in shape.family.derived.items()}
     if not shape.n_routed_experts:  # nor are experts that are not there
-        derived |= {key: 0 for key in shape.family.config_keys.get("n_routed_experts", ())}
+        derived |= dict.fromkeys(shape.family.config_keys.get("n_routed_experts", ()), 0)
     return AutoConfig.for_model(
         shape.model_type, **{**shape.config_sizes, **known, **blocks, **derived, **SPECIAL_TOKENS, **settings}
     )
