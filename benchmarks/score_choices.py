@@ -10,7 +10,6 @@ products to bf16 for teacher and student alike, on CPUs that have such products 
 
 import argparse
 import json
-import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +32,7 @@ from minitron.models.quotas import BlockQuotas
 from minitron.models.shape import HybridShape
 from minitron.pipeline.text import text_sources
 from minitron.prune.in_memory import prune_model
+from minitron.prune.laws.random_keep import smaller_sizes
 from minitron.prune.plan import PrunePlan
 from minitron.recipe.load import load_recipe
 from minitron.recipe.recipe import Recipe
@@ -66,14 +66,14 @@ def depth_settings(name: str, remove: int, samples: int) -> DepthSettings:
 
 
 def cuts(source: HybridShape, most: int) -> Iterator[tuple[str, str, HybridShape]]:
-    """(axis, label, target): the mildest cuts of each width axis, to sizes that its groups allow."""
+    """(axis, label, target): the mildest cuts of each width axis, to the nearest sizes that the family allows."""
     for axis, shares in SHARES.items():
         if not source.sizes.get(axis):
             continue
-        units = (source.family.axes[axis].grouped_by, source.family.multiples.get(axis))
-        unit = math.lcm(*(source.sizes[name] for name in units if name is not None))
+        possible = smaller_sizes(source, source.family.axes[axis])[::-1]  # of two as near, the larger
         for share in shares[:most]:
-            size = round(source.sizes[axis] * share / unit) * unit
+            wanted = source.sizes[axis] * share
+            size = min(possible, key=lambda each: abs(each - wanted))
             yield axis, f"{source.sizes[axis]} to {size}", source.resized(**{axis: size})
 
 

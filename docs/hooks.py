@@ -142,6 +142,7 @@ def api_page() -> str:
 
 def families_page() -> str:
     """Every model family: its blocks, axes and tensors, from its declarations."""
+    from minitron.integrations.gguf.families import FAMILIES as EXPORTED
     from minitron.models.families import FAMILIES
 
     lines = [
@@ -155,7 +156,9 @@ def families_page() -> str:
         "configuration's own name is taken, too.",
     ]
     for family in FAMILIES.values():
-        lines += ["", f"## {family.model_type}", "", *_axes_table(family), "", *_tensors_table(family)]
+        export = "writes" if family.model_type in EXPORTED else "does not write"
+        lines += ["", f"## {family.model_type}", "", *_axes_table(family), "", *_tensors_table(family), ""]
+        lines += [f"`minitron export` {export} it as a GGUF file."]
     return "\n".join(lines) + "\n"
 
 

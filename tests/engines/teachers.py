@@ -121,18 +121,24 @@ TEACHERS: Mapping[str, Teacher] = {
 }
 
 
-def shape_of(name: str) -> HybridShape:
-    """The shape of a teacher."""
-    teacher = TEACHERS[name]
+def shape_of(name: str, teacher: Teacher | None = None) -> HybridShape:
+    """The shape of a teacher; of another one of its family where that is given."""
+    teacher = teacher or TEACHERS[name]
     sizes: dict[str, Any] = {"tie_word_embeddings": 0, **teacher.sizes}
     return HybridShape(model_type=str(PUBLISHED[name]["model_type"]), hybrid_override_pattern=teacher.pattern, **sizes)
 
 
-def write_teacher_and_student(name: str, root: Path) -> dict[str, Path]:
-    """A teacher, and a student that is cut in depth and along every axis: what it is -> the checkpoint's folder."""
-    teacher = TEACHERS[name]
+def write_teacher_and_student(name: str, root: Path, teacher: Teacher | None = None) -> dict[str, Path]:
+    """A teacher, and a student that is cut in depth and along every axis: what it is -> the checkpoint's folder.
+
+    Args:
+        name: The family, whose teacher above is taken where no other one is given.
+        root: Where the folders go.
+        teacher: Another teacher of the family.
+    """
+    teacher = teacher or TEACHERS[name]
     config = {**PUBLISHED[name], **teacher.says}
-    folder = write_teacher(root / "teacher", config, shape_of(name), embeddings=teacher.embeddings)
+    folder = write_teacher(root / "teacher", config, shape_of(name, teacher), embeddings=teacher.embeddings)
     source = open_checkpoint(folder)
     return {"teacher": folder, "student": _prune(source, root / "student", teacher)}
 

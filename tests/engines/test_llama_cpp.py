@@ -103,10 +103,17 @@ def largest_difference(ours: Sequence[Answer], theirs: Sequence[Answer]) -> floa
     )
 
 
-def assert_same(llama_cpp: LlamaCpp, folder: Path, model: Path, prompts: Sequence[Sequence[int]] = (PROMPT,)) -> None:
+def assert_same(
+    llama_cpp: LlamaCpp,
+    folder: Path,
+    model: Path,
+    prompts: Sequence[Sequence[int]] = (PROMPT,),
+    *,
+    tolerance: float = FP32_TOLERANCE,
+) -> None:
     ours, (theirs, _) = ask_transformers(folder, prompts), llama_cpp.ask(model, prompts)
     assert [answer.tokens for answer in theirs] == [answer.tokens for answer in ours]
-    assert largest_difference(ours, theirs) < FP32_TOLERANCE
+    assert largest_difference(ours, theirs) < tolerance
 
 
 def read_prompts() -> list[list[int]]:

@@ -14,14 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.cli.main import main
-from minitron.models.shape import HybridShape
 from minitron.pipeline import pruning
-from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.runner import run_pipeline
 from minitron.pipeline.stage_list import STAGE_NAMES as ALL_STAGES
 from minitron.recipe.load import load_recipe
 from minitron.recipe.recipe import Recipe
-from minitron.report.tables import candidates_table
 from minitron.runtime.loading import count_params
 from tests.pipeline.conftest import WholeRun
 from tests.support.models import make_dense_shape, make_moe_shape
@@ -95,32 +92,6 @@ def test_two_runs_of_one_seed_agree(tmp_path: Path, recipe_path: Path, whole_run
     folders = (whole_run.folder, tmp_path / "other")
     weights = [(folder / "distill" / "checkpoint" / "model.safetensors").read_bytes() for folder in folders]
     assert weights[0] == weights[1]
-
-
-@pytest.mark.parametrize(
-    ("shape", "sizes"),
-    [
-        (
-            make_moe_shape(moe_latent_size=9),
-            {"hidden_size": [16], "n_routed_experts": [9, 6], "moe_intermediate_size": [8], "mamba_num_heads": [6, 4]},
-        ),
-        (make_dense_shape("llama"), {"hidden_size": [18, 12], "intermediate_size": [20], "num_attention_heads": [3]}),
-        (make_dense_shape("qwen3", tie_word_embeddings=1), {"num_hidden_layers": [2], "hidden_size": [17]}),
-    ],
-    ids=["experts", "llama", "qwen3 tied"],
-)
-def test_every_family_goes_through_the_whole_pipeline(
-    tmp_path: Path, shape: HybridShape, sizes: dict[str, list[int]]
-) -> None:
-    recipe = load_recipe(write_tiny_recipe(tmp_path, shape, sizes))
-    outcomes(recipe, tmp_path / "run")
-    student = tmp_path / "run" / "distill" / "checkpoint"
-    model, info = AutoModelForCausalLM.from_pretrained(student, output_loading_info=True)
-    assert not any(names for names in info.values())
-    chosen = json.loads((tmp_path / "run" / "search" / "candidates.json").read_text())["candidates"][0]
-    assert count_params(model) == open_checkpoint(student).params == chosen["params"] < shape.params
-    titles = [column.header for column in candidates_table(RunFolder(tmp_path / "run").read_candidates()).columns]
-    assert ("Mamba heads" in titles) == bool(shape.mamba_num_heads)
 
 
 def test_an_axis_that_the_teacher_does_not_have_is_refused(tmp_path: Path) -> None:

@@ -102,8 +102,11 @@ def make_config(shape: HybridShape, **settings: Any) -> Any:
     # A switch that is off is no size of the shape, and some families take it to be on where nothing is said.
     switches = {key: bool(shape.sizes[key]) for key in shape.family.switches}
     blocks = {"num_hidden_layers": len(pattern), **switches, **block_lists(shape)}
+    derived = {key: size(shape.sizes) for key, size in shape.family.derived.items()}
+    if not shape.n_routed_experts:  # nor are experts that are not there
+        derived |= dict.fromkeys(shape.family.config_keys.get("n_routed_experts", ()), 0)
     return AutoConfig.for_model(
-        shape.model_type, **{**shape.config_sizes, **known, **blocks, **SPECIAL_TOKENS, **settings}
+        shape.model_type, **{**shape.config_sizes, **known, **blocks, **derived, **SPECIAL_TOKENS, **settings}
     )
 
 

@@ -37,6 +37,20 @@ def heads_fill_hidden(families: tuple[str, ...], source: str) -> ShapeRule:
     )
 
 
+def mamba_is_twice_hidden(families: tuple[str, ...], source: str) -> ShapeRule:
+    """Mamba heads times channels must be twice the hidden size, as the reader takes them to be."""
+    return ShapeRule(
+        key="mamba_num_heads",
+        kinds="H",
+        families=families,
+        holds=lambda _, sizes, __: sizes["mamba_num_heads"] * sizes["mamba_head_dim"] == 2 * sizes["hidden_size"],
+        states=lambda sizes, _: (
+            f"make twice hidden_size={sizes['hidden_size']} with mamba_head_dim={sizes['mamba_head_dim']}"
+        ),
+        source=source,
+    )
+
+
 def heads_divide_hidden(families: tuple[str, ...], source: str) -> ShapeRule:
     """The hidden size must be a multiple of the number of heads, whatever head_dim says."""
     return ShapeRule(

@@ -12,6 +12,7 @@ from minitron.estimate.serving.family_rules import (
     heads_divide_hidden,
     heads_fill_hidden,
     lacks,
+    mamba_is_twice_hidden,
     refuses,
 )
 from minitron.estimate.serving.reader_names import ReaderName
@@ -111,6 +112,8 @@ SHAPE_RULES: Mapping[ReaderName, tuple[ShapeRule, ...]] = {
         lacks_blocks("-E", "MLP blocks beside blocks of experts", f"{LLAMACPP}, conversion/nemotron.py"),
         multiple_of("vocab_size", 8, "M-*E", f"{LLAMACPP}, conversion/nemotron.py"),
         heads_fill_hidden(("granitemoehybrid",), f"{LLAMACPP}, conversion/granite.py"),
+        heads_fill_hidden(("qwen2",), f"{LLAMACPP}, src/models/qwen2.cpp"),
+        mamba_is_twice_hidden(("granitemoehybrid",), f"{LLAMACPP}, src/models/granite-hybrid.cpp"),
         lacks(
             ("mistral",),
             "S",

@@ -1,11 +1,23 @@
 """Model families that are exported, by `model_type`. Adding one is a file of declarations and a line here."""
 
 from minitron.errors import MinitronError
-from minitron.integrations.gguf.dense import LLAMA, QWEN3
+from minitron.integrations.gguf.dense import LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3
 from minitron.integrations.gguf.family import GgufFamily
+from minitron.integrations.gguf.granite import BAMBA, GRANITEMOEHYBRID
 from minitron.integrations.gguf.nemotron_h import NEMOTRON_H
+from minitron.integrations.gguf.qwen_moe import QWEN3_MOE
 
-FAMILIES = {"nemotron_h": NEMOTRON_H, "llama": LLAMA, "qwen3": QWEN3}
+FAMILIES = {
+    "nemotron_h": NEMOTRON_H,
+    "llama": LLAMA,
+    "mistral": MISTRAL,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "smollm3": SMOLLM3,
+    "granitemoehybrid": GRANITEMOEHYBRID,
+    "bamba": BAMBA,
+    "qwen3_moe": QWEN3_MOE,
+}
 
 
 def gguf_family(model_type: str) -> GgufFamily:

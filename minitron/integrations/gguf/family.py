@@ -24,6 +24,7 @@ class Rule:
 
     Attributes:
         name: Its name in the file; inside a block without the block's prefix.
+        second: Where its rows are two tensors in the file, one after the other: the name of the second.
         shape: How the same numbers are dimensioned: `squeezed` without a middle dim of 1, as a `column`, or in `groups`
             of the Mamba mixer; as they are when None.
         values: What is done to them: `minus_exp`, or `paired`, the rows of each attention head reordered from the
@@ -32,6 +33,7 @@ class Rule:
     """
 
     name: str
+    second: str | None = None
     shape: Literal["squeezed", "column", "groups"] | None = None
     values: Literal["minus_exp", "paired"] | None = None
     fp32: bool = False
@@ -45,16 +47,25 @@ class GgufFamily:
         architecture: llama.cpp's name of a model's architecture.
         keys: Its metadata, named without the architecture's prefix.
         rules: Tensor outside the blocks, or name inside a block -> its rule.
+        rules_without_experts: The rules that are others in a model without routed experts.
         only_values: Configuration key -> the values that llama.cpp computes with, the one of a key that is left out
             first.
+        rotated: How many of a head's channels rotary positions turn.
         rope_factors: Divisors [head_dim / 2] of the rotary frequencies, where a model has a table of them.
     """
 
     architecture: Callable[[HybridShape], str]
     keys: Callable[[HybridShape, Config], dict[str, Value]]
     rules: Mapping[str, Rule]
+    rules_without_experts: Mapping[str, Rule] = field(default_factory=dict)
     only_values: Mapping[str, tuple[JsonValue, ...]] = field(default_factory=dict)
+    rotated: Callable[[HybridShape, Config], int] = lambda shape, config: shape.head_dim
     rope_factors: Callable[[HybridShape, Config], Fp32 | None] = lambda shape, config: None
+
+    def rule(self, name: str, shape: HybridShape) -> Rule:
+        """The rule of a tensor, by its name outside or inside the blocks."""
+        found = None if shape.n_routed_experts else self.rules_without_experts.get(name)
+        return found or self.rules[name]
 
 
 def read_number(config: Config, key: str, default: float) -> float:

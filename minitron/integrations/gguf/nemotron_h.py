@@ -53,11 +53,7 @@ def keys(shape: HybridShape, config: Config) -> dict[str, Value]:
         "attention.layer_norm_rms_epsilon": epsilon,
         "rope.dimension_count": shape.head_dim,
         "rope.scaling.finetuned": False,
-        "ssm.conv_kernel": shape.conv_kernel,
-        "ssm.state_size": shape.ssm_state_size,
-        "ssm.group_count": shape.n_groups,
-        "ssm.inner_size": shape.mamba_num_heads * shape.mamba_head_dim,
-        "ssm.time_step_rank": shape.mamba_num_heads,
+        **mixers.mamba2_keys(shape),
     }
     return found | (_expert_keys(shape, config) if shape.count("E") else {})
 
@@ -82,14 +78,7 @@ def _expert_keys(shape: HybridShape, config: Config) -> dict[str, Value]:
 RULES = {
     **mixers.outside_blocks(FAMILIES["nemotron_h"]),
     "norm.weight": Rule(name="attn_norm.weight"),
-    "mixer.in_proj.weight": Rule(name="ssm_in.weight"),
-    "mixer.conv1d.weight": Rule(name="ssm_conv1d.weight", shape="squeezed", fp32=True),
-    "mixer.conv1d.bias": Rule(name="ssm_conv1d.bias"),
-    "mixer.A_log": Rule(name="ssm_a", shape="column", values="minus_exp", fp32=True),
-    "mixer.D": Rule(name="ssm_d", shape="column", fp32=True),
-    "mixer.dt_bias": Rule(name="ssm_dt.bias"),
-    "mixer.norm.weight": Rule(name="ssm_norm.weight", shape="groups", fp32=True),
-    "mixer.out_proj.weight": Rule(name="ssm_out.weight"),
+    **mixers.mamba2("mixer"),
     **mixers.feed_forward("mixer"),
     **mixers.attention("mixer"),
     "mixer.gate.weight": Rule(name="ffn_gate_inp.weight", fp32=True),

@@ -19,12 +19,16 @@ YARN_BEYOND = ("attention_factor", "mscale", "mscale_all_dim", "truncate")
 DEFAULT_THETA = 10000.0
 
 
-def rope_keys(config: Config, *, tables: bool) -> dict[str, Value]:
+def rope_keys(
+    config: Config, *, tables: bool = False, theta: float = DEFAULT_THETA, partial: bool = False
+) -> dict[str, Value]:
     """The keys of a configuration's rotary positions.
 
     Args:
         config: The configuration.
         tables: Whether llama.cpp reads a table of divisors for this architecture.
+        theta: What transformers takes where none is given.
+        partial: Whether they may turn a part of each head's channels.
 
     Raises:
         MinitronError: The kind, or a setting of it, is one that llama.cpp does not compute.
@@ -34,17 +38,22 @@ def rope_keys(config: Config, *, tables: bool) -> dict[str, Value]:
     if kind not in KINDS or (kind == "llama3" and not tables):
         known = ", ".join(each for each in KINDS if tables or each != "llama3")
         raise MinitronError(f"rope_type in config.json must be one of {known} for llama.cpp, got {kind!r}")
-    if read_number(settings, "partial_rotary_factor", 1.0) != 1.0:
+    if not partial and read_number(settings, "partial_rotary_factor", 1.0) != 1.0:
         raise MinitronError(
             "partial_rotary_factor in config.json must be 1 to be exported, "
             f"got {json.dumps(settings['partial_rotary_factor'])}"
         )
-    found: dict[str, Value] = {"rope.freq_base": float(read_number(settings, "rope_theta", DEFAULT_THETA))}
+    found: dict[str, Value] = {"rope.freq_base": float(read_number(settings, "rope_theta", theta))}
     if kind in ("linear", "yarn"):
         found |= {"rope.scaling.type": kind, "rope.scaling.factor": _needed(settings, "factor")}
     if kind == "yarn":
         found |= _yarn_keys(config, settings)
     return found
+
+
+def read_partial_factor(config: Config, default: float) -> float:
+    """The share of a head's channels that are turned."""
+    return float(read_number(_settings(config), "partial_rotary_factor", default))
 
 
 def llama3_factors(shape: HybridShape, config: Config) -> Fp32 | None:

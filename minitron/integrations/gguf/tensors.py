@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class GgufTensor:
         shape: Its shape, outermost dim first.
         sources: The stored tensors that it is made of, one after the other.
         paired: Rows of an attention head, where each is reordered as its rule says; 0 where none is.
+        rotated: How many of these rows are, the first ones.
         minus_exp: Whether -exp of the stored numbers is written.
         values: The numbers themselves, where they are not stored.
     """
@@ -47,6 +48,7 @@ class GgufTensor:
     shape: tuple[int, ...]
     sources: tuple[StoredTensor, ...] = ()
     paired: int = 0
+    rotated: int = 0
     minus_exp: bool = False
     values: Fp32 | None = field(default=None, compare=False)
 
@@ -78,7 +80,8 @@ def plan_tensors(checkpoint: Checkpoint, family: GgufFamily, dtype: str | None) 
     declared: list[tuple[int | None, TensorSpec]] = [(None, spec) for spec in shape.family.tensors_outside(shape.sizes)]
     for layer, kind in enumerate(shape.hybrid_override_pattern):
         declared += [(layer, spec) for spec in shape.family.tensors_of(kind, shape.sizes)]
-    planned = [_plan(checkpoint, layer, spec, family.rules[spec.name], asked) for layer, spec in declared]
+    plan = _Plan(checkpoint=checkpoint, family=family, asked=asked)
+    planned = [tensor for layer, spec in declared for tensor in plan.tensors_of(layer, spec)]
     factors = family.rope_factors(shape, checkpoint.config)
     if factors is not None:
         planned.append(GgufTensor(name="rope_freqs.weight", type="F32", shape=factors.shape, values=factors))
@@ -137,27 +140,50 @@ def encode(rows: Fp32, tensor: GgufTensor) -> npt.NDArray[Any]:
     return quantized
 
 
-def _plan(checkpoint: Checkpoint, layer: int | None, spec: TensorSpec, rule: Rule, asked: str | None) -> GgufTensor:
-    shape = checkpoint.shape
-    prefix = "" if layer is None else shape.family.block_prefix.format(layer=layer)
-    sources = tuple(checkpoint.stored(prefix + name) for name in entry_names(spec, shape.sizes))
-    for stored in sources:
-        if stored.dtype not in FLOAT_VIEWS:
-            raise CheckpointError(
-                f"a tensor must be one of {', '.join(FLOAT_VIEWS)} to be exported, {prefix}{spec.name} in "
-                f"{stored.file} is {stored.dtype}"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What every tensor of a file is planned from; `asked` is a type."""
+
+    checkpoint: Checkpoint
+    family: GgufFamily
+    asked: str | None
+
+    def tensors_of(self, layer: int | None, spec: TensorSpec) -> Iterator[GgufTensor]:
+        """What a declared tensor becomes."""
+        shape = self.checkpoint.shape
+        prefix = "" if layer is None else shape.family.block_prefix.format(layer=layer)
+        rule = self.family.rule(spec.name, shape)
+        stored = [self.checkpoint.stored(prefix + name) for name in entry_names(spec, shape.sizes)]
+        for each in stored:
+            if each.dtype not in FLOAT_VIEWS:
+                raise CheckpointError(
+                    f"a tensor must be one of {', '.join(FLOAT_VIEWS)} to be exported, {prefix}{spec.name} in "
+                    f"{each.file} is {each.dtype}"
+                )
+        if spec.stacked is not None and spec.is_whole:
+            stored = _cut(stored[0], stored[0].shape[0], stored[0].shape[1:])
+        halves = 1 if rule.second is None else 2
+        entries = [_cut(each, halves, (each.shape[0] // halves, *each.shape[1:])) for each in stored]
+        for name, sources in zip((rule.name, rule.second), zip(*entries, strict=True), strict=False):
+            assert name is not None
+            dims = _dims(sources[0].shape, rule, shape.n_groups)
+            if spec.stacked is not None:
+                dims = (len(sources), *dims)
+            yield GgufTensor(
+                name=name if layer is None else f"blk.{layer}.{name}",
+                type=_type(dims, rule, sources[0].dtype, self.asked),
+                shape=dims,
+                sources=sources,
+                paired=shape.head_dim if rule.values == "paired" else 0,
+                rotated=self.family.rotated(shape, self.checkpoint.config) if rule.values == "paired" else 0,
+                minus_exp=rule.values == "minus_exp",
             )
-    dims = _dims(sources[0].shape, rule, shape.n_groups)
-    if spec.stacked is not None:
-        dims = (len(sources), *dims)
-    return GgufTensor(
-        name=rule.name if layer is None else f"blk.{layer}.{rule.name}",
-        type=_type(dims, rule, sources[0].dtype, asked),
-        shape=dims,
-        sources=sources,
-        paired=shape.head_dim if rule.values == "paired" else 0,
-        minus_exp=rule.values == "minus_exp",
-    )
+
+
+def _cut(stored: StoredTensor, parts: int, shape: tuple[int, ...]) -> list[StoredTensor]:
+    """A stored tensor's numbers in equal runs, each of a shape."""
+    nbytes = stored.nbytes // parts
+    return [replace(stored, shape=shape, start=stored.start + part * nbytes) for part in range(parts)]
 
 
 def _dims(stored: tuple[int, ...], rule: Rule, n_groups: int) -> tuple[int, ...]:
@@ -183,7 +209,9 @@ def _changed(rows: Fp32, tensor: GgufTensor) -> Fp32:
     if tensor.minus_exp:
         return -np.exp(rows)
     if tensor.paired:
-        # [heads, halves, head_dim / 2, columns]: row i of the first half comes before row i of the second.
-        halves = rows.reshape(-1, 2, tensor.paired // 2, *rows.shape[1:])
-        return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+        heads = rows.reshape(-1, tensor.paired, *rows.shape[1:])
+        # [heads, halves, rotated / 2, columns]: row i of the first half comes before row i of the second.
+        halves = heads[:, : tensor.rotated].reshape(len(heads), 2, tensor.rotated // 2, *rows.shape[1:])
+        turned = halves.swapaxes(1, 2).reshape(len(heads), tensor.rotated, *rows.shape[1:])
+        return np.concatenate([turned, heads[:, tensor.rotated :]], axis=1).reshape(rows.shape)
     return rows

@@ -70,8 +70,8 @@ def test_mistral_without_a_window_is_taken_as_llama_is(reader: str) -> None:
 @pytest.mark.parametrize(
     ("name", "sizes", "refusing"),
     [
-        ("qwen2", {"hidden_size": 3072}, ["vllm", "mlx"]),
-        ("qwen2", {"num_attention_heads": 24}, ["vllm", "mlx"]),
+        ("qwen2", {"hidden_size": 3072}, ["vllm", "llamacpp", "mlx"]),
+        ("qwen2", {"num_attention_heads": 24}, ["vllm", "llamacpp", "mlx"]),
         ("qwen2", {"hidden_size": 3072, "num_attention_heads": 24}, []),
         ("granitemoehybrid", {"num_attention_heads": 16}, ["vllm", "sglang", "llamacpp", "mlx"]),
         ("granitemoehybrid", {"hidden_size": 2048, "mamba_num_heads": 64}, ["vllm", "sglang", "llamacpp", "mlx"]),
@@ -92,6 +92,13 @@ def test_heads_fall_with_the_hidden_size_where_a_reader_takes_their_channels_fro
     known = [reader for reader in ALL if name in LOOKED_AT[reader]]  # type: ignore[index]
     assert [reader for reader in known if "num_attention_heads" in refused(config, shape, reader)] == refusing
     assert [reader for reader in known if refused(config, shape, reader)] == refusing
+
+
+def test_mamba_falls_with_the_hidden_size_for_llama_cpp() -> None:
+    heads = {"hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 4}
+    for mamba, refusing in (({}, ["llamacpp"]), ({"mamba_num_heads": 64}, [])):
+        config, shape = cut("granitemoehybrid", **heads, **mamba)
+        assert [reader for reader in ALL if "mamba_num_heads" in refused(config, shape, reader)] == refusing
 
 
 def test_a_search_leaves_out_what_a_reader_would_read_otherwise() -> None:
