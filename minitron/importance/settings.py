@@ -31,10 +31,11 @@ SCORED_AXES = (
 class WidthSettings(Settings):
     """Which scorer ranks the units of each axis: activation (as published), flap or output_energy; null: none.
 
-    The defaults are what won over the quickstart's teacher and SmolLM2: docs/decisions/0026-scores-of-real-models.md.
+    The defaults are what won over the quickstart's teacher, SmolLM2 and Gemma-3-270M:
+    docs/decisions/0026-scores-of-real-models.md.
     """
 
-    hidden_size: WidthScorer | None = Field(default="flap", description="Channels of the residual stream.")
+    hidden_size: WidthScorer | None = Field(default="output_energy", description="Channels of the residual stream.")
     intermediate_size: WidthScorer | None = Field(default="output_energy", description="FFN neurons.")
     mamba: WidthScorer | None = Field(default="flap", description="Mamba heads, and the channels of a head.")
     num_attention_heads: WidthScorer | None = Field(

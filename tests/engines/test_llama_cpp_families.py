@@ -8,10 +8,13 @@ import pytest
 from transformers import AutoTokenizer
 
 import minitron
+from minitron.errors import MinitronError
+from minitron.integrations.gguf import families
+from minitron.integrations.gguf.family import GgufFamily, Rule
 from tests.engines.reference import PROMPTS, TOLERANCE
 from tests.engines.run_llama_cpp import NEEDS_LLAMA_CPP, LlamaCpp, start_llama_cpp
 from tests.engines.teachers import EXPERTS, FEWER_EXPERTS, NARROW, TEACHERS, Teacher, write_teacher_and_student
-from tests.engines.test_llama_cpp import TEXTS, assert_same
+from tests.engines.test_llama_cpp import PROMPT, TEXTS, ask_transformers, assert_same, largest_difference
 
 pytestmark = NEEDS_LLAMA_CPP
 
@@ -68,3 +71,48 @@ def test_teacher_and_student_give_the_tokens_and_probabilities_of_transformers(
         tokenizer = AutoTokenizer.from_pretrained(folder)
         _, ids = llama_cpp.ask(model, texts=TEXTS)
         assert ids == [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
+
+
+def difference(llama_cpp: LlamaCpp, folder: Path, output: Path) -> float:
+    """How far llama.cpp's log-probabilities are from those of transformers."""
+    model = minitron.export(folder, output=output, dtype="f32").output
+    return largest_difference(ask_transformers(folder, [PROMPT]), llama_cpp.ask(model, [PROMPT])[0])
+
+
+def heads_turned_whole(family: GgufFamily) -> GgufFamily:
+    return replace(family, rotated=lambda shape, _: shape.head_dim)
+
+
+def halves_exchanged(family: GgufFamily) -> GgufFamily:
+    rule = family.rules["shared_mlp.input_linear.weight"]
+    swapped = replace(rule, name="ffn_up_shexp.weight", second="ffn_gate_shexp.weight")
+    return replace(family, rules={**family.rules, "shared_mlp.input_linear.weight": swapped})
+
+
+def biases_of_others(family: GgufFamily) -> GgufFamily:
+    rules = {"self_attn.q_proj.bias": Rule(name="attn_q.bias", values="paired")}
+    return replace(family, rules={**family.rules, **rules})
+
+
+WRONG = {"bamba": heads_turned_whole, "granitemoehybrid": halves_exchanged, "qwen2": biases_of_others}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_rule_is_noticed(
+    llama_cpp: LlamaCpp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setitem(families.FAMILIES, what, WRONG[what](families.FAMILIES[what]))
+    folder = write_teacher_and_student(what, tmp_path)["student"]
+    assert difference(llama_cpp, folder, tmp_path / "model.gguf") > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize(("what", "architecture"), [("mistral", "llama"), ("smollm3", "smollm3")])
+def test_what_is_refused_llama_cpp_computes_otherwise(
+    llama_cpp: LlamaCpp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, architecture: str
+) -> None:
+    folder = write_teacher_and_student(what, tmp_path)["teacher"]
+    with pytest.raises(MinitronError, match="for llama.cpp"):
+        minitron.export(folder, output=tmp_path / "model.gguf")
+    taken = replace(families.FAMILIES[what], architecture=lambda _: architecture)
+    monkeypatch.setitem(families.FAMILIES, what, taken)
+    assert difference(llama_cpp, folder, tmp_path / "model.gguf") > 100 * TOLERANCE

@@ -6,6 +6,9 @@ Source of keys and orders: ggml-org/llama.cpp, src/models/granite-hybrid.cpp and
 gguf/constants.py.
 """
 
+from collections.abc import Mapping
+
+from minitron.artifacts.json_files import JsonValue
 from minitron.errors import MinitronError
 from minitron.integrations.gguf import mixers
 from minitron.integrations.gguf.family import Config, GgufFamily, Rule, Value, read_number
@@ -101,9 +104,9 @@ LAYER = {
     **mixers.attention("self_attn", paired=True),
 }
 SHARED, MOE = "shared_mlp", "block_sparse_moe"
-ONLY_VALUES = {
+ONLY_VALUES: Mapping[str, tuple[JsonValue, ...]] = {
     "hidden_act": ("silu",),
-    "time_step_limit": ([0.0, {"__float__": "Infinity"}], [0.0, float("inf")]),
+    "time_step_limit": mixers.UNLIMITED_STEPS,
 }
 GRANITEMOEHYBRID = GgufFamily(
     architecture=architecture,

@@ -2,9 +2,13 @@
 
 from dataclasses import replace
 
+from minitron.artifacts.json_files import JsonValue
 from minitron.integrations.gguf.family import Rule, Value
 from minitron.models.families.family import Family
 from minitron.models.shape import HybridShape
+
+# What `time_step_limit` may be: llama.cpp limits no time steps.
+UNLIMITED_STEPS: tuple[JsonValue, ...] = ([0.0, {"__float__": "Infinity"}], [0.0, float("inf")])
 
 
 def outside_blocks(family: Family) -> dict[str, Rule]:

@@ -95,6 +95,6 @@ NEMOTRON_H = GgufFamily(
     only_values={
         "mlp_hidden_act": ("relu2",),
         "mamba_hidden_act": ("silu",),
-        "time_step_limit": ([0.0, {"__float__": "Infinity"}], [0.0, float("inf")]),
+        "time_step_limit": mixers.UNLIMITED_STEPS,
     },
 )
