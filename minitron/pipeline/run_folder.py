@@ -32,6 +32,11 @@ class RunFolder:
         return self.path / name
 
     @property
+    def cut_teacher(self) -> Path:
+        """Checkpoint that `vocabulary` writes."""
+        return self.path / "vocabulary" / CHECKPOINT_FOLDER
+
+    @property
     def corrected_teacher(self) -> Path:
         """Checkpoint that `correct` writes."""
         return self.path / "correct" / TRAINED_FOLDER / CHECKPOINT_FOLDER
