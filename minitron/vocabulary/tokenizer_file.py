@@ -97,32 +97,41 @@ def read_tokenizer_file(folder: Path) -> TokenizerFile:
             f"a vocabulary is cut by {TOKENIZER_FILE}, {folder} has none; save its tokenizer by transformers"
         )
     try:
-        content: Mapping[str, Any] = read_json(path)
-        model = content["model"]
-        _require_kind(model, path)
-        vocabulary = model["vocab"]
+        content = read_json(path)
+    except ArtifactError as error:
+        raise CheckpointError(f"a tokenizer's file must be JSON: {error}") from error
+    return parse_tokenizer_file(content, path)
+
+
+def parse_tokenizer_file(content: Mapping[str, Any], where: object) -> TokenizerFile:
+    """The content of a `tokenizer.json`.
+
+    Raises:
+        CheckpointError: It is malformed, or of a kind whose vocabulary cannot be cut exactly; the message says where.
+    """
+    try:
+        _require_kind(content["model"], where)
+        vocabulary = content["model"]["vocab"]
         ids = (
             {token: int(number) for token, number in vocabulary.items()}
             if isinstance(vocabulary, dict)
             else {piece[0]: number for number, piece in enumerate(vocabulary)}
         )
         added = {token["content"]: int(token["id"]) for token in content.get("added_tokens") or ()}
-    except (ArtifactError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"a tokenizer's file must list its tokens, {path} does not: {error}") from error
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise CheckpointError(f"a tokenizer's file must list its tokens, {where} does not: {error}") from error
     return TokenizerFile(content=content, ids=ids, added=added)
 
 
-def _require_kind(model: Mapping[str, Any], path: Path) -> None:
+def _require_kind(model: Mapping[str, Any], where: object) -> None:
     kind = model["type"]
     if kind not in KINDS:
-        raise CheckpointError(f"a vocabulary is cut of a tokenizer of {', '.join(KINDS)}, {path} is one of {kind}")
+        raise CheckpointError(f"a vocabulary is cut of a tokenizer of {', '.join(KINDS)}, {where} is one of {kind}")
     if kind == "BPE":
         for setting in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
             if model.get(setting):
                 raise CheckpointError(
-                    f"a vocabulary is cut of BPE without {setting}, {path} has {model[setting]!r}; there pieces do not "
+                    f"a vocabulary is cut of BPE without {setting}, {where} has {model[setting]!r}; there pieces do not "
                     "follow from the merges alone"
                 )
 
