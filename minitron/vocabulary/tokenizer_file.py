@@ -131,8 +131,8 @@ def _require_kind(model: Mapping[str, Any], where: object) -> None:
         for setting in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
             if model.get(setting):
                 raise CheckpointError(
-                    f"a vocabulary is cut of BPE without {setting}, {where} has {model[setting]!r}; there pieces do not "
-                    "follow from the merges alone"
+                    f"a vocabulary is cut of BPE without {setting}, {where} has {model[setting]!r}; pieces do not "
+                    "follow from the merges alone there"
                 )
 
 

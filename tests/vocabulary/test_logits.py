@@ -34,7 +34,9 @@ SHAPES = {
     "gemma3, tied": make_dense_shape(
         "gemma3_text", hybrid_override_pattern="SST", sliding_window=5, tie_word_embeddings=1
     ),
-    "granite": make_dense_shape("granitemoehybrid", hybrid_override_pattern="TTT"),
+    "granite": make_dense_shape(
+        "granitemoehybrid", hidden_size=64, moe_shared_expert_intermediate_size=37, intermediate_size=0
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Text of the kept vocabulary gives the same pieces, other text falls apart into kept ones: for every kind of tokenizer."""
+"""Text of the kept vocabulary gives the same pieces, other text falls apart, for every kind of tokenizer."""
 
 import functools
 import json
