@@ -27,7 +27,7 @@ from minitron.checkpoints.weights import copy_files
 from minitron.data.documents import read_documents
 from minitron.data.sources import TextSource
 from minitron.models.axes import Indices
-from minitron.pipeline.vocabulary import vocabulary_plan
+from minitron.pipeline.vocabulary.cut import vocabulary_plan
 from minitron.runtime.loading import load_model, load_tokenizer
 from minitron.runtime.vocabulary import restrict_vocabulary
 from minitron.vocabulary.counting import TokenCounts, count_tokens, template_ids

@@ -20,7 +20,7 @@ from minitron.pipeline import fingerprints
 from minitron.pipeline.context import Execution
 from minitron.pipeline.pruning import Cut, prune_to
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, SCORES_FILE
-from minitron.pipeline.vocabulary import cut_vocabulary
+from minitron.pipeline.vocabulary.cut import cut_vocabulary
 from minitron.recipe.load import make_section
 from minitron.recipe.prune import PruneSection
 from minitron.runtime.loading import check_device

@@ -13,7 +13,7 @@ from minitron.checkpoints.checkpoint import VOCABULARY_FILE, checkpoint_hashes, 
 from minitron.checkpoints.hub import find_checkpoint
 from minitron.pipeline import fingerprints
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER
-from minitron.pipeline.vocabulary import cut_vocabulary as write_cut
+from minitron.pipeline.vocabulary.cut import cut_vocabulary as write_cut
 from minitron.recipe.load import make_section
 from minitron.recipe.prune import VocabularySection
 from minitron.vocabulary.record import VocabularyRecord

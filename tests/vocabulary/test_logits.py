@@ -1,5 +1,6 @@
 """For kept tokens the logits are the teacher's slice, bit for bit, in every family, whatever else is cut."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from minitron.errors import MinitronError
 from minitron.models.axes import VOCABULARY, Indices
 from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
-from minitron.pipeline.vocabulary import vocabulary_plan
+from minitron.pipeline.vocabulary.cut import vocabulary_plan
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.in_memory import prune_model
+from minitron.prune.laws.tiny_shape import tiny_shape
 from minitron.prune.plan import PrunePlan, load_plan, save_plan
 from minitron.runtime.loading import load_model
 from minitron.runtime.vocabulary import restrict_vocabulary
@@ -34,9 +36,7 @@ SHAPES = {
     "gemma3, tied": make_dense_shape(
         "gemma3_text", hybrid_override_pattern="SST", sliding_window=5, tie_word_embeddings=1
     ),
-    "granite": make_dense_shape(
-        "granitemoehybrid", hidden_size=64, moe_shared_expert_intermediate_size=37, intermediate_size=0
-    ),
+    "granite": replace(tiny_shape("granitemoehybrid", "HT"), vocab_size=271),
 }
 
 

@@ -6,7 +6,7 @@ from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER
 from minitron.pipeline.sections import vocabulary_section
-from minitron.pipeline.vocabulary import cut_vocabulary
+from minitron.pipeline.vocabulary.cut import cut_vocabulary
 
 
 def run(context: StageContext) -> None:
