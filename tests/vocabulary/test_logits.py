@@ -36,7 +36,7 @@ SHAPES = {
     "gemma3, tied": make_dense_shape(
         "gemma3_text", hybrid_override_pattern="SST", sliding_window=5, tie_word_embeddings=1
     ),
-    "granite": replace(tiny_shape("granitemoehybrid", "HT"), vocab_size=271),
+    "granite": replace(tiny_shape("granitemoehybrid", "HT", seed=0), vocab_size=271),
 }
 
 
