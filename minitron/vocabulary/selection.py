@@ -98,6 +98,8 @@ def _fill(kept: set[int], ranked: list[int], needs: Needs, size: int) -> None:
     while added and len(kept) < size:
         added = False
         for number in ranked:
+            if len(kept) == size:
+                return
             new = frozenset() if number in kept else needs(number) - kept
             if new and len(kept) + len(new) <= size:
                 kept |= new
