@@ -3,6 +3,7 @@
 # V ids of the model's embeddings
 
 from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -48,10 +49,11 @@ def select_tokens(
     multiple = settings.multiple_of
     size = settings.size or min(-(-len(kept) // multiple) * multiple, vocab_size)
     _fill(kept, ranked, needs, size)
-    order = sorted(kept)
-    if len(order) < size:
-        tokens = set(file.all_ids.values())
-        order += [number for number in range(vocab_size) if number not in tokens][: size - len(order)]
+    tokens = set(file.all_ids.values())
+    if len(kept) < size:
+        rows = (number for number in range(vocab_size) if number not in tokens and number not in kept)
+        kept |= set(islice(rows, size - len(kept)))
+    order = sorted(kept, key=lambda number: (number not in tokens, number))
     return np.asarray(order, dtype=np.int64)
 
 

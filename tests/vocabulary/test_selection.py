@@ -1,6 +1,7 @@
 """Which tokens are kept, by hand, and how the text's are counted."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,14 @@ def test_what_does_not_fit_with_its_parts_makes_room_for_the_next() -> None:
 
 def test_rows_without_a_token_come_last() -> None:
     assert kept(size=13) == [*TOKENS, None]
+
+
+def test_a_row_that_a_configuration_names_and_no_token_has_comes_last_too() -> None:
+    file, counts_V = by_hand(), np.zeros(ROWS, dtype=np.int64)
+    holed = replace(file, ids={token: number for token, number in file.ids.items() if token != "th"})
+    required = required_ids(holed, ROWS, named=[5, 99])
+    found = select_tokens(counts_V, holed, required, VocabularySettings(size=7, multiple_of=1)).tolist()
+    assert found == [0, 1, 2, 3, 4, 6, 5]
 
 
 def test_a_coverage_takes_the_fewest_that_reach_it() -> None:

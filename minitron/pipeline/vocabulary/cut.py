@@ -66,7 +66,7 @@ def cut_vocabulary(
         raise MinitronError("vocabulary.data must name the text whose tokens are kept")
     vocab_size, file = source.shape.vocab_size, read_tokenizer_file(source.folder)
     tokenizer = load_tokenizer(source.folder)
-    named = named_ids(source.folder, file) | template_ids(tokenizer)
+    named = named_ids(source.folder, file) | template_ids(tokenizer) | set(tokenizer.all_special_ids)
     required = required_ids(file, vocab_size, named)
     counts = count_tokens(text_sources(section.data), tokenizer, vocab_size, tokens=section.tokens, seed=seed)
     kept = select_tokens(counts.counts_V, file, required, section)
