@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from minitron.artifacts.header import hash_inputs
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.lineage import read_lineage
+from minitron.cli.main import main
 from minitron.dry_run.run import plan_run
 from minitron.errors import MinitronError
 from minitron.estimate.serving.memory import memory_bytes
@@ -84,6 +85,16 @@ def test_a_changed_number_runs_all_of_it_again_and_the_same_one_nothing(
     assert all(hash_inputs(one[name]) != hash_inputs(other[name]) for name in one)
     assert all(hash_inputs(one[name]) != hash_inputs(without[name]) for name in without)
     assert "vocabulary" not in json.dumps(without)
+
+
+def test_the_command_shows_what_the_cut_did(run: tuple[RunFolder, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, path = run
+    words = ["run", str(path), "--output", str(folder.path), "--to", "vocabulary", "--set", KEPT]
+    words += [word for setting in CACHED for word in ("--set", setting)]
+    assert main(words) == 0
+    assert "264 of 271 tokens are kept" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["vocabulary"]["after"] == 264
 
 
 def test_other_recipes_keep_the_fingerprints_that_they_had(recipe_path: Path) -> None:
