@@ -115,15 +115,6 @@ def _held(work: StageWork, devices: DevicesSection | None) -> HeldModels | None:
     )
 
 
-def _vocabulary(recipe: Recipe, shapes: Shapes) -> StageWork:
-    section = recipe.prune.vocabulary
-    assert section is not None
-    measure = f"{section.size:,} tokens" if section.size is not None else "the tokens that the text uses"
-    if section.coverage is not None:
-        measure = f"the most frequent tokens, {section.coverage:.4%} of the text"
-    return StageWork(does=f"keep {measure}, and no others")
-
-
 def _depth(recipe: Recipe, shapes: Shapes) -> StageWork:
     assert recipe.depth_first is not None
     teacher, depth = shapes.teacher, recipe.score.depth
@@ -237,7 +228,6 @@ def _evaluate(recipe: Recipe, shapes: Shapes) -> StageWork:
 
 # Stages whose work depends on the recipe; of others the pipeline's list says what they do.
 WORK: dict[str, Callable[[Recipe, Shapes], StageWork]] = {
-    "vocabulary": _vocabulary,
     "depth": _depth,
     "depth_distill": _depth_distill,
     "score": _score,

@@ -147,7 +147,9 @@ def test_a_dry_run_counts_on_the_kept_tokens(recipe_path: Path) -> None:
     assert isinstance(stages, list)
     assert isinstance(disk, dict)
     first: Any = stages[0]
-    assert (first["name"], first["does"]) == ("vocabulary", "keep 264 tokens, and no others")
+    assert (first["name"], first["does"]) == ("vocabulary", "keep the tokens that the text uses")
+    sizes: Any = found["shapes"]
+    assert sizes["teacher"]["shape"]["vocab_size"] == 264
     items: Any = disk["items"]
     assert any(item["stage"] == "vocabulary" for item in items)
     counted = plan_run(load_recipe(recipe_path, ("prune.vocabulary={coverage: 0.99}",)), ["recipe.yaml"])
