@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from minitron.api.run import RunResult, distill, run, search
     from minitron.api.score import calibrate
     from minitron.api.verify import Verified, verify
+    from minitron.api.vocabulary import cut_vocabulary
     from minitron.checkpoints.checkpoint import Checkpoint
     from minitron.errors import MinitronError
     from minitron.evaluate.metrics import Metrics
@@ -59,6 +60,7 @@ _HOMES = {
     "bench": "minitron.api.bench",
     "calibrate": "minitron.api.score",
     "check": "minitron.api.check",
+    "cut_vocabulary": "minitron.api.vocabulary",
     "distill": "minitron.api.run",
     "evaluate": "minitron.api.evaluate",
     "export": "minitron.api.export",
@@ -91,6 +93,7 @@ __all__ = [
     "bench",
     "calibrate",
     "check",
+    "cut_vocabulary",
     "distill",
     "evaluate",
     "export",

@@ -1,7 +1,8 @@
 """Cutting a checkpoint to a shape."""
 
+import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from minitron.api.checks import require_scores, require_sources
@@ -11,7 +12,7 @@ from minitron.artifacts.finished import finished_or_refused
 from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.header import differences
 from minitron.artifacts.json_files import JsonObject
-from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
+from minitron.checkpoints.checkpoint import VOCABULARY_FILE, Checkpoint, checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.hub import find_checkpoint
 from minitron.errors import MinitronError
 from minitron.importance.scores import Scores
@@ -19,9 +20,13 @@ from minitron.pipeline import fingerprints
 from minitron.pipeline.context import Execution
 from minitron.pipeline.pruning import Cut, prune_to
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, SCORES_FILE
+from minitron.pipeline.vocabulary.cut import cut_vocabulary
 from minitron.recipe.load import make_section
 from minitron.recipe.prune import PruneSection
 from minitron.runtime.loading import check_device
+
+# The checkpoint with the kept tokens, all widths still whole; there while a cut of both is made.
+KEPT_FOLDER = "vocabulary"
 
 
 def prune(
@@ -73,12 +78,11 @@ def prune_checkpoint_folder(
     """
     check_device(device)
     source = open_checkpoint(checkpoint)
-    for text in (section.compensate, section.repair):
+    for text in (section.vocabulary, section.compensate, section.repair):
         if text is not None:
             require_sources(text.data, checkpoint)
     loaded = _load_scores(scores, checkpoint)
     target, layers = find_target(source, loaded, shape)
-    cut = Cut(source=source, scores=loaded, target=target, layers=layers)
     inputs: JsonObject = {
         **checkpoint_hashes(checkpoint),
         "scores": file_hash(scores / SCORES_FILE),
@@ -88,9 +92,25 @@ def prune_checkpoint_folder(
     }
     if finished_or_refused(output, inputs) is None:
         with write_artifact(output, stage="prune", inputs=inputs, seed=0) as partial:
+            kept = partial / KEPT_FOLDER
+            source = _with_kept_tokens(source, section, kept)
+            target = replace(target, vocab_size=source.shape.vocab_size)
+            cut = Cut(source=source, scores=loaded, target=target, layers=layers)
             prune_to(cut, partial / CHECKPOINT_FOLDER, section=section, execution=Execution(device=device))
+            if section.vocabulary is not None:
+                (kept / VOCABULARY_FILE).replace(partial / VOCABULARY_FILE)
+                shutil.rmtree(kept)
             move_up(partial / CHECKPOINT_FOLDER)
     return open_checkpoint(output)
+
+
+def _with_kept_tokens(source: Checkpoint, section: PruneSection, folder: Path) -> Checkpoint:
+    """The source with the tokens of a text alone where that is asked for; one that was finished before is taken."""
+    if section.vocabulary is None:
+        return source
+    if (folder / VOCABULARY_FILE).is_file():
+        return open_checkpoint(folder / CHECKPOINT_FOLDER)
+    return cut_vocabulary(source, section.vocabulary, folder / CHECKPOINT_FOLDER, shard_gib=section.shard_gib)
 
 
 def _load_scores(folder: Path, checkpoint: Path) -> Scores:

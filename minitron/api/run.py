@@ -13,6 +13,7 @@ from minitron.pipeline.runner import StageOutcome, run_pipeline
 from minitron.recipe.load import load_recipe
 from minitron.recipe.recipe import Recipe
 from minitron.search.record import SearchRecord
+from minitron.vocabulary.record import VocabularyRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,11 @@ class RunResult:
         return any(outcome.name == stage for outcome in self.outcomes)
 
     @property
+    def vocabulary(self) -> VocabularyRecord | None:
+        """What the cut of the vocabulary did, in a recipe that has one."""
+        return self.folder.read_vocabulary() if self.reached("vocabulary") else None
+
+    @property
     def search(self) -> SearchRecord | None:
         """The candidates, where the run came so far."""
         return self.folder.read_candidates() if self.reached("search") else None
@@ -60,6 +66,8 @@ class RunResult:
             "teacher": self.recipe.teacher if self.origin is None else asdict(self.origin),
             "stages": [asdict(outcome) for outcome in self.outcomes],
         }
+        if self.vocabulary is not None:
+            found["vocabulary"] = asdict(self.vocabulary)
         if self.search is not None:
             found["search"] = asdict(self.search)
         if self.metrics is not None:

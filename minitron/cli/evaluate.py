@@ -32,16 +32,16 @@ def run(args: argparse.Namespace) -> None:
         require_text_tokens,
     )
     from minitron.checkpoints.hub import find_checkpoint
-    from minitron.checkpoints.vocabulary import require_one_vocabulary
     from minitron.recipe.evaluate import EvaluateSection
     from minitron.recipe.load import make_section
+    from minitron.vocabulary.kept_tokens import comparable_ids
 
     sources = make_section(EvaluateSection, {"data": args.data}).data
     folder = find_checkpoint(args.checkpoint)
     teacher = None if args.teacher is None else find_checkpoint(args.teacher)
     found = [require_checkpoint(one) for one in (folder, teacher) if one is not None]
     if teacher is not None:
-        require_one_vocabulary(folder, teacher)
+        comparable_ids(teacher, folder)
     require_sources(sources, folder)
     if args.task is not None:
         require_file(Path(args.task), "a task")

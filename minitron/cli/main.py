@@ -26,6 +26,7 @@ COMMANDS = {
     "check": "check",
     "verify": "verify",
     "score": "score",
+    "vocabulary": "vocabulary",
     "prune": "prune",
     "plan": "plan",
     "quantize": "quantize",

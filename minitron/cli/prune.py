@@ -6,6 +6,7 @@ from pathlib import Path
 
 from minitron.cli.arguments import add_checkpoint, add_data, add_device, add_output, positive_float, positive_int
 from minitron.cli.output import print_result
+from minitron.cli.vocabulary import MEASURES, add_measures, measures
 from minitron.errors import MinitronError
 
 SUMMARY = "cut a checkpoint to a shape by scores"
@@ -23,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drop-mtp", action="store_true", help="leave out layers that predict further tokens")
     add_data(parser, "scale norms for removed channels, measured on this text", option="--compensate")
     add_data(parser, "refit the projections on this text, in closed form", option="--repair")
+    add_data(parser, "keep the tokens that this text uses, and no others", option="--vocabulary")
+    add_measures(parser, "--vocabulary-")
     parser.add_argument("--samples", type=positive_int, help="samples of such text (128)")
     parser.add_argument("--seq-len", type=positive_int, help="tokens a sample (4096)")
     parser.add_argument("--ridge", type=positive_float, help="pull towards the sliced weights (0.01)")
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     shape = read_shape(args.shape)
     folder = find_checkpoint(args.checkpoint)
     require_target(folder, args.scores, shape)
-    for text in (section.compensate, section.repair):
+    for text in (section.vocabulary, section.compensate, section.repair):
         if text is not None:
             require_sources(text.data, folder)
             require_text_tokens(require_checkpoint(folder), text.data)
@@ -77,6 +80,11 @@ def _settings(args: argparse.Namespace) -> dict[str, object]:
         "shard_gib": args.shard_gib,
         "drop_mtp": args.drop_mtp,
     }
+    kept = measures(args, "vocabulary_")
+    if args.vocabulary is not None:
+        given["vocabulary"] = {"data": args.vocabulary, **kept}
+    elif kept:
+        raise MinitronError(f"{', '.join(f'--vocabulary-{one}' for one in MEASURES)} are for --vocabulary")
     if args.compensate is not None:
         given["compensate"] = {"data": args.compensate, **text}
     if args.repair is not None:

@@ -52,8 +52,11 @@ def _tell(outcome: "StageOutcome") -> None:
 
 def _shown(result: "RunResult") -> list[Shown]:
     from minitron.report.tables import candidates_table, metrics_table
+    from minitron.report.vocabulary_table import vocabulary_table
 
     shown: list[Shown] = []
+    if result.vocabulary is not None:
+        shown.append(vocabulary_table(result.vocabulary))
     if result.search is not None:
         shown.append(candidates_table(result.search))
     if result.metrics is not None:

@@ -22,6 +22,15 @@ class Tokenizer(Protocol):
         """The ids of each text under `input_ids`."""
 
 
+class DecodingTokenizer(Protocol):
+    """A tokenizer of transformers, as far as it gives text back."""
+
+    def decode(
+        self, token_ids: list[int], skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> str:
+        """The text of ids."""
+
+
 class ChatTokenizer(Tokenizer, Protocol):
     """A fast tokenizer of transformers with a chat template, as far as conversations use it."""
 

@@ -89,6 +89,8 @@ def cache_token_bytes(vocab_size: int, top_k: int, drawn_tokens: int = 0) -> int
 def _checkpoints(recipe: Recipe, config: Mapping[str, object], shapes: Shapes) -> Iterator[DiskItem]:
     stored = dtype_bytes(find_dtype(str(config.get("dtype") or config.get("torch_dtype"))) or "bf16")
     cut = stored if recipe.prune.weights_dtype is None else dtype_bytes(recipe.prune.weights_dtype)
+    if recipe.prune.vocabulary is not None:
+        yield DiskItem(stage="vocabulary", what="teacher with the kept tokens", bytes=shapes.teacher.params * stored)
     if recipe.correct_teacher is not None:
         yield DiskItem(stage="correct", what="corrected teacher", bytes=shapes.teacher.params * stored)
     if recipe.depth_first is not None:

@@ -74,6 +74,12 @@ def assumptions(recipe: Recipe, shapes: Shapes, trained: Sequence[Training]) -> 
     else:
         yield from _device_assumptions(recipe.devices)
         yield from _host_assumptions(recipe.devices, trained)
+    kept = recipe.prune.vocabulary
+    if kept is not None and kept.size is None:
+        yield (
+            f"how many of {shapes.teacher.vocab_size:,} tokens are kept is known once the text is counted, all are "
+            "assumed here; prune.vocabulary.size gives a number"
+        )
     yield from _shape_assumptions(recipe, shapes)
     yield from _settings_assumptions(trained)
 

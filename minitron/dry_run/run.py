@@ -17,6 +17,7 @@ from minitron.dry_run.training import trainings
 from minitron.estimate.devices import find_device
 from minitron.models.config import read_config, shape_from_config
 from minitron.pipeline.preflight import check_against_teacher, missing_text
+from minitron.pipeline.sections import with_cut_vocabulary
 from minitron.pipeline.stage_list import stages_of
 from minitron.recipe.devices import DevicesSection
 from minitron.recipe.recipe import Recipe
@@ -88,7 +89,7 @@ def plan_run(recipe: Recipe, arguments: Sequence[str]) -> DryRun:
     folder = found if found.is_dir() else found.parent
     recipe = recipe.model_copy(update={"teacher": str(folder)})
     config = read_config(found)
-    teacher = shape_from_config(config)
+    teacher = with_cut_vocabulary(recipe, shape_from_config(config))
     check_against_teacher(recipe, teacher)
     shapes, stages = plan_shapes(recipe, teacher), stages_of(recipe)
     trained = list(trainings(recipe, shapes))

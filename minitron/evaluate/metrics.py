@@ -17,6 +17,7 @@ class Metrics:
         params: Parameters.
         memory: Bytes at the workload.
         loss: Held-out cross-entropy, nats a token.
+        bits_per_byte: The same in bits a byte of text, which models of different vocabularies are compared by.
         kl_to_teacher: Forward KL from the teacher on the same text, nats a token; None without a teacher.
         speed: Generation speed in transformers; its ratio is to the teacher.
         task: The task's name; None without one, as are the next two.
@@ -29,6 +30,7 @@ class Metrics:
     loss: float
     kl_to_teacher: float | None
     speed: Speed
+    bits_per_byte: float | None = None
     task: str | None = None
     exact_match: float | None = None
     problems: int | None = None

@@ -45,6 +45,10 @@ class Axis:
     at_least: Callable[[Mapping[str, int]], int] | None = None
 
 
+# The tokens of the vocabulary: an axis that no family ranks or searches, and that is cut by the text alone.
+VOCABULARY = Axis(name="vocab_size")
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """A tensor's name and, dim by dim, the axes it runs over.

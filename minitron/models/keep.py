@@ -1,10 +1,10 @@
 """Keep: the blocks and the indices of every axis that pruning keeps."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from minitron.errors import ShapeError
-from minitron.models.axes import Indices
+from minitron.models.axes import VOCABULARY, Indices
 from minitron.models.shape import HybridShape
 
 
@@ -42,4 +42,6 @@ class Keep:
                 raise ShapeError(f"every block must keep the same number of {axis.name}, got {sorted(kept)}")
             if kept:
                 counts[axis.name] = kept
-        return source.resized(layers=self.layers, **{name: min(kept) for name, kept in counts.items()})
+        left = source.resized(layers=self.layers, **{name: min(kept) for name, kept in counts.items()})
+        tokens = self.indices.get((VOCABULARY.name, None))
+        return left if tokens is None else replace(left, vocab_size=len(tokens))

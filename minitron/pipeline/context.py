@@ -13,17 +13,19 @@ class StageContext:
     """The context of a stage.
 
     Attributes:
-        recipe: The recipe.
+        recipe: The recipe; after the vocabulary was cut, its teacher is the one with the kept tokens.
         ranks: The processes of the run.
         run: Where other stages have their results.
         output: The stage's own folder, which becomes `run.stage(name)` when the stage has ended well. The files of an
             interrupted attempt with the same inputs lie in it.
+        given_teacher: The teacher as it was given, whole, where the recipe's is another one; else None or the same.
     """
 
     recipe: Recipe
     ranks: Ranks
     run: RunFolder
     output: Path
+    given_teacher: Path | None = None
 
     @property
     def device(self) -> str:

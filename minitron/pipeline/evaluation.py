@@ -13,6 +13,7 @@ from minitron.data.special_tokens import encode_prompts
 from minitron.data.token_ids import require_model_ids
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.workload import Workload
+from minitron.evaluate.bits import bits_per_byte
 from minitron.evaluate.metrics import Metrics
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.evaluate.speed.generate import run_wave
@@ -70,6 +71,7 @@ def evaluate_model(
         memory=memory_bytes(checkpoint.shape, workload),
         loss=text.loss,
         kl_to_teacher=text.kl_to_teacher,
+        bits_per_byte=bits_per_byte(text.loss, sequences_NT, tokenizer),
         speed=speed,
         task=None if section.task is None else section.task.name,
         exact_match=None if task is None else task.exact_match,

@@ -11,9 +11,15 @@ from minitron.artifacts.json_files import JsonObject
 from minitron.checkpoints.checkpoint import checkpoint_hashes
 from minitron.data.locations import locate
 from minitron.distill.settings import SPEED_SETTINGS, WATCHING_SETTINGS
-from minitron.pipeline.sections import correction_section, depth_first_section, prune_section, score_section
+from minitron.pipeline.sections import (
+    correction_section,
+    depth_first_section,
+    prune_section,
+    score_section,
+    vocabulary_section,
+)
 from minitron.recipe.distill import DistillSection, TrainSection
-from minitron.recipe.prune import PruneSection
+from minitron.recipe.prune import PruneSection, VocabularySection
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.score import ScoreSection
 from minitron.recipe.source import Source
@@ -52,6 +58,18 @@ def scores(checkpoint: Path, section: ScoreSection, *, seed: int) -> JsonObject:
         "settings": section.model_dump(mode="json", exclude=speed),
         "seed": seed,
     }
+
+
+def vocabulary(recipe: Recipe) -> JsonObject:
+    """The teacher with the tokens of a text."""
+    section = vocabulary_section(recipe)
+    assert section is not None
+    return {**teacher(recipe), "vocabulary": kept_tokens(section)}
+
+
+def kept_tokens(section: VocabularySection) -> JsonObject:
+    """Which tokens are kept of a vocabulary, the tokenizer aside."""
+    return {**section.model_dump(mode="json", exclude={"data"}), "data": [*data_hashes(section.data)]}
 
 
 def correct(recipe: Recipe) -> JsonObject:
@@ -113,8 +131,9 @@ def pruning(section: PruneSection) -> JsonObject:
         for name, found in (("compensate", section.compensate), ("repair", section.repair))
         if found is not None
     }
-    without_text = {"compensate": {"data"}, "repair": {"data"}}
-    return {**section.model_dump(mode="json", exclude=without_text), **text}
+    without_text: dict[str, bool | set[str]] = {"compensate": {"data"}, "repair": {"data"}, "vocabulary": True}
+    cut: JsonObject = {} if section.vocabulary is None else {"vocabulary": kept_tokens(section.vocabulary)}
+    return {**section.model_dump(mode="json", exclude=without_text), **text, **cut}
 
 
 def cache(recipe: Recipe) -> JsonObject:

@@ -1,5 +1,6 @@
 """Preflight validation of a recipe against its teacher, before the first stage runs. Loads no torch."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from minitron.distill.optimizers import OPTIMIZER_NAMES
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
 from minitron.pipeline.blocks import check_depth_target, kept_blocks
-from minitron.pipeline.sections import search_limits
+from minitron.pipeline.sections import search_limits, with_cut_vocabulary
 from minitron.recipe.lengths import check_lengths
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.source import faulty_text, sources_in
@@ -17,6 +18,9 @@ from minitron.recipe.source_checks import check_sources
 from minitron.recipe.space import search_space
 from minitron.recipe.tokens import require_model_tokens
 from minitron.search.solver import solve_budget
+from minitron.vocabulary.rewriting import named_ids
+from minitron.vocabulary.selection import require_size, required_ids
+from minitron.vocabulary.tokenizer_file import read_tokenizer_file
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -33,7 +37,25 @@ def check_recipe(recipe: Recipe) -> None:
     task = recipe.evaluate.task
     require_model_tokens(checkpoint, sources_in(recipe), task=None if task is None else task.path)
     _check_extras(recipe, checkpoint)
-    check_against_teacher(recipe, checkpoint.shape)
+    check_against_teacher(recipe, _least_vocabulary(recipe, checkpoint))
+
+
+def _least_vocabulary(recipe: Recipe, checkpoint: Checkpoint) -> HybridShape:
+    """The teacher's shape with as few tokens as may be left of it: a coverage's number is known once text is counted.
+
+    Raises:
+        MinitronError: The tokenizer is of a kind that is not cut, or the recipe's size is not possible.
+    """
+    section, shape = recipe.prune.vocabulary, checkpoint.shape
+    if section is None:
+        return shape
+    file = read_tokenizer_file(checkpoint.folder)
+    required = required_ids(file, shape.vocab_size, named_ids(checkpoint.folder, file))
+    require_size(section, required, shape.vocab_size)
+    if section.size is not None:
+        return with_cut_vocabulary(recipe, shape)
+    least = -(-len(required) // section.multiple_of) * section.multiple_of
+    return replace(shape, vocab_size=min(least, shape.vocab_size))
 
 
 def check_text(recipe: Recipe) -> None:

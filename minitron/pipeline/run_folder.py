@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minitron.artifacts.json_files import read_record
-from minitron.checkpoints.checkpoint import PLAN_FILE
+from minitron.checkpoints.checkpoint import PLAN_FILE, VOCABULARY_FILE
 from minitron.evaluate.metrics import Metrics
 from minitron.search.record import SearchRecord
+from minitron.vocabulary.record import VocabularyRecord
 
 SCORES_FILE = "scores.safetensors"
 CANDIDATES_FILE = "candidates.json"
@@ -30,6 +31,11 @@ class RunFolder:
     def stage(self, name: str) -> Path:
         """The folder of a stage."""
         return self.path / name
+
+    @property
+    def cut_teacher(self) -> Path:
+        """Checkpoint that `vocabulary` writes."""
+        return self.path / "vocabulary" / CHECKPOINT_FOLDER
 
     @property
     def corrected_teacher(self) -> Path:
@@ -95,6 +101,10 @@ class RunFolder:
     def picture(self) -> Path:
         """Picture that `report` draws."""
         return self.path / "report" / PICTURE_FILE
+
+    def read_vocabulary(self) -> VocabularyRecord:
+        """What the cut of the vocabulary did."""
+        return read_record(self.stage("vocabulary") / VOCABULARY_FILE, VocabularyRecord)
 
     def read_candidates(self) -> SearchRecord:
         """What the search stage found."""

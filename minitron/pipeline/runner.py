@@ -17,6 +17,7 @@ from minitron.artifacts.json_files import JsonObject
 from minitron.errors import MinitronError
 from minitron.pipeline.preflight import check_recipe
 from minitron.pipeline.run_folder import RunFolder
+from minitron.pipeline.sections import with_cut_teacher
 from minitron.pipeline.stage_list import Stage, select_stages, stages_of
 from minitron.recipe.recipe import Recipe
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# After it the teacher is the one that it writes.
+VOCABULARY_STAGE = "vocabulary"
 # Raised when a stage's files change their form, so that results of older versions are made anew.
 ARTIFACT_VERSION = 6
 
@@ -111,6 +114,7 @@ def _run_stage(stage: Stage, recipe: Recipe, run: RunFolder, ranks: "Ranks", inp
     from minitron.artifacts.shared import shared_artifact
     from minitron.pipeline.context import StageContext
 
+    followed = recipe if stage.name == VOCABULARY_STAGE else with_cut_teacher(recipe, run)
     if ranks.world_size > 1 and not stage.shared:
         raise MinitronError(
             f"stage {stage.name} takes one process, {ranks.world_size} were started; run it first by `minitron run "
@@ -121,7 +125,7 @@ def _run_stage(stage: Stage, recipe: Recipe, run: RunFolder, ranks: "Ranks", inp
     work = importlib.import_module(f"minitron.pipeline.stages.{stage.name}")
     folder = run.stage(stage.name)
     with shared_artifact(folder, ranks, stage=stage.name, inputs=inputs, seed=recipe.seed) as output:
-        work.run(StageContext(recipe=recipe, ranks=ranks, run=run, output=output))
+        work.run(StageContext(recipe=followed, ranks=ranks, run=run, output=output, given_teacher=Path(recipe.teacher)))
     seconds = time.monotonic() - started
     logger.info("%s: done in %.1f s", stage.name, seconds)
     return StageOutcome(name=stage.name, skipped=False, seconds=seconds)

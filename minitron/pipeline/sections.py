@@ -5,12 +5,14 @@ from pathlib import Path
 
 from minitron.importance.settings import DepthSettings
 from minitron.models.config import config_for_shape, read_config, shape_from_config
+from minitron.models.shape import HybridShape
 from minitron.pipeline.run_folder import RunFolder
 from minitron.recipe.distill import CorrectionSection, DepthFirstSection
-from minitron.recipe.prune import CalibrationSection, PruneSection
+from minitron.recipe.prune import CalibrationSection, PruneSection, VocabularySection
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.score import ScoreSection
 from minitron.search.limits import Limits
+from minitron.vocabulary.selection import require_size
 
 
 def score_section(recipe: Recipe) -> ScoreSection:
@@ -21,14 +23,45 @@ def score_section(recipe: Recipe) -> ScoreSection:
 
 
 def prune_section(recipe: Recipe) -> PruneSection:
-    """How the recipe prunes, with calibration text that it leaves out taken from its score section."""
-    filled = {}
+    """How the recipe prunes, with calibration text that it leaves out taken from its score section.
+
+    The vocabulary has a stage of its own, before everything is scored.
+    """
+    filled: dict[str, CalibrationSection | None] = {"vocabulary": None}
     for name in ("compensate", "repair"):
         section: CalibrationSection | None = getattr(recipe.prune, name)
         if section is not None:
             text = {"data": section.data or recipe.score.data, "seq_len": section.seq_len or recipe.score.seq_len}
             filled[name] = section.model_copy(update=text)
     return recipe.prune.model_copy(update=filled)
+
+
+def vocabulary_section(recipe: Recipe) -> VocabularySection | None:
+    """How the vocabulary is cut, with text that it leaves out taken from the score section; None where it is not."""
+    section = recipe.prune.vocabulary
+    if section is None or section.data:
+        return section
+    return section.model_copy(update={"data": recipe.score.data})
+
+
+def with_cut_teacher(recipe: Recipe, run: RunFolder) -> Recipe:
+    """The recipe as the stages after `vocabulary` follow it: its teacher has the kept tokens alone."""
+    if recipe.prune.vocabulary is None:
+        return recipe
+    return recipe.model_copy(update={"teacher": str(run.cut_teacher)})
+
+
+def with_cut_vocabulary(recipe: Recipe, teacher: HybridShape) -> HybridShape:
+    """The teacher's shape as budgets and searches see it, before any text is counted.
+
+    Raises:
+        MinitronError: The recipe keeps more tokens than the teacher has.
+    """
+    section = recipe.prune.vocabulary
+    if section is None or section.size is None:
+        return teacher
+    require_size(section, (), teacher.vocab_size)
+    return replace(teacher, vocab_size=section.size)
 
 
 def correction_section(recipe: Recipe) -> CorrectionSection | None:

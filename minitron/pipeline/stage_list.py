@@ -39,9 +39,16 @@ def _has_depth_stages(recipe: Recipe) -> bool:
 
 STAGES = (
     Stage(
+        name="vocabulary",
+        does="keep the tokens that the text uses",
+        reads=(),
+        fingerprint=fingerprints.vocabulary,
+        applies=lambda recipe: recipe.prune.vocabulary is not None,
+    ),
+    Stage(
         name="correct",
         does="fine-tune the teacher on the distillation's text",
-        reads=(),
+        reads=("vocabulary",),
         fingerprint=fingerprints.correct,
         applies=lambda recipe: recipe.correct_teacher is not None,
         shared=True,
@@ -49,7 +56,7 @@ STAGES = (
     Stage(
         name="depth",
         does="score and remove blocks",
-        reads=(),
+        reads=("vocabulary",),
         fingerprint=fingerprints.depth,
         applies=_has_depth_stages,
     ),
@@ -64,7 +71,7 @@ STAGES = (
     Stage(
         name="score",
         does="score units and blocks on calibration text",
-        reads=("depth_distill",),
+        reads=("vocabulary", "depth_distill"),
         fingerprint=fingerprints.score,
     ),
     Stage(
@@ -82,7 +89,7 @@ STAGES = (
     Stage(
         name="cache",
         does="write the teacher's best tokens",
-        reads=("correct",),
+        reads=("vocabulary", "correct"),
         fingerprint=fingerprints.cache,
         applies=lambda recipe: recipe.distill.teacher.mode == "cached",
         shared=True,
@@ -103,7 +110,7 @@ STAGES = (
     Stage(name="report", does="table and picture", reads=("distill", "evaluate"), fingerprint=fingerprints.report),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
-CACHE_STAGES = ("correct", "cache")  # what a teacher's cache takes: nothing of the student
+CACHE_STAGES = ("vocabulary", "correct", "cache")  # what a teacher's cache takes: nothing of the student
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from minitron.artifacts.atomic import READABLE, replacing
 from minitron.errors import MinitronError
-from minitron.models.axes import Indices
+from minitron.models.axes import VOCABULARY, Indices
 from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
 
@@ -47,7 +47,8 @@ class PrunePlan:
             raise MinitronError(f"kept indices must lead to the target {self.target}, they lead to {left}")
 
     def _check_indices(self, name: str, layer: int | None, kept: Indices) -> None:
-        sizes, axis = self.source.sizes, self.source.family.axes[name]
+        sizes = self.source.sizes
+        axis = VOCABULARY if name == VOCABULARY.name else self.source.family.axes[name]
         rows = kept if axis.per is not None else kept[None]
         if axis.per is not None and (kept.ndim != 2 or len(kept) != sizes[axis.per]):
             raise MinitronError(

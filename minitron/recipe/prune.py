@@ -8,6 +8,7 @@ from minitron.dtypes import StoredDtype
 from minitron.prune.reconstruction.settings import RepairSettings
 from minitron.recipe.source import Source
 from minitron.settings import PositiveInt, Settings
+from minitron.vocabulary.settings import VocabularySettings
 
 
 class CalibrationSection(Settings):
@@ -28,6 +29,14 @@ class RepairSection(CalibrationSection, RepairSettings):
     """
 
 
+class VocabularySection(VocabularySettings):
+    """Cutting the vocabulary to the tokens that a text uses, before anything is scored."""
+
+    data: tuple[Source, ...] = Field(
+        default=(), description="Text whose tokens are counted; the score section's when left out."
+    )
+
+
 class PruneSection(Settings):
     """Pruning."""
 
@@ -39,6 +48,9 @@ class PruneSection(Settings):
     )
     drop_mtp: bool = Field(
         default=False, description="Leave out layers that predict further tokens; else they are cut, or refused."
+    )
+    vocabulary: VocabularySection | None = Field(
+        default=None, description="Keep the tokens that a text uses, and no others; null: keep all."
     )
     compensate: CalibrationSection | None = Field(
         default=None, description="Scale norms for the hidden channels that are gone, as measured; null: do not."

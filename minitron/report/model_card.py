@@ -64,6 +64,7 @@ def model_card(lineage: Lineage, *, name: str, params: int, shape: Mapping[str, 
 
 
 _PAST = {
+    "vocabulary": "left with the tokens that a text uses",
     "prune": "pruned",
     "distill": "distilled from its teacher's logits",
     "correct": "fine-tuned on the text of the distillation",

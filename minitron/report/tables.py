@@ -46,6 +46,7 @@ def metrics_table(metrics: Mapping[str, Metrics], *, budget_bytes: int | None, c
         verdicts = ["fits" if m.memory.total_bytes <= budget_bytes else "too large" for m in metrics.values()]
         rows.append((f"budget {format_bytes(budget_bytes)}", verdicts))
     rows.append(("held-out loss, nats a token", [f"{m.loss:.4f}" for m in metrics.values()]))
+    rows.append(("held-out bits a byte", [_optional(m.bits_per_byte, "{:.4f}") for m in metrics.values()]))
     rows.append(("KL to teacher, nats a token", [_optional(m.kl_to_teacher, "{:.4f}") for m in metrics.values()]))
     first = next(iter(metrics.values()))
     if first.task is not None:

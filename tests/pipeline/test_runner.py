@@ -25,7 +25,7 @@ from tests.support.models import make_dense_shape, make_moe_shape
 from tests.support.recipes import write_tiny_recipe
 
 Begun = Callable[[str, str], Path]
-OPTIONAL = ("correct", "depth", "depth_distill", "cache")
+OPTIONAL = ("vocabulary", "correct", "depth", "depth_distill", "cache")
 STAGE_NAMES = tuple(name for name in ALL_STAGES if name not in OPTIONAL)
 
 

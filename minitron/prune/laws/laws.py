@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from minitron.errors import MinitronError
+from minitron.models.axes import VOCABULARY
 from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
 from minitron.prune.in_memory import prune_model
@@ -62,7 +63,8 @@ def check_laws(config: Mapping[str, object], tiny: HybridShape, *, seed: int = 0
     """Holds the laws on a tiny random model of a configuration's class and settings.
 
     - counted: the parameters that the shape counts are those that transformers makes;
-    - any order: every axis in another order, group by group, gives the same logits;
+    - any order: every axis in another order, group by group, gives the same logits; some tokens alone, in another
+      order, give their logits of the whole model;
     - cut: without units, or blocks, the logits are those of the whole model with the same put out of action;
     - seen: putting them out of action changes the logits, so that the law above can fail.
 
@@ -89,6 +91,7 @@ def laws_of(model: PreTrainedModel, shape: HybridShape, *, seed: int = 0) -> Ite
             # No token may go to the one expert that is cut: of those, all are cut that can be.
             few = smaller[-1] if axis.used is None else smaller[0]
             yield from _cut(model, shape, axis.name, random_keep(shape, axis, rng, size=few), ids_1T, whole)
+    yield _tokens(model, shape, ids_1T, whole, rng)
     for layer in range(shape.num_hidden_layers):
         layers = tuple(each for each in range(shape.num_hidden_layers) if each != layer)
         yield from _cut(model, shape, DEPTH, Keep(layers=layers, indices={}), ids_1T, whole)
@@ -121,6 +124,23 @@ def _cut(
     yield _held("cut", axis, _distance(cut, silenced))
     apart = _distance(silenced, whole)
     yield Finding(law="seen", axis=axis, apart=apart, holds=apart > SEEN)
+
+
+def _tokens(
+    model: PreTrainedModel, shape: HybridShape, ids_1T: torch.Tensor, whole: torch.Tensor, rng: np.random.Generator
+) -> Finding:
+    """The law `any order` of the vocabulary, of which some tokens are gone."""
+    read = np.unique(ids_1T.numpy())
+    others = rng.permutation(np.setdiff1d(np.arange(shape.vocab_size), read))
+    kept = rng.permutation(np.concatenate([read, others[: len(others) // 2]]))
+    keep = Keep(layers=tuple(range(shape.num_hidden_layers)), indices={(VOCABULARY.name, None): kept})
+    places = torch.from_numpy(np.argsort(kept)[np.searchsorted(np.sort(kept), ids_1T.numpy())])
+    try:
+        plan = PrunePlan(source=shape, target=keep.shape(shape), keep=keep)
+        found = exact_logits(prune_model(model, plan), places)
+    except FAULTS as error:
+        return _faulty("any order", VOCABULARY.name, error)
+    return _held("any order", VOCABULARY.name, _distance(found, whole[..., torch.from_numpy(kept)]))
 
 
 def _faulty(law: str, axis: str, error: Exception) -> Finding:

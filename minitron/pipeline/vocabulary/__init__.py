@@ -1,0 +1,1 @@
+"""Cutting the vocabulary of a checkpoint: the tokens of a text, what is written, and its record."""

@@ -1,0 +1,1 @@
+"""Which tokens a text uses, and a tokenizer that has those alone."""
