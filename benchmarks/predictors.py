@@ -31,7 +31,7 @@ from minitron.pipeline.blocks import kept_blocks
 from minitron.pipeline.candidates.bench import Bench, Measurement
 from minitron.pipeline.candidates.saved import SavedMeasurements
 from minitron.pipeline.candidates.text import read_text
-from minitron.pipeline.candidates.tournament import train_candidate
+from minitron.pipeline.candidates.tournament import begin_candidate, train_candidate
 from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.runner import run_pipeline
 from minitron.pipeline.sections import search_limits
@@ -93,6 +93,7 @@ def measure(recipe: Recipe, candidates: Sequence[Candidate], folder: Path) -> tu
     if times.is_file():
         seconds |= json.loads(times.read_text())
     for index, candidate in enumerate(candidates):
+        student, own = None, folder / f"candidate-{index}"
         if index not in saved.measured:
             plan, started = bench.plan(candidate), time.monotonic()
             student = bench.cut(plan)
@@ -105,8 +106,9 @@ def measure(recipe: Recipe, candidates: Sequence[Candidate], folder: Path) -> tu
             saved.add(index, Measurement(zero_shot=zero_shot, repaired=repaired))
         for tokens in recipe.search.tournament.tokens:
             if (index, tokens) not in saved.standings:
+                student = student or begin_candidate(bench, candidate, own)
                 started = time.monotonic()
-                standing = train_candidate(recipe, bench, candidate, folder / f"candidate-{index}", tokens)
+                standing = train_candidate(recipe, bench, student, own, tokens)
                 seconds[str(tokens)].append(time.monotonic() - started)
                 saved.add_standing(index, tokens, standing)
         write_json(times, seconds)

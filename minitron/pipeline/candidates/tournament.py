@@ -6,8 +6,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.stage import TrainingRun, distill
+from minitron.distill.training.states import last_whole_state
 from minitron.errors import NotFiniteError
 from minitron.pipeline.candidates.bench import Bench
 from minitron.pipeline.candidates.saved import SavedMeasurements
@@ -29,7 +32,9 @@ def play_tournament(
     rounds = recipe.search.tournament
 
     def play(index: int, tokens: int) -> Standing:
-        standing = train_candidate(recipe, bench, candidates[index], _candidate_folder(folder, index), tokens)
+        own = _candidate_folder(folder, index)
+        student = begin_candidate(bench, candidates[index], own)
+        standing = train_candidate(recipe, bench, student, own, tokens)
         saved.add_standing(index, tokens, standing)
         logger.info("candidate %d after %d tokens: KL %.4f", index, standing.tokens, standing.loss)
         return standing
@@ -44,12 +49,17 @@ def play_tournament(
     )
 
 
-def train_candidate(recipe: Recipe, bench: Bench, candidate: Candidate, folder: Path, tokens: int) -> Standing:
-    """A candidate after so many tokens in all of the last round's schedule, trained on from the state in `folder`."""
+def begin_candidate(bench: Bench, candidate: Candidate, folder: Path) -> PreTrainedModel:
+    """The student that a round trains on; one whose weights a state in `folder` holds is not repaired again."""
+    begun = last_whole_state(folder, sharded=False) is not None
+    return bench.cut(bench.plan(candidate)) if begun else bench.start(candidate)
+
+
+def train_candidate(recipe: Recipe, bench: Bench, student: PreTrainedModel, folder: Path, tokens: int) -> Standing:
+    """A student after so many tokens in all of the last round's schedule, trained on from the state in `folder`."""
     section = recipe.distill.curriculum[0]  # hidden states and merging are left to the distillation itself
     # One process, one pass, and nothing for the trackers of the distillation itself.
     alone = {"sharding": "ddp", "epochs": 1, "report_to": ()}
-    student = bench.start(candidate)
     try:
         record = distill(
             student,
