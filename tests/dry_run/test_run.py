@@ -225,7 +225,7 @@ def test_a_search_counts_what_its_candidates_cost_and_holds_as_many_models_as_it
         return found
 
     one, two = (planned("search.choose=repaired", f"search.processes={number}") for number in (1, 2))
-    assert "chosen by repaired of 8, in 2 processes" in two["does"]
+    assert "chosen by repaired of 5, in 2 processes" in two["does"]
     assert two["operations"] == one["operations"]
     weights = two["holds"]["total_bytes"] - one["holds"]["total_bytes"]
     assert 0 < weights < one["holds"]["total_bytes"]

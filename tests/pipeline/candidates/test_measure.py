@@ -10,13 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from minitron.artifacts.header import STATE_FOLDER
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.evaluate.perplexity import evaluate_text
-from minitron.importance.scores import load_scores, random_scores
+from minitron.importance.scores import load_scores
 from minitron.models.shape import HybridShape
+from minitron.pipeline.calibration import read_samples
 from minitron.pipeline.candidates import memory
 from minitron.pipeline.candidates.bench import Bench
 from minitron.pipeline.candidates.saved import MEASURED_FILE
@@ -77,14 +79,38 @@ def test_a_recipe_that_does_not_repair_is_measured_with_the_defaults_of_a_repair
     assert candidate_repair(load_recipe(recipe_path, ("search.choose=zero_shot", REPAIRED[-1]))) is None
 
 
-def test_held_out_sequences_lie_behind_what_a_repair_is_calibrated_on(tmp_path: Path, recipe_path: Path) -> None:
-    recipe = load_recipe(recipe_path, (*REPAIRED, "search.tournament.sequences=3"))
+@pytest.mark.parametrize("repair", ["{samples: 6}", "{samples: 3, seq_len: 24}", "{samples: 9, seq_len: 8}"])
+@pytest.mark.parametrize("choose", ["search.choose=repaired", "search.choose=tournament"])
+def test_no_held_out_sequence_stands_in_the_text_that_repairs_are_calibrated_on(
+    tmp_path: Path, recipe_path: Path, choose: str, repair: str
+) -> None:
+    rng = np.random.default_rng(0)
+    words = "\n---\n".join("".join(rng.choice(list("abcdefgh ijkl"), 40)) for _ in range(60))
+    (recipe_path.parent / "text.txt").write_text(words)
+    rounds = "search.tournament={tokens: [64], sequences: 3}"
+    recipe = load_recipe(recipe_path, (choose, rounds, f"prune.repair={repair}"))
     source = open_checkpoint(Path(recipe.teacher))
-    text = read_text(recipe, source, tmp_path)
-    samples = Bench(recipe, source, random_scores(source.shape, seed=0), text)._samples.token_ids
-    held_out = {tuple(row) for row in text.held_out_NT[:]}
+    text, section = read_text(recipe, source, tmp_path), candidate_repair(recipe)
+    assert section is not None
+    calibrated = [int(token) for token in read_samples(section, source, seed=recipe.seed).token_ids.reshape(-1)]
+    seen = {tuple(calibrated[start : start + 8]) for start in range(len(calibrated))}
+    held_out = [[int(token) for token in row] for row in text.held_out_NT[:]]
     assert len(held_out) == 3
-    assert not held_out & {tuple(row) for row in samples}
+    assert not [row for row in held_out if tuple(row[4:12]) in seen]
+    trained = [[int(token) for token in row] for row in text.train_NT[:]]
+    assert len(trained) == 4
+    assert not [row for row in held_out if row in trained]
+
+
+def test_text_that_calibration_has_read_whole_is_compared_on_all_the_same(
+    tmp_path: Path, recipe_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (recipe_path.parent / "text.txt").write_text("the same line " * 30)
+    recipe = load_recipe(recipe_path, ("search.choose=repaired", "search.tournament.sequences=3"))
+    source = open_checkpoint(Path(recipe.teacher))
+    whole = read_text(recipe, source, tmp_path)
+    assert len(whole.held_out_NT) == 3
+    assert "held-out sequences stand in calibration text, which is short" in caplog.text
 
 
 @pytest.mark.processes
@@ -116,7 +142,7 @@ def test_more_processes_than_there_is_memory_for_are_refused_before_they_start(
     recipe_path: Path, begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2 * memory.LIBRARIES_BYTES)
-    with pytest.raises(ValueError, match=r"search.processes=3 needs about .* GiB; set at most 1") as raised:
+    with pytest.raises(ValueError, match=r"search.processes=3 needs about .* set at most 1") as raised:
         search(recipe_path, begun("run", "score"), "search.processes=3")
     assert "cpu has" in str(raised.value)
 
