@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 LINE_EVERY_S = 20.0
+HIDDEN = "MINITRON_HIDE_PROGRESS"
 
 T = TypeVar("T")
 
@@ -31,6 +32,8 @@ def progress_bar(*, of_bytes: bool = False) -> Progress:
     Args:
         of_bytes: What is counted are bytes, shown in units of theirs with a speed.
     """
+    if HIDDEN in os.environ:
+        return Progress(console=Console(stderr=True), auto_refresh=False, disable=True)
     if not sys.stderr.isatty():
         return _ProgressLines(of_bytes=of_bytes)
     counted = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(),)
@@ -43,6 +46,11 @@ def progress_bar(*, of_bytes: bool = False) -> Progress:
         console=Console(stderr=True),
         transient=True,
     )
+
+
+def hide_progress() -> None:
+    """Shows no progress from here on: in a process that works for another one, which shows its own."""
+    os.environ[HIDDEN] = "1"
 
 
 def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:

@@ -1,6 +1,6 @@
 """Units of memory, and numbers of bytes as a person reads them."""
 
-MIB, GIB = 2**20, 2**30
+KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 
 def gib_to_bytes(gib: float) -> int:

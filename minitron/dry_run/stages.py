@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass
 
 from minitron.artifacts.json_files import JsonObject
 from minitron.dry_run.costs import Cost, PhaseCost, cost_of, sum_costs
+from minitron.dry_run.measuring import measuring_operations
 from minitron.dry_run.shapes import Shapes
-from minitron.dry_run.training import rounds_tokens
 from minitron.estimate.devices import find_device
 from minitron.estimate.training.memory import OVERHEAD_BYTES, training_verdict
-from minitron.estimate.training.operations import forward_operations, head_params, training_operations
+from minitron.estimate.training.operations import forward_operations, head_params
 from minitron.models.shape import HybridShape
+from minitron.pipeline.fingerprints import RANK_BY
 from minitron.pipeline.stage_list import Stage
 from minitron.recipe.devices import DevicesSection
 from minitron.recipe.distill import DistillSection
@@ -171,19 +172,19 @@ def _search(recipe: Recipe, shapes: Shapes) -> StageWork:
     section = recipe.search
     number = shapes.found.num_shapes
     does = f"{number:,} shape{'' if number == 1 else 's'} against the budget, chosen by {section.choose}"
-    if section.choose not in ("zero_shot", "tournament"):
+    if section.choose in RANK_BY:
         return StageWork(does=does)
-    first, rounds = recipe.distill.curriculum[0], section.tournament
     candidates = min(section.shortlist, shapes.found.num_feasible)
-    both = forward_operations(shapes.student, first.seq_len) + forward_operations(shapes.teacher, first.seq_len)
-    operations = candidates * rounds.sequences * first.seq_len * both
-    if section.choose == "tournament":
-        operations += rounds_tokens(recipe, candidates) * training_operations(
-            shapes.student, first.seq_len, teacher=shapes.teacher, checkpointing=first.gradient_checkpointing
-        )
     cut = {shape.params: shape for shape in (shapes.teacher, shapes.source)}.values()
     models, weights_bytes = _whole(False, "the teacher, what is cut and a candidate", *cut, shapes.student)
-    return StageWork(does=f"{does} of {candidates}", operations=operations, models=models, weights_bytes=weights_bytes)
+    processes = min(section.processes, candidates)
+    several = f", in {processes} processes" if processes > 1 else ""
+    return StageWork(
+        does=f"{does} of {candidates}{several}",
+        operations=measuring_operations(recipe, shapes, candidates),
+        models=models,
+        weights_bytes=processes * weights_bytes,
+    )
 
 
 def _prune(recipe: Recipe, shapes: Shapes) -> StageWork:

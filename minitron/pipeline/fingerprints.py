@@ -12,6 +12,7 @@ from minitron.checkpoints.checkpoint import checkpoint_hashes
 from minitron.data.locations import locate
 from minitron.distill.settings import SPEED_SETTINGS, WATCHING_SETTINGS
 from minitron.pipeline.sections import (
+    candidate_repair,
     correction_section,
     depth_first_section,
     prune_section,
@@ -109,7 +110,7 @@ def search(recipe: Recipe) -> JsonObject:
     settings: JsonObject = {
         # A budget that names no readers keeps the hash that it had before it could.
         "budget": recipe.budget.model_dump(mode="json", exclude=None if recipe.budget.readers else READER_SETTINGS),
-        "search": recipe.search.model_dump(mode="json", exclude=unused),
+        "search": recipe.search.model_dump(mode="json", exclude=unused | {"processes"}),
     }
     if measured:
         settings["distill"] = _measured(recipe)
@@ -199,11 +200,20 @@ def _trained(phase: TrainSection, *, besides: frozenset[str] = frozenset()) -> J
 def _measured(recipe: Recipe) -> JsonObject:
     """What candidates are measured by: the text of the first phase, which a tournament is over within."""
     first = recipe.distill.curriculum[0]
+    cut = _measured_cut(recipe)
     if recipe.search.choose != "tournament":
-        return {"data": [*data_hashes(first.data)], "seq_len": first.seq_len}
+        return {"data": [*data_hashes(first.data)], "seq_len": first.seq_len, **cut}
     found = _trained(first, besides=TOURNAMENTS_OWN)
     loss = first.loss.model_copy(update={"hidden": None}).model_dump(mode="json")
-    return {key: value for key, value in found.items() if key != "teacher"} | {"loss": loss}
+    return {key: value for key, value in found.items() if key != "teacher"} | {"loss": loss, **cut}
+
+
+def _measured_cut(recipe: Recipe) -> JsonObject:
+    """How candidates are compensated and repaired before they are measured; nothing where they are merely sliced."""
+    section = prune_section(recipe).model_copy(update={"repair": candidate_repair(recipe)})
+    if section.compensate is None and section.repair is None:
+        return {}
+    return {"prune": {key: value for key, value in pruning(section).items() if key not in ("shard_gib", "drop_mtp")}}
 
 
 def _correction(recipe: Recipe) -> JsonObject | None:

@@ -2,17 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from minitron.importance.settings import DepthSettings
 from minitron.models.config import config_for_shape, read_config, shape_from_config
 from minitron.models.shape import HybridShape
 from minitron.pipeline.run_folder import RunFolder
 from minitron.recipe.distill import CorrectionSection, DepthFirstSection
-from minitron.recipe.prune import CalibrationSection, PruneSection, VocabularySection
+from minitron.recipe.prune import CalibrationSection, PruneSection, RepairSection, VocabularySection
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.score import ScoreSection
 from minitron.search.limits import Limits
 from minitron.vocabulary.selection import require_size
+
+SectionT = TypeVar("SectionT", bound=CalibrationSection)
 
 
 def score_section(recipe: Recipe) -> ScoreSection:
@@ -31,8 +34,7 @@ def prune_section(recipe: Recipe) -> PruneSection:
     for name in ("compensate", "repair"):
         section: CalibrationSection | None = getattr(recipe.prune, name)
         if section is not None:
-            text = {"data": section.data or recipe.score.data, "seq_len": section.seq_len or recipe.score.seq_len}
-            filled[name] = section.model_copy(update=text)
+            filled[name] = _with_text(recipe, section)
     return recipe.prune.model_copy(update=filled)
 
 
@@ -62,6 +64,21 @@ def with_cut_vocabulary(recipe: Recipe, teacher: HybridShape) -> HybridShape:
         return teacher
     require_size(section, (), teacher.vocab_size)
     return replace(teacher, vocab_size=section.size)
+
+
+def candidate_repair(recipe: Recipe) -> RepairSection | None:
+    """How candidates of a search are repaired before they are measured or distilled a little; None where they are not.
+
+    Those that are ranked repaired are so in any case. A tournament's start as the run's own student does.
+    """
+    if recipe.search.choose == "repaired":
+        return _with_text(recipe, recipe.prune.repair or RepairSection())
+    return prune_section(recipe).repair if recipe.search.choose == "tournament" else None
+
+
+def _with_text(recipe: Recipe, section: SectionT) -> SectionT:
+    text = {"data": section.data or recipe.score.data, "seq_len": section.seq_len or recipe.score.seq_len}
+    return section.model_copy(update=text)
 
 
 def correction_section(recipe: Recipe) -> CorrectionSection | None:

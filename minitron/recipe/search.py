@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from minitron.errors import RecipeError
 from minitron.settings import PositiveInt, Settings
 
-Choice = Literal["largest", "importance", "throughput", "zero_shot", "tournament"]
+Choice = Literal["largest", "importance", "throughput", "zero_shot", "repaired", "tournament"]
 
 
 class SizeRange(Settings):
@@ -36,6 +36,7 @@ NOT_AXES = {
     "choose",
     "top_k",
     "shortlist",
+    "processes",
     "tournament",
 }
 
@@ -88,12 +89,18 @@ class SearchSection(Settings):
     choose: Choice = Field(
         default="importance",
         description="largest: as published (2508.14444); importance: what keeps most of it; throughput: the fastest by "
-        "prediction; zero_shot: least KL to the teacher right after pruning; tournament: after short distillation. "
+        "prediction; zero_shot: least KL to the teacher right after pruning; repaired: after closed-form repair, as "
+        "prune.repair sets it or with its defaults; tournament: after short distillation. "
         "The default won against the published rule at no cost: docs/decisions/0008-search.md.",
     )
     top_k: PositiveInt = Field(default=3, description="Candidates kept; 3 as published (2508.14444).")
     shortlist: PositiveInt = Field(
         default=8, description="Candidates that are pruned and measured: the largest and those that keep most, in turn."
+    )
+    processes: PositiveInt = Field(
+        default=1,
+        description="Local processes that measure candidates side by side; each holds the models, and a share of the "
+        "threads.",
     )
     tournament: TournamentSection = TournamentSection()
 

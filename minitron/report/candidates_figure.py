@@ -31,6 +31,8 @@ def quality(candidate: CandidateRecord) -> tuple[str, float]:
     if candidate.rounds:
         first = candidate.rounds[0]
         return f"KL to the teacher after {first.tokens:,} tokens", math.nan if first.kl is None else first.kl
+    if candidate.repaired is not None:
+        return "KL to the teacher after repair", candidate.repaired.kl
     if candidate.zero_shot is not None:
         return "KL to the teacher right after pruning", candidate.zero_shot.kl
     return "share of importance kept", candidate.retained or math.nan
@@ -68,10 +70,8 @@ def _draw_front(figure: Figure, axes: Axes, search: SearchRecord) -> None:
 def _draw_rounds(axes: Axes, search: SearchRecord) -> None:
     for number, candidate in enumerate(search.candidates, start=1):
         tokens = [0, *(each.tokens / 1e6 for each in candidate.rounds)]
-        kl = [
-            candidate.zero_shot.kl if candidate.zero_shot else math.nan,
-            *(each.kl or math.nan for each in candidate.rounds),
-        ]
+        start = candidate.repaired or candidate.zero_shot
+        kl = [start.kl if start else math.nan, *(each.kl or math.nan for each in candidate.rounds)]
         style = {"linewidth": 2.5, "zorder": 3} if number == 1 else {"linewidth": 1}
         axes.plot(tokens, kl, marker="o", markersize=4, label=str(number), **style)
     axes.set_yscale("log")

@@ -110,11 +110,15 @@ def candidates_table(search: SearchRecord) -> Table:
 
 
 def _measured_columns(candidates: Sequence[CandidateRecord]) -> dict[str, list[str]]:
-    columns = {}
-    if any(each.zero_shot for each in candidates):
-        columns["zero-shot KL"] = [
-            _optional(each.zero_shot.kl if each.zero_shot else None, "{:.4f}") for each in candidates
-        ]
+    measured = {
+        "zero-shot KL": [each.zero_shot for each in candidates],
+        "repaired KL": [each.repaired for each in candidates],
+    }
+    columns = {
+        title: [_optional(one.kl if one else None, "{:.4f}") for one in found]
+        for title, found in measured.items()
+        if any(found)
+    }
     for tokens in sorted({round_.tokens for each in candidates for round_ in each.rounds}):
         found = [next((one.kl for one in each.rounds if one.tokens == tokens), None) for each in candidates]
         columns[f"KL at {format_count(tokens)}"] = [_optional(kl, "{:.4f}") for kl in found]

@@ -25,8 +25,8 @@ class ModelEstimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ZeroShot:
-    """Held-out loss and KL to the teacher right after pruning, nats a token."""
+class HeldOut:
+    """Held-out loss and KL to the teacher, nats a token."""
 
     loss: float
     kl: float
@@ -52,6 +52,7 @@ class CandidateRecord:
         tokens_per_s: Predicted output tokens a second; None without a device.
         retained: Share of the importance that it keeps.
         zero_shot: Loss and KL right after pruning; None when not measured.
+        repaired: The same after closed-form repair; None when not measured.
         rounds: KL after each round of a tournament that it was in.
         curve: (tokens, training loss) of all rounds.
         on_front: Whether no other candidate is smaller, better and (where predicted) faster.
@@ -63,7 +64,8 @@ class CandidateRecord:
     memory: MemoryBytes
     tokens_per_s: float | None
     retained: float | None
-    zero_shot: ZeroShot | None = None
+    zero_shot: HeldOut | None = None
+    repaired: HeldOut | None = None
     rounds: tuple[Round, ...] = ()
     curve: tuple[tuple[int, float], ...] = ()
     on_front: bool = False
@@ -73,8 +75,9 @@ class CandidateRecord:
         """What all candidates are compared by, lower is better: KL after the first round, else what is known."""
         if self.rounds:
             return inf if self.rounds[0].kl is None else self.rounds[0].kl
-        if self.zero_shot is not None:
-            return self.zero_shot.kl
+        measured = self.repaired or self.zero_shot
+        if measured is not None:
+            return measured.kl
         return -(self.retained or 0.0)
 
 

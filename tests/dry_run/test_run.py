@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -212,3 +213,23 @@ def test_the_disk_holds_the_cache_the_students_and_what_passes(
     assert sizes["distill", "two resumable states"] == 2 * (4 + 8) * student
     assert found["disk"]["stays_bytes"] == 8 * student + 256 * (token + 2) + 16 * 8
     assert found["disk"]["most_bytes"] == found["disk"]["stays_bytes"] + 24 * student
+
+
+def test_a_search_counts_what_its_candidates_cost_and_holds_as_many_models_as_it_has_processes(
+    recipe_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def planned(*overrides: str) -> dict[str, Any]:
+        words = [word for override in overrides for word in ("--set", override)]
+        stages = forecast(capsys, recipe_path, *words, *TWO_GPUS)["stages"]
+        found: dict[str, Any] = next(stage for stage in stages if stage["name"] == "search")
+        return found
+
+    one, two = (planned("search.choose=repaired", f"search.processes={number}") for number in (1, 2))
+    assert "chosen by repaired of 5, in 2 processes" in two["does"]
+    assert two["operations"] == one["operations"]
+    weights = two["holds"]["total_bytes"] - one["holds"]["total_bytes"]
+    assert 0 < weights < one["holds"]["total_bytes"]
+    zero_shot, importance = planned("search.choose=zero_shot"), planned()
+    assert importance["operations"] == 0 < zero_shot["operations"] < one["operations"]
+    more = planned("search.choose=repaired", "prune.repair={samples: 256}")
+    assert more["operations"] > one["operations"]

@@ -97,3 +97,34 @@ def test_a_curriculum_of_one_phase_is_the_section_itself(recipe_path: Path) -> N
     plain = load_recipe(recipe_path)
     phased = load_recipe(recipe_path, ("distill.tokens=null", "distill.phases=[{tokens: 256}]"))
     assert fingerprints.distill(phased) == fingerprints.distill(plain)
+
+
+def test_processes_side_by_side_change_no_result(recipe_path: Path) -> None:
+    for choose in ("importance", "zero_shot", "repaired"):
+        one, several = (
+            fingerprints.search(load_recipe(recipe_path, (f"search.choose={choose}", f"search.processes={number}")))
+            for number in (1, 4)
+        )
+        assert one == several
+
+
+@pytest.mark.parametrize("choose", ["search.choose=repaired", TOURNAMENT])
+def test_candidates_that_are_repaired_depend_on_how(recipe_path: Path, choose: str | tuple[str, ...]) -> None:
+    words = (choose,) if isinstance(choose, str) else choose
+
+    def found(*overrides: str) -> object:
+        return fingerprints.search(load_recipe(recipe_path, (*words, *overrides)))
+
+    before = found("prune.repair={samples: 6}")
+    assert found("prune.repair={samples: 6}", "prune.shard_gib=1") == before
+    assert found("prune.repair={samples: 6, ridge: 0.1}") != before
+    assert found("prune.repair={samples: 6}", "prune.weights_dtype=bf16") != before
+    (recipe_path.parent / "other.txt").write_text("other text")
+    assert found("prune.repair={samples: 6, data: [{path: other.txt}]}") != before
+
+
+def test_candidates_that_are_not_repaired_do_not_depend_on_it(recipe_path: Path) -> None:
+    for choose in ("importance", "zero_shot"):
+        before = fingerprints.search(load_recipe(recipe_path, (f"search.choose={choose}",)))
+        repaired = (f"search.choose={choose}", "prune.repair={samples: 6}")
+        assert fingerprints.search(load_recipe(recipe_path, repaired)) == before

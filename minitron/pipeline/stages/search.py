@@ -17,7 +17,7 @@ from minitron.importance.retained import retained_shares
 from minitron.importance.scores import Scores, load_scores
 from minitron.models.shape import HybridShape
 from minitron.pipeline.blocks import kept_blocks
-from minitron.pipeline.candidates import Measured, measure_candidates
+from minitron.pipeline.candidates.measure import Measured, measure_candidates
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.fingerprints import RANK_BY
 from minitron.pipeline.run_folder import CANDIDATES_FILE
@@ -97,6 +97,7 @@ def _candidate(found: Measured) -> CandidateRecord:
         tokens_per_s=candidate.tokens_per_s,
         retained=candidate.retained,
         zero_shot=found.zero_shot,
+        repaired=found.repaired,
         rounds=tuple(
             Round(tokens=each.tokens, kl=each.loss if math.isfinite(each.loss) else None) for each in found.standings
         ),

@@ -17,7 +17,9 @@ from minitron.evaluate.perplexity import evaluate_text
 from minitron.importance.scores import load_scores
 from minitron.importance.selection import select_units
 from minitron.models.shape import HybridShape
-from minitron.pipeline import candidates as measure
+from minitron.pipeline.candidates import tournament as played
+from minitron.pipeline.candidates.bench import Bench
+from minitron.pipeline.candidates.text import read_text
 from minitron.pipeline.run_folder import CANDIDATES_FILE, CHECKPOINT_FOLDER, SCORES_FILE, RunFolder
 from minitron.pipeline.runner import run_pipeline
 from minitron.prune.checkpoint import prune_checkpoint
@@ -69,12 +71,12 @@ def test_zero_shot_measures_what_pruning_on_disk_gives_and_writes_no_checkpoint(
     recipe = load_recipe(recipe_path)
     source = open_checkpoint(Path(recipe.teacher))
     scores = load_scores(tmp_path / "run" / "score" / SCORES_FILE)
-    bench = measure._Bench(recipe, source, scores, tmp_path)
+    bench = Bench(recipe, source, scores, read_text(recipe, source, tmp_path))
     for number, candidate in enumerate(found["candidates"]):
         shape, layers = HybridShape(**candidate["shape"]), tuple(candidate["layers"])
         plan = PrunePlan(source=source.shape, target=shape, keep=select_units(scores, source.shape, shape, layers))
         student = load_model(prune_checkpoint(source, plan, tmp_path / str(number)).folder)
-        on_disk = evaluate_text(student, bench.held_out_NT, teacher=bench.teacher)
+        on_disk = evaluate_text(student, bench.text.held_out_NT, teacher=bench.teacher)
         assert candidate["zero_shot"]["kl"] == pytest.approx(on_disk.kl_to_teacher, rel=1e-6)
         assert candidate["zero_shot"]["loss"] == pytest.approx(on_disk.loss, rel=1e-6)
 
@@ -117,7 +119,7 @@ def test_a_stopped_tournament_goes_on_and_ends_the_same(
 ) -> None:
     expected, folder = found_by(tournament), begun("stopped", "score")
     played = []
-    real = measure._Bench.measure
+    real = Bench.held_out
 
     def stops(bench: Any, student: Any) -> Any:
         # Measured right after the training of a round: its state is saved, its standing is not.
@@ -127,7 +129,7 @@ def test_a_stopped_tournament_goes_on_and_ends_the_same(
         played.append("go")
         return real(bench, student)
 
-    monkeypatch.setattr(measure._Bench, "measure", stops)
+    monkeypatch.setattr(Bench, "held_out", stops)
     with pytest.raises(KeyboardInterrupt):
         search(recipe_path, folder, *TOURNAMENT)
     again = search(recipe_path, folder, *TOURNAMENT)
@@ -182,7 +184,7 @@ def test_a_candidate_that_diverges_leaves_and_the_others_play_on(
     begun: Begun, recipe_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = begun("run", "score")
-    real, calls = measure.distill, []
+    real, calls = played.distill, []
 
     def diverges_first(*args: Any, **kwargs: Any) -> Any:
         name = args[-1].state_folder.name
@@ -191,7 +193,7 @@ def test_a_candidate_that_diverges_leaves_and_the_others_play_on(
             raise DivergedError("the distillation loss must stay finite")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(measure, "distill", diverges_first)
+    monkeypatch.setattr(played, "distill", diverges_first)
     found = search(recipe_path, folder, *TOURNAMENT)
     assert calls.count("candidate-0") == 1
     assert [each["rounds"][0]["kl"] is None for each in found["candidates"]] == [False] * 4 + [True]
