@@ -1,0 +1,82 @@
+"""Nested students: smaller models whose weights are the first units, along every axis, of a larger one's."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from minitron.errors import ShapeError
+from minitron.models.axes import Axis, Indices
+from minitron.models.keep import Keep
+from minitron.models.shape import HybridShape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NestedStudent:
+    """A student that is a prefix of the largest one in every axis, and has some of its blocks.
+
+    Attributes:
+        name: What it is called.
+        shape: Its shape.
+        layers: The largest student's blocks that it has, ascending.
+        share: Parts of the training text that are its own; the largest student has one.
+        scales: Name on disk in the largest student -> factor, of norms over fewer hidden channels.
+    """
+
+    name: str
+    shape: HybridShape
+    layers: tuple[int, ...]
+    share: int = 1
+    scales: Mapping[str, float] = field(default_factory=dict)
+
+    def keep(self, largest: HybridShape) -> Keep:
+        """What it has of the largest student.
+
+        Raises:
+            ShapeError: It exceeds the largest student somewhere.
+        """
+        return prefix_keep(largest, self.shape, self.layers)
+
+
+def prefix_keep(source: HybridShape, target: HybridShape, layers: tuple[int, ...]) -> Keep:
+    """The first units of every axis; where an axis is grouped, the first groups and the first units of each.
+
+    Args:
+        source: Shape before.
+        target: Shape after.
+        layers: Kept blocks, ascending.
+
+    Raises:
+        ShapeError: The target exceeds the source, or a group of it the source's group.
+    """
+    family = source.family
+    kinds = {source.hybrid_override_pattern[layer] for layer in layers}
+    there = [axis for axis in family.axes.values() if axis.blocks is None or kinds & set(axis.blocks)]
+    for axis in there:
+        if target.sizes[axis.name] > source.sizes[axis.name]:
+            found, most = target.sizes[axis.name], source.sizes[axis.name]
+            raise ShapeError(f"{axis.name} must not exceed the largest student's {most}, got {found}")
+    changed = {axis.name for axis in there if target.sizes[axis.name] != source.sizes[axis.name]}
+    changed |= {family.owners[name] for name in changed & family.owners.keys()}
+    indices: dict[tuple[str, int | None], Indices] = {}
+    for axis in there:
+        if axis.name in changed:
+            first = _first_units(axis, source, target)
+            indices |= {(axis.name, layer): first for layer in source.places_of(axis, layers)}
+    return Keep(layers=layers, indices=indices)
+
+
+def _first_units(axis: Axis, source: HybridShape, target: HybridShape) -> Indices:
+    """Positions of the first units of one index set, a row of them for each entry of an axis that owns it."""
+    kept = target.sizes[axis.name]
+    if axis.per is not None:
+        return np.tile(np.arange(kept, dtype=np.int64), (source.sizes[axis.per], 1))
+    if axis.grouped_by is None:
+        return np.arange(kept, dtype=np.int64)
+    group_size = source.sizes[axis.name] // source.sizes[axis.grouped_by]
+    groups = target.sizes[axis.grouped_by]
+    if kept // groups > group_size:
+        most = group_size * groups
+        raise ShapeError(f"{axis.name} must be at most {most} with {axis.grouped_by}={groups}, got {kept}")
+    starts = group_size * np.arange(groups, dtype=np.int64)
+    return (starts[:, None] + np.arange(kept // groups, dtype=np.int64)).reshape(-1)
