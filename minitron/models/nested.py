@@ -38,6 +38,64 @@ class NestedStudent:
         return prefix_keep(largest, self.shape, self.layers)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NestedStudents:
+    """The students in one set of weights, whose units lie in the order of their importance.
+
+    Attributes:
+        students: The smaller students that are trained.
+        removed: The largest student's blocks in the order in which they go, as far as the smallest student goes.
+    """
+
+    students: tuple[NestedStudent, ...]
+    removed: tuple[int, ...] = ()
+
+    def named(self, name: str) -> NestedStudent:
+        """A student by its name.
+
+        Raises:
+            ShapeError: There is none of that name.
+        """
+        found = {student.name: student for student in self.students}
+        if name not in found:
+            raise ShapeError(f"a student must be one of {', '.join(found)}, got {name!r}")
+        return found[name]
+
+    def layers(self, largest: HybridShape, depth: int | None) -> tuple[int, ...]:
+        """The blocks that a student of so many has.
+
+        Raises:
+            ShapeError: There is no such number of them.
+        """
+        blocks = largest.num_hidden_layers
+        gone = 0 if depth is None else blocks - depth
+        if not 0 <= gone <= len(self.removed):
+            raise ShapeError(f"num_hidden_layers must be {blocks - len(self.removed)} to {blocks}, got {depth}")
+        return tuple(sorted(set(range(blocks)) - set(self.removed[:gone])))
+
+    def of_size(
+        self, largest: HybridShape, widths: Mapping[str, int], depth: int | None, *, name: str, share: int = 1
+    ) -> NestedStudent:
+        """A student of some sizes, trained or not.
+
+        Args:
+            largest: The largest student's shape.
+            widths: Sizes by minitron's names or a configuration's own.
+            depth: How many blocks; all when None.
+            name: What it is called.
+            share: Parts of the training text that are its own.
+
+        Raises:
+            ShapeError: The largest student holds none such.
+        """
+        family = largest.family
+        sizes = family.with_units({family.axis_named(axis): size for axis, size in widths.items()}, largest.sizes)
+        layers = self.layers(largest, depth)
+        student = NestedStudent(name=name, shape=largest.resized(layers=layers, **sizes), layers=layers, share=share)
+        student.keep(largest)
+        return student
+
+
 def prefix_keep(source: HybridShape, target: HybridShape, layers: tuple[int, ...]) -> Keep:
     """The first units of every axis; where an axis is grouped, the first groups and the first units of each.
 

@@ -10,6 +10,7 @@ from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
 from minitron.pipeline.blocks import check_depth_target, kept_blocks
 from minitron.pipeline.sections import search_limits
+from minitron.pipeline.students import find_students
 from minitron.recipe.lengths import check_lengths
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.source import faulty_text, sources_in
@@ -72,6 +73,8 @@ def check_against_teacher(recipe: Recipe, teacher: HybridShape) -> None:
     _check_search(recipe, teacher)
     check_lengths(recipe)
     check_training(recipe, teacher)
+    if recipe.distill.students and recipe.depth_first is None:
+        find_students(recipe, teacher)  # what the search chooses is smaller still: that is checked before training
 
 
 def check_training(recipe: Recipe, teacher: HybridShape) -> None:

@@ -23,6 +23,7 @@ from minitron.distill.training.model import HiddenMatch
 from minitron.distill.training.stage import DistillRecord, DistillSettings
 from minitron.distributed import Ranks
 from minitron.models.config import read_config, shape_from_config
+from minitron.models.nested import NestedStudent
 from minitron.pipeline.fingerprints import data_hashes
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RECORD_FILE
 from minitron.pipeline.text import text_sources
@@ -43,10 +44,15 @@ def objective_of(section: LossSettings) -> Objective:
 
 
 def train_settings(
-    section: TrainSection, objective: Objective, *, hidden: HiddenMatch | None = None
+    section: TrainSection,
+    objective: Objective,
+    *,
+    hidden: HiddenMatch | None = None,
+    nested: tuple[NestedStudent, ...] = (),
 ) -> DistillSettings:
     """A phase's settings as distillation takes them."""
-    return DistillSettings.model_validate({**section.training, "objective": objective, "hidden": hidden})
+    besides = {"objective": objective, "hidden": hidden, "nested": nested}
+    return DistillSettings.model_validate({**section.training, **besides})
 
 
 def packed_text(section: TrainSection, teacher: Path, path: Path, *, seed: int, ranks: Ranks) -> PackedSequences:

@@ -58,11 +58,12 @@ class NestedDistillationModel(DistillationModel):
         targets = None if teacher is None else teacher.targets(input_ids, index)
         shared = self.student.state_dict(keep_vars=True)
         parts = []
-        for number in student.unique().tolist():
+        for number in sorted(set(student.tolist())):
             chosen_B = student == number
             with autocast_without_copies(input_ids.device):
                 if number == 0:
-                    hidden_BTD, head_VD = last_hidden_states(self.student, input_ids[chosen_B]), output_head(self.student)
+                    hidden_BTD = last_hidden_states(self.student, input_ids[chosen_B])
+                    head_VD = output_head(self.student)
                 else:
                     sliced = self._sliced[number - 1]
                     hidden_BTD, head_VD = sliced.last_hidden(shared, input_ids[chosen_B], training=self.training)

@@ -2,6 +2,7 @@
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.pipeline.context import StageContext
+from minitron.pipeline.nested import nest_students, sort_units
 from minitron.pipeline.recovery import Recovery, compose_plans, recover
 from minitron.pipeline.sections import teaching_checkpoint
 from minitron.pipeline.teachers import TeacherSource
@@ -14,9 +15,14 @@ def run(context: StageContext) -> None:
     pruned = open_checkpoint(run_folder.pruned)
     plans = [run_folder.plan] if recipe.depth_first is None else [run_folder.depth_plan, run_folder.plan]
     student = load_trained(pruned, recipe.distill, context.ranks, device=recipe.device)
+    nested = None
+    if recipe.distill.students:
+        nesting = nest_students(context, pruned)
+        student, nested = sort_units(student, pruned.shape, nesting.order), nesting.students
     recovery = Recovery(
         section=recipe.distill,
         teacher=TeacherSource(folder=teaching_checkpoint(recipe, run_folder), caches=run_folder.teacher_cache),
         kept=compose_plans(plans),
+        nested=nested,
     )
     recover(context, student, pruned, recovery)

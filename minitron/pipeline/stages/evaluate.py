@@ -1,29 +1,43 @@
 """Stage `evaluate`: teacher, pruned and distilled checkpoints -> their metrics."""
 
+import shutil
 from pathlib import Path
 
 from minitron.artifacts.json_files import write_json
+from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.students import holds_students, read_students
 from minitron.checkpoints.vocabulary import require_one_vocabulary
+from minitron.models.nested import NestedStudent
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.evaluation import evaluate_model
+from minitron.pipeline.nested import extract_student
 from minitron.pipeline.run_folder import METRICS_FILE
 from minitron.runtime.loading import load_model
 
+EXTRACTED_FOLDER = "students"  # while they are measured
+
 
 def run(context: StageContext) -> None:
-    """Measures teacher, pruned and distilled; the teacher is loaded once."""
+    """Measures teacher, pruned, distilled and the students that it holds; the teacher is loaded once."""
     recipe, teacher_folder = context.recipe, Path(context.recipe.teacher)
     teacher = load_model(teacher_folder, device=recipe.device)
     found = {}
-    for name, folder in (
-        ("teacher", teacher_folder),
-        ("pruned", context.run.pruned),
-        ("distilled", context.run.student),
-    ):
+    folders = {"teacher": teacher_folder, "pruned": context.run.pruned, "distilled": context.run.student}
+    extracted = context.output / EXTRACTED_FOLDER
+    for student in nested_students(context.run.student):
+        extract_student(open_checkpoint(context.run.student), student, extracted / student.name)
+        folders[student.name] = extracted / student.name
+    for name, folder in folders.items():
         require_one_vocabulary(teacher_folder, folder)
         model = teacher if folder == teacher_folder else load_model(folder, device=recipe.device)
         found[name] = evaluate_model(
             model, folder, recipe.evaluate, recipe.budget.workload, teacher=teacher, seed=recipe.seed
         ).to_json()
         del model
+    shutil.rmtree(extracted, ignore_errors=True)
     write_json(context.output / METRICS_FILE, found)
+
+
+def nested_students(folder: Path) -> tuple[NestedStudent, ...]:
+    """The smaller students that a checkpoint holds, if any."""
+    return read_students(folder).students if holds_students(folder) else ()
