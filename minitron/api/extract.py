@@ -9,7 +9,7 @@ from minitron.artifacts.artifact import move_up, write_artifact
 from minitron.artifacts.finished import finished_or_refused
 from minitron.artifacts.json_files import JsonObject
 from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_checkpoint
-from minitron.pipeline.nested import extract_student
+from minitron.pipeline.nested.extraction import extract_student
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER
 
 

@@ -9,8 +9,8 @@ from minitron.distill.optimizers import OPTIMIZER_NAMES
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
 from minitron.pipeline.blocks import check_depth_target, kept_blocks
+from minitron.pipeline.nested.students import find_students
 from minitron.pipeline.sections import search_limits
-from minitron.pipeline.students import find_students
 from minitron.recipe.lengths import check_lengths
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.source import faulty_text, sources_in

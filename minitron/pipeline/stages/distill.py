@@ -2,7 +2,7 @@
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.pipeline.context import StageContext
-from minitron.pipeline.nested import nest_students, sort_units
+from minitron.pipeline.nested.nesting import nest_students, sort_units
 from minitron.pipeline.recovery import Recovery, compose_plans, recover
 from minitron.pipeline.sections import teaching_checkpoint
 from minitron.pipeline.teachers import TeacherSource

@@ -10,7 +10,7 @@ from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.models.nested import NestedStudent
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.evaluation import evaluate_model
-from minitron.pipeline.nested import extract_student
+from minitron.pipeline.nested.extraction import extract_student
 from minitron.pipeline.run_folder import METRICS_FILE
 from minitron.runtime.loading import load_model
 

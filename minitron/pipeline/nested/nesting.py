@@ -1,12 +1,10 @@
-"""Nested students of a run: the order of units in the weights that they share, and their extraction."""
+"""The order of units in the weights that students share, and what each student has of them."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes
-from minitron.checkpoints.lineage import lineage_of
+from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.errors import MinitronError
 from minitron.importance.ordering import best_first, carried_scores
 from minitron.importance.scores import load_scores
@@ -15,10 +13,8 @@ from minitron.models.nested import NestedStudent, NestedStudents
 from minitron.models.shape import HybridShape
 from minitron.pipeline.calibration import open_stack, read_samples
 from minitron.pipeline.context import StageContext
-from minitron.pipeline.provenance import write_provenance
+from minitron.pipeline.nested.students import find_students
 from minitron.pipeline.sections import prune_section
-from minitron.pipeline.students import find_students
-from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.in_memory import prune_model
 from minitron.prune.norm_compensation import norm_scales
 from minitron.prune.plan import PrunePlan, load_plan
@@ -83,21 +79,3 @@ def _compensated(context: StageContext, pruned: Checkpoint, student: NestedStude
 def sort_units(model: PreTrainedModel, shape: HybridShape, order: Keep) -> PreTrainedModel:
     """The same function with its units in another order, as a new model."""
     return prune_model(model, PrunePlan(source=shape, target=shape, keep=order))
-
-
-def extract_student(source: Checkpoint, student: NestedStudent, output: Path) -> Checkpoint:
-    """Writes a student as a checkpoint of its own, streamed out of the one that holds it.
-
-    Args:
-        source: The checkpoint that holds it.
-        student: What it has of it.
-        output: An empty folder, or that of an interrupted call.
-
-    Raises:
-        MinitronError: See `prune_checkpoint`.
-    """
-    plan = PrunePlan(source=source.shape, target=student.shape, keep=student.keep(source.shape), scales=student.scales)
-    written = prune_checkpoint(source, plan, output)
-    lineage = lineage_of(source, hashes=checkpoint_hashes(source.folder))
-    write_provenance(written, lineage, "extract", student=student.name, layers=student.layers)
-    return written
