@@ -1,7 +1,7 @@
 """Nested students: smaller models whose weights are the first units, along every axis, of a larger one's."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,14 +20,12 @@ class NestedStudent:
         shape: Its shape.
         layers: The largest student's blocks that it has, ascending.
         share: Parts of the training text that are its own; the largest student has one.
-        scales: Name on disk in the largest student -> factor, of norms over fewer hidden channels.
     """
 
     name: str
     shape: HybridShape
     layers: tuple[int, ...]
     share: int = 1
-    scales: Mapping[str, float] = field(default_factory=dict)
 
     def keep(self, largest: HybridShape) -> Keep:
         """What it has of the largest student.

@@ -12,16 +12,15 @@ from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_
 from minitron.checkpoints.finite import naming_weights
 from minitron.checkpoints.lineage import lineage_of
 from minitron.checkpoints.merging.merge import merge_checkpoints
-from minitron.checkpoints.students import write_students
 from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.distill.loss.hidden_states import HIDDEN_LOSSES
 from minitron.distill.settings import HiddenSettings
 from minitron.distill.training.model import HiddenMatch
 from minitron.distill.training.stage import DistillRecord, TrainingRun, distill
 from minitron.errors import MinitronError
-from minitron.models.nested import NestedStudents
 from minitron.pipeline import fingerprints
 from minitron.pipeline.context import StageContext
+from minitron.pipeline.nested.nesting import Nesting, write_nesting
 from minitron.pipeline.provenance import write_provenance
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RECORD_FILE
 from minitron.pipeline.teachers import TeacherSource, open_teachers
@@ -66,7 +65,7 @@ class Recovery:
     section: DistillSection
     teacher: TeacherSource
     kept: Kept | None = None
-    nested: NestedStudents | None = None
+    nested: Nesting | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +110,7 @@ def recover(context: StageContext, student: PreTrainedModel, template: Checkpoin
     """
     section, ranks, output = recovery.section, context.ranks, context.output
     require_one_vocabulary(recovery.teacher.folder, template.folder)
-    nested = () if recovery.nested is None else recovery.nested.students
+    nested = () if recovery.nested is None else recovery.nested.trained
     teachers = open_teachers(context, section, recovery.teacher)
     finished: list[_Phase] = []
     for position, (name, phase) in enumerate(zip(section.phase_names, section.curriculum, strict=True)):
@@ -188,7 +187,7 @@ def _finish(context: StageContext, recovery: Recovery, template: Checkpoint, pha
     else:
         result = open_checkpoint(last.rename(final))
     if recovery.nested is not None:
-        write_students(recovery.nested, final)
+        write_nesting(recovery.nested, final)
     whole = _joined([phase.record for phase in phases])
     write_provenance(
         result,

@@ -14,6 +14,7 @@ from minitron.data.token_ids import require_model_ids
 from minitron.distill.loss.divergences import DIVERGENCES
 from minitron.distill.loss.divergences.jsd import JSD
 from minitron.distill.loss.objective import Objective
+from minitron.distill.nested.students import TrainedStudent
 from minitron.distill.settings import LossSettings
 from minitron.distill.sharding import full_state
 from minitron.distill.teachers.layerwise import LayerwiseTeacher
@@ -23,7 +24,6 @@ from minitron.distill.training.model import HiddenMatch
 from minitron.distill.training.stage import DistillRecord, DistillSettings
 from minitron.distributed import Ranks
 from minitron.models.config import read_config, shape_from_config
-from minitron.models.nested import NestedStudent
 from minitron.pipeline.fingerprints import data_hashes
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RECORD_FILE
 from minitron.pipeline.text import text_sources
@@ -48,7 +48,7 @@ def train_settings(
     objective: Objective,
     *,
     hidden: HiddenMatch | None = None,
-    nested: tuple[NestedStudent, ...] = (),
+    nested: tuple[TrainedStudent, ...] = (),
 ) -> DistillSettings:
     """A phase's settings as distillation takes them."""
     besides = {"objective": objective, "hidden": hidden, "nested": nested}

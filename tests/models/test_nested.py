@@ -5,11 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from minitron.errors import ShapeError
+from minitron.models.axes import tensor_shape
+from minitron.models.keep import compose_keeps
 from minitron.models.nested import NestedStudents, prefix_keep
+from minitron.models.slicing import slice_tensors
 from minitron.prune.plan import PrunePlan
 from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape
 from tests.support.strategies import plans, shapes
@@ -62,3 +66,22 @@ def test_whole_groups_go_with_their_units() -> None:
     moe = make_moe_shape()
     few = NestedStudents(students=()).of_size(moe, {"n_routed_experts": 9}, None, name="a")
     assert few.keep(moe).indices["n_routed_experts", 1].tolist() == [0, 1, 2, 5, 6, 7, 10, 11, 12]
+
+
+@given(data=st.data(), seed=st.integers(0, 2**16))
+def test_two_cuts_are_one(data: Any, seed: int) -> None:
+    shape = data.draw(shapes())
+    first = data.draw(plans(shape))
+    second = data.draw(plans(first.target))
+    both = compose_keeps(shape, first.keep, second.keep)
+    PrunePlan(source=shape, target=both.shape(shape), keep=both)
+    rng = np.random.default_rng(seed)
+    tensors = {
+        name: torch.from_numpy(rng.random(tensor_shape(spec, shape.sizes))) for name, spec in shape.tensors().items()
+    }
+    left = dict(slice_tensors(tensors.__getitem__, shape, first.keep))
+    expected = dict(slice_tensors(left.__getitem__, first.target, second.keep))
+    found = dict(slice_tensors(tensors.__getitem__, shape, both))
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-12, atol=0, msg=name)

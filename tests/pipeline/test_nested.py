@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from minitron.api.extract import extract
 from minitron.checkpoints.checkpoint import open_checkpoint
@@ -13,8 +14,15 @@ from minitron.checkpoints.students import read_students
 from minitron.checkpoints.weights import open_weights
 from minitron.cli.main import main
 from minitron.errors import MinitronError
+from minitron.importance.ordering import best_first, carried_scores
+from minitron.importance.scores import load_scores
+from minitron.models.keep import compose_keeps
 from minitron.models.slicing import slice_tensors
+from minitron.pipeline.pruning import Cut, prune_to
+from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.runner import run_pipeline
+from minitron.pipeline.sections import prune_section
+from minitron.prune.plan import load_plan
 from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
 from tests.support.recipes import write_tiny_recipe
@@ -24,7 +32,7 @@ STUDENTS = (
     "search.num_hidden_layers=[7]",
     "distill.students=[{name: medium, shape: {hidden_size: 14}}, "
     "{name: small, shape: {hidden_size: 11, mamba_num_heads: 4, intermediate_size: 20, num_hidden_layers: 5}}]",
-    "prune.compensate={samples: 2}",
+    "prune={compensate: {samples: 2}, repair: {samples: 2}}",
 )
 
 
@@ -43,28 +51,58 @@ def test_every_student_is_measured(nested_run: Path) -> None:
     assert not (nested_run / "evaluate" / "students").exists()
 
 
-def test_an_extracted_student_is_a_slice_bit_for_bit(nested_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["medium", "small"])
+def test_an_extracted_student_is_slices_and_their_correction_bit_for_bit(
+    nested_run: Path, tmp_path: Path, name: str
+) -> None:
     source = open_checkpoint(nested_run / "distill" / "checkpoint")
-    student = read_students(source.folder).named("small")
-    written = extract(nested_run, "small", output=tmp_path / "small")
+    student, correction = (
+        read_students(source.folder).named(name),
+        load_file(source.folder / f"students/{name}.safetensors"),
+    )
+    written = extract(nested_run, name, output=tmp_path / name)
     assert written.shape == student.shape
-    assert written.shape.num_hidden_layers == 5
     assert not (written.folder / "students.json").exists()
     with open_weights(source) as read, open_weights(written) as read_written:
-        expected = dict(slice_tensors(read, source.shape, student.keep(source.shape), scales=student.scales))
-        assert expected.keys() == written.tensors.keys()
-        for name, tensor in expected.items():
-            assert torch.equal(read_written(name), tensor), name
-    assert [step["step"] for step in json.loads((written.folder / "lineage.json").read_text())["steps"]][
-        -1
-    ] == "extract"
+        sliced = dict(slice_tensors(read, source.shape, student.keep(source.shape)))
+        assert sliced.keys() == written.tensors.keys()
+        for tensor, found in sliced.items():
+            expected = found + correction[tensor] if tensor in correction else found
+            assert torch.equal(read_written(tensor), expected), tensor
+    lineage = json.loads((written.folder / "lineage.json").read_text())
+    assert [step["step"] for step in lineage["steps"]] == ["prune", "distill", "extract"]
     load_model(written.folder)
 
 
-def test_norms_of_narrower_students_are_compensated(nested_run: Path) -> None:
-    students = read_students(nested_run / "distill" / "checkpoint").students
-    assert all(0.3 < scale < 3 for student in students for scale in student.scales.values())
-    assert [bool(student.scales) for student in students] == [True, True]
+def test_without_training_a_student_is_what_pruning_would_leave(nested_run: Path, tmp_path: Path) -> None:
+    # At a rate of almost nothing the weights that are shared stay those of the pruned checkpoint.
+    for stage in ("score", "search", "prune"):
+        shutil.copytree(nested_run / stage, tmp_path / "run" / stage)
+    path = write_tiny_recipe(tmp_path)
+    recipe = load_recipe(path, (*STUDENTS, "distill.learning_rate=1.0e-30"))
+    list(run_pipeline(recipe, tmp_path / "run", last="distill"))
+    extract(tmp_path / "run", "small", output=tmp_path / "small")
+    run = RunFolder(tmp_path / "run")
+    student = read_students(run.student).named("small")
+    first, pruned = load_plan(run.plan), open_checkpoint(run.pruned)
+    scores = load_scores(run.scores)
+    order = best_first(carried_scores(scores, first.keep), pruned.shape)
+    keep = compose_keeps(first.source, compose_keeps(first.source, first.keep, order), student.keep(pruned.shape))
+    cut = Cut(
+        source=open_checkpoint(tmp_path / "teacher"), scores=scores, target=student.shape, layers=keep.layers, keep=keep
+    )
+    prune_to(cut, tmp_path / "alone" / "checkpoint", section=prune_section(recipe))
+    expected = load_model(tmp_path / "alone" / "checkpoint").state_dict()
+    for name, weight in load_model(tmp_path / "small").state_dict().items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-6, atol=1e-6, msg=name)
+
+
+def test_nothing_of_the_students_starts_is_left(nested_run: Path) -> None:
+    assert sorted(path.name for path in (nested_run / "distill").iterdir()) == [
+        "artifact.json",
+        "checkpoint",
+        "record.json",
+    ]
 
 
 def test_students_between_those_that_were_trained_come_out_too(nested_run: Path, tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS, distillation_los
 from minitron.distill.loss.inputs import LossScope
 from minitron.distill.loss.objective import DenseTargets, Objective, Targets
 from minitron.distill.nested.slices import SlicedStudent
+from minitron.distill.nested.students import TrainedStudent
 from minitron.distill.teachers.teacher import Teacher
 from minitron.distill.training.autocast import autocast_without_copies
 from minitron.distill.training.model import DistillationModel
-from minitron.models.nested import NestedStudent
 from minitron.runtime.backbone import last_hidden_states, output_head
 
 
@@ -37,7 +37,7 @@ class NestedDistillationModel(DistillationModel):
         teacher: Teacher | None,
         objective: Objective,
         *,
-        nested: Sequence[NestedStudent],
+        nested: Sequence[TrainedStudent],
         chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
     ) -> None:
         super().__init__(student, teacher, objective, chunk_tokens=chunk_tokens)

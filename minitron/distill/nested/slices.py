@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from minitron.checkpoints.names import gather_state, read_place
 from minitron.checkpoints.places import model_places
+from minitron.distill.nested.students import TrainedStudent
 from minitron.models.config import config_for_shape, shape_from_config
-from minitron.models.nested import NestedStudent
-from minitron.models.slicing import cut_tensor, tensor_cuts
+from minitron.models.slicing import TensorCut, cut_tensor, tensor_cuts
 from minitron.runtime.backbone import backbone_of, divided_for_logits, family_of
 from minitron.runtime.loading import config_of, empty_like
 
@@ -24,16 +24,17 @@ class SlicedStudent:
 
     Args:
         largest: The model that holds the weights.
-        student: What the student has of it.
+        trained: What the student has of it, and its correction.
 
     Raises:
         ShapeError: The student exceeds the largest one somewhere.
     """
 
-    def __init__(self, largest: PreTrainedModel, student: NestedStudent) -> None:
-        config = config_of(largest)
+    def __init__(self, largest: PreTrainedModel, trained: TrainedStudent) -> None:
+        config, student = config_of(largest), trained.student
         shape = shape_from_config(config)
-        self._cuts = tuple(tensor_cuts(shape, student.keep(shape), scales=student.scales))
+        self._cuts = tuple(tensor_cuts(shape, student.keep(shape)))
+        self._correction = {name: tensor.to(largest.device) for name, tensor in trained.correction.items()}
         self._sources, self._places = model_places(shape), model_places(student.shape)
         self._head = family_of(largest).name_in_memory(student.shape.head_tensor)
         self._backbone_prefix = family_of(largest).prefix_in_memory
@@ -46,8 +47,11 @@ class SlicedStudent:
         Args:
             shared: The largest student's tensors by their names in memory.
         """
-        tensors = ((cut.name, cut_tensor(read_place(shared, self._sources[cut.source]), cut)) for cut in self._cuts)
-        return gather_state(tensors, self._places)
+        return gather_state(((cut.name, self._tensor(cut, shared)) for cut in self._cuts), self._places)
+
+    def _tensor(self, cut: TensorCut, shared: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        sliced = cut_tensor(read_place(shared, self._sources[cut.source]), cut)
+        return corrected(sliced, self._correction.get(cut.name))
 
     def last_hidden(
         self, shared: Mapping[str, torch.Tensor], input_ids_BT: torch.Tensor, *, training: bool = False
@@ -64,3 +68,11 @@ class SlicedStudent:
         backbone = backbone_of(self._template).train(training)
         output = functional_call(backbone, inside, (input_ids_BT,), {"use_cache": False}, strict=False)
         return divided_for_logits(self._template, output.last_hidden_state), state[self._head]
+
+
+def corrected(sliced: torch.Tensor, correction: torch.Tensor | None) -> torch.Tensor:
+    """A slice plus its correction, added in fp32 at least, in the slice's dtype."""
+    if correction is None:
+        return sliced
+    wide = sliced if sliced.dtype == torch.float64 else sliced.float()
+    return (wide + correction).to(sliced.dtype)

@@ -19,6 +19,7 @@ from minitron.distill.dataset import SequenceDataset, collate
 from minitron.distill.loss.objective import Objective
 from minitron.distill.nested.model import NestedDistillationModel
 from minitron.distill.nested.schedule import ScheduledSequences
+from minitron.distill.nested.students import TrainedStudent
 from minitron.distill.settings import TrainingSettings
 from minitron.distill.sharding import load_weights, shard_blocks
 from minitron.distill.teachers.teacher import Teacher
@@ -29,7 +30,6 @@ from minitron.distill.training.states import last_whole_state, read_history, ste
 from minitron.distill.training.trainer import DistillationTrainer
 from minitron.distributed import Ranks
 from minitron.errors import MinitronError
-from minitron.models.nested import NestedStudent
 from minitron.progress import progress_bar
 from minitron.runtime.backbone import blocks_of
 
@@ -46,7 +46,7 @@ class DistillSettings(TrainingSettings):
     hidden: Annotated[HiddenMatch | None, _AS_IT_IS] = Field(
         default=None, description="A loss on hidden states beside it."
     )
-    nested: Annotated[tuple[NestedStudent, ...], _AS_IT_IS] = Field(
+    nested: Annotated[tuple[TrainedStudent, ...], _AS_IT_IS] = Field(
         default=(), description="Smaller students that are slices of the one that is trained, and train with it."
     )
 
@@ -186,7 +186,7 @@ def _dataset(
     )
     if not settings.nested:
         return sequences
-    return ScheduledSequences(sequences, [1, *(student.share for student in settings.nested)])
+    return ScheduledSequences(sequences, [1, *(one.student.share for one in settings.nested)])
 
 
 def _is_routed(student: PreTrainedModel) -> bool:

@@ -1,8 +1,10 @@
 """Stage `distill`: pruned checkpoint + teacher -> distilled checkpoint and its loss curve."""
 
+import shutil
+
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.pipeline.context import StageContext
-from minitron.pipeline.nested.nesting import nest_students, sort_units
+from minitron.pipeline.nested.nesting import STARTS_FOLDER, nest_students
 from minitron.pipeline.recovery import Recovery, compose_plans, recover
 from minitron.pipeline.sections import teaching_checkpoint
 from minitron.pipeline.teachers import TeacherSource
@@ -17,8 +19,7 @@ def run(context: StageContext) -> None:
     student = load_trained(pruned, recipe.distill, context.ranks, device=recipe.device)
     nested = None
     if recipe.distill.students:
-        nesting = nest_students(context, pruned)
-        student, nested = sort_units(student, pruned.shape, nesting.order), nesting.students
+        student, nested = nest_students(context, pruned, student)
     recovery = Recovery(
         section=recipe.distill,
         teacher=TeacherSource(folder=teaching_checkpoint(recipe, run_folder), caches=run_folder.teacher_cache),
@@ -26,3 +27,5 @@ def run(context: StageContext) -> None:
         nested=nested,
     )
     recover(context, student, pruned, recovery)
+    if context.ranks.is_main:
+        shutil.rmtree(context.output / STARTS_FOLDER, ignore_errors=True)

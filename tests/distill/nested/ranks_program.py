@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import distributed
 
+from minitron.distill.nested.students import TrainedStudent
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.stage import DistillSettings, TrainingRun, distill
 from minitron.distributed import Ranks
@@ -21,13 +22,16 @@ STEPS, SEQ_LEN, BATCH = 6, 24, 4
 SHAPE = make_tiny_shape()
 
 
-def nested_students() -> tuple[NestedStudent, ...]:
+def nested_students() -> tuple[TrainedStudent, ...]:
     few = (0, 1, 2, 4, 7)
     narrow = SHAPE.resized(layers=tuple(range(8)), hidden_size=15, mamba_num_heads=4)
     short = SHAPE.resized(layers=few, intermediate_size=20)
+    correction = {"backbone.norm_f.weight": 0.1 * torch.ones(15), "lm_head.weight": 0.01 * torch.ones(271, 15)}
     return (
-        NestedStudent(name="narrow", shape=narrow, layers=tuple(range(8)), scales={"backbone.norm_f.weight": 0.9}),
-        NestedStudent(name="short", shape=short, layers=few, share=2),
+        TrainedStudent(
+            student=NestedStudent(name="narrow", shape=narrow, layers=tuple(range(8))), correction=correction
+        ),
+        TrainedStudent(student=NestedStudent(name="short", shape=short, layers=few, share=2)),
     )
 
 

@@ -12,9 +12,8 @@ from minitron.distill.nested.model import NestedDistillationModel
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.model import DistillationModel
 from minitron.distill.training.stage import DistillSettings, TrainingRun, distill
-from minitron.prune.in_memory import prune_model
-from minitron.prune.plan import PrunePlan
 from tests.distill.nested.ranks_program import SHAPE, nested_students
+from tests.distill.nested.test_slices import extracted
 from tests.support.models import make_tiny_model
 
 
@@ -42,9 +41,7 @@ def test_each_sequence_has_the_loss_of_its_student() -> None:
     for number, rows_of_it in ((0, (1,)), (1, (0, 3)), (2, (2,))):
         alone = student
         if number:
-            one = nested_students()[number - 1]
-            plan = PrunePlan(source=SHAPE, target=one.shape, keep=one.keep(SHAPE), scales=one.scales)
-            alone = prune_model(student, plan)
+            alone = extracted(student, SHAPE, nested_students()[number - 1])
         teacher = OnlineTeacher(make_tiny_model(SHAPE))
         module = DistillationModel(alone, teacher, Objective(cross_entropy=0.3))
         expected += module(**rows(found, *rows_of_it)).detach()

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from minitron.checkpoints.names import read_place
 from minitron.checkpoints.places import model_places
 from minitron.distill.nested.slices import SlicedStudent
+from minitron.distill.nested.students import TrainedStudent
+from minitron.models.axes import tensor_shape
 from minitron.models.nested import NestedStudent
 from minitron.models.shape import HybridShape
 from minitron.models.slicing import TensorCut, tensor_cuts
@@ -52,8 +54,18 @@ CASES: dict[str, tuple[HybridShape, dict[str, int], tuple[int, ...]]] = {
 }
 
 
-def nested(shape: HybridShape, sizes: dict[str, int], layers: tuple[int, ...], **more: Any) -> NestedStudent:
-    return NestedStudent(name="small", shape=shape.resized(layers=layers, **sizes), layers=layers, **more)
+def nested(shape: HybridShape, sizes: dict[str, int], layers: tuple[int, ...]) -> NestedStudent:
+    return NestedStudent(name="small", shape=shape.resized(layers=layers, **sizes), layers=layers)
+
+
+def with_correction(student: NestedStudent, *, dtype: torch.dtype, seed: int = 0) -> TrainedStudent:
+    """Half of a student's tensors, every other one, have a correction."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes_of = {name: tensor_shape(spec, student.shape.sizes) for name, spec in student.shape.tensors().items()}
+    correction = {
+        name: 0.05 * torch.randn(size, generator=generator, dtype=dtype) for name, size in [*shapes_of.items()][::2]
+    }
+    return TrainedStudent(student=student, correction=correction)
 
 
 def shared_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -61,14 +73,18 @@ def shared_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return found
 
 
-def extracted(model: PreTrainedModel, shape: HybridShape, student: NestedStudent) -> PreTrainedModel:
-    """The student cut as any checkpoint is."""
-    plan = PrunePlan(source=shape, target=student.shape, keep=student.keep(shape), scales=student.scales)
-    return prune_model(model, plan)
+def extracted(model: PreTrainedModel, shape: HybridShape, trained: TrainedStudent) -> PreTrainedModel:
+    """The student cut as any checkpoint is, with its correction added in place."""
+    student = trained.student
+    alone = prune_model(model, PrunePlan(source=shape, target=student.shape, keep=student.keep(shape)))
+    state, places = alone.state_dict(), model_places(student.shape)
+    for name, correction in trained.correction.items():
+        read_place(state, places[name]).add_(correction)
+    return alone
 
 
-def logits_of_slices(model: PreTrainedModel, student: NestedStudent, ids_BT: torch.Tensor) -> torch.Tensor:
-    sliced = SlicedStudent(model, student)
+def logits_of_slices(model: PreTrainedModel, trained: TrainedStudent, ids_BT: torch.Tensor) -> torch.Tensor:
+    sliced = SlicedStudent(model, trained)
     with InDouble() if model.dtype == torch.float64 else nullcontext():
         hidden_BTD, head_VD = sliced.last_hidden(shared_of(model), ids_BT)
         return hidden_BTD @ head_VD.T
@@ -94,17 +110,18 @@ def scattered(cut: TensorCut, gradient: np.ndarray[Any, Any]) -> np.ndarray[Any,
 
 
 def assert_gradient_is_the_extracted_students(shape: HybridShape, student: NestedStudent, seed: int) -> None:
+    trained = with_correction(student, dtype=torch.float64, seed=seed)
     model = exact_model(shape, seed=seed)
     ids_BT = tokens(shape, seed, batch=1)
-    weighted(logits_of_slices(model, student, ids_BT)).backward()
-    alone = extracted(model, shape, student).train()
+    weighted(logits_of_slices(model, trained, ids_BT)).backward()
+    alone = extracted(model, shape, trained).train()
     with InDouble():
         weighted(alone(ids_BT, use_cache=False).logits).backward()
     own = {name: tensor.grad for name, tensor in alone.state_dict(keep_vars=True).items() if tensor.grad is not None}
     shared = {name: tensor.grad for name, tensor in shared_of(model).items() if tensor.grad is not None}
     sources, places = model_places(shape), model_places(student.shape)
     touched = set()
-    for cut in tensor_cuts(shape, student.keep(shape), scales=student.scales):
+    for cut in tensor_cuts(shape, student.keep(shape)):
         if places[cut.name].name not in own:
             continue
         expected = scattered(cut, read_place(own, places[cut.name]).numpy())
@@ -134,8 +151,9 @@ def test_gradient_of_any_familys_shared_weights_is_that_of_the_extracted_student
 @pytest.mark.parametrize("case", CASES)
 def test_gradient_is_the_slope_of_the_extracted_students_loss(case: str) -> None:
     shape, sizes, layers = CASES[case]
-    student, ids_BT, model = nested(shape, sizes, layers), tokens(shape, 7, batch=1), exact_model(shape, seed=4)
-    weighted(logits_of_slices(model, student, ids_BT)).backward()
+    trained = with_correction(nested(shape, sizes, layers), dtype=torch.float64)
+    ids_BT, model = tokens(shape, 7, batch=1), exact_model(shape, seed=4)
+    weighted(logits_of_slices(model, trained, ids_BT)).backward()
     generator = torch.Generator().manual_seed(9)
     step, slope, losses = 1e-6, 0.0, []
     directions = {
@@ -147,7 +165,7 @@ def test_gradient_is_the_slope_of_the_extracted_students_loss(case: str) -> None
         with torch.no_grad(), InDouble():
             for name, parameter in model.named_parameters():
                 parameter += sign * step * directions[name]
-            logits = extracted(model, shape, student)(ids_BT, use_cache=False).logits
+            logits = extracted(model, shape, trained)(ids_BT, use_cache=False).logits
             losses.append(float(weighted(logits)))
     assert slope == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-5)
 
@@ -155,20 +173,15 @@ def test_gradient_is_the_slope_of_the_extracted_students_loss(case: str) -> None
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_those_of_the_extracted_student_bit_for_bit(case: str) -> None:
     shape, sizes, layers = CASES[case]
-    student, ids_BT, model = nested(shape, sizes, layers), tokens(shape, 1), make_tiny_model(shape)
+    trained = with_correction(nested(shape, sizes, layers), dtype=torch.float32)
+    ids_BT, model = tokens(shape, 1), make_tiny_model(shape)
     with torch.no_grad():
-        found = logits_of_slices(model, student, ids_BT)
-        expected = extracted(model, shape, student)(ids_BT, use_cache=False).logits
+        found = logits_of_slices(model, trained, ids_BT)
+        expected = extracted(model, shape, trained)(ids_BT, use_cache=False).logits
     assert torch.equal(found, expected)
-
-
-def test_scaled_norms_are_scaled_and_so_are_their_gradients() -> None:
-    shape, sizes, layers = CASES["nemotron_h"]
-    scales = {shape.family.final_norm: 0.7, "backbone.layers.2.norm.weight": 1.3}
-    assert_gradient_is_the_extracted_students(shape, nested(shape, sizes, layers, scales=scales), seed=2)
 
 
 def test_a_student_holds_no_weights_of_its_own() -> None:
     shape, sizes, layers = CASES["nemotron_h"]
-    sliced = SlicedStudent(make_tiny_model(shape), nested(shape, sizes, layers))
+    sliced = SlicedStudent(make_tiny_model(shape), TrainedStudent(student=nested(shape, sizes, layers)))
     assert all(parameter.is_meta for parameter in sliced._template.parameters())
