@@ -41,6 +41,7 @@ class NestedDistillationModel(DistillationModel):
         chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
     ) -> None:
         super().__init__(student, teacher, objective, chunk_tokens=chunk_tokens)
+        self._weights = (1.0, *(one.weight for one in nested))
         self._sliced = tuple(SlicedStudent(student, one) for one in nested)
 
     def forward(  # type: ignore[override]
@@ -78,7 +79,8 @@ class NestedDistillationModel(DistillationModel):
                 chunk_tokens=self._chunk_tokens,
             )
             none = torch.zeros_like(losses.divergence)
-            parts.append(torch.stack([losses.total, losses.divergence, losses.cross_entropy, none]))
+            weighted = self._weights[number] * losses.total
+            parts.append(torch.stack([weighted, losses.divergence, losses.cross_entropy, none]))
         return torch.stack(parts).sum(dim=0)
 
 
