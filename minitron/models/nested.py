@@ -20,12 +20,14 @@ class NestedStudent:
         shape: Its shape.
         layers: The largest student's blocks that it has, ascending.
         share: Parts of the training text that are its own; the largest student has one.
+        weight: Weight of its loss; the largest student's is 1.
     """
 
     name: str
     shape: HybridShape
     layers: tuple[int, ...]
     share: int = 1
+    weight: float = 1.0
 
     def keep(self, largest: HybridShape) -> Keep:
         """What it has of the largest student.
@@ -72,7 +74,7 @@ class NestedStudents:
         return tuple(sorted(set(range(blocks)) - set(self.removed[:gone])))
 
     def of_size(
-        self, largest: HybridShape, widths: Mapping[str, int], depth: int | None, *, name: str, share: int = 1
+        self, largest: HybridShape, widths: Mapping[str, int], depth: int | None, *, name: str
     ) -> NestedStudent:
         """A student of some sizes, trained or not.
 
@@ -81,7 +83,6 @@ class NestedStudents:
             widths: Sizes by minitron's names or a configuration's own.
             depth: How many blocks; all when None.
             name: What it is called.
-            share: Parts of the training text that are its own.
 
         Raises:
             ShapeError: The largest student holds none such.
@@ -89,7 +90,7 @@ class NestedStudents:
         family = largest.family
         sizes = family.with_units({family.axis_named(axis): size for axis, size in widths.items()}, largest.sizes)
         layers = self.layers(largest, depth)
-        student = NestedStudent(name=name, shape=largest.resized(layers=layers, **sizes), layers=layers, share=share)
+        student = NestedStudent(name=name, shape=largest.resized(layers=layers, **sizes), layers=layers)
         student.keep(largest)
         return student
 

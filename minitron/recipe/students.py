@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import Field, model_validator
 
 from minitron.errors import RecipeError
-from minitron.settings import PositiveInt, Settings
+from minitron.settings import PositiveFloat, PositiveInt, Settings
 
 # What the tables call the other models of a run.
 TAKEN_NAMES = ("teacher", "pruned", "distilled")
@@ -23,6 +23,10 @@ class StudentSection(Settings):
     )
     share: PositiveInt = Field(
         default=1, description="Parts of the text that train it; the student that was cut has one."
+    )
+    weight: PositiveFloat = Field(
+        default=1.0,
+        description="Weight of its loss; that of the student that was cut is 1. Smaller students have larger losses.",
     )
 
     @model_validator(mode="after")

@@ -41,7 +41,7 @@ class NestedDistillationModel(DistillationModel):
         chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
     ) -> None:
         super().__init__(student, teacher, objective, chunk_tokens=chunk_tokens)
-        self._weights = (1.0, *(one.weight for one in nested))
+        self._weights = (1.0, *(one.student.weight for one in nested))
         self._sliced = tuple(SlicedStudent(student, one) for one in nested)
 
     def forward(  # type: ignore[override]

@@ -16,9 +16,7 @@ class TrainedStudent:
         student: What it has of the largest student.
         correction: Name on disk in the student -> what is added to the slice, in fp32: what a repair of its own changed
             before training. Tensors that are not named are slices alone.
-        weight: Weight of its loss; the largest student's is 1.
     """
 
     student: NestedStudent
-    weight: float = 1.0
     correction: Mapping[str, torch.Tensor] = field(default_factory=dict)

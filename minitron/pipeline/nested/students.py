@@ -37,6 +37,7 @@ def find_students(recipe: Recipe, largest: HybridShape, scores: Scores | None = 
 
 def _student(students: NestedStudents, largest: HybridShape, section: StudentSection) -> NestedStudent:
     try:
-        return students.of_size(largest, section.widths, section.depth, name=section.name, share=section.share)
+        found = students.of_size(largest, section.widths, section.depth, name=section.name)
     except MinitronError as error:
         raise MinitronError(f"distill.students, {section.name}: {error}") from error
+    return replace(found, share=section.share, weight=section.weight)

@@ -29,7 +29,8 @@ def nested_students() -> tuple[TrainedStudent, ...]:
     correction = {"backbone.norm_f.weight": 0.1 * torch.ones(15), "lm_head.weight": 0.01 * torch.ones(271, 15)}
     return (
         TrainedStudent(
-            student=NestedStudent(name="narrow", shape=narrow, layers=tuple(range(8))), correction=correction
+            student=NestedStudent(name="narrow", shape=narrow, layers=tuple(range(8)), weight=0.7),
+            correction=correction,
         ),
         TrainedStudent(student=NestedStudent(name="short", shape=short, layers=few, share=2)),
     )

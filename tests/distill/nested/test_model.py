@@ -34,7 +34,7 @@ def nested_model(student: Any) -> NestedDistillationModel:
     return NestedDistillationModel(student, teacher, Objective(cross_entropy=0.3), nested=nested_students())
 
 
-def test_each_sequence_has_the_loss_of_its_student() -> None:
+def test_each_sequence_has_the_weighted_loss_of_its_student() -> None:
     student, found = make_tiny_model(SHAPE, seed=1), batch(1, 0, 2, 1)
     losses = nested_model(student)(**found)
     expected = torch.zeros(4)
@@ -44,7 +44,8 @@ def test_each_sequence_has_the_loss_of_its_student() -> None:
             alone = extracted(student, SHAPE, nested_students()[number - 1])
         teacher = OnlineTeacher(make_tiny_model(SHAPE))
         module = DistillationModel(alone, teacher, Objective(cross_entropy=0.3))
-        expected += module(**rows(found, *rows_of_it)).detach()
+        weights = torch.tensor([(1.0, 0.7, 1.0)[number], 1, 1, 1])
+        expected += weights * module(**rows(found, *rows_of_it)).detach()
     torch.testing.assert_close(losses.detach(), expected, rtol=1e-5, atol=1e-5)
 
 
