@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from minitron.api.check import Checked, check
     from minitron.api.evaluate import evaluate
     from minitron.api.export import export
+    from minitron.api.extract import extract
     from minitron.api.fit import fit
     from minitron.api.load import load_recipe, load_scores, open_checkpoint
     from minitron.api.merge import Merged, merge
@@ -64,6 +65,7 @@ _HOMES = {
     "distill": "minitron.api.run",
     "evaluate": "minitron.api.evaluate",
     "export": "minitron.api.export",
+    "extract": "minitron.api.extract",
     "fit": "minitron.api.fit",
     "load_recipe": "minitron.api.load",
     "load_scores": "minitron.api.load",
@@ -97,6 +99,7 @@ __all__ = [
     "distill",
     "evaluate",
     "export",
+    "extract",
     "fit",
     "load_recipe",
     "load_scores",

@@ -25,7 +25,8 @@ LINEAGE_FILE = "lineage.json"
 # What is written anew for each checkpoint, and is neither its weights nor its tokenizer.
 PLAN_FILE = "prune.plan"  # not .safetensors, which engines would load as weights
 VOCABULARY_FILE = "vocabulary.json"  # what a cut of the vocabulary did
-ABOUT_FILES = (CARD_FILE, LINEAGE_FILE, PLAN_FILE, VOCABULARY_FILE, HEADER_FILE)
+STUDENTS_FILE = "students.json"
+ABOUT_FILES = (CARD_FILE, LINEAGE_FILE, PLAN_FILE, VOCABULARY_FILE, STUDENTS_FILE, HEADER_FILE)
 # Weight and code-repository files: everything else in a folder (tokenizer, templates) is carried along as it is.
 WEIGHT_SUFFIXES = (
     ".safetensors",

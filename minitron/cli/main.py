@@ -31,6 +31,7 @@ COMMANDS = {
     "plan": "plan",
     "quantize": "quantize",
     "merge": "merge",
+    "extract": "extract",
     "export": "export",
     "bench": "bench",
     "eval": "evaluate",

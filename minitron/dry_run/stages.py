@@ -209,7 +209,8 @@ def _distillation(section: DistillSection) -> str:
     teacher = {"online": "an online", "layerwise": "a layerwise", "cached": "a cached"}[section.teacher.mode]
     phases = f", {len(section.phases)} phases" if section.phases else ""
     merged = f", the last {len(section.merge)} merged" if len(section.merge) > 1 else ""
-    return f"{loss} from {teacher} teacher{phases}{merged}"
+    smaller = f", {len(section.students)} smaller students in it" if section.students else ""
+    return f"{loss} from {teacher} teacher{phases}{merged}{smaller}"
 
 
 def _evaluate(recipe: Recipe, shapes: Shapes) -> StageWork:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from minitron.errors import ShapeError
 from minitron.models.axes import VOCABULARY, Indices
 from minitron.models.shape import HybridShape
@@ -45,3 +47,32 @@ class Keep:
         left = source.resized(layers=self.layers, **{name: min(kept) for name, kept in counts.items()})
         tokens = self.indices.get((VOCABULARY.name, None))
         return left if tokens is None else replace(left, vocab_size=len(tokens))
+
+
+def compose_keeps(source: HybridShape, first: Keep, second: Keep) -> Keep:
+    """What survives of a model when what a first cut left of it is cut again.
+
+    Args:
+        source: Shape of the model.
+        first: What the first cut keeps.
+        second: What the second one keeps, in numbers of the model that the first one left.
+    """
+    layers = tuple(first.layers[position] for position in second.layers)
+    indices = {(axis, layer): kept for (axis, layer), kept in first.indices.items() if layer in (None, *layers)}
+    for (axis, position), kept in second.indices.items():
+        layer = None if position is None else first.layers[position]
+        if layer not in (None, *layers):
+            continue
+        per = source.family.axes[axis].per
+        before = indices.get((axis, layer), np.arange(source.sizes[axis]))
+        if per is None:
+            indices[axis, layer] = before[kept]
+            continue
+        rows = np.array(np.broadcast_to(before, (source.sizes[per], before.shape[-1])))
+        entries = first.indices.get((per, layer), np.arange(source.sizes[per]))
+        # Rows of entries that are gone are never used; they stay distinct indices of the right number.
+        found = rows[:, : kept.shape[1]].copy()
+        for position_after, entry in enumerate(entries.tolist()):
+            found[entry] = rows[entry][kept[position_after]]
+        indices[axis, layer] = found
+    return Keep(layers=layers, indices=indices)

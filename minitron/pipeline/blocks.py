@@ -3,6 +3,7 @@
 from minitron.errors import MinitronError
 from minitron.importance.scores import ScoreArray
 from minitron.importance.selection import top_blocks
+from minitron.models.families.family import Family
 from minitron.models.quotas import BlockQuotas
 from minitron.models.shape import HybridShape
 from minitron.recipe.recipe import Recipe
@@ -14,8 +15,12 @@ def kept_blocks(recipe: Recipe, shape: HybridShape, depth_L: ScoreArray, kept: i
     Raises:
         ShapeError: The recipe's quota does not allow so few blocks.
     """
-    quotas = BlockQuotas(at_least=dict.fromkeys(shape.family.kinds_that_keep("kv"), recipe.search.keep_attention))
-    return top_blocks(depth_L, shape.hybrid_override_pattern, kept, quotas=quotas)
+    return top_blocks(depth_L, shape.hybrid_override_pattern, kept, quotas=block_quotas(recipe, shape.family))
+
+
+def block_quotas(recipe: Recipe, family: Family) -> BlockQuotas:
+    """The recipe's quota of attention blocks."""
+    return BlockQuotas(at_least=dict.fromkeys(family.kinds_that_keep("kv"), recipe.search.keep_attention))
 
 
 def check_depth_target(recipe: Recipe, blocks: int, fewest: int) -> None:

@@ -184,11 +184,14 @@ def training(section: TrainSection) -> JsonObject:
     """Settings and text that a training's result depends on, phase by phase."""
     if not isinstance(section, DistillSection):
         return {"phases": [_trained(section)]}
-    return {"phases": [_trained(phase) for phase in section.curriculum], "merge": list(section.merge)}
+    # A recipe without smaller students keeps the hash that it had before it could have some.
+    students = [student.model_dump(mode="json") for student in section.students]
+    found: JsonObject = {"phases": [_trained(phase) for phase in section.curriculum], "merge": list(section.merge)}
+    return {**found, "students": [*students]} if students else found
 
 
 def _trained(phase: TrainSection, *, besides: frozenset[str] = frozenset()) -> JsonObject:
-    left_out = {*SPEED_SETTINGS, *WATCHING_SETTINGS, *besides, "data", "phases", "merge", "teacher"}
+    left_out = {*SPEED_SETTINGS, *WATCHING_SETTINGS, *besides, "data", "phases", "merge", "students", "teacher"}
     found: JsonObject = {**phase.model_dump(mode="json", exclude=left_out), "data": [*data_hashes(phase.data)]}
     if isinstance(phase, DistillSection):
         cached = phase.teacher.mode == "cached"

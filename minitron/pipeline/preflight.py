@@ -10,6 +10,7 @@ from minitron.distill.optimizers import OPTIMIZER_NAMES
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
 from minitron.pipeline.blocks import check_depth_target, kept_blocks
+from minitron.pipeline.nested.students import find_students
 from minitron.pipeline.sections import search_limits, with_cut_vocabulary
 from minitron.recipe.lengths import check_lengths
 from minitron.recipe.recipe import Recipe
@@ -94,6 +95,8 @@ def check_against_teacher(recipe: Recipe, teacher: HybridShape) -> None:
     _check_search(recipe, teacher)
     check_lengths(recipe)
     check_training(recipe, teacher)
+    if recipe.distill.students and recipe.depth_first is None:
+        find_students(recipe, teacher)  # what the search chooses is smaller still: that is checked before training
 
 
 def check_training(recipe: Recipe, teacher: HybridShape) -> None:

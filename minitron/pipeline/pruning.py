@@ -17,6 +17,7 @@ from minitron.checkpoints.writing.journal import CONFIG_FILE, is_unfinished
 from minitron.dtypes import DTYPES
 from minitron.importance.scores import Scores
 from minitron.importance.selection import select_units
+from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
 from minitron.pipeline.calibration import open_stack, read_samples
 from minitron.pipeline.context import Execution
@@ -46,17 +47,19 @@ class Cut:
         scores: Its scores.
         target: The shape that is left.
         layers: Kept blocks, ascending.
+        keep: The units that are left, where they are not simply the best of every axis.
     """
 
     source: Checkpoint
     scores: Scores
     target: HybridShape
     layers: tuple[int, ...]
+    keep: Keep | None = None
 
     @property
     def plan(self) -> PrunePlan:
-        """The best units of every axis."""
-        keep = select_units(self.scores, self.source.shape, self.target, self.layers)
+        """The best units of every axis, or those that are given."""
+        keep = self.keep or select_units(self.scores, self.source.shape, self.target, self.layers)
         return PrunePlan(source=self.source.shape, target=self.target, keep=keep)
 
     @property

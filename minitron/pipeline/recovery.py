@@ -20,6 +20,7 @@ from minitron.distill.training.stage import DistillRecord, TrainingRun, distill
 from minitron.errors import MinitronError
 from minitron.pipeline import fingerprints
 from minitron.pipeline.context import StageContext
+from minitron.pipeline.nested.nesting import Nesting, write_nesting
 from minitron.pipeline.provenance import write_provenance
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RECORD_FILE
 from minitron.pipeline.teachers import TeacherSource, open_teachers
@@ -58,11 +59,13 @@ class Recovery:
         section: The curriculum.
         teacher: Where the teacher's logits come from.
         kept: What the student has of the teacher, where hidden states are matched; None where it is not known.
+        nested: Smaller students that train on slices of its weights; None where there are none.
     """
 
     section: DistillSection
     teacher: TeacherSource
     kept: Kept | None = None
+    nested: Nesting | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +110,7 @@ def recover(context: StageContext, student: PreTrainedModel, template: Checkpoin
     """
     section, ranks, output = recovery.section, context.ranks, context.output
     require_one_vocabulary(recovery.teacher.folder, template.folder)
+    nested = () if recovery.nested is None else recovery.nested.trained
     teachers = open_teachers(context, section, recovery.teacher)
     finished: list[_Phase] = []
     for position, (name, phase) in enumerate(zip(section.phase_names, section.curriculum, strict=True)):
@@ -123,7 +127,7 @@ def recover(context: StageContext, student: PreTrainedModel, template: Checkpoin
                     student,
                     teacher,
                     sequences_NT,
-                    train_settings(phase, objective_of(phase.loss), hidden=hidden),
+                    train_settings(phase, objective_of(phase.loss), hidden=hidden, nested=nested),
                     run=TrainingRun(state_folder=output / STATE_FOLDER / name, seed=context.recipe.seed, ranks=ranks),
                 )
             del teacher
@@ -134,7 +138,7 @@ def recover(context: StageContext, student: PreTrainedModel, template: Checkpoin
         finished.append(_Phase(name=name, student=_phase_student(folder, output), record=record))
     ranks.barrier()
     if ranks.is_main:
-        _finish(context, section, template, finished)
+        _finish(context, recovery, template, finished)
     ranks.barrier()
     return _joined([phase.record for phase in finished])
 
@@ -172,8 +176,8 @@ def _joined(records: Sequence[DistillRecord]) -> DistillRecord:
     return DistillRecord(curve=tuple(curve), tokens=tokens, seconds=sum(record.seconds for record in records))
 
 
-def _finish(context: StageContext, section: DistillSection, template: Checkpoint, phases: Sequence[_Phase]) -> None:
-    recipe, output = context.recipe, context.output
+def _finish(context: StageContext, recovery: Recovery, template: Checkpoint, phases: Sequence[_Phase]) -> None:
+    recipe, output, section = context.recipe, context.output, recovery.section
     final, last = output / CHECKPOINT_FOLDER, phases[-1].student.folder
     if last != final:
         shutil.rmtree(final, ignore_errors=True)
@@ -182,6 +186,8 @@ def _finish(context: StageContext, section: DistillSection, template: Checkpoint
         result = merge_checkpoints(merged, section.merge, final)
     else:
         result = open_checkpoint(last.rename(final))
+    if recovery.nested is not None:
+        write_nesting(recovery.nested, final)
     whole = _joined([phase.record for phase in phases])
     write_provenance(
         result,

@@ -14,6 +14,7 @@ from minitron.data.token_ids import require_model_ids
 from minitron.distill.loss.divergences import DIVERGENCES
 from minitron.distill.loss.divergences.jsd import JSD
 from minitron.distill.loss.objective import Objective
+from minitron.distill.nested.students import TrainedStudent
 from minitron.distill.settings import LossSettings
 from minitron.distill.sharding import full_state
 from minitron.distill.teachers.layerwise import LayerwiseTeacher
@@ -43,10 +44,15 @@ def objective_of(section: LossSettings) -> Objective:
 
 
 def train_settings(
-    section: TrainSection, objective: Objective, *, hidden: HiddenMatch | None = None
+    section: TrainSection,
+    objective: Objective,
+    *,
+    hidden: HiddenMatch | None = None,
+    nested: tuple[TrainedStudent, ...] = (),
 ) -> DistillSettings:
     """A phase's settings as distillation takes them."""
-    return DistillSettings.model_validate({**section.training, "objective": objective, "hidden": hidden})
+    besides = {"objective": objective, "hidden": hidden, "nested": nested}
+    return DistillSettings.model_validate({**section.training, **besides})
 
 
 def packed_text(section: TrainSection, teacher: Path, path: Path, *, seed: int, ranks: Ranks) -> PackedSequences:

@@ -10,6 +10,7 @@ from minitron.distill.settings import DRAWN_TOKENS, LossSettings, TeacherSetting
 from minitron.dtypes import TrainedDtype
 from minitron.errors import RecipeError
 from minitron.recipe.source import Source
+from minitron.recipe.students import StudentSection
 from minitron.settings import PositiveInt, Settings
 
 
@@ -89,6 +90,11 @@ class DistillSection(TrainSection):
         description="Weights of the last phases' students in the result, the last one's last; 0.5, 0.5 "
         "as published (2508.14444); the last one alone when empty.",
     )
+    students: tuple[StudentSection, ...] = Field(
+        default=(),
+        description="Smaller students that share the weights of the one that was cut and train with it (2511.16664); "
+        "`minitron extract` writes them.",
+    )
 
     @model_validator(mode="after")
     def _phases_agree(self) -> "DistillSection":
@@ -114,6 +120,22 @@ class DistillSection(TrainSection):
             raise RecipeError(f"teacher.drawn_tokens are for forward_kl, got loss.divergence {loss.divergence}")
         if loss.hidden is not None and teacher.mode != "online":
             raise RecipeError(f"loss.hidden needs an online teacher, got teacher.mode {teacher.mode}")
+        return self
+
+    @model_validator(mode="after")
+    def _students_can_be_nested(self) -> "DistillSection":
+        if not self.students:
+            return self
+        names = [student.name for student in self.students]
+        if len(set(names)) < len(names):
+            raise RecipeError(f"students must have names of their own, got {', '.join(names)}")
+        refused = {
+            "loss.hidden": self.loss.hidden is not None,
+            "sharding: fsdp2": self.sharding == "fsdp2",
+            "gradient_checkpointing": self.gradient_checkpointing,
+        }
+        for setting in (setting for setting, given in refused.items() if given):
+            raise RecipeError(f"students train on slices of shared weights, which {setting} cannot have: leave it out")
         return self
 
     @property
@@ -174,3 +196,9 @@ class DepthFirstSection(Settings):
 
     num_hidden_layers: PositiveInt = Field(description="Blocks that are left for the second step.")
     distill: DistillSection = Field(description="Distillation between the steps.")
+
+    @model_validator(mode="after")
+    def _one_student(self) -> "DepthFirstSection":
+        if self.distill.students:
+            raise RecipeError("students are for the last distillation, depth_first.distill must have none")
+        return self

@@ -69,6 +69,7 @@ _PAST = {
     "distill": "distilled from its teacher's logits",
     "correct": "fine-tuned on the text of the distillation",
     "merge": "merged with other checkpoints of its shape",
+    "extract": "extracted from a larger student that it was trained in",
 }
 
 

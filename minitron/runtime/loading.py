@@ -65,6 +65,21 @@ def empty_model(checkpoint: Checkpoint) -> PreTrainedModel:
     return _meta_model(_read_config(checkpoint), torch.float32)
 
 
+def empty_like(like: PreTrainedModel, config: Mapping[str, object], shape: HybridShape) -> PreTrainedModel:
+    """A model without weights (on torch's meta device), its tables that no file holds where a loaded one's are.
+
+    Args:
+        like: A loaded model, whose dtype it takes.
+        config: The new model's `config.json`.
+        shape: Its shape.
+    """
+    model = _meta_model(build_config(config, shape), like.dtype)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(like.device))
+    return model
+
+
 def assemble_model(
     like: PreTrainedModel, config: Mapping[str, object], shape: HybridShape, state: Mapping[str, torch.Tensor]
 ) -> PreTrainedModel:

@@ -17,6 +17,9 @@ from transformers.trainer_callback import PrinterCallback
 from minitron.data.masks import PackedSequences
 from minitron.distill.dataset import SequenceDataset, collate
 from minitron.distill.loss.objective import Objective
+from minitron.distill.nested.model import NestedDistillationModel
+from minitron.distill.nested.schedule import ScheduledSequences
+from minitron.distill.nested.students import TrainedStudent
 from minitron.distill.settings import TrainingSettings
 from minitron.distill.sharding import load_weights, shard_blocks
 from minitron.distill.teachers.teacher import Teacher
@@ -42,6 +45,9 @@ class DistillSettings(TrainingSettings):
     objective: Annotated[Objective, _AS_IT_IS] = Field(default_factory=Objective, description="What is minimized.")
     hidden: Annotated[HiddenMatch | None, _AS_IT_IS] = Field(
         default=None, description="A loss on hidden states beside it."
+    )
+    nested: Annotated[tuple[TrainedStudent, ...], _AS_IT_IS] = Field(
+        default=(), description="Smaller students that are slices of the one that is trained, and train with it."
     )
 
 
@@ -137,9 +143,7 @@ def _trainer(
     max_steps: int,
 ) -> DistillationTrainer:
     ranks, sharded = run.ranks or Ranks(student.device.type), settings.sharding == "fsdp2"
-    model = DistillationModel(
-        student, teacher, settings.objective, hidden=settings.hidden, chunk_tokens=settings.chunk_tokens
-    )
+    model = _module(student, teacher, settings)
     if settings.gradient_checkpointing:
         student.activation_checkpointing_enable({"use_reentrant": False}, offload=settings.offload_activations)
     if sharded:
@@ -148,19 +152,41 @@ def _trainer(
         model=model,
         sharded=sharded,
         args=training_arguments(
-            settings, run.state_folder, max_steps=max_steps, ranks=ranks, seed=run.seed, routed=_is_routed(student)
-        ),
-        train_dataset=SequenceDataset(
-            sequences_NT,
-            epochs=settings.epochs,
+            settings,
+            run.state_folder,
+            max_steps=max_steps,
+            ranks=ranks,
             seed=run.seed,
-            next_tokens=settings.objective.cross_entropy > 0,
+            # A smaller student leaves blocks of the largest one without gradient.
+            routed=_is_routed(student) or bool(settings.nested),
         ),
+        train_dataset=_dataset(sequences_NT, settings, run.seed),
         data_collator=collate,
         callbacks=list(run.callbacks),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _module(student: PreTrainedModel, teacher: Teacher | None, settings: DistillSettings) -> DistillationModel:
+    objective, chunk_tokens = settings.objective, settings.chunk_tokens
+    if settings.nested:
+        return NestedDistillationModel(student, teacher, objective, nested=settings.nested, chunk_tokens=chunk_tokens)
+    return DistillationModel(student, teacher, objective, hidden=settings.hidden, chunk_tokens=chunk_tokens)
+
+
+def _dataset(
+    sequences_NT: PackedSequences, settings: DistillSettings, seed: int
+) -> SequenceDataset | ScheduledSequences:
+    sequences = SequenceDataset(
+        sequences_NT,
+        epochs=settings.epochs,
+        seed=seed,
+        next_tokens=settings.objective.cross_entropy > 0,
+    )
+    if not settings.nested:
+        return sequences
+    return ScheduledSequences(sequences, [1, *(one.student.share for one in settings.nested)])
 
 
 def _is_routed(student: PreTrainedModel) -> bool:

@@ -1,0 +1,1 @@
+"""Training nested students together: one set of weights, of which each smaller student is a slice."""
