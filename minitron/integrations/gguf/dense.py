@@ -30,7 +30,7 @@ def keys(shape: HybridShape, config: Config) -> dict[str, Value]:
         "context_length": int(read_number(config, "max_position_embeddings", CONTEXTS[shape.model_type])),
         "embedding_length": shape.hidden_size,
         "vocab_size": shape.vocab_size,
-        "feed_forward_length": shape.intermediate_size,
+        "feed_forward_length": list(shape.block_widths) or shape.intermediate_size,
         "attention.head_count": shape.num_attention_heads,
         "attention.head_count_kv": shape.num_key_value_heads,
         "attention.key_length": shape.head_dim,
