@@ -110,10 +110,14 @@ def pruning(section: PruneSection) -> JsonObject:
     """
     text: JsonObject = {
         f"{name}_data": [*data_hashes(found.data)]
-        for name, found in (("compensate", section.compensate), ("repair", section.repair))
+        for name, found in (
+            ("compensate", section.compensate),
+            ("block_widths", section.block_widths),
+            ("repair", section.repair),
+        )
         if found is not None
     }
-    without_text = {"compensate": {"data"}, "repair": {"data"}}
+    without_text = {"compensate": {"data"}, "block_widths": {"data"}, "repair": {"data"}}
     return {**section.model_dump(mode="json", exclude=without_text), **text}
 
 

@@ -7,7 +7,7 @@ from minitron.importance.settings import DepthSettings
 from minitron.models.config import config_for_shape, read_config, shape_from_config
 from minitron.pipeline.run_folder import RunFolder
 from minitron.recipe.distill import CorrectionSection, DepthFirstSection
-from minitron.recipe.prune import CalibrationSection, PruneSection
+from minitron.recipe.prune import BlockWidthsSection, CalibrationSection, PruneSection
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.score import ScoreSection
 from minitron.search.limits import Limits
@@ -23,8 +23,8 @@ def score_section(recipe: Recipe) -> ScoreSection:
 def prune_section(recipe: Recipe) -> PruneSection:
     """How the recipe prunes, with calibration text that it leaves out taken from its score section."""
     filled = {}
-    for name in ("compensate", "repair"):
-        section: CalibrationSection | None = getattr(recipe.prune, name)
+    for name in ("compensate", "block_widths", "repair"):
+        section: CalibrationSection | BlockWidthsSection | None = getattr(recipe.prune, name)
         if section is not None:
             text = {"data": section.data or recipe.score.data, "seq_len": section.seq_len or recipe.score.seq_len}
             filled[name] = section.model_copy(update=text)
