@@ -30,7 +30,7 @@ from minitron.checkpoints.weights import open_weights
 from minitron.errors import MinitronError
 from minitron.models.config import equal_widths_config
 from minitron.models.shape import HybridShape
-from minitron.runtime.block_widths import narrow_ffns
+from minitron.runtime.block_widths import config_for_tokenizer, narrow_ffns
 from minitron.runtime.key_mapping import key_mapping
 from minitron.runtime.special_tokens import fill_special_tokens
 
@@ -146,7 +146,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, padding_side="left"
+            folder, local_files_only=True, padding_side="left", config=config_for_tokenizer(folder)
         )
     except Exception as error:  # a malformed file makes transformers and tokenizers raise whatever they trip over
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
