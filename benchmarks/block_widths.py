@@ -64,6 +64,15 @@ OTHER_SEED = 1000  # of the text that costs are measured on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What is compared: budgets in eighths of the FFN, arms, and tokens of distillation (0: none)."""
+
+    budgets: tuple[int, ...]
+    arms: tuple[str, ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """A teacher, what repairs its students, and what they are measured on."""
 
@@ -239,9 +248,7 @@ def ranked_steps(trial: Trial, total: int) -> list[int]:
     return [choice + 1 for choice in found.choices]
 
 
-def run_seed(
-    recipe: Recipe, tokens: int, budgets: Sequence[int], costs: dict[int, list[float]] | None
-) -> dict[str, Any]:
+def run_seed(recipe: Recipe, plan: Comparison, costs: dict[int, list[float]] | None) -> dict[str, Any]:
     """Costs, measured unless they are given, and at every budget the widths and metrics of every arm."""
     trial, steps = prepare(recipe), [*range(1, EIGHTHS + 1)]
     started = time.monotonic()
@@ -249,7 +256,7 @@ def run_seed(
     seconds = time.monotonic() - started
     print(f"seed {recipe.seed}: costs in {seconds:.0f} s: {costs}", flush=True)
     rows = []
-    for budget in budgets:
+    for budget in plan.budgets:
         total = budget * len(costs)
         found = allocate([*costs.values()], [steps] * len(costs), total)
         arms = {
@@ -257,6 +264,7 @@ def run_seed(
             "allocated": [steps[choice] for choice in found.choices],
             "ranked": ranked_steps(trial, total),
         }
+        arms = {arm: chosen for arm, chosen in arms.items() if arm in plan.arms}
         row: dict[str, Any] = {"eighths": budget}
         for arm, chosen in arms.items():
             widths = {layer: step * trial.step for layer, step in zip(costs, chosen, strict=True)}
@@ -268,8 +276,8 @@ def run_seed(
                 "sliced": trial.kl(cut(trial, widths)[0], trial.held_out),
                 "repaired": trial.kl(student, trial.held_out),
             }
-            if tokens:
-                row[arm]["distilled"] = distilled(trial, student, tokens)
+            if plan.tokens:
+                row[arm]["distilled"] = distilled(trial, student, plan.tokens)
         print(f"seed {recipe.seed}: {row}", flush=True)
         rows.append(row)
     return {"costs": costs, "cost_seconds": seconds, "budgets": rows}
@@ -292,9 +300,10 @@ def results_table(results: dict[int, dict[str, Any]]) -> Table:
     for column in ("FFN left", "widths", "sliced", "repaired", "distilled", "repaired ratio", "distilled ratio", "sum"):
         table.add_column(column, justify="right")
     for rows in zip(*(found["budgets"] for found in results.values()), strict=True):
-        for arm in ARMS:
+        arms = [arm for arm in ARMS if arm in rows[0]]
+        for arm in arms:
             each = [row[arm] for row in rows]
-            cells = [f"{rows[0]['eighths'] / EIGHTHS:.1%}" if arm == ARMS[0] else "", arm]
+            cells = [f"{rows[0]['eighths'] / EIGHTHS:.1%}" if arm == arms[0] else "", arm]
             for key in ("sliced", "repaired", "distilled"):
                 cells.append(f"{statistics.median(one[key] for one in each):.4f}" if key in each[0] else "-")
             for key in ("repaired", "distilled"):
@@ -302,7 +311,7 @@ def results_table(results: dict[int, dict[str, Any]]) -> Table:
                 shown = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})" if ratios else "-"
                 cells.append(shown)
             cells.append(f"{statistics.median(one['sum_of_costs'] for one in each):.4f}")
-            table.add_row(*cells, end_section=arm == ARMS[-1])
+            table.add_row(*cells, end_section=arm == arms[-1])
     return table
 
 
@@ -314,19 +323,21 @@ def main() -> None:
     parser.add_argument(
         "--budgets", type=int, nargs="+", default=list(BUDGETS), help="eighths of the FFN that are left"
     )
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="uniform is needed for ratios")
     parser.add_argument("--distill", type=int, default=0, metavar="TOKENS", help="also distill every student so long")
     parser.add_argument("--costs", type=Path, help="take the costs from the results (--json) of an earlier run")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", type=Path, help="also write the results here")
     args = parser.parse_args()
     results: dict[int, dict[str, Any]] = {}
+    plan = Comparison(budgets=tuple(args.budgets), arms=tuple(args.arms), tokens=args.distill)
     earlier = json.loads(args.costs.read_text()) if args.costs else {}
     for seed in args.seeds:
         costs = {int(layer): cost_W for layer, cost_W in earlier[str(seed)]["costs"].items()} if earlier else None
         recipe = load_recipe(args.recipe, (*args.set, f"seed={seed}"))
         if recipe.prune.repair is None:
             recipe = recipe.model_copy(update={"prune": PruneSection(repair=RepairSection())})
-        results[seed] = run_seed(recipe, args.distill, args.budgets, costs)
+        results[seed] = run_seed(recipe, plan, costs)
         if args.json:
             args.json.write_text(json.dumps(results, indent=2))
     Console(width=150).print(results_table(results))

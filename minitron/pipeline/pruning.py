@@ -21,7 +21,8 @@ from minitron.dtypes import DTYPES
 from minitron.importance.scores import Scores
 from minitron.importance.selection import select_units
 from minitron.models.shape import HybridShape
-from minitron.pipeline.block_widths import WidthCosts, measure_block_widths
+from minitron.pipeline.block_widths.choice import measure_block_widths
+from minitron.pipeline.block_widths.costs import WidthCosts
 from minitron.pipeline.calibration import open_stack, read_samples
 from minitron.pipeline.context import Execution
 from minitron.pipeline.fingerprints import data_hashes

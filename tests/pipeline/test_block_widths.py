@@ -13,7 +13,8 @@ from minitron.data.samples import blend_samples
 from minitron.data.sources import TextSource
 from minitron.errors import MinitronError
 from minitron.importance.scores import random_scores
-from minitron.pipeline.block_widths import WidthCosts, choose_widths
+from minitron.pipeline.block_widths.choice import choose_widths
+from minitron.pipeline.block_widths.costs import WidthCosts
 from minitron.pipeline.context import Execution
 from minitron.pipeline.preflight import check_recipe
 from minitron.pipeline.run_folder import RunFolder

@@ -1,13 +1,12 @@
-"""FFN widths block by block: what each width costs each block is measured, the cheapest at equal total taken.
+"""What an FFN width costs a block, measured.
 
 A cost is the KL to the model that is cut, on calibration text, of that model with one block cut to its best neurons and
 what writes its FFN's output refitted in closed form. Nothing before the block changes, so that one gram matrix serves
-all widths of a block. Costs of blocks are taken to add up.
+all widths of a block.
 """
 
 # B samples, T tokens, D hidden, F ffn, C kept neurons, W widths
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,16 +21,12 @@ from minitron.importance.selection import top_units
 from minitron.models.axes import Indices
 from minitron.pipeline.calibration import read_samples
 from minitron.pipeline.context import Execution
-from minitron.progress import track
 from minitron.prune.reconstruction.moments import Moments
 from minitron.prune.reconstruction.ridge import refit
 from minitron.recipe.prune import BlockWidthsSection, CalibrationSection
 from minitron.runtime.backbone import blocks_of, last_hidden_states
 from minitron.runtime.hooks import collecting, site_of
 from minitron.runtime.loading import load_model
-from minitron.search.allocation import allocate
-
-logger = logging.getLogger(__name__)
 
 
 class WidthCosts:
@@ -104,44 +99,3 @@ class _Gram:
 
     def update(self, activations: tuple[torch.Tensor, ...], mask_BT: torch.Tensor | None) -> None:
         self._moments.update((activations[0], activations[0]), mask_BT)
-
-
-def measure_block_widths(costs: WidthCosts, layers: Sequence[int], width: int, *, most: int, steps: int) -> list[int]:
-    """The widths of blocks, in their order, of the least total cost at a given mean.
-
-    Args:
-        costs: Measures them.
-        layers: The blocks.
-        width: The mean width.
-        most: The width that the blocks have.
-        steps: How many equal steps a width is chosen from; the mean is one of the choices, too.
-    """
-    widths = sorted({width, *(most * step // steps for step in range(1, steps + 1))})
-    measured = [costs.of_block(layer, widths) for layer in track(layers, "block widths", total=len(layers))]
-    chosen = choose_widths(measured, widths, width)
-    for layer, own, cost_W in zip(layers, chosen, measured, strict=True):
-        shown = ", ".join(f"{each}: {cost:.4f}" for each, cost in zip(widths, cost_W, strict=True))
-        logger.info("block %d: FFN width %d; KL of a width alone: %s", layer, own, shown)
-    return chosen
-
-
-def choose_widths(costs: Sequence[Sequence[float]], widths: Sequence[int], mean: int) -> list[int]:
-    """The cheapest widths of blocks whose mean is exactly the given one.
-
-    What the cheapest choice leaves over goes to the widest blocks that have room.
-
-    Args:
-        costs: Block by block, of each width.
-        widths: The choices, ascending.
-        mean: The mean, at most the last of them.
-
-    >>> choose_widths([[9.0, 1.0, 0.0], [0.2, 0.1, 0.0]], [1, 2, 3], 2)
-    [3, 1]
-    """
-    found = allocate(costs, [widths] * len(costs), mean * len(costs))
-    chosen = [widths[choice] for choice in found.choices]
-    left = mean * len(costs) - sum(chosen)
-    for block in sorted(range(len(costs)), key=lambda block: -chosen[block]):
-        added = min(left, widths[-1] - chosen[block])
-        chosen[block], left = chosen[block] + added, left - added
-    return chosen
