@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -16,10 +15,8 @@ import minitron
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.integrations.gguf import families
 from minitron.integrations.gguf.pre_tokenizers import KNOWN, Known
-from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
 from minitron.prune.checkpoint import prune_checkpoint
-from minitron.prune.plan import PrunePlan
 from minitron.runtime.loading import load_model
 from tests.engines.checkpoints import EVERYTHING, FAMILIES, TRAINED, move_heads, write_checkpoints
 from tests.engines.reference import PROMPTS
@@ -27,6 +24,7 @@ from tests.engines.run_llama_cpp import NEEDS_LLAMA_CPP, NEW_TOKENS, Answer, Lla
 from tests.support.gguf_files import SHAPES, make_mergeable_tokenizer, write_exportable
 from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape
 from tests.support.paths import TEACHER
+from tests.support.plans import make_block_widths_plan
 
 pytestmark = NEEDS_LLAMA_CPP
 
@@ -253,16 +251,7 @@ def test_every_teacher_and_cut_gives_the_same_tokens(
 @pytest.mark.parametrize("kind", ["nemotron_h", "llama"])
 def test_ffn_widths_by_block_give_the_same_tokens_and_logits(llama_cpp: LlamaCpp, tmp_path: Path, kind: str) -> None:
     source = open_checkpoint(write_exportable(tmp_path / "teacher", SHAPES[kind]))
-    shape, rng = source.shape, np.random.default_rng(0)
-    widths = [shape.intermediate_size - 4 * number - 3 for number in range(len(shape.ffn_layers))]
-    kept = {
-        ("intermediate_size", layer): np.sort(rng.permutation(shape.intermediate_size)[:width])
-        for layer, width in zip(shape.ffn_layers, widths, strict=True)
-    }
-    keep = Keep(layers=tuple(range(shape.num_hidden_layers)), indices=kept)
-    plan = PrunePlan(source=shape, target=keep.shape(shape), keep=keep)
-    assert len(set(plan.target.block_widths)) > 1
-    folder = prune_checkpoint(source, plan, tmp_path / "pruned").folder
+    folder = prune_checkpoint(source, make_block_widths_plan(source.shape), tmp_path / "pruned").folder
     assert_same(llama_cpp, folder, minitron.export(folder, output=tmp_path / "model.gguf", dtype="f32").output)
 
 
