@@ -127,12 +127,10 @@ def pruning(section: PruneSection) -> JsonObject:
 
     A repair's batch size counts, since its weights are compared bit for bit.
     """
-    text: JsonObject = {
-        f"{name}_data": [*data_hashes(found.data)]
-        for name, found in (("compensate", section.compensate), ("repair", section.repair))
-        if found is not None
-    }
-    without_text: dict[str, bool | set[str]] = {"compensate": {"data"}, "repair": {"data"}, "vocabulary": True}
+    on_text = ("compensate", "block_widths", "repair")
+    found = {name: getattr(section, name) for name in on_text}
+    text: JsonObject = {f"{name}_data": [*data_hashes(each.data)] for name, each in found.items() if each is not None}
+    without_text: dict[str, bool | set[str]] = {**{name: {"data"} for name in on_text}, "vocabulary": True}
     cut: JsonObject = {} if section.vocabulary is None else {"vocabulary": kept_tokens(section.vocabulary)}
     return {**section.model_dump(mode="json", exclude=without_text), **text, **cut}
 

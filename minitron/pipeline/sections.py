@@ -9,13 +9,13 @@ from minitron.models.config import config_for_shape, read_config, shape_from_con
 from minitron.models.shape import HybridShape
 from minitron.pipeline.run_folder import RunFolder
 from minitron.recipe.distill import CorrectionSection, DepthFirstSection
-from minitron.recipe.prune import CalibrationSection, PruneSection, RepairSection, VocabularySection
+from minitron.recipe.prune import BlockWidthsSection, CalibrationSection, PruneSection, RepairSection, VocabularySection
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.score import ScoreSection
 from minitron.search.limits import Limits
 from minitron.vocabulary.selection import require_size
 
-SectionT = TypeVar("SectionT", bound=CalibrationSection)
+SectionT = TypeVar("SectionT", CalibrationSection, BlockWidthsSection, RepairSection)
 
 
 def score_section(recipe: Recipe) -> ScoreSection:
@@ -30,12 +30,13 @@ def prune_section(recipe: Recipe) -> PruneSection:
 
     The vocabulary has a stage of its own, before everything is scored.
     """
-    filled: dict[str, CalibrationSection | None] = {"vocabulary": None}
-    for name in ("compensate", "repair"):
-        section: CalibrationSection | None = getattr(recipe.prune, name)
-        if section is not None:
-            filled[name] = _with_text(recipe, section)
-    return recipe.prune.model_copy(update=filled)
+    section = recipe.prune
+    texts = {
+        "compensate": _with_text(recipe, section.compensate),
+        "block_widths": _with_text(recipe, section.block_widths),
+        "repair": _with_text(recipe, section.repair),
+    }
+    return section.model_copy(update={**texts, "vocabulary": None})
 
 
 def vocabulary_section(recipe: Recipe) -> VocabularySection | None:
@@ -76,7 +77,9 @@ def candidate_repair(recipe: Recipe) -> RepairSection | None:
     return prune_section(recipe).repair if recipe.search.choose == "tournament" else None
 
 
-def _with_text(recipe: Recipe, section: SectionT) -> SectionT:
+def _with_text(recipe: Recipe, section: SectionT | None) -> SectionT | None:
+    if section is None:
+        return None
     text = {"data": section.data or recipe.score.data, "seq_len": section.seq_len or recipe.score.seq_len}
     return section.model_copy(update=text)
 
