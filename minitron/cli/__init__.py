@@ -1,1 +1,1 @@
-"""The command line: one module per command, and the terminal or JSON output that they share."""
+"""The command line: the parser, options that commands share, and the terminal or JSON output; `commands` has a module each."""

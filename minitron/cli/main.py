@@ -17,7 +17,7 @@ EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
-# Command -> its module in this package, which has SUMMARY, add_arguments(parser) and run(args).
+# Command -> its module in `commands`, which has SUMMARY, add_arguments(parser) and run(args).
 COMMANDS = {
     "run": "run",
     "search": "search",
@@ -81,7 +81,7 @@ def build_parser(*, only: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, module_name in COMMANDS.items():
-        module = importlib.import_module(f"minitron.cli.{module_name}")
+        module = importlib.import_module(f"minitron.cli.commands.{module_name}")
         command = commands.add_parser(
             name, help=module.SUMMARY, description=module.SUMMARY[0].upper() + module.SUMMARY[1:]
         )

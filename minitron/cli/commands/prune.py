@@ -5,8 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from minitron.cli.arguments import add_checkpoint, add_data, add_device, add_output, positive_float, positive_int
+from minitron.cli.commands.vocabulary import MEASURES, add_measures, measures
 from minitron.cli.output import print_result
-from minitron.cli.vocabulary import MEASURES, add_measures, measures
 from minitron.errors import MinitronError
 
 SUMMARY = "cut a checkpoint to a shape by scores"
