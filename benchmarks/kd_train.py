@@ -33,7 +33,8 @@ from minitron.distill.loss.objective import DenseTargets, Objective
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.stage import DistillSettings, TrainingRun, distill
 from minitron.models.shape import HybridShape
-from minitron.runtime.loading import count_params, set_time_step_limit
+from minitron.runtime.building import set_time_step_limit
+from minitron.runtime.loading import count_params
 
 LEFT_OUT = 2  # steps in which memory and kernels are warmed up
 

@@ -33,7 +33,8 @@ from minitron.pipeline.runner import run_pipeline
 from minitron.pipeline.sections import cut_source
 from minitron.recipe.load import load_recipe
 from minitron.recipe.recipe import Recipe
-from minitron.runtime.loading import load_model, new_model
+from minitron.runtime.building import new_model
+from minitron.runtime.loading import load_model
 
 ARMS = ("minitron", "random cut", "from scratch")
 

@@ -32,7 +32,8 @@ from minitron.importance.calibrate import calibrate
 from minitron.importance.scorers import SCORERS
 from minitron.importance.settings import CalibrationSettings, DepthSettings, WidthSettings
 from minitron.models.shape import HybridShape
-from minitron.runtime.loading import load_model, new_model
+from minitron.runtime.building import new_model
+from minitron.runtime.loading import load_model
 from minitron.runtime.stack import MemoryStack
 
 TEACHER = Path(__file__).parents[1] / "examples" / "quickstart" / "teacher"

@@ -28,7 +28,7 @@ from transformers import NemotronHConfig, NemotronHForCausalLM, PreTrainedTokeni
 from minitron.data.documents import read_documents
 from minitron.data.sequences import blend_sources
 from minitron.data.sources import TextSource
-from minitron.runtime.loading import set_time_step_limit
+from minitron.runtime.building import set_time_step_limit
 
 VOCAB_SIZE = 1024
 SEQ_LEN = 256

@@ -1,1 +1,1 @@
-"""The command line: the parser, options that commands share, and the terminal or JSON output; `commands` has a module each."""
+"""The command line: the parser, options that commands share, terminal and JSON output; `commands` has a module each."""

@@ -13,7 +13,7 @@ from minitron.models.config import config_for_shape, shape_from_config
 from minitron.models.slicing import slice_tensors
 from minitron.prune.plan import PrunePlan
 from minitron.runtime.backbone import blocks_of
-from minitron.runtime.loading import assemble_model, config_of
+from minitron.runtime.building import assemble_model, config_of
 
 
 def prune_model(model: PreTrainedModel, plan: PrunePlan) -> PreTrainedModel:

@@ -20,7 +20,7 @@ from minitron.models.keep import Keep
 from minitron.models.slicing import slice_tensors
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.plan import PrunePlan
-from minitron.runtime.loading import set_time_step_limit
+from minitron.runtime.building import set_time_step_limit
 from tests.support.paths import TEACHER
 
 pytestmark = pytest.mark.skipif(

@@ -19,7 +19,8 @@ from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.in_memory import prune_model
 from minitron.prune.plan import PrunePlan, load_plan, save_plan
 from minitron.runtime.backbone import blocks_of
-from minitron.runtime.loading import load_model, set_time_step_limit
+from minitron.runtime.building import set_time_step_limit
+from minitron.runtime.loading import load_model
 from minitron.runtime.saving import save_model
 from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape, write_tiny_checkpoint
 

@@ -12,7 +12,7 @@ from minitron.models.shape import HybridShape
 from minitron.prune.in_memory import prune_model
 from minitron.prune.laws.tiny_model import exact_logits, randomize
 from minitron.prune.plan import PrunePlan
-from minitron.runtime.loading import new_model
+from minitron.runtime.building import new_model
 from tests.support.models import make_config
 
 # Logits are of the order of 1; sums of a few hundred fp64 products differ by 1e-13 when they are reordered.

@@ -18,7 +18,7 @@ from minitron.checkpoints.weights import write_state
 from minitron.models.config import config_for_shape
 from minitron.models.shape import HybridShape
 from minitron.prune.laws.tiny_model import randomize
-from minitron.runtime.loading import new_model
+from minitron.runtime.building import new_model
 
 
 def make_tiny_shape(**changes: int | str) -> HybridShape:

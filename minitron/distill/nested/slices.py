@@ -14,7 +14,7 @@ from minitron.distill.nested.students import TrainedStudent
 from minitron.models.config import config_for_shape, shape_from_config
 from minitron.models.slicing import TensorCut, cut_tensor, tensor_cuts
 from minitron.runtime.backbone import backbone_of, divided_for_logits, family_of
-from minitron.runtime.loading import config_of, empty_like
+from minitron.runtime.building import config_of, empty_like
 
 
 class SlicedStudent:

@@ -28,7 +28,7 @@ from minitron.models.config import shape_from_config
 from minitron.models.shape import HybridShape
 from minitron.prune.in_memory import prune_in_place
 from minitron.prune.plan import PrunePlan
-from minitron.runtime.loading import config_of
+from minitron.runtime.building import config_of
 
 logger = logging.getLogger(__name__)
 

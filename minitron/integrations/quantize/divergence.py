@@ -23,8 +23,9 @@ from minitron.integrations.quantize.dequantize import E2M1, meant_tensors
 from minitron.integrations.quantize.folder import export_dtype
 from minitron.integrations.quantize.settings import QuantizeSettings
 from minitron.models.config import config_for_shape
+from minitron.runtime.building import assemble_model, config_of
 from minitron.runtime.dtypes import torch_dtype
-from minitron.runtime.loading import assemble_model, config_of, load_model, load_tokenizer
+from minitron.runtime.loading import load_model, load_tokenizer
 
 PreHook = Callable[[nn.Module, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]
 NVFP4_BLOCK = 16

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from minitron.models.config import config_for_shape
 from minitron.models.shape import HybridShape
-from minitron.runtime.loading import build_config, new_model
+from minitron.runtime.building import build_config, new_model
 
 # Longest convolution chunk that a tiny sequence crosses.
 SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")

@@ -25,7 +25,8 @@ from minitron.integrations.quantize.run import quantize_checkpoint
 from minitron.integrations.quantize.settings import QUANTIZED_FORMATS, QuantizeSettings
 from minitron.models.config import config_for_shape
 from minitron.models.shape import HybridShape
-from minitron.runtime.loading import assemble_model, config_of, load_model, load_tokenizer
+from minitron.runtime.building import assemble_model, config_of
+from minitron.runtime.loading import load_model, load_tokenizer
 from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape, write_tiny_checkpoint
 
 FORMATS = tuple(name for name, each in QUANTIZED_FORMATS.items() if each.modelopt is not None)
