@@ -78,7 +78,7 @@ def prune_checkpoint_folder(
     """
     check_device(device)
     source = open_checkpoint(checkpoint)
-    for text in (section.vocabulary, section.compensate, section.repair):
+    for text in (section.vocabulary, section.compensate, section.block_widths, section.repair):
         if text is not None:
             require_sources(text.data, checkpoint)
     loaded = _load_scores(scores, checkpoint)

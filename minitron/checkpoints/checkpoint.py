@@ -16,7 +16,6 @@ from minitron.checkpoints.quantization import find_quantization
 from minitron.checkpoints.quantized import LAYOUTS, declared_names, scale_names, unpacked_shape
 from minitron.checkpoints.spellings import PUBLISHED, Spelling, published_names
 from minitron.errors import CheckpointError
-from minitron.models.axes import tensor_shape
 from minitron.models.config import read_config, shape_from_config
 from minitron.models.shape import HybridShape
 
@@ -210,15 +209,14 @@ def _with_declared_names(
 def _check_against_shape(
     folder: Path, tensors: Mapping[str, StoredTensor], shape: HybridShape, weights_format: str | None
 ) -> None:
-    specs = shape.tensors()
-    missing = sorted(set(specs) - set(tensors))
-    unknown = sorted(set(tensors) - set(specs))
+    shapes = shape.tensor_shapes()
+    missing = sorted(set(shapes) - set(tensors))
+    unknown = sorted(set(tensors) - set(shapes))
     for fault, names in (("lacks", missing), ("holds the undeclared", unknown)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise CheckpointError(f"tensors must be those of the configuration, {folder} {fault} {names[0]}{more}")
-    for name, spec in specs.items():
-        declared = tensor_shape(spec, shape.sizes)
+    for name, declared in shapes.items():
         if unpacked_shape(weights_format, tensors[name].dtype, tensors[name].shape) != declared:
             raise CheckpointError(
                 f"{name} must have the shape {declared} that the configuration implies, "

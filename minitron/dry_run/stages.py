@@ -187,9 +187,10 @@ def _search(recipe: Recipe, shapes: Shapes) -> StageWork:
 
 
 def _prune(recipe: Recipe, shapes: Shapes) -> StageWork:
-    extra = [name for name in ("compensate", "repair") if getattr(recipe.prune, name) is not None]
+    extra = [name for name in ("compensate", "block_widths", "repair") if getattr(recipe.prune, name) is not None]
     layerwise = recipe.prune.repair is None or recipe.prune.repair.layerwise
     models, weights_bytes = _whole(layerwise, "what is cut and the student", shapes.source, shapes.student)
+    extra = [name.replace("_", " ") for name in extra]
     return StageWork(does=", ".join(["cut to the chosen shape", *extra]), models=models, weights_bytes=weights_bytes)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from minitron.models.axes import SizeT, TensorSpec, dim_size, stack_size, tensor_numel, tensor_shape
+from minitron.models.axes import SizeT, TensorSpec, dim_size, stack_size, tensor_numel
 from minitron.models.families.family import Family
 from minitron.models.shape import HybridShape
 
@@ -64,8 +64,8 @@ def is_quantizable(spec: TensorSpec) -> bool:
 def quantized_matrices(shape: HybridShape) -> dict[str, tuple[int, int]]:
     """Name on disk -> rows and columns of every matrix that quantization takes."""
     outside = {spec.name for spec in shape.family.model_tensors}
-    found = {name: spec for name, spec in shape.tensors().items() if name not in outside and is_quantizable(spec)}
-    shapes = {name: tensor_shape(spec, shape.sizes) for name, spec in found.items()}
+    found = {name for name, spec in shape.tensors().items() if name not in outside and is_quantizable(spec)}
+    shapes = {name: dims for name, dims in shape.tensor_shapes().items() if name in found}
     return {name: (rows, columns) for name, (rows, columns) in shapes.items()}
 
 

@@ -129,7 +129,8 @@ def select_units(scores: Scores, source: HybridShape, target: HybridShape, layer
             if axis.grouped_by in changed:
                 indices |= _top_with_groups(score, source, target, axis, layer)
             else:
-                indices[name, layer] = _top(score, source, axis, target.sizes[name])
+                sizes = target.sizes if layer is None else target.sizes_at(layers.index(layer))
+                indices[name, layer] = _top(score, source, axis, sizes[name])
     if changed & set(MAMBA_AXES):
         for layer in source.places_of(source.family.axes["mamba_num_heads"], layers):
             assert layer is not None

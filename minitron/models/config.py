@@ -9,8 +9,14 @@ from minitron.errors import ShapeError
 from minitron.models.families import FAMILIES
 from minitron.models.families.family import Family
 from minitron.models.nearest import nearest_family
-from minitron.models.shape import HybridShape
+from minitron.models.shape import FFN_AXIS, HybridShape
 from minitron.models.text_config import text_config
+
+# Classes beside a checkpoint that transformers needs, and is told of, where FFN widths differ by block.
+BLOCK_WIDTH_CLASSES = {
+    "AutoConfig": "configuration_block_widths.BlockWidthsConfig",
+    "AutoModelForCausalLM": "modeling_block_widths.BlockWidthsForCausalLM",
+}
 
 
 def read_config(folder: Path) -> JsonObject:
@@ -51,12 +57,13 @@ def shape_from_config(config: Mapping[str, object]) -> HybridShape:
     pattern = family.pattern.read(config)
     unused = {size for kind, sizes in family.kind_sizes.items() if kind not in pattern for size in sizes}
     sizes: dict[str, int] = {}
+    widths, given = _read_block_widths(config, family)
     for key in family.config_keys:
-        sizes[key] = 0 if key in unused else _read_size(config, family, key, sizes)
+        sizes[key] = 0 if key in unused else _read_size(given, family, key, sizes)
     for key, implied in family.derived.items():
         if config.get(key) is not None and config[key] != implied(sizes):
             raise ShapeError(f"{key} in config.json must be {implied(sizes)} by its other sizes, got {config[key]!r}")
-    return HybridShape(model_type=model_type, hybrid_override_pattern=pattern, **sizes)
+    return HybridShape(model_type=model_type, hybrid_override_pattern=pattern, block_widths=widths, **sizes)
 
 
 def config_for_shape(source: Mapping[str, JsonValue], shape: HybridShape) -> JsonObject:
@@ -67,7 +74,8 @@ def config_for_shape(source: Mapping[str, JsonValue], shape: HybridShape) -> Jso
     the list pass over it, llama.cpp's converter and TensorRT-LLM need it; a list beside a pattern would stop readers
     that know the pattern alone), and sizes that a reader would assume otherwise. Kinds of block are spelt in the names
     that every reader of lists takes. Left out are sizes of kinds of block that are not there, and values that have no
-    spelling in JSON.
+    spelling in JSON. FFN widths that differ by block are a list of those of the blocks with an FFN, and the
+    configuration names the classes for them (`BLOCK_WIDTH_CLASSES`).
     """
     family: Family = shape.family
     config: JsonObject = dict(source)
@@ -86,9 +94,34 @@ def config_for_shape(source: Mapping[str, JsonValue], shape: HybridShape) -> Jso
         value = told(shape.sizes)
         if value is not None:
             config.setdefault(key, value)
+    if shape.block_widths:
+        config |= {key: list(shape.block_widths) for key in _spellings_to_write(source, shape, FFN_AXIS)}
+        config["auto_map"] = {**BLOCK_WIDTH_CLASSES}
     config |= {key: implied(shape.sizes) for key, implied in family.derived.items()}
     config |= family.pattern.write(source, shape.hybrid_override_pattern)
     return {key: value for key, value in config.items() if value is not None or source.get(key, 0) is None}
+
+
+def equal_widths_config(config: Mapping[str, object], shape: HybridShape) -> dict[str, object]:
+    """A configuration that transformers' own classes take, with the mean for FFN widths that differ by block."""
+    if not shape.block_widths:
+        return dict(config)
+    spelt = {key: shape.intermediate_size for key in shape.family.config_keys[FFN_AXIS] if key in config}
+    return {key: value for key, value in config.items() if key != "auto_map"} | spelt
+
+
+def _read_block_widths(config: Mapping[str, object], family: Family) -> tuple[tuple[int, ...], Mapping[str, object]]:
+    """FFN widths that are listed, and the configuration with their mean in place of the list."""
+    for key in family.config_keys.get(FFN_AXIS, ()):
+        widths = config.get(key)
+        if not isinstance(widths, list):
+            continue
+        if not widths or not all(isinstance(width, int) and not isinstance(width, bool) for width in widths):
+            raise ShapeError(f"{key} in config.json must be a whole number or a list of them, got {widths!r}")
+        if sum(widths) % len(widths):
+            raise ShapeError(f"the mean of {key} in config.json must be a whole number, that of {widths} is none")
+        return tuple(widths), {**config, key: sum(widths) // len(widths)}
+    return (), config
 
 
 def _spellings_to_write(source: Mapping[str, JsonValue], shape: HybridShape, key: str) -> list[str]:

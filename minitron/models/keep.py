@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from minitron.errors import ShapeError
 from minitron.models.axes import VOCABULARY, Indices
-from minitron.models.shape import HybridShape
+from minitron.models.shape import FFN_AXIS, HybridShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,18 +30,21 @@ class Keep:
         """The shape of the pruned model.
 
         Raises:
-            ShapeError: Blocks of one kind keep different numbers of an axis, or some of them all.
+            ShapeError: Blocks of one kind keep different numbers of an axis other than the FFN's, or some of them all.
         """
-        counts: dict[str, set[int]] = {}
+        counts: dict[str, int] = {}
+        widths: tuple[int, ...] = ()
         for axis in source.family.axes.values():
-            kept = {
+            kept = [
                 self.indices[axis.name, n].shape[-1] if (axis.name, n) in self.indices else source.sizes[axis.name]
                 for n in source.places_of(axis, self.layers)
-            }
-            if len(kept) > 1:
-                raise ShapeError(f"every block must keep the same number of {axis.name}, got {sorted(kept)}")
+            ]
+            if len(set(kept)) > 1 and axis.name != FFN_AXIS:
+                raise ShapeError(f"every block must keep the same number of {axis.name}, got {sorted(set(kept))}")
             if kept:
-                counts[axis.name] = kept
-        left = source.resized(layers=self.layers, **{name: min(kept) for name, kept in counts.items()})
+                counts[axis.name] = sum(kept) // len(kept)
+            if axis.name == FFN_AXIS:
+                widths = tuple(kept)
+        left = replace(source.resized(layers=self.layers, **counts), block_widths=widths)
         tokens = self.indices.get((VOCABULARY.name, None))
         return left if tokens is None else replace(left, vocab_size=len(tokens))

@@ -1,17 +1,19 @@
 """HybridShape: the block pattern and dims of a hybrid model, and the exact sizes that follow from them."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
 from minitron.errors import ShapeError
-from minitron.models.axes import Axis, TensorSpec, entry_names, part_size
+from minitron.models.axes import Axis, TensorSpec, entry_names, part_size, tensor_shape
 from minitron.models.families import FAMILIES
 from minitron.models.families.family import Family
 
-NOT_SIZES = ("hybrid_override_pattern", "model_type")
+NOT_SIZES = ("hybrid_override_pattern", "model_type", "block_widths")
+# The axis whose size may differ block by block.
+FFN_AXIS = "intermediate_size"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +25,12 @@ class HybridShape:
     H Mamba-2 and G gated DeltaNet, each with an MLP (or experts), X attention with experts where T has an MLP.
     All dims are spelt as in the Hugging Face configuration; one that the family or the pattern has no use for is 0.
 
+    Where FFN widths differ by block, `block_widths` has that of each block with an FFN and `intermediate_size` their
+    mean, a whole number: parameters, bytes and operations are linear in it, so all counts by kinds of block are exact.
+
     Raises:
-        ShapeError: A dim is not positive, a letter is unknown, heads do not divide evenly into their groups, or there
-            are fewer experts than routing needs.
+        ShapeError: A dim is not positive, a letter is unknown, heads do not divide evenly into their groups, there are
+            fewer experts than routing needs, or block widths are not of the blocks or of the mean.
     """
 
     hybrid_override_pattern: str
@@ -54,6 +59,7 @@ class HybridShape:
     linear_conv_kernel_dim: int = 0
     sliding_window: int = 0
     tie_word_embeddings: int = 0
+    block_widths: tuple[int, ...] = ()
     model_type: str = "nemotron_h"
 
     def __post_init__(self) -> None:
@@ -67,6 +73,7 @@ class HybridShape:
                 + (f" with {' '.join(unknown)}" if unknown else "")
             )
         self._forget_unused()
+        self._settle_widths()
         needed = self._needed()
         for name, size in self.sizes.items():
             least = 1 if name in needed else 0
@@ -102,6 +109,17 @@ class HybridShape:
                 unused |= set(sizes)
         for name in unused:
             object.__setattr__(self, name, 0)
+
+    def _settle_widths(self) -> None:
+        widths = tuple(self.block_widths)  # a list where it was read from JSON
+        blocks = len(self.ffn_layers)
+        if widths and (len(widths) != blocks or min(widths) < 1 or sum(widths) != blocks * self.intermediate_size):
+            raise ShapeError(
+                f"block_widths must be {blocks} positive numbers, of the blocks with an FFN, with the mean "
+                f"intermediate_size={self.intermediate_size}, got {list(widths)}"
+            )
+        # Equal widths are none, so that two spellings of one shape are equal.
+        object.__setattr__(self, "block_widths", widths if len(set(widths)) > 1 else ())
 
     def _needed(self) -> set[str]:
         """Sizes that some tensor of the model runs over, and those that group them."""
@@ -145,6 +163,17 @@ class HybridShape:
         """Indices of the blocks of some kinds, by their letters."""
         return [layer for layer, letter in enumerate(self.hybrid_override_pattern) if letter in kinds]
 
+    @property
+    def ffn_layers(self) -> list[int]:
+        """Indices of the blocks with an FFN, which `block_widths` is of."""
+        axis = self.family.axes.get(FFN_AXIS)
+        return [] if axis is None or axis.blocks is None else self.layers_of(axis.blocks)
+
+    def sizes_at(self, layer: int) -> Mapping[str, int]:
+        """Size of each axis by its name, as one block has them."""
+        widths = dict(zip(self.ffn_layers, self.block_widths, strict=True)) if self.block_widths else {}
+        return {**self.sizes, FFN_AXIS: widths[layer]} if layer in widths else self.sizes
+
     def places_of(self, axis: Axis, layers: Iterable[int]) -> list[int | None]:
         """Where an axis keeps index sets of its own: those of some layers that have it; None for the whole model."""
         if axis.blocks is None:
@@ -169,19 +198,27 @@ class HybridShape:
 
     def tensors(self) -> dict[str, TensorSpec]:
         """Every tensor of the model by its full name on disk; each entry of a stack has a name of its own."""
-        specs = {spec.name: spec for spec in self.family.tensors_outside(self.sizes)}
+        return {name: spec for name, spec, _ in self._tensors()}
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor of the model by its full name on disk."""
+        return {name: tensor_shape(spec, sizes) for name, spec, sizes in self._tensors()}
+
+    def _tensors(self) -> Iterator[tuple[str, TensorSpec, Mapping[str, int]]]:
+        yield from ((spec.name, spec, self.sizes) for spec in self.family.tensors_outside(self.sizes))
         for layer, kind in enumerate(self.hybrid_override_pattern):
-            prefix = self.family.block_prefix.format(layer=layer)
-            for spec in self.family.tensors_of(kind, self.sizes):
-                specs |= dict.fromkeys((prefix + name for name in entry_names(spec, self.sizes)), spec)
-        return specs
+            prefix, sizes = self.family.block_prefix.format(layer=layer), self.sizes_at(layer)
+            for spec in self.family.tensors_of(kind, sizes):
+                yield from ((prefix + name, spec, sizes) for name in entry_names(spec, sizes))
 
     def resized(self, *, layers: Sequence[int] | None = None, **sizes: int) -> Self:
         """The shape with some dims changed and, if `layers` is given, only those blocks (indices, ascending).
 
         Raises:
-            ShapeError: A size is unknown, or `layers` is out of range or out of order.
+            ShapeError: A size is unknown, `layers` is out of range or out of order, or the blocks differ in width.
         """
+        if self.block_widths:
+            raise ShapeError("a model whose FFN widths differ by block cannot be cut further; cut its teacher")
         unknown = sorted(set(sizes) - set(self.family.axes))
         if unknown:
             raise ShapeError(f"a prunable dim must be one of {', '.join(self.family.axes)}, got {', '.join(unknown)}")

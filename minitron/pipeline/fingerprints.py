@@ -128,10 +128,19 @@ def pruning(section: PruneSection) -> JsonObject:
     """
     text: JsonObject = {
         f"{name}_data": [*data_hashes(found.data)]
-        for name, found in (("compensate", section.compensate), ("repair", section.repair))
+        for name, found in (
+            ("compensate", section.compensate),
+            ("block_widths", section.block_widths),
+            ("repair", section.repair),
+        )
         if found is not None
     }
-    without_text: dict[str, bool | set[str]] = {"compensate": {"data"}, "repair": {"data"}, "vocabulary": True}
+    without_text: dict[str, bool | set[str]] = {
+        "compensate": {"data"},
+        "block_widths": {"data"},
+        "repair": {"data"},
+        "vocabulary": True,
+    }
     cut: JsonObject = {} if section.vocabulary is None else {"vocabulary": kept_tokens(section.vocabulary)}
     return {**section.model_dump(mode="json", exclude=without_text), **text, **cut}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minitron.checkpoints.block_width_classes import check_block_widths
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.distill.optimizers import OPTIMIZER_NAMES
 from minitron.errors import MinitronError
@@ -92,6 +93,8 @@ def check_against_teacher(recipe: Recipe, teacher: HybridShape) -> None:
     if depth.remove:
         depth.quotas(teacher.family).check(teacher.hybrid_override_pattern, teacher.num_hidden_layers - depth.remove)
     _check_search(recipe, teacher)
+    if recipe.prune.block_widths is not None:
+        check_block_widths(teacher)
     check_lengths(recipe)
     check_training(recipe, teacher)
 

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from minitron.artifacts.header import STATE_FOLDER
 from minitron.artifacts.json_files import JsonObject
 from minitron.artifacts.resume import SavedState
+from minitron.checkpoints.block_width_classes import check_block_widths
 from minitron.checkpoints.checkpoint import PLAN_FILE, Checkpoint, checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.finite import naming_weights
 from minitron.checkpoints.lineage import lineage_of
@@ -18,6 +21,8 @@ from minitron.dtypes import DTYPES
 from minitron.importance.scores import Scores
 from minitron.importance.selection import select_units
 from minitron.models.shape import HybridShape
+from minitron.pipeline.block_widths.choice import measure_block_widths
+from minitron.pipeline.block_widths.costs import WidthCosts
 from minitron.pipeline.calibration import open_stack, read_samples
 from minitron.pipeline.context import Execution
 from minitron.pipeline.fingerprints import data_hashes
@@ -28,7 +33,7 @@ from minitron.prune.plan import PrunePlan, save_plan
 from minitron.prune.reconstruction.alignment import Alignment
 from minitron.prune.reconstruction.blockwise import repair
 from minitron.prune.reconstruction.write import write_repaired
-from minitron.recipe.prune import CalibrationSection, PruneSection, RepairSection
+from minitron.recipe.prune import BlockWidthsSection, CalibrationSection, PruneSection, RepairSection
 from minitron.runtime.dtypes import torch_dtype
 from minitron.units import gib_to_bytes
 
@@ -75,6 +80,8 @@ def prune_to(
     repair beside it. An interrupted call is resumed; a cut or repair that it had finished is taken as it is.
     """
     section, execution = section or PruneSection(), execution or Execution()
+    if section.block_widths is not None:
+        cut = _with_block_widths(cut, section.block_widths, output, execution)
     source, plan = cut.source, cut.plan
     lineage = lineage_of(source, hashes=cut.hashes)
     if section.compensate is not None and ("hidden_size", None) in plan.keep.indices:
@@ -108,6 +115,7 @@ def prune_to(
         removed_blocks=sorted(set(range(source.shape.num_hidden_layers)) - set(cut.layers)),
         scored={key: cut.scores.origin[key] for key in ("data", "settings", "seed") if key in cut.scores.origin},
         compensated=_described(section.compensate),
+        allocated=_described(section.block_widths),
         repaired=_described(section.repair),
     )
     return written
@@ -168,6 +176,27 @@ def repair_checkpoint(
     logger.info("repaired %d weights of %s", count, pruned.folder)
 
 
+def _with_block_widths(cut: Cut, section: BlockWidthsSection, output: Path, execution: Execution) -> Cut:
+    """The cut with FFN widths by block; as it is where the FFN is not cut or a single block has one."""
+    shape = cut.source.shape
+    layers = [layer for layer in cut.layers if layer in shape.ffn_layers]
+    if cut.target.intermediate_size == shape.intermediate_size or len(layers) < 2:
+        logger.info("no FFN width to choose block by block: all blocks keep theirs, or a single one has an FFN")
+        return cut
+    check_block_widths(cut.target)
+    identity = {"target": repr(cut.target), "layers": layers, "settings": _described(section), "source": cut.hashes}
+    state = SavedState(output.with_name(STATE_FOLDER), {**identity, "seed": execution.seed})
+    saved = state.load_tensors("block_widths")
+    if saved is None:
+        with naming_weights(cut.source):
+            costs = WidthCosts(cut.source, cut.scores, section, execution)
+            mean, most = cut.target.intermediate_size, shape.intermediate_size
+            widths = measure_block_widths(costs, layers, mean, most=most, steps=section.steps)
+        saved = {"widths": torch.tensor(widths)}
+        state.save_tensors("block_widths", saved)
+    return replace(cut, target=replace(cut.target, block_widths=tuple(saved["widths"].tolist())))
+
+
 def _norm_scales(
     source: Checkpoint, plan: PrunePlan, section: CalibrationSection, execution: Execution
 ) -> dict[str, float]:
@@ -176,7 +205,7 @@ def _norm_scales(
     return norm_scales(stack, samples, plan, batch_size=section.batch_size)
 
 
-def _described(section: CalibrationSection | None) -> JsonObject | None:
+def _described(section: CalibrationSection | BlockWidthsSection | None) -> JsonObject | None:
     if section is None:
         return None
     return {

@@ -8,7 +8,7 @@ from minitron.models.config import config_for_shape, read_config, shape_from_con
 from minitron.models.shape import HybridShape
 from minitron.pipeline.run_folder import RunFolder
 from minitron.recipe.distill import CorrectionSection, DepthFirstSection
-from minitron.recipe.prune import CalibrationSection, PruneSection, VocabularySection
+from minitron.recipe.prune import BlockWidthsSection, CalibrationSection, PruneSection, VocabularySection
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.score import ScoreSection
 from minitron.search.limits import Limits
@@ -27,9 +27,9 @@ def prune_section(recipe: Recipe) -> PruneSection:
 
     The vocabulary has a stage of its own, before everything is scored.
     """
-    filled: dict[str, CalibrationSection | None] = {"vocabulary": None}
-    for name in ("compensate", "repair"):
-        section: CalibrationSection | None = getattr(recipe.prune, name)
+    filled: dict[str, CalibrationSection | BlockWidthsSection | None] = {"vocabulary": None}
+    for name in ("compensate", "block_widths", "repair"):
+        section: CalibrationSection | BlockWidthsSection | None = getattr(recipe.prune, name)
         if section is not None:
             text = {"data": section.data or recipe.score.data, "seq_len": section.seq_len or recipe.score.seq_len}
             filled[name] = section.model_copy(update=text)

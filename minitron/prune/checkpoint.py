@@ -7,6 +7,7 @@ from pathlib import Path
 
 from minitron.artifacts.disk_space import reporting_full_disk
 from minitron.artifacts.json_files import write_json
+from minitron.checkpoints.block_width_classes import class_files, write_class_files
 from minitron.checkpoints.checkpoint import Checkpoint, carried_files, open_checkpoint
 from minitron.checkpoints.extras import extra_cuts
 from minitron.checkpoints.headers import INDEX_FILE
@@ -72,10 +73,18 @@ def prune_checkpoint(
     layout = layout_of(source, plan, written_as)
     config = _config(source, plan, written_as)
     carried = carried_files(source.folder)
-    names = [*(shard.name for shard in layout.shards), INDEX_FILE, CONFIG_FILE, *(path.name for path in carried)]
+    classes = class_files(plan.target)
+    names = [
+        *(shard.name for shard in layout.shards),
+        INDEX_FILE,
+        CONFIG_FILE,
+        *(path.name for path in carried),
+        *classes,
+    ]
     with reporting_full_disk(output), resumable(output, inputs_hash=layout.inputs_hash, files=names) as journal:
         write_layout(layout, journal, threads=threads)
         carry_files(source, output)
+        write_class_files(plan.target, output)
         written = open_checkpoint(output, config=config)
         try:
             check_params(written, plan)

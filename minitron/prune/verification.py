@@ -40,8 +40,7 @@ def check_params(written: Checkpoint, plan: PrunePlan) -> None:
             f"loaded by transformers {built:,}"
         )
     state, places = model.state_dict(), model_places(plan.target)
-    for name, spec in plan.target.tensors().items():
-        declared = tensor_shape(spec, plan.target.sizes)
+    for name, declared in plan.target.tensor_shapes().items():
         loaded = tuple(read_place(state, places[name]).shape)
         if not declared == written.tensors[name].shape == loaded:
             raise MinitronError(

@@ -7,7 +7,7 @@ from pydantic import Field
 from minitron.dtypes import StoredDtype
 from minitron.prune.reconstruction.settings import RepairSettings
 from minitron.recipe.source import Source
-from minitron.settings import PositiveInt, Settings
+from minitron.settings import PositiveFloat, PositiveInt, Settings
 from minitron.vocabulary.settings import VocabularySettings
 
 
@@ -37,6 +37,23 @@ class VocabularySection(VocabularySettings):
     )
 
 
+class BlockWidthsSection(Settings):
+    """An FFN width for each block, by what each width costs each block, at the same mean; beyond the published method.
+
+    Whether it pays, and where, is in docs/decisions/0032-block-widths.md.
+    """
+
+    data: tuple[Source, ...] = Field(default=(), description="Calibration text; the score section's when left out.")
+    samples: PositiveInt = Field(default=64, description="Samples that writers are refitted on.")
+    sequences: PositiveInt = Field(default=16, description="Further samples, on which costs are measured.")
+    seq_len: PositiveInt | None = Field(default=None, description="Tokens a sample; the score section's when null.")
+    batch_size: PositiveInt = Field(default=8, description="Samples in one forward pass.")
+    steps: PositiveInt = Field(default=8, description="Widths to choose from: so many equal steps of the teacher's.")
+    ridge: PositiveFloat = Field(
+        default=1e-2, description="Pull towards the sliced weights, relative to the mean square of the inputs."
+    )
+
+
 class PruneSection(Settings):
     """Pruning."""
 
@@ -54,5 +71,9 @@ class PruneSection(Settings):
     )
     compensate: CalibrationSection | None = Field(
         default=None, description="Scale norms for the hidden channels that are gone, as measured; null: do not."
+    )
+    block_widths: BlockWidthsSection | None = Field(
+        default=None,
+        description="Choose an FFN width for each block, with the shape's as their mean; null: one width for all.",
     )
     repair: RepairSection | None = Field(default=None, description="Refit the cut model's projections; null: do not.")

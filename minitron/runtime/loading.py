@@ -24,8 +24,13 @@ from transformers.utils import logging as transformers_logging
 
 from minitron.artifacts.json_files import JsonObject, write_json
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from minitron.checkpoints.names import gather_state
+from minitron.checkpoints.places import model_places
+from minitron.checkpoints.weights import open_weights
 from minitron.errors import MinitronError
+from minitron.models.config import equal_widths_config
 from minitron.models.shape import HybridShape
+from minitron.runtime.block_widths import config_for_tokenizer, narrow_ffns
 from minitron.runtime.key_mapping import key_mapping
 from minitron.runtime.special_tokens import fill_special_tokens
 
@@ -48,6 +53,8 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
             "%s: %d tensors of layers that predict further tokens are not loaded", folder, len(checkpoint.extras)
         )
     _quiet_kernel_notes(device)
+    if checkpoint.shape.block_widths:
+        return _load_by_block(checkpoint, device, dtype)
     with _quiet_transformers():
         config = _read_config(checkpoint)
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -62,7 +69,7 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
 
 def empty_model(checkpoint: Checkpoint) -> PreTrainedModel:
     """The checkpoint's model without its weights (on torch's meta device), in evaluation mode, time steps limited."""
-    return _meta_model(_read_config(checkpoint), torch.float32)
+    return _meta_model(_read_config(checkpoint), checkpoint.shape, torch.float32)
 
 
 def assemble_model(
@@ -79,8 +86,13 @@ def assemble_model(
     Raises:
         MinitronError: A tensor is missing, left over or of another shape.
     """
-    built = build_config(config, shape)
-    model = _meta_model(built, next(iter(state.values())).dtype)
+    return _assembled(config, shape, state, like.device)
+
+
+def _assembled(
+    config: Mapping[str, object], shape: HybridShape, state: Mapping[str, torch.Tensor], device: torch.device | str
+) -> PreTrainedModel:
+    model = _meta_model(build_config(config, shape), shape, next(iter(state.values())).dtype)
     family, whole = shape.family, dict(state)
     if shape.head_tensor != family.head:
         whole[family.name_in_memory(family.head)] = state[family.name_in_memory(family.embeddings)]
@@ -89,7 +101,7 @@ def assemble_model(
     except RuntimeError as error:
         raise MinitronError(f"the tensors must make a whole model: {error}") from error
     model.tie_weights()
-    placed: PreTrainedModel = model.to(like.device)
+    placed: PreTrainedModel = model.to(device)
     return placed
 
 
@@ -134,7 +146,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, padding_side="left"
+            folder, local_files_only=True, padding_side="left", config=config_for_tokenizer(folder)
         )
     except Exception as error:  # a malformed file makes transformers and tokenizers raise whatever they trip over
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
@@ -166,11 +178,20 @@ def count_params(model: nn.Module) -> int:
     return sum(stored.values())
 
 
-def _meta_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _load_by_block(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> PreTrainedModel:
+    # transformers' own classes have no such model, and those beside the checkpoint are code that is not run here.
+    with open_weights(checkpoint) as read:
+        stored = ((name, read(name).to(dtype)) for name in checkpoint.tensors)
+        state = gather_state(stored, model_places(checkpoint.shape))
+    return _assembled(checkpoint.config, checkpoint.shape, state, device)
+
+
+def _meta_model(config: PretrainedConfig, shape: HybridShape, dtype: torch.dtype) -> PreTrainedModel:
     _quiet_kernel_notes("cpu")
     # Tables that no file holds, such as rotary frequencies, are made for real.
     with _quiet_transformers(), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        narrow_ffns(model, shape)
     model.tie_weights()
     return _settled(model)
 
@@ -191,7 +212,7 @@ def _read_config(checkpoint: Checkpoint) -> PretrainedConfig:
 def build_config(config: Mapping[str, object], shape: HybridShape) -> PretrainedConfig:
     """Transformers' configuration of a `config.json` and of the shape that it describes."""
     with tempfile.TemporaryDirectory() as folder:  # transformers spells infinity its own way in files
-        write_json(Path(folder) / "config.json", config)
+        write_json(Path(folder) / "config.json", equal_widths_config(config, shape))
         return _sized(AutoConfig.from_pretrained(folder, local_files_only=True), shape)
 
 

@@ -16,6 +16,7 @@ from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.integrations.gguf import families
 from minitron.integrations.gguf.pre_tokenizers import KNOWN, Known
 from minitron.models.shape import HybridShape
+from minitron.prune.checkpoint import prune_checkpoint
 from minitron.runtime.loading import load_model
 from tests.engines.checkpoints import EVERYTHING, FAMILIES, TRAINED, move_heads, write_checkpoints
 from tests.engines.reference import PROMPTS
@@ -23,6 +24,7 @@ from tests.engines.run_llama_cpp import NEEDS_LLAMA_CPP, NEW_TOKENS, Answer, Lla
 from tests.support.gguf_files import SHAPES, make_mergeable_tokenizer, write_exportable
 from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape
 from tests.support.paths import TEACHER
+from tests.support.plans import make_block_widths_plan
 
 pytestmark = NEEDS_LLAMA_CPP
 
@@ -251,6 +253,13 @@ def test_every_teacher_and_cut_gives_the_same_tokens(
         print(
             f"\nllama.cpp: {name}: {len(checkpoints)} checkpoints ({', '.join(checkpoints)}), {tokens:,} tokens alike"
         )
+
+
+@pytest.mark.parametrize("kind", ["nemotron_h", "llama"])
+def test_ffn_widths_by_block_give_the_same_tokens_and_logits(llama_cpp: LlamaCpp, tmp_path: Path, kind: str) -> None:
+    source = open_checkpoint(write_exportable(tmp_path / "teacher", SHAPES[kind]))
+    folder = prune_checkpoint(source, make_block_widths_plan(source.shape), tmp_path / "pruned").folder
+    assert_same(llama_cpp, folder, minitron.export(folder, output=tmp_path / "model.gguf", dtype="f32").output)
 
 
 def test_heads_that_changed_their_group_are_noticed(llama_cpp: LlamaCpp, tmp_path: Path) -> None:

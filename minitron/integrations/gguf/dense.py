@@ -26,8 +26,11 @@ NO_POSITIONS_EVERY = 4
 
 
 def architecture(shape: HybridShape) -> str:
-    """llama.cpp's name, which is the family's."""
-    return shape.model_type
+    """llama.cpp's name: the family's, and deci's for a llama whose FFN widths differ by block.
+
+    deci is llama with sizes of its own in every block; llama takes the first block's width for all.
+    """
+    return "deci" if shape.block_widths else shape.model_type
 
 
 def without_a_window(shape: HybridShape) -> str:
@@ -82,9 +85,9 @@ def keys(shape: HybridShape, config: Config) -> dict[str, Value]:
         "context_length": int(context),
         "embedding_length": shape.hidden_size,
         "vocab_size": shape.vocab_size,
-        "feed_forward_length": shape.intermediate_size,
-        "attention.head_count": shape.num_attention_heads,
-        "attention.head_count_kv": shape.num_key_value_heads,
+        "feed_forward_length": list(shape.block_widths) or shape.intermediate_size,
+        "attention.head_count": by_block(shape, shape.num_attention_heads),
+        "attention.head_count_kv": by_block(shape, shape.num_key_value_heads),
         "attention.key_length": shape.head_dim,
         "attention.value_length": shape.head_dim,
         "attention.layer_norm_rms_epsilon": float(read_number(config, "rms_norm_eps", 1e-6)),
@@ -95,6 +98,11 @@ def keys(shape: HybridShape, config: Config) -> dict[str, Value]:
             theta=THETAS.get(shape.model_type, DEFAULT_THETA),
         ),
     }
+
+
+def by_block(shape: HybridShape, size: int) -> Value:
+    """A size as deci has it, for every block, where FFN widths differ by block; else the size."""
+    return [size] * shape.num_hidden_layers if shape.block_widths else size
 
 
 RULES = {

@@ -36,14 +36,18 @@ def architecture(shape: HybridShape) -> str:
 def keys(shape: HybridShape, config: Config) -> dict[str, Value]:
     """The metadata that llama.cpp needs."""
     pattern = shape.hybrid_override_pattern
-    widths = {"-": shape.intermediate_size, "E": shape.moe_intermediate_size}
+    experts = shape.moe_intermediate_size
+    widths = [
+        shape.sizes_at(layer)["intermediate_size"] if kind == "-" else experts * (kind == "E")
+        for layer, kind in enumerate(pattern)
+    ]
     epsilon = float(read_number(config, "layer_norm_epsilon", 1e-5))
     found: dict[str, Value] = {
         "block_count": shape.num_hidden_layers,
         "context_length": int(read_number(config, "max_position_embeddings", 4096)),
         "embedding_length": shape.hidden_size,
         "vocab_size": shape.vocab_size,
-        "feed_forward_length": [widths.get(kind, 0) for kind in pattern],
+        "feed_forward_length": widths,
         "attention.head_count": shape.num_attention_heads,
         "attention.head_count_kv": [shape.num_key_value_heads if kind == "*" else 0 for kind in pattern],
         "attention.key_length": shape.head_dim,

@@ -61,6 +61,7 @@ class Family:
         reads: Sizes that it reads.
         needs: Other keys that it cannot do without.
         rules: Further rules about keys, one after the other.
+        block_widths: Whether it takes a list of FFN widths, with the classes beside the checkpoint.
     """
 
     source: str
@@ -68,6 +69,7 @@ class Family:
     reads: tuple[Read, ...] = ()
     needs: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
+    block_widths: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from minitron.integrations.readers.reader import Config, Family, Read, Refusal, Rule
-from minitron.models.shape import HybridShape
+from minitron.models.shape import FFN_AXIS, HybridShape
 
 OLDER_KINDS = {"M": "mamba", "-": "mlp", "*": "attention", "E": "moe"}
 # Of each way to quantize that minitron writes: the key of `quantization_config` that names the format.
@@ -64,7 +64,18 @@ def needed_keys(config: Config, family: Family) -> Iterator[Refusal]:
 
 def sizes_as_meant(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
     """What the reader takes for a size must be the size: where it does not know the spelling, it takes its default."""
-    for read in family.reads:
+    reads = family.reads
+    if shape.block_widths:
+        reads = tuple(read for read in reads if read.size != FFN_AXIS)
+        if not family.block_widths:
+            yield Refusal(
+                key=FFN_AXIS,
+                rule="be one number",
+                found="got a list, of FFN widths that differ by block",
+                mend="prune without prune.block_widths, or `minitron export` to a GGUF file for llama.cpp",
+                source=family.source,
+            )
+    for read in reads:
         meant = shape.sizes[read.size]
         taken = _taken(config, read, shape)
         # A size of 0 is one that the model has no use for, unless it says no.

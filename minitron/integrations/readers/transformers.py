@@ -78,6 +78,7 @@ NEMOTRON_H = Family(
         Read(size="n_routed_experts", keys=("n_routed_experts", "num_local_experts"), default=8),
     ),
     rules=(kinds_known(EVERY_NAME, keys=LISTS), QUANTIZATION),
+    block_widths=True,
 )
 TRANSFORMERS = Reader(
     name="transformers",
@@ -85,7 +86,10 @@ TRANSFORMERS = Reader(
     families={
         "nemotron_h": NEMOTRON_H,
         "llama": Family(
-            source="transformers 5.23.0, models/llama/configuration_llama.py", reads=LLAMA_READS, rules=(QUANTIZATION,)
+            source="transformers 5.23.0, models/llama/configuration_llama.py",
+            reads=LLAMA_READS,
+            rules=(QUANTIZATION,),
+            block_widths=True,
         ),
         "qwen3": Family(
             source="transformers 5.23.0, models/qwen3/configuration_qwen3.py", reads=QWEN3_READS, rules=(QUANTIZATION,)

@@ -55,6 +55,7 @@ VLLM = Reader(
             architectures=("NemotronHForCausalLM",),
             reads=NEMOTRON_H_READS,
             rules=(kinds_known(EVERY_NAME, keys=LISTS), CHUNK, QUANTIZATION),
+            block_widths=True,
         ),
         **dense_families(llama=REGISTRY, qwen3=REGISTRY, rules=(QUANTIZATION,)),
         **through_transformers(

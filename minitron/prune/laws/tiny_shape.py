@@ -52,7 +52,7 @@ def tiny_shape(model_type: str, pattern: str, *, seed: int, like: HybridShape | 
         sizes = _sizes(family, pattern, rng, like)
         if _are_distinct(family, pattern, sizes):
             try:
-                shape = HybridShape(model_type=model_type, hybrid_override_pattern=pattern, **sizes)
+                shape = HybridShape(model_type=model_type, hybrid_override_pattern=pattern, block_widths=(), **sizes)
             except ShapeError:
                 continue
             if all(shape.sizes[axis.name] < 2 or smaller_sizes(shape, axis) for axis in family.axes.values()):

@@ -16,13 +16,16 @@ from transformers import AutoConfig, AutoTokenizer, LlamaConfig, NemotronHConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import minitron
+from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.errors import MinitronError
 from minitron.integrations.gguf import families
 from minitron.integrations.gguf.export import FILE_TYPES, QUANTIZATION_VERSION
 from minitron.integrations.gguf.tensors import TYPES
 from minitron.models.shape import HybridShape
+from minitron.prune.checkpoint import prune_checkpoint
 from tests.support.gguf_files import SHAPES, llama_cpp_name, read_gguf, write_exportable
 from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape
+from tests.support.plans import make_block_widths_plan
 
 Numbers = npt.NDArray[np.float32]
 LLAMA3 = {
@@ -99,6 +102,20 @@ def test_every_tensor_is_the_checkpoints(tmp_path: Path, kind: str) -> None:
     assert done.params == shape.params == sum(each.raw.size for each in tensors.values())
     assert done.bytes == done.output.stat().st_size
     assert done.types == {"f32": len(tensors)}
+
+
+@pytest.mark.parametrize(("kind", "architecture"), [("nemotron_h", "nemotron_h"), ("llama", "deci")])
+def test_ffn_widths_by_block_are_an_array(tmp_path: Path, kind: str, architecture: str) -> None:
+    source = open_checkpoint(write_exportable(tmp_path / "teacher", SHAPES[kind]))
+    plan = make_block_widths_plan(source.shape)
+    pruned = prune_checkpoint(source, plan, tmp_path / "pruned").folder
+    done = minitron.export(pruned, output=tmp_path / "model.gguf", dtype="f32")
+    fields, tensors = read_gguf(done.output)
+    widths = dict(zip(source.shape.ffn_layers, plan.target.block_widths, strict=True))
+    found = fields[f"{architecture}.feed_forward_length"]
+    assert found == [widths.get(layer, 0) for layer in range(source.shape.num_hidden_layers)]
+    for layer, width in widths.items():
+        assert tensors[f"blk.{layer}.ffn_up.weight"].numbers().shape == (width, source.shape.hidden_size)
 
 
 @pytest.mark.parametrize("kind", SHAPES)

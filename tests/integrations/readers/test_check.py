@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -297,3 +298,15 @@ def test_every_reader_has_a_declaration_and_rules_about_shapes_with_a_version_in
     sources += [family.source for reader in DECLARED.values() for family in reader.families.values()]
     version = re.compile(r"\d+\.\d+\.\d+|\b[0-9a-f]{7}\b")
     assert [source for source in sources if not version.search(source)] == []
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("shape", [SERVED, DENSE["llama"]], ids=["nemotron_h", "llama"])
+def test_ffn_widths_by_block_are_taken_by_those_that_have_classes_for_them(reader: str, shape: HybridShape) -> None:
+    widths = [8 * number for number in range(1, 1 + len(shape.ffn_layers))]
+    mean = sum(widths) // len(widths)
+    varied = replace(shape, intermediate_size=mean, block_widths=tuple(widths))
+    config = served_config(replace(varied, block_widths=())) | {"intermediate_size": widths}
+    taken = ("vllm", "transformers") if shape is SERVED else ("transformers",)
+    assert shape_from_config(config) == varied
+    assert bool(refused(config, reader)) is (reader not in taken)
