@@ -41,11 +41,12 @@ def write_compressed(source: Checkpoint, precision: str, folder: Path) -> Checkp
         CheckpointError: A weight is not finite.
     """
     shape = source.shape
-    group = scale_group(shape.family, shape.counts, shape.sizes, WEIGHT_FORMATS[precision])
+    sizes = [shape.sizes_at(layer) for layer in range(shape.num_hidden_layers)]  # FFN widths may differ by block
+    group = min(scale_group(shape.family, shape.counts, each, WEIGHT_FORMATS[precision]) for each in sizes)
     with open_weights(source) as read:
-        tensors = _Quantized(source, precision, int(group), read)
+        tensors = _Quantized(source, precision, group, read)
         write_weights(folder, tensors.planned, tensors.read)
-    write_beside(source, folder, quantization_config(precision, int(group), unquantized_modules(shape)))
+    write_beside(source, folder, quantization_config(precision, group, unquantized_modules(shape)))
     written = open_checkpoint(folder, quantized=True)
     check_ignored(written, {"quantization_config.ignore": written.config["quantization_config"]["ignore"]})
     return written

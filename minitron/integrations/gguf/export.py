@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minitron.artifacts.json_files import JsonObject
+from minitron.checkpoints.block_width_classes import check_block_widths
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.integrations.gguf.families import gguf_family
 from minitron.integrations.gguf.family import Value, check_values
@@ -84,6 +85,8 @@ def plan_export(checkpoint: Checkpoint, settings: ExportSettings) -> ExportPlan:
         MinitronError: The family, a setting of the configuration, the tokenizer or a tensor cannot be exported.
     """
     shape, config = checkpoint.shape, checkpoint.config
+    if shape.block_widths:
+        check_block_widths(shape)
     family = gguf_family(shape.model_type)
     architecture = family.architecture(shape)
     check_values(family, config)
