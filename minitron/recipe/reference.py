@@ -108,5 +108,7 @@ def _type(field: JsonSchema) -> str:
             return f"list of {len(field['prefixItems'])}: {', '.join(map(_type, field['prefixItems']))}"
         inner = _type(field["items"])
         return f"list of {'sections' if inner == 'section' else inner}"
+    if field.get("type") == "object":
+        return f"names, each with {_type(field['additionalProperties'])}"
     limits = [f"{sign} {field[name]}" for name, sign in LIMITS.items() if name in field]
     return " ".join([TYPES[field["type"]], ", ".join(limits)]).strip()

@@ -20,6 +20,7 @@ def test_a_row_says_type_limits_and_default() -> None:
     assert (rate.type, rate.default) == ("number > 0", "0.0001")
     assert (tokens.type, tokens.default) == ("integer ≥ 1", REQUIRED)
     assert ROWS["distill.teacher.mode"].type == "online | layerwise | cached"
+    assert ROWS["distill.students[].shape"].type == "names, each with integer ≥ 1"
     assert ROWS["search.hidden_size"].type == "list of integer ≥ 1 or section or null"
 
 
