@@ -32,8 +32,11 @@ from minitron.models.families.family import Family
 from minitron.progress import track
 from minitron.prune.reconstruction.aligned_streams import AlignedStreams
 from minitron.prune.reconstruction.alignment import Alignment
-from minitron.prune.reconstruction.block_fit import BlockFit, Weights
+from minitron.prune.reconstruction.block_fit import BlockFit
+from minitron.prune.reconstruction.block_refit import BlockRefit
 from minitron.prune.reconstruction.moments import Moments
+from minitron.prune.reconstruction.partial_run import PartialRun
+from minitron.prune.reconstruction.rounding import Rounding, Weights
 from minitron.prune.reconstruction.settings import RepairSettings
 from minitron.prune.reconstruction.state import repair_identity
 from minitron.runtime.backbone import Block
@@ -73,7 +76,9 @@ def repair(
     identity = repair_identity(samples, pair, settings, dtypes or {}) | {"origin": dict(origin or {})}
     state = SavedState(state_folder, identity)
     streams = AlignedStreams(pair, samples.batches(settings.batch_size), state_folder)
-    run = _Repair(pair, streams, BlockFit(pair, streams, settings, dtypes or {}), state)
+    rounding = Rounding(pair.plan.target, dtypes or {})
+    refit = BlockRefit(streams, settings, rounding) if settings.epochs else None
+    run = _Repair(pair, streams, BlockFit(pair, streams, settings, rounding), refit, state)
     yield from run.blocks()
     if settings.projections == "all":
         yield from run.head()
@@ -83,8 +88,10 @@ def repair(
 class _Repair:
     """One repair and where it is."""
 
-    def __init__(self, pair: Alignment, streams: AlignedStreams, fit: BlockFit, state: SavedState) -> None:
-        self._pair, self._streams, self._fit, self._state = pair, streams, fit, state
+    def __init__(
+        self, pair: Alignment, streams: AlignedStreams, fit: BlockFit, refit: BlockRefit | None, state: SavedState
+    ) -> None:
+        self._pair, self._streams, self._fit, self._refit, self._state = pair, streams, fit, refit, state
 
     def blocks(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Repairs the blocks that are left, after those that are saved."""
@@ -121,15 +128,21 @@ class _Repair:
         yield from saved.items()
 
     def _repair_block(self, position: int, start: int, taught: Iterator[Block], own: Block) -> Weights:
-        repaired: Weights = {}
+        run, repaired = PartialRun(self._streams, own, position), Weights()
         for at in range(start, self._pair.ends[position]):
             block = next(taught)
             if at == self._pair.layers[position]:
-                repaired |= self._fit.fit_inner(block, own, position)
+                repaired |= self._fit.fit_inner(block, run)
             else:
                 self._streams.advance_teacher(block, at)
-        repaired |= self._fit.fit_outputs(own, position)
-        self._streams.advance_student(own, position)
+        repaired |= self._fit.fit_outputs(run)
+        if self._refit is not None:
+            run.forget()
+            end = self._pair.ends[position]
+            repaired |= self._refit.refit(
+                own, position, lambda number: self._fit.kept_channels(self._streams.teacher.read(number, end))
+            )
+        run.advance()
         return repaired
 
     def _refit_head(self, name: str) -> torch.Tensor:
@@ -138,7 +151,7 @@ class _Repair:
         for block in teacher.blocks(range(self._pair.ends[-1], layers)):
             self._streams.advance_teacher(block, block[0])
         moments = Moments()
-        for number, mask_BT in self._streams.masks(teacher):
+        for number, mask_BT in self._streams.teacher_masks():
             taught_BTD = teacher.final_norm(self._streams.teacher.read(number, layers))
             own_BTD = student.final_norm(self._streams.student.read(number, len(self._pair.layers)))
             moments.update((taught_BTD.to(own_BTD.device), own_BTD), mask_BT)
