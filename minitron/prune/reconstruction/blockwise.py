@@ -27,7 +27,10 @@ import torch
 from transformers import PreTrainedModel
 
 from minitron.artifacts.resume import SavedState
+from minitron.checkpoints.names import read_place
+from minitron.checkpoints.places import model_places
 from minitron.data.samples import Samples
+from minitron.models.config import shape_from_config
 from minitron.models.families.family import Family
 from minitron.progress import track
 from minitron.prune.reconstruction.aligned_streams import AlignedStreams
@@ -40,6 +43,7 @@ from minitron.prune.reconstruction.rounding import Rounding, Weights
 from minitron.prune.reconstruction.settings import RepairSettings
 from minitron.prune.reconstruction.state import repair_identity
 from minitron.runtime.backbone import Block
+from minitron.runtime.loading import config_of
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +169,9 @@ def _saved_as(position: int) -> str:
 
 @torch.no_grad()
 def apply_repaired(model: PreTrainedModel, family: Family, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Copies repaired weights, by their names on disk, into a loaded pruned model, in place."""
+    """Copies repaired weights, by their names on disk, into a loaded pruned model of a family, in place."""
+    shape = shape_from_config(config_of(model))
+    assert shape.family is family
+    places, state = model_places(shape), model.state_dict()
     for name, weight in weights:
-        model.get_parameter(family.name_in_memory(name)).copy_(weight)
+        read_place(state, places[name]).copy_(weight)
