@@ -146,7 +146,7 @@ class BlockFit:
                 moments.update((lacking_BTD, each.shown["input"]), each.mask_BT)
         name = f"{branch.projection}.weight"
         on_disk, weight_DC = self._rounding.on_disk(run.position, name), own.get_parameter(name)
-        fitted_DC = refit(weight_DC, moments.cross, moments.gram, self._settings.ridge)
+        fitted_DC = refit(weight_DC, moments.cross, moments.gram, self._settings.ridge, overwrite=True)
         rounded_DC = self._rounding.rounded(on_disk, fitted_DC, weight_DC.dtype)
         weight_DC.copy_(rounded_DC)
         return {on_disk: rounded_DC}
