@@ -1,18 +1,21 @@
-"""Reconstruction: a pruned model's projections refitted in closed form, block by block, to follow its teacher.
+"""Reconstruction: a pruned model's blocks refitted one by one to follow its teacher, before any distillation.
 
 In each kept block the projections that read the normed residual stream are refitted to the teacher's outputs, then
 those that write into the stream to the teacher's stream; at last the head to the teacher's logits. Every one is a
 ridge regression around the sliced weight (`refit`) on what the already repaired model gives it, so errors of earlier
-blocks are made up for by later ones. This is beyond the published method.
+blocks are made up for by later ones. Where epochs are asked for, all of a block's parameters are then trained at once
+towards the same stream (`block_refit`), before the next block is looked at. This is beyond the published method.
 
-Cost: one pass of the teacher and 2 (`outputs`) to 3 of the student over the calibration text, each block read once.
+Cost: a pass of the teacher and one of the student over the calibration text, each block read once; an epoch adds some
+three passes of the student.
 
 Memory beside the two stacks, one projection at a time, for a weight [D, C], everything in fp64: one that writes needs
-24 C^2 + 24 C D bytes (moments, system and factor; cross moments, solution and copy), one that reads about
-24 C^2 + 56 C D. From 12B to 9B (D or C = 4480) that is by arithmetic 7.1 GiB for a down_proj (C = 15680), 3.4 GiB for a
-Mamba out_proj (C = 10240), 1.1 GiB for an o_proj (C = 5120), 5.7 GiB for an in_proj (D = 22656) and, in chunks of rows,
-twice its fp32 weight of 2.2 GiB for the head. The streams take 4 (5120 + 4480) bytes a token: 4.7 GiB for 128
-samples of 1024; with a state folder they lie in files.
+8 C^2 + 16 C D bytes (moments, which are solved in place) and 4 C^2 while they are collected, one that reads some
+24 C^2 and 50 C for each of the 4,096 rows that are solved for at once. From 12B to 9B (D or C = 4480) that is by
+arithmetic 3.2 GiB for a down_proj (C = 15680) and twice its fp32 weight of 2.2 GiB for the head. An epoch needs five
+times a block's weights in fp32: values, gradients, two moments, and the best values so far. The streams take
+4 (5120 + 4480) bytes a token, 4.7 GiB for 128 samples of 1024, and what the projections of a block in work read 4 C;
+with a state folder all of them lie in files.
 """
 
 # B samples, T tokens, D hidden, C inputs, V vocabulary

@@ -66,7 +66,8 @@ def solve_ridge(
     logger.info("a gram matrix of %d columns is of low rank; it is solved by its eigenvalues", len(system_CC))
     upper_CC = system_CC.triu(1)  # as it was: a factor is written into the lower half
     values_C, vectors_CC = torch.linalg.eigh(upper_CC + upper_CC.T + diagonal_C.add(ridge * mean).diag())
-    return ((found_DC @ vectors_CC) / values_C.clamp(min=ridge * mean)) @ vectors_CC.T
+    change_DC: torch.Tensor = ((found_DC @ vectors_CC) / values_C.clamp(min=ridge * mean)) @ vectors_CC.T
+    return change_DC
 
 
 def _as_fp64(moment: torch.Tensor, overwrite: bool) -> torch.Tensor:

@@ -202,7 +202,8 @@ def cut(tmp_path: Path, tiny_checkpoint: Path, scores: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        (["--ridge", "0.1"], "--ridge is for --repair"),
+        (["--ridge", "0.1"], "--ridge and --epochs are for --repair"),
+        (["--epochs", "2"], "--ridge and --epochs are for --repair"),
         (["--samples", "3"], "are for --compensate and --repair"),
         (["--layerwise"], "are for --compensate and --repair"),
     ],
