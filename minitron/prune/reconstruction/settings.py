@@ -25,6 +25,6 @@ class RepairSettings(Settings):
         "stream after the closed form; the best on held-out batches is kept. 0: the closed form alone.",
     )
     rate: PositiveFloat = Field(
-        default=0.01, description="Peak step of such a pass, relative to a parameter's root mean square (Adam)."
+        default=0.03, description="Peak step of such a pass, relative to a parameter's root mean square (Adam)."
     )
     batch_size: PositiveInt = Field(default=8, description="Samples in one forward pass.")
