@@ -18,7 +18,7 @@ from minitron.cli.main import main
 from minitron.data.samples import Samples
 from minitron.errors import RecipeError
 from minitron.models.keep import Keep
-from minitron.pipeline import pruning
+from minitron.pipeline import fingerprints, pruning
 from minitron.pipeline.run_folder import PLAN_FILE
 from minitron.pipeline.runner import run_pipeline
 from minitron.pipeline.sections import prune_section
@@ -75,6 +75,14 @@ def test_epochs_move_what_the_closed_form_leaves(tmp_path: Path, recipe_path: Pa
     assert any("conv1d" in name for name in changed)
     assert not any("embeddings" in name for name in changed)
     assert run(recipe_path, folder, epochs)["prune"]
+
+
+def test_a_repair_without_epochs_has_no_rate_that_could_make_it_another(recipe_path: Path) -> None:
+    def hashed(repair: str) -> object:
+        return fingerprints.pruning(prune_section(load_recipe(recipe_path, (f"prune.repair={repair}",))))
+
+    assert hashed("{}") == hashed("{rate: 1}")
+    assert len({str(hashed(each)) for each in ("{}", "{epochs: 1}", "{epochs: 2}", "{epochs: 2, rate: 1}")}) == 4
 
 
 def test_repairs_text_is_the_scores_unless_given_and_is_beside_the_recipe(tmp_path: Path, recipe_path: Path) -> None:
