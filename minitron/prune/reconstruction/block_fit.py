@@ -89,7 +89,7 @@ class BlockFit:
             own_DC: The sliced weight.
             moments: Of the teacher's inputs (targets) and the student's inputs.
         """
-        rows = zip(taught_DC.split(ROWS), own_DC.split(ROWS), strict=True)
+        rows = zip(torch.split(taught_DC, ROWS), torch.split(own_DC, ROWS), strict=True)
         fitted_DC = torch.cat([self._refit_rows(taught_RC, own_RC, moments) for taught_RC, own_RC in rows])
         return self._rounding.rounded(name, fitted_DC, own_DC.dtype)
 
