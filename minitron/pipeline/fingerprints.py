@@ -125,12 +125,15 @@ def prune(recipe: Recipe) -> JsonObject:
 def pruning(section: PruneSection) -> JsonObject:
     """A pruned checkpoint, the shape and the scores aside.
 
-    A repair's batch size counts, since its weights are compared bit for bit.
+    A repair's batch size counts, since its weights are compared bit for bit; one without epochs has no rate, and keeps
+    the hash that it had before there were any.
     """
     on_text = ("compensate", "block_widths", "repair")
     found = {name: getattr(section, name) for name in on_text}
     text: JsonObject = {f"{name}_data": [*data_hashes(each.data)] for name, each in found.items() if each is not None}
     without_text: dict[str, bool | set[str]] = {**{name: {"data"} for name in on_text}, "vocabulary": True}
+    if section.repair is not None and not section.repair.epochs:
+        without_text["repair"] = {"data", "epochs", "rate"}
     cut: JsonObject = {} if section.vocabulary is None else {"vocabulary": kept_tokens(section.vocabulary)}
     return {**section.model_dump(mode="json", exclude=without_text), **text, **cut}
 

@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from minitron.dtypes import StoredDtype
+from minitron.errors import RecipeError
 from minitron.prune.reconstruction.settings import RepairSettings
 from minitron.recipe.source import Source
 from minitron.settings import PositiveFloat, PositiveInt, Settings
@@ -27,6 +28,15 @@ class RepairSection(CalibrationSection, RepairSettings):
 
     The defaults are what did best on the quickstart's teacher (`benchmarks/repair.py`).
     """
+
+    @model_validator(mode="after")
+    def _a_batch_to_judge_by(self) -> "RepairSection":
+        if self.epochs and self.samples <= self.batch_size:
+            raise RecipeError(
+                f"samples must be above batch_size where there are epochs, since the last batch judges them; got "
+                f"{self.samples} and {self.batch_size}"
+            )
+        return self
 
 
 class VocabularySection(VocabularySettings):

@@ -30,19 +30,28 @@ class MemoryStreams:
         self._batches[batch] = stream_BTD
 
     def settle(self, position: int) -> None:
-        """Forgets all positions but this one."""
+        """Forgets all positions but this one; with -1 everything."""
+        if position == -1:
+            self._batches = [None] * len(self._batches)
 
 
 class FileStreams:
     """Residual streams in a folder, one file a batch and position, so that an interrupted block can be run again.
 
     Each access holds one batch in memory; nothing stays mapped, so the process's memory does not grow with the text.
+
+    Args:
+        folder: Where the files lie.
+        num_batches: Number of batches.
+        device: Where tensors are read to.
+        synced: Whether a file that was written outlives the machine's crash; what no later call reads need not.
     """
 
-    def __init__(self, folder: Path, num_batches: int, *, device: torch.device) -> None:
+    def __init__(self, folder: Path, num_batches: int, *, device: torch.device, synced: bool = True) -> None:
         self._folder = folder
         self._num_batches = num_batches
         self._device = device
+        self._synced = synced
         folder.mkdir(parents=True, exist_ok=True)
 
     def __len__(self) -> int:
@@ -56,11 +65,12 @@ class FileStreams:
         """Keeps the stream of a batch as it enters the block at a position."""
         with self._file(batch, position).open("wb") as file:
             np.save(file, stream_BTD.float().cpu().numpy())
-            file.flush()
-            os.fsync(file.fileno())
+            if self._synced:
+                file.flush()
+                os.fsync(file.fileno())
 
     def settle(self, position: int) -> None:
-        """Removes the files of all positions but this one."""
+        """Removes the files of all positions but this one; with -1 all of them."""
         keep = {self._file(batch, position) for batch in range(self._num_batches)}
         for path in self._folder.glob("*.npy"):
             if path not in keep:

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=positive_int, help="samples of such text (128)")
     parser.add_argument("--seq-len", type=positive_int, help="tokens a sample (4096)")
     parser.add_argument("--ridge", type=positive_float, help="pull towards the sliced weights (0.01)")
+    parser.add_argument("--epochs", type=positive_int, help="then train each block on it for so many passes (none)")
     parser.add_argument("--layerwise", action="store_true", help="hold one block in memory at a time for these two")
     add_device(parser, "device that these two run on (cpu)")
 
@@ -72,8 +73,8 @@ def run(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace) -> dict[str, object]:
     if args.compensate is None and args.repair is None and (args.samples or args.seq_len or args.layerwise):
         raise MinitronError("--samples, --seq-len and --layerwise are for --compensate and --repair")
-    if args.repair is None and args.ridge is not None:
-        raise MinitronError("--ridge is for --repair")
+    if args.repair is None and (args.ridge is not None or args.epochs is not None):
+        raise MinitronError("--ridge and --epochs are for --repair")
     text = {"samples": args.samples or 128, "seq_len": args.seq_len or 4096, "layerwise": args.layerwise}
     given: dict[str, object] = {
         "weights_dtype": args.dtype,
@@ -88,5 +89,5 @@ def _settings(args: argparse.Namespace) -> dict[str, object]:
     if args.compensate is not None:
         given["compensate"] = {"data": args.compensate, **text}
     if args.repair is not None:
-        given["repair"] = {"data": args.repair, **text, "ridge": args.ridge or 1e-2}
+        given["repair"] = {"data": args.repair, **text, "ridge": args.ridge or 1e-2, "epochs": args.epochs or 0}
     return given

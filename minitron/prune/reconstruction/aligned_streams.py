@@ -4,6 +4,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -29,14 +30,13 @@ class AlignedStreams:
 
     def __init__(self, pair: Alignment, batches: Sequence[Samples], folder: Path | None) -> None:
         self._pair, self._batches, self._folder = pair, batches, folder
-        self.teacher = self.open("teacher", pair.teacher)
-        self.student = self.open("student", pair.student)
+        self.teacher = self._open("teacher", pair.teacher)
+        self.student = self._open("student", pair.student)
 
-    def open(self, name: str, stack: Stack) -> Streams:
-        """Streams of another name, for tensors on a stack's device."""
-        if self._folder is None:
-            return MemoryStreams(len(self._batches))
-        return FileStreams(self._folder / f"streams-{name}", len(self._batches), device=stack.device)
+    def scratch(self, name: str, *, of: Literal["teacher", "student"] = "student") -> Streams:
+        """Streams of tensors on a model's device that an interrupted call does without."""
+        stack = self._pair.teacher if of == "teacher" else self._pair.student
+        return self._open(f"scratch-{of}-{name}", stack, synced=False)
 
     def embed(self) -> None:
         """Writes the streams that enter the first blocks."""
@@ -46,13 +46,8 @@ class AlignedStreams:
 
     def advance_teacher(self, block: Block, position: int) -> None:
         """Takes the teacher's streams through its block at a position."""
-        for number, mask_BT in self.masks(self._pair.teacher):
+        for number, mask_BT in self.teacher_masks():
             self.run_teacher(block, number, mask_BT, position)
-
-    def advance_student(self, block: Block, position: int) -> None:
-        """Takes the student's streams through its block at a position."""
-        for number, mask_BT in self.masks(self._pair.student):
-            self.student.write(number, position + 1, self.run_student(block, number, mask_BT, position))
 
     def run_teacher(self, block: Block, number: int, mask_BT: torch.Tensor | None, position: int) -> None:
         """Takes one batch of the teacher's streams through its block at a position."""
@@ -63,6 +58,19 @@ class AlignedStreams:
         """[B, T, D] one batch of the student's streams after its block at a position, which is not kept."""
         return self._pair.student.run([block], self.student.read(number, position), mask_BT)
 
-    def masks(self, stack: Stack) -> Iterator[tuple[int, torch.Tensor | None]]:
-        """(number, mask on the stack's device) of every batch."""
+    def teacher_masks(self) -> Iterator[tuple[int, torch.Tensor | None]]:
+        """(number, mask on the teacher's device) of every batch."""
+        return self._masks(self._pair.teacher)
+
+    def student_masks(self) -> Iterator[tuple[int, torch.Tensor | None]]:
+        """(number, mask on the student's device) of every batch."""
+        return self._masks(self._pair.student)
+
+    def _masks(self, stack: Stack) -> Iterator[tuple[int, torch.Tensor | None]]:
         yield from ((number, batch.mask(stack.device)) for number, batch in enumerate(self._batches))
+
+    def _open(self, name: str, stack: Stack, *, synced: bool = True) -> Streams:
+        if self._folder is None:
+            return MemoryStreams(len(self._batches))
+        folder = self._folder / f"streams-{name}"
+        return FileStreams(folder, len(self._batches), device=stack.device, synced=synced)

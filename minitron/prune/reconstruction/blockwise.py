@@ -1,18 +1,21 @@
-"""Reconstruction: a pruned model's projections refitted in closed form, block by block, to follow its teacher.
+"""Reconstruction: a pruned model's blocks refitted one by one to follow its teacher, before any distillation.
 
 In each kept block the projections that read the normed residual stream are refitted to the teacher's outputs, then
 those that write into the stream to the teacher's stream; at last the head to the teacher's logits. Every one is a
 ridge regression around the sliced weight (`refit`) on what the already repaired model gives it, so errors of earlier
-blocks are made up for by later ones. This is beyond the published method.
+blocks are made up for by later ones. Where epochs are asked for, all of a block's parameters are then trained at once
+towards the same stream (`block_refit`), before the next block is looked at. This is beyond the published method.
 
-Cost: one pass of the teacher and 2 (`outputs`) to 3 of the student over the calibration text, each block read once.
+Cost: a pass of the teacher and one of the student over the calibration text, each block read once; an epoch adds some
+three passes of the student.
 
 Memory beside the two stacks, one projection at a time, for a weight [D, C], everything in fp64: one that writes needs
-24 C^2 + 24 C D bytes (moments, system and factor; cross moments, solution and copy), one that reads about
-24 C^2 + 56 C D. From 12B to 9B (D or C = 4480) that is by arithmetic 7.1 GiB for a down_proj (C = 15680), 3.4 GiB for a
-Mamba out_proj (C = 10240), 1.1 GiB for an o_proj (C = 5120), 5.7 GiB for an in_proj (D = 22656) and, in chunks of rows,
-twice its fp32 weight of 2.2 GiB for the head. The streams take 4 (5120 + 4480) bytes a token: 4.7 GiB for 128
-samples of 1024; with a state folder they lie in files.
+8 C^2 + 16 C D bytes (moments, which are solved in place) and 4 C^2 while they are collected, one that reads some
+24 C^2 and 50 C for each of the 4,096 rows that are solved for at once. From 12B to 9B (D or C = 4480) that is by
+arithmetic 3.2 GiB for a down_proj (C = 15680) and twice its fp32 weight of 2.2 GiB for the head. An epoch needs five
+times a block's weights in fp32: values, gradients, two moments, and the best values so far. The streams take
+4 (5120 + 4480) bytes a token, 4.7 GiB for 128 samples of 1024, and what the projections of a block in work read 4 C;
+with a state folder all of them lie in files.
 """
 
 # B samples, T tokens, D hidden, C inputs, V vocabulary
@@ -27,16 +30,23 @@ import torch
 from transformers import PreTrainedModel
 
 from minitron.artifacts.resume import SavedState
+from minitron.checkpoints.names import read_place
+from minitron.checkpoints.places import model_places
 from minitron.data.samples import Samples
+from minitron.models.config import shape_from_config
 from minitron.models.families.family import Family
 from minitron.progress import track
 from minitron.prune.reconstruction.aligned_streams import AlignedStreams
 from minitron.prune.reconstruction.alignment import Alignment
-from minitron.prune.reconstruction.block_fit import BlockFit, Weights
+from minitron.prune.reconstruction.block_fit import BlockFit
+from minitron.prune.reconstruction.block_refit import BlockRefit
 from minitron.prune.reconstruction.moments import Moments
+from minitron.prune.reconstruction.partial_run import PartialRun
+from minitron.prune.reconstruction.rounding import Rounding, Weights
 from minitron.prune.reconstruction.settings import RepairSettings
 from minitron.prune.reconstruction.state import repair_identity
 from minitron.runtime.backbone import Block
+from minitron.runtime.loading import config_of
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +83,9 @@ def repair(
     identity = repair_identity(samples, pair, settings, dtypes or {}) | {"origin": dict(origin or {})}
     state = SavedState(state_folder, identity)
     streams = AlignedStreams(pair, samples.batches(settings.batch_size), state_folder)
-    run = _Repair(pair, streams, BlockFit(pair, streams, settings, dtypes or {}), state)
+    rounding = Rounding(pair.plan.target, dtypes or {})
+    refit = BlockRefit(streams, settings, rounding) if settings.epochs else None
+    run = _Repair(pair, streams, BlockFit(pair, streams, settings, rounding), refit, state)
     yield from run.blocks()
     if settings.projections == "all":
         yield from run.head()
@@ -83,8 +95,10 @@ def repair(
 class _Repair:
     """One repair and where it is."""
 
-    def __init__(self, pair: Alignment, streams: AlignedStreams, fit: BlockFit, state: SavedState) -> None:
-        self._pair, self._streams, self._fit, self._state = pair, streams, fit, state
+    def __init__(
+        self, pair: Alignment, streams: AlignedStreams, fit: BlockFit, refit: BlockRefit | None, state: SavedState
+    ) -> None:
+        self._pair, self._streams, self._fit, self._refit, self._state = pair, streams, fit, refit, state
 
     def blocks(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Repairs the blocks that are left, after those that are saved."""
@@ -121,15 +135,21 @@ class _Repair:
         yield from saved.items()
 
     def _repair_block(self, position: int, start: int, taught: Iterator[Block], own: Block) -> Weights:
-        repaired: Weights = {}
+        run, repaired = PartialRun(self._streams, own, position), Weights()
         for at in range(start, self._pair.ends[position]):
             block = next(taught)
             if at == self._pair.layers[position]:
-                repaired |= self._fit.fit_inner(block, own, position)
+                repaired |= self._fit.fit_inner(block, run)
             else:
                 self._streams.advance_teacher(block, at)
-        repaired |= self._fit.fit_outputs(own, position)
-        self._streams.advance_student(own, position)
+        repaired |= self._fit.fit_outputs(run)
+        if self._refit is not None:
+            run.forget()
+            end = self._pair.ends[position]
+            repaired |= self._refit.refit(
+                own, position, lambda number: self._fit.kept_channels(self._streams.teacher.read(number, end))
+            )
+        run.advance()
         return repaired
 
     def _refit_head(self, name: str) -> torch.Tensor:
@@ -138,7 +158,7 @@ class _Repair:
         for block in teacher.blocks(range(self._pair.ends[-1], layers)):
             self._streams.advance_teacher(block, block[0])
         moments = Moments()
-        for number, mask_BT in self._streams.masks(teacher):
+        for number, mask_BT in self._streams.teacher_masks():
             taught_BTD = teacher.final_norm(self._streams.teacher.read(number, layers))
             own_BTD = student.final_norm(self._streams.student.read(number, len(self._pair.layers)))
             moments.update((taught_BTD.to(own_BTD.device), own_BTD), mask_BT)
@@ -152,6 +172,9 @@ def _saved_as(position: int) -> str:
 
 @torch.no_grad()
 def apply_repaired(model: PreTrainedModel, family: Family, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Copies repaired weights, by their names on disk, into a loaded pruned model, in place."""
+    """Copies repaired weights, by their names on disk, into a loaded pruned model of a family, in place."""
+    shape = shape_from_config(config_of(model))
+    assert shape.family is family
+    places, state = model_places(shape), model.state_dict()
     for name, weight in weights:
-        model.get_parameter(family.name_in_memory(name)).copy_(weight)
+        read_place(state, places[name]).copy_(weight)

@@ -18,7 +18,7 @@ from minitron.cli.main import main
 from minitron.data.samples import Samples
 from minitron.errors import RecipeError
 from minitron.models.keep import Keep
-from minitron.pipeline import pruning
+from minitron.pipeline import fingerprints, pruning
 from minitron.pipeline.run_folder import PLAN_FILE
 from minitron.pipeline.runner import run_pipeline
 from minitron.pipeline.sections import prune_section
@@ -61,6 +61,30 @@ def test_turning_repair_on_or_changing_it_prunes_anew_and_nothing_before(begun: 
     assert not run(recipe_path, folder, REPAIR, "prune.repair.ridge=0.5")["prune"]
 
 
+def test_epochs_move_what_the_closed_form_leaves(tmp_path: Path, recipe_path: Path) -> None:
+    folder, epochs = (
+        tmp_path / "run",
+        "prune.repair={samples: 12, batch_size: 2, seq_len: 16, epochs: 4, rate: 0.05, ridge: 1e9}",
+    )
+    run(recipe_path, folder, REPAIR)
+    alone = weights_of(folder)
+    assert not run(recipe_path, folder, epochs)["prune"]
+    trained = weights_of(folder)
+    changed = {name for name in alone if not torch.equal(alone[name], trained[name])}
+    assert any("A_log" in name for name in changed)
+    assert any("conv1d" in name for name in changed)
+    assert not any("embeddings" in name for name in changed)
+    assert run(recipe_path, folder, epochs)["prune"]
+
+
+def test_a_repair_without_epochs_has_no_rate_that_could_make_it_another(recipe_path: Path) -> None:
+    def hashed(repair: str) -> object:
+        return fingerprints.pruning(prune_section(load_recipe(recipe_path, (f"prune.repair={repair}",))))
+
+    assert hashed("{}") == hashed("{rate: 1}")
+    assert len({str(hashed(each)) for each in ("{}", "{epochs: 1}", "{epochs: 2}", "{epochs: 2, rate: 1}")}) == 4
+
+
 def test_repairs_text_is_the_scores_unless_given_and_is_beside_the_recipe(tmp_path: Path, recipe_path: Path) -> None:
     section = prune_section(load_recipe(recipe_path, ("prune.repair={}",))).repair
     assert section is not None
@@ -79,6 +103,8 @@ def test_missing_text_and_a_ridge_of_zero_are_refused_before_anything_runs(tmp_p
     assert not (tmp_path / "run").exists()
     with pytest.raises(RecipeError, match=r"prune\.repair\.ridge"):
         load_recipe(recipe_path, ("prune.repair={ridge: 0}",))
+    with pytest.raises(RecipeError, match=r"prune\.repair.*samples must be above batch_size where there are epochs"):
+        load_recipe(recipe_path, ("prune.repair={epochs: 1, samples: 8}",))
 
 
 def test_an_interrupted_stage_goes_on_and_ends_with_the_same_bits(
@@ -202,7 +228,8 @@ def cut(tmp_path: Path, tiny_checkpoint: Path, scores: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        (["--ridge", "0.1"], "--ridge is for --repair"),
+        (["--ridge", "0.1"], "--ridge and --epochs are for --repair"),
+        (["--epochs", "2"], "--ridge and --epochs are for --repair"),
         (["--samples", "3"], "are for --compensate and --repair"),
         (["--layerwise"], "are for --compensate and --repair"),
     ],

@@ -18,7 +18,7 @@ from minitron.models.keep import Keep
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.in_memory import prune_model
 from minitron.prune.plan import PrunePlan
-from minitron.prune.reconstruction import block_fit
+from minitron.prune.reconstruction import block_fit, ridge
 from minitron.prune.reconstruction.alignment import Alignment
 from minitron.prune.reconstruction.blockwise import apply_repaired, repair
 from minitron.prune.reconstruction.ridge import refit
@@ -75,6 +75,34 @@ def test_a_gram_matrix_that_rounding_made_indefinite_is_solved_by_its_eigenvalue
     found = refit(torch.zeros(2, 3), torch.ones(2, 3), gram, 1e-6)
     expected = torch.tensor([0.25, 0.5, 1 / (1e-6 * float(gram.diagonal().mean()))])
     torch.testing.assert_close(found, expected.expand(2, 3), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("panel", [1, 3, 4, 7, 64])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_panels_of_any_width_solve_the_same_system(
+    monkeypatch: pytest.MonkeyPatch, panel: int, overwrite: bool
+) -> None:
+    rng = np.random.default_rng(panel)
+    inputs, residual, weight = rng.normal(size=(40, 13)), rng.normal(size=(40, 5)), rng.normal(size=(5, 13))
+    cross, gram = torch.from_numpy(residual.T @ inputs), torch.from_numpy(inputs.T @ inputs)
+    before = cross.clone(), gram.clone()
+    monkeypatch.setattr(ridge, "PANEL", panel)
+    found = refit(torch.from_numpy(weight), cross, gram, 0.02, overwrite=overwrite)
+    system = inputs.T @ inputs + 0.02 * np.diag(inputs.T @ inputs).mean() * np.eye(13)
+    expected = weight + np.linalg.solve(system, inputs.T @ residual).T
+    np.testing.assert_allclose(found.double().numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert overwrite or (torch.equal(cross, before[0]) and torch.equal(gram, before[1]))
+
+
+@pytest.mark.parametrize("panel", [1, 2, 64])
+def test_a_matrix_that_fails_within_a_later_panel_is_still_solved(monkeypatch: pytest.MonkeyPatch, panel: int) -> None:
+    monkeypatch.setattr(ridge, "PANEL", panel)
+    turn = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
+    values = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, -1e-3], dtype=torch.float64)
+    gram, cross = (turn * values) @ turn.T, torch.ones(2, 6, dtype=torch.float64)
+    strength = 1e-6 * float(gram.diagonal().mean())
+    expected = (cross @ turn / (values + strength).clamp(min=strength)) @ turn.T
+    torch.testing.assert_close(refit(torch.zeros(2, 6), cross, gram, 1e-6), expected.float(), rtol=1e-4, atol=0)
 
 
 def test_an_endless_ridge_gives_back_the_sliced_weight() -> None:
@@ -242,12 +270,12 @@ def test_an_interrupted_repair_ends_with_the_same_bits(
 ) -> None:
     whole, calls = never_interrupted[layerwise], 0
 
-    def killed(*args: Any) -> torch.Tensor:
+    def killed(*args: Any, **options: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
         if calls == stop:
             raise _KilledError
-        return refit(*args)
+        return refit(*args, **options)
 
     first, _ = pruned_on_disk(tiny_checkpoint, make_plan(open_checkpoint(tiny_checkpoint).shape), tmp_path / "first")
     with monkeypatch.context() as patch, pytest.raises(_KilledError):
