@@ -46,7 +46,7 @@ from minitron.prune.reconstruction.rounding import Rounding, Weights
 from minitron.prune.reconstruction.settings import RepairSettings
 from minitron.prune.reconstruction.state import repair_identity
 from minitron.runtime.backbone import Block
-from minitron.runtime.loading import config_of
+from minitron.runtime.building import config_of
 
 logger = logging.getLogger(__name__)
 
