@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True)
     parser.add_argument("--held-out", nargs="+", type=Path, required=True)
     parser.add_argument("--sizes", nargs="+", type=int, required=True)
-    parser.add_argument("--excerpts", type=int, default=12)
+    parser.add_argument("--excerpts", type=int, default=8)
     parser.add_argument("--chars", type=int, default=1000)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
