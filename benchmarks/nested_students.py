@@ -36,10 +36,14 @@ from minitron.recipe.load import load_recipe
 from minitron.recipe.recipe import Recipe
 from minitron.runtime.loading import load_model, load_tokenizer
 
-# Beside the quickstart's own candidate: 9 blocks, hidden size 160, FFN 576, 12 Mamba heads.
+# Beside the quickstart's own candidate: 9 blocks, hidden size 160, FFN 576, 12 Mamba heads. Weights of the losses are
+# the root of the largest student's KL over the student's own, both before training.
 STUDENTS = {
-    "medium": {"hidden_size": 144, "intermediate_size": 448, "mamba_num_heads": 10},
-    "small": {"hidden_size": 128, "intermediate_size": 384, "mamba_num_heads": 8, "num_hidden_layers": 8},
+    "medium": {"shape": {"hidden_size": 144, "intermediate_size": 448, "mamba_num_heads": 10}, "weight": 0.57},
+    "small": {
+        "shape": {"hidden_size": 128, "intermediate_size": 384, "mamba_num_heads": 8, "num_hidden_layers": 8},
+        "weight": 0.36,
+    },
 }
 LARGEST = "distilled"  # what the run's tables call it
 
@@ -133,12 +137,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--tokens", type=int, required=True, help="of each separate run")
-    parser.add_argument("--students", type=json.loads, default=STUDENTS, help="JSON: name -> sizes")
+    parser.add_argument("--students", type=json.loads, default=STUDENTS, help="JSON: name -> its other settings")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--halves", action="store_true", help="measure separate runs on half of the tokens, too")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
-    students = [{"name": name, "shape": shape} for name, shape in args.students.items()]
+    students = [{"name": name, **settings} for name, settings in args.students.items()]
     nested = (f"distill.tokens={args.tokens * (len(students) + 1) // 2}", f"distill.students={json.dumps(students)}")
     results = {}
     for seed in args.seeds:

@@ -57,6 +57,14 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _students_of_one_width(self) -> "Recipe":
+        if self.distill.students and self.prune.block_widths is not None:
+            raise RecipeError(
+                "distill.students need FFN widths that are the same in every block, leave prune.block_widths out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _offload_from_a_device(self) -> "Recipe":
         if not self.device.startswith("cuda") and any(section.offload_activations for section in self.trained):
             raise RecipeError(f"offload_activations needs a CUDA device, got device {self.device}")

@@ -143,6 +143,7 @@ def test_students_that_the_teacher_does_not_hold_are_refused_before_anything_run
     [
         ("distill.sharding=fsdp2", "sharding: fsdp2"),
         ("distill.gradient_checkpointing=true", "gradient_checkpointing"),
+        ("prune.block_widths={}", "the same in every block"),
         ("distill.loss={hidden: {weight: 0.5}}", "loss.hidden"),
         ("distill.students=[{name: a, shape: {hidden_size: 9}}, {name: a, shape: {hidden_size: 8}}]", "own"),
         ("distill.students=[{name: teacher, shape: {hidden_size: 9}}]", "none of teacher"),
