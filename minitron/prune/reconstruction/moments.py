@@ -8,6 +8,9 @@ import torch
 
 from minitron.runtime.hooks import Activations, State, counted_tokens
 
+# Rows that are added at once: torch makes an fp64 copy of what is added.
+ROWS = 1024
+
 
 class Moments:
     """Running sums R^T A [D, C] and A^T A [C, C] over counted tokens: a batch in fp32, the totals in fp64.
@@ -34,9 +37,10 @@ class Moments:
         self.merge({"cross": target_ND.T @ input_NC, "gram": input_NC.T @ input_NC})
 
     def merge(self, other: Mapping[str, torch.Tensor]) -> None:
-        """Adds another state in place, since a gram matrix may take gigabytes."""
+        """Adds another state in place, some rows at a time, since a gram matrix in fp64 may take gigabytes."""
         if self.state:
             for name, total in self.state.items():
-                total += other[name]
+                for rows, added in zip(torch.split(total, ROWS), torch.split(other[name], ROWS), strict=True):
+                    rows += added
         else:
             self.state = {name: value.double() for name, value in other.items()}
