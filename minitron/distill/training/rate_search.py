@@ -23,7 +23,7 @@ RATE_FILE = "learning-rate.json"
 LADDER = tuple(2.0**power * 1e-4 for power in range(-3, 7))
 FIRST = 2e-4
 # A rate is as good as the best one where its trial gained at least this share of what the best one's did.
-AS_GOOD = 2 / 3
+AS_GOOD = 0.9
 
 
 def walk(trial: Callable[[float], float], start: float, ladder: Sequence[float], first: float) -> list[RateTrial]:
