@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from minitron.data.shuffling import shuffled_rounds
 from minitron.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+Part: TypeAlias = Literal["all", "train", "validation", "held_out"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class TextSource:
         excerpt_chars: Cut documents into excerpts of so many characters, so that a small sample sees many of them;
             None takes documents whole.
         held_out: Fraction of the documents that is held out for evaluation.
+        validation: Fraction that is held out of training beside it, to watch the training by.
         part: Which side of that split is read.
         buffer_documents: Size of the shuffle buffer in documents or excerpts; a source that fits it is shuffled fully.
         buffer_chars: Size of the shuffle buffer in characters.
@@ -50,15 +53,20 @@ class TextSource:
     chat_template: str | None = None
     excerpt_chars: int | None = None
     held_out: float = 0.0
-    part: Literal["all", "train", "held_out"] = "all"
+    validation: float = 0.0
+    part: Part = "all"
     buffer_documents: int = 65_536
     buffer_chars: int = 2**28
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
             raise DataError(f"held_out must be a share from 0 to below 1, got {self.held_out}")
+        if not 0 <= self.validation < 1 - self.held_out:
+            raise DataError(f"validation must be a share that leaves text to train on, got {self.validation}")
         if self.part == "held_out" and self.held_out == 0:
             raise DataError(f"a held-out part needs held_out above 0, {self.path} has none")
+        if self.part == "validation" and self.validation == 0:
+            raise DataError(f"a validation part needs validation above 0, {self.path} has none")
 
     def counting_all(self) -> "TextSource":
         """The same source, all of whose tokens count."""
@@ -129,9 +137,25 @@ def is_held_out(document: Document, share: float) -> bool:
     >>> [is_held_out(text, 0.25) for text in ("two", "one", "two")]
     [True, False, True]
     """
+    return _place(document) < share * 2**64
+
+
+def part_of(document: Document, source: TextSource) -> Part:
+    """The side of a source's split that a document is on; the sides are the same wherever the shares are.
+
+    >>> source = TextSource(path="a.txt", held_out=0.25, validation=0.25)
+    >>> [part_of(text, source) for text in ("one", "two", "six")]
+    ['train', 'held_out', 'validation']
+    """
+    place = _place(document)
+    if place < source.held_out * 2**64:
+        return "held_out"
+    return "validation" if place < (source.held_out + source.validation) * 2**64 else "train"
+
+
+def _place(document: Document) -> int:
     text = document if isinstance(document, str) else document.text
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def shuffled_shares(sources: Sequence[TextSource], total: int, *, seed: int) -> Iterator[Share]:
@@ -181,7 +205,7 @@ def _rounds(source: TextSource, *, seed: int) -> Iterator[Iterator[Document]]:
 def _read_excerpts(source: TextSource) -> Iterator[Document]:
     empty = answerless = True
     for document in source.read():
-        if source.part != "all" and is_held_out(document, source.held_out) != (source.part == "held_out"):
+        if source.part not in ("all", part_of(document, source)):
             continue
         empty = False
         answerless = answerless and source.loss != "all" and not isinstance(document, str) and not document.answers

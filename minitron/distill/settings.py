@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from minitron.dtypes import TrainedDtype
 from minitron.errors import MinitronError
@@ -11,6 +11,33 @@ from minitron.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, P
 # With 64 tokens kept, as many drawn ones as bring a cached teacher to an online one: docs/decisions/0014-teachers.md.
 DRAWN_TOKENS = 16
 DEFAULT_CHUNK_TOKENS = 512
+
+AUTO: Literal["auto"] = "auto"
+
+# What tells a number and the word apart; the tags show up in the places of faults.
+RATE_TAGS = ("a rate", "auto")
+LearningRate = Annotated[
+    Annotated[PositiveFloat, Tag("a rate")] | Annotated[Literal["auto"], Tag("auto")],
+    Discriminator(lambda value: "auto" if value == AUTO else "a rate"),
+]
+
+
+class ValidationSettings(Settings):
+    """The text that a training is watched by: documents of its own text that it never trains on."""
+
+    sequences: PositiveInt = Field(default=32, description="Packed sequences that are measured each time.")
+    every_steps: PositiveInt | None = Field(
+        default=None,
+        description="Optimizer steps between measurements, the start and the end besides; when null so many that they "
+        "take about a twentieth of the training, and at most 20 times.",
+    )
+    share: float = Field(
+        default=0.01,
+        gt=0,
+        le=0.5,
+        description="Share of each source's documents, picked by the hash of their text, that is held out of training "
+        "for it; a tenth where that is no sequence.",
+    )
 
 
 class TrainingSettings(Settings):
@@ -21,7 +48,11 @@ class TrainingSettings(Settings):
     micro_batch_size: PositiveInt | None = Field(
         default=None, description="Sequences in one forward pass of a device; its whole share of the batch when null."
     )
-    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate (2408.11796).")
+    learning_rate: LearningRate = Field(
+        default=AUTO,
+        description="Peak learning rate, 1e-4 as published (2408.11796); auto: searched for from where the student "
+        "starts (docs/decisions/0027-never-worse.md).",
+    )
     min_learning_rate: NonNegativeFloat = Field(default=0.0, description="Where the cosine decay ends.")
     warmup_steps: NonNegativeInt = Field(default=60, description="Steps of linear warm-up (2408.11796).")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
@@ -45,6 +76,10 @@ class TrainingSettings(Settings):
         default="ddp", description="Several processes: a copy each, or shards of student, teacher and optimizer."
     )
     chunk_tokens: PositiveInt = Field(default=DEFAULT_CHUNK_TOKENS, description="Tokens whose logits are held at once.")
+    keep: Literal["best", "last"] = Field(
+        default="best", description="Weights that the result holds: of the best state on validation text, or the last."
+    )
+    validation: ValidationSettings = Field(default=ValidationSettings(), description="What the training is watched by.")
     save_steps: NonNegativeInt = Field(default=100, description="Steps between resumable states, 0: none.")
     report_to: tuple[str, ...] = Field(
         default=(), description="Trackers by their names in Hugging Face Trainer, as in tensorboard or wandb."
@@ -54,7 +89,7 @@ class TrainingSettings(Settings):
     def _settings_agree(self) -> "TrainingSettings":
         if self.offload_activations and not self.gradient_checkpointing:
             raise MinitronError("offload_activations needs gradient_checkpointing: true")
-        if self.min_learning_rate > self.learning_rate:
+        if self.learning_rate != AUTO and self.min_learning_rate > self.learning_rate:
             raise MinitronError(
                 f"min_learning_rate must be at most learning_rate, {self.learning_rate}, got {self.min_learning_rate}"
             )

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -39,6 +39,12 @@ def shard_blocks(module: nn.Module, blocks: Iterable[nn.Module], *, device: torc
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
+
+
+def let_go(module: nn.Module) -> None:
+    """Frees what a sharded module's last forward pass gathered of its own weights, where no backward pass does."""
+    if isinstance(module, FSDPModule):
+        module.reshard()
 
 
 def full_state(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -64,8 +70,13 @@ def load_shards(module: nn.Module, optimizer: Optimizer, folder: Path) -> None:
     set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
 
 
+def save_weights(module: nn.Module, folder: Path) -> None:
+    """Writes the weights alone, each process its own shards. All must call it."""
+    save({"model": get_model_state_dict(module)}, checkpoint_id=folder / STATE_SUBFOLDER)
+
+
 def load_weights(module: nn.Module, folder: Path) -> None:
-    """Reads the weights alone of what `save_shards` wrote, in place."""
+    """Reads the weights alone of what `save_shards` or `save_weights` wrote, in place."""
     state = {"model": get_model_state_dict(module)}
     load(state, checkpoint_id=folder / STATE_SUBFOLDER)
     set_model_state_dict(module, state["model"])

@@ -67,7 +67,7 @@ class Schedule:
 
     batch_size: int
     steps: int
-    learning_rate: float
+    learning_rate: float | str
     min_learning_rate: float
     optim: str
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from minitron.artifacts.json_files import JsonObject
+from minitron.distill.settings import AUTO
 from minitron.dry_run.shapes import Shapes
 from minitron.dry_run.training import Training
 from minitron.dtypes import dtype_bytes, find_dtype
@@ -112,8 +113,12 @@ def _while_training(shapes: Shapes, trainings: Sequence[Training]) -> Iterator[D
         section, where = training.section, {"stage": training.stage, "part": training.name}
         if training.mode != "cached":  # a cache keeps its text beside it
             yield DiskItem(**where, what="packed text", bytes=_packed(training, shapes), stays=False)
+        weight = dtype_bytes(section.weights_dtype)
+        if section.keep == "best" or section.learning_rate == AUTO:
+            # What the last state has seen, and better ones since.
+            kept = int(2 * training.student.params * weight)
+            yield DiskItem(**where, what="two kept states' weights", bytes=kept, stays=False)
         if section.save_steps:
-            weight = dtype_bytes(section.weights_dtype)
             state = OPTIMIZER_BYTES.get(section.optim, OPTIMIZER_BYTES["adamw_torch"])(weight)
             # The state before is deleted once the next one is whole.
             both = int(2 * training.student.params * (weight + state))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from minitron.distill.settings import AUTO
 from minitron.dry_run.costs import PhaseCost
 from minitron.dry_run.launch import FIRST_MACHINE, THIS_MACHINE
 from minitron.dry_run.shapes import Shapes
@@ -128,6 +129,9 @@ def _shape_assumptions(recipe: Recipe, shapes: Shapes) -> Iterator[str]:
 def _settings_assumptions(trained: Sequence[Training]) -> Iterator[str]:
     if any(training.section.precision == training.section.weights_dtype == "fp32" for training in trained):
         yield "what computes in fp32 takes longer than its hours, which are at the bf16 rate"
+    yield "measurements on validation text, about a twentieth of a training, are left out"
+    if any(training.section.learning_rate == AUTO for training in trained):
+        yield "so is the search for a learning rate (auto), some tenth of a training"
     unknown = {training.section.optim for training in trained} - set(OPTIMIZER_BYTES)
     if unknown:
         yield f"the states of {', '.join(sorted(unknown))} are not known here: counted as adamw_torch's"

@@ -151,7 +151,7 @@ def _lengths(phase: PhaseCost) -> list[str]:
         format_count(phase.tokens),
         f"{phase.seq_len:,}",
         "" if schedule is None else f"{schedule.steps:,}",
-        "" if schedule is None else f"{schedule.learning_rate:g}",
+        "" if schedule is None else str(schedule.learning_rate),
     ]
 
 

@@ -31,7 +31,7 @@ RANK_BY = {"largest": "memory", "importance": "importance", "throughput": "throu
 # Settings of a budget that count where there are readers.
 READER_SETTINGS = {"readers", "tensor_parallel"}
 # Settings of a phase that a tournament has its own of; its teacher is the recipe's, online and in fp32.
-TOURNAMENTS_OWN = frozenset({"tokens", "epochs", "weights_dtype"})
+TOURNAMENTS_OWN = frozenset({"tokens", "epochs", "weights_dtype", "keep", "validation"})
 
 
 def data_hashes(sources: Sequence[Source]) -> list[JsonObject]:
@@ -157,6 +157,7 @@ def cached_phase(phase: DistillSection) -> JsonObject:
         "top_k": phase.teacher.top_k,
         "drawn_tokens": phase.drawn_tokens,
         "dtype": phase.teacher_dtype,
+        "validation": phase.validation.model_dump(mode="json", exclude={"every_steps"}),
     }
 
 

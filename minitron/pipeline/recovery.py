@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -16,7 +16,8 @@ from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.distill.loss.hidden_states import HIDDEN_LOSSES
 from minitron.distill.settings import HiddenSettings
 from minitron.distill.training.model import HiddenMatch
-from minitron.distill.training.stage import DistillRecord, TrainingRun, distill
+from minitron.distill.training.record import DistillRecord, joined
+from minitron.distill.training.stage import TrainingRun, distill
 from minitron.errors import MinitronError
 from minitron.pipeline import fingerprints
 from minitron.pipeline.context import StageContext
@@ -120,17 +121,18 @@ def recover(context: StageContext, student: PreTrainedModel, template: Checkpoin
             if finished:
                 del student  # before the next one takes as much
                 student = load_trained(finished[-1].student, phase, ranks, device=context.recipe.device)
-            sequences_NT, teacher = teachers(position, phase)
+            lessons = teachers(position, phase)
             hidden = _hidden_match(phase.loss.hidden, recovery.kept)
             with naming_weights(template, open_checkpoint(recovery.teacher.folder)):
                 record = distill(
                     student,
-                    teacher,
-                    sequences_NT,
+                    lessons.teacher,
+                    lessons.sequences_NT,
                     train_settings(phase, objective_of(phase.loss), hidden=hidden, nested=nested),
                     run=TrainingRun(state_folder=output / STATE_FOLDER / name, seed=context.recipe.seed, ranks=ranks),
+                    validation=lessons.validation,
                 )
-            del teacher
+            del lessons
             write_trained(student, record, template, folder, ranks)
             if ranks.is_main:
                 shutil.rmtree(output / STATE_FOLDER / name, ignore_errors=True)
@@ -140,7 +142,7 @@ def recover(context: StageContext, student: PreTrainedModel, template: Checkpoin
     if ranks.is_main:
         _finish(context, recovery, template, finished)
     ranks.barrier()
-    return _joined([phase.record for phase in finished])
+    return joined([phase.record for phase in finished])
 
 
 def _phase_student(folder: Path, output: Path) -> Checkpoint:
@@ -167,15 +169,6 @@ def _hidden_match(section: HiddenSettings | None, kept: Kept | None) -> HiddenMa
     )
 
 
-def _joined(records: Sequence[DistillRecord]) -> DistillRecord:
-    curve: list[tuple[int, float]] = []
-    tokens = 0
-    for record in records:
-        curve += [(tokens + at, loss) for at, loss in record.curve]
-        tokens += record.tokens
-    return DistillRecord(curve=tuple(curve), tokens=tokens, seconds=sum(record.seconds for record in records))
-
-
 def _finish(context: StageContext, recovery: Recovery, template: Checkpoint, phases: Sequence[_Phase]) -> None:
     recipe, output, section = context.recipe, context.output, recovery.section
     final, last = output / CHECKPOINT_FOLDER, phases[-1].student.folder
@@ -188,7 +181,7 @@ def _finish(context: StageContext, recovery: Recovery, template: Checkpoint, pha
         result = open_checkpoint(last.rename(final))
     if recovery.nested is not None:
         write_nesting(recovery.nested, final)
-    whole = _joined([phase.record for phase in phases])
+    whole = joined([phase.record for phase in phases])
     write_provenance(
         result,
         lineage_of(template, hashes=checkpoint_hashes(template.folder)),
@@ -198,7 +191,11 @@ def _finish(context: StageContext, recovery: Recovery, template: Checkpoint, pha
         tokens=whole.tokens,
         **fingerprints.training(section),
     )
-    described = [{"name": phase.name, "tokens": phase.record.tokens} for phase in phases]
+    described = [
+        {"name": phase.name, "tokens": phase.record.tokens}
+        | {name: part for name, part in asdict(phase.record).items() if name in ("validation", "rate")}
+        for phase in phases
+    ]
     write_training_record(whole, output / RECORD_FILE, phases=described)
     shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
     if len(phases) == 1:

@@ -1,9 +1,7 @@
-"""Caches of a teacher's logits, one for each phase of the distillation: their folders, and opening them."""
+"""Caches of a teacher's logits, two for each phase of the distillation: their folders, and opening them."""
 
 from pathlib import Path
 
-from minitron.data.masks import PackedSequences
-from minitron.data.sequence_file import open_sequence_file
 from minitron.distill.teachers.cache_file import open_teacher_cache
 from minitron.distill.teachers.cached import CachedTeacher
 from minitron.distill.teachers.teacher import Teacher
@@ -11,6 +9,7 @@ from minitron.recipe.distill import DistillSection
 
 SEQUENCES_FILE = "text.tokens"
 CACHE_FOLDER = "cache"
+VALIDATION_FOLDER = "validation"
 
 
 def phase_folder(folder: Path, position: int) -> Path:
@@ -18,12 +17,10 @@ def phase_folder(folder: Path, position: int) -> Path:
     return folder / f"phase-{position + 1}"
 
 
-def open_cache(folder: Path, phase: DistillSection, *, device: str) -> tuple[PackedSequences, Teacher]:
-    """A phase's text and the teacher that was cached on it.
+def open_cache(folder: Path, phase: DistillSection, *, device: str) -> Teacher:
+    """The teacher that was cached in a folder.
 
     Raises:
         MinitronError: There is no whole cache, or it is one of another temperature.
     """
-    cache = open_teacher_cache(folder / CACHE_FOLDER)
-    teacher = CachedTeacher(cache, temperature=phase.loss.temperature, device=device)
-    return open_sequence_file(folder / SEQUENCES_FILE), teacher
+    return CachedTeacher(open_teacher_cache(folder), temperature=phase.loss.temperature, device=device)

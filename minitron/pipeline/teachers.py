@@ -6,14 +6,26 @@ from pathlib import Path
 
 from minitron.artifacts.header import STATE_FOLDER
 from minitron.data.masks import PackedSequences
+from minitron.data.sequence_file import open_sequence_file
 from minitron.distill.teachers.teacher import Teacher
+from minitron.distill.training.validation import ValidationText
 from minitron.errors import MinitronError
 from minitron.pipeline.context import StageContext
-from minitron.pipeline.teacher_caches import open_cache, phase_folder
-from minitron.pipeline.training import layerwise_teacher, online_teacher, packed_text
+from minitron.pipeline.teacher_caches import CACHE_FOLDER, SEQUENCES_FILE, VALIDATION_FOLDER, open_cache, phase_folder
+from minitron.pipeline.training import PhaseText, layerwise_teacher, online_teacher, packed_text, validation_text
 from minitron.recipe.distill import DistillSection
 
-OpenTeacher = Callable[[int, DistillSection], tuple[PackedSequences, Teacher]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lessons:
+    """A phase's text with its teacher, to train on and to watch the training by."""
+
+    sequences_NT: PackedSequences
+    teacher: Teacher
+    validation: ValidationText
+
+
+OpenTeacher = Callable[[int, DistillSection], Lessons]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +42,7 @@ class TeacherSource:
 
 
 def open_teachers(context: StageContext, section: DistillSection, source: TeacherSource) -> OpenTeacher:
-    """Gives a function: a phase's position and section in; its packed text and its teacher out.
+    """Gives a function: a phase's position and section in; its packed texts and its teacher out.
 
     An online teacher is loaded once, whatever the number of phases.
 
@@ -42,17 +54,30 @@ def open_teachers(context: StageContext, section: DistillSection, source: Teache
         raise MinitronError("a layerwise teacher takes one process; in several use a cached or an online one")
     online: list[Teacher] = []
 
-    def open_teacher(position: int, phase: DistillSection) -> tuple[PackedSequences, Teacher]:
+    def open_teacher(position: int, phase: DistillSection) -> Lessons:
         if mode == "cached":
             assert source.caches is not None
-            return open_cache(phase_folder(source.caches, position), phase, device=context.device)
+            watched_NT = validation_text(phase, source.folder, seed=recipe.seed, ranks=ranks)
+            return _open_caches(phase_folder(source.caches, position), phase, watched_NT, device=context.device)
         path = context.output / STATE_FOLDER / f"phase-{position + 1}.tokens"
-        sequences_NT = packed_text(phase, source.folder, path, seed=recipe.seed, ranks=ranks)
+        text = packed_text(phase, source.folder, path, seed=recipe.seed, ranks=ranks)
         if mode == "layerwise":
-            return sequences_NT, layerwise_teacher(source.folder, phase, sequences_NT, device=context.device)
+            layerwise = layerwise_teacher(source.folder, phase, text.sequences_NT, device=context.device)
+            return _lessons(text, layerwise, layerwise.on(text.validation_NT))
         if not online:
             sharded = phase.sharding == "fsdp2"
             online.append(online_teacher(source.folder, phase, ranks, device=recipe.device, sharded=sharded))
-        return sequences_NT, online[0]
+        return _lessons(text, online[0], online[0])
 
     return open_teacher
+
+
+def _lessons(text: PhaseText, teacher: Teacher, watching: Teacher) -> Lessons:
+    validation = ValidationText(sequences_NT=text.validation_NT, teacher=watching)
+    return Lessons(sequences_NT=text.sequences_NT, teacher=teacher, validation=validation)
+
+
+def _open_caches(folder: Path, phase: DistillSection, watched_NT: PackedSequences, *, device: str) -> Lessons:
+    text = PhaseText(sequences_NT=open_sequence_file(folder / SEQUENCES_FILE), validation_NT=watched_NT)
+    caches = (open_cache(folder / name, phase, device=device) for name in (CACHE_FOLDER, VALIDATION_FOLDER))
+    return _lessons(text, *caches)

@@ -1,6 +1,7 @@
 """Converts training sections into what distillation takes: settings, packed text, models, and records of training."""
 
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -21,12 +22,13 @@ from minitron.distill.teachers.layerwise import LayerwiseTeacher
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.teachers.teacher import Teacher
 from minitron.distill.training.model import HiddenMatch
-from minitron.distill.training.stage import DistillRecord, DistillSettings
+from minitron.distill.training.record import DistillRecord
+from minitron.distill.training.stage import DistillSettings
 from minitron.distributed import Ranks
 from minitron.models.config import read_config, shape_from_config
 from minitron.pipeline.fingerprints import data_hashes
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RECORD_FILE
-from minitron.pipeline.text import text_sources
+from minitron.pipeline.text import split_text
 from minitron.recipe.distill import DistillSection, TrainSection
 from minitron.runtime.dtypes import torch_dtype
 from minitron.runtime.loading import load_model, load_tokenizer
@@ -55,8 +57,21 @@ def train_settings(
     return DistillSettings.model_validate({**section.training, **besides})
 
 
-def packed_text(section: TrainSection, teacher: Path, path: Path, *, seed: int, ranks: Ranks) -> PackedSequences:
-    """The packed text of one phase, in a file that the first process writes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseText:
+    """Packed text of one phase.
+
+    Attributes:
+        sequences_NT: What is trained on.
+        validation_NT: What the training is watched by.
+    """
+
+    sequences_NT: PackedSequences
+    validation_NT: PackedSequences
+
+
+def packed_text(section: TrainSection, teacher: Path, path: Path, *, seed: int, ranks: Ranks) -> PhaseText:
+    """The packed text of one phase, what is trained on in a file that the first process writes.
 
     Args:
         section: The phase.
@@ -69,20 +84,32 @@ def packed_text(section: TrainSection, teacher: Path, path: Path, *, seed: int, 
     if ranks.is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(teacher)
+    split = split_text(section, tokenizer, seed=seed, ranks=ranks)
     sequences_NT = shared_sequence_file(
         ranks,
         path,
         Blend(
-            sources=text_sources(section.data),
+            sources=split.sources,
             seq_len=section.seq_len,
             num_sequences=max(1, section.tokens // section.seq_len),
             seed=seed,
         ),
         tokenizer,
-        made_from={"text": data_hashes(section.data), "tokenizer": tokenizer_hash(teacher)},
+        made_from={
+            "text": data_hashes(section.data),
+            "tokenizer": tokenizer_hash(teacher),
+            "validation": split.shares,
+        },
     )
-    require_model_ids(sequences_NT, tokenizer, shape_from_config(read_config(teacher)).vocab_size)
-    return sequences_NT
+    vocab_size = shape_from_config(read_config(teacher)).vocab_size
+    for found_NT in (sequences_NT, split.validation):
+        require_model_ids(found_NT, tokenizer, vocab_size)
+    return PhaseText(sequences_NT=sequences_NT, validation_NT=split.validation)
+
+
+def validation_text(section: TrainSection, teacher: Path, *, seed: int, ranks: Ranks) -> PackedSequences:
+    """What one phase is watched by, alone, where its training text is packed already."""
+    return split_text(section, load_tokenizer(teacher), seed=seed, ranks=ranks).validation
 
 
 def load_trained(checkpoint: Checkpoint, section: TrainSection, ranks: Ranks, *, device: str) -> PreTrainedModel:
@@ -106,12 +133,12 @@ def write_trained(
 
 
 def write_training_record(record: DistillRecord, path: Path, **more: object) -> None:
-    """Writes loss curve, tokens and seconds of a training."""
-    write_json(path, {"curve": record.curve, "tokens": record.tokens, "seconds": record.seconds, **more})
+    """Writes what a training did."""
+    write_json(path, {**asdict(record), **more})
 
 
 def read_training_record(path: Path) -> DistillRecord:
-    """Loss curve, tokens and seconds of a training."""
+    """What a training did; of one that an older version wrote, its loss curve, tokens and seconds."""
     return read_record(path, DistillRecord)
 
 
@@ -122,7 +149,9 @@ def online_teacher(folder: Path, section: DistillSection, ranks: Ranks, *, devic
     return OnlineTeacher(model, sharded=sharded, device=ranks.device)
 
 
-def layerwise_teacher(folder: Path, section: DistillSection, sequences_NT: PackedSequences, *, device: str) -> Teacher:
+def layerwise_teacher(
+    folder: Path, section: DistillSection, sequences_NT: PackedSequences, *, device: str
+) -> LayerwiseTeacher:
     """A teacher of which one block is in memory at a time."""
     stack = LayerwiseStack(open_checkpoint(folder), device=device)
     return LayerwiseTeacher(stack, sequences_NT, window_sequences=section.teacher.window_sequences)

@@ -1,7 +1,7 @@
 """Recipe sections that train: distillation, in one go or in phases, and the teacher's correction."""
 
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError, create_model, model_validator
 from pydantic.fields import FieldInfo
@@ -45,8 +45,11 @@ PHASE_SETTINGS = (
 def _own(name: str) -> tuple[Any, FieldInfo]:
     """A setting of training as a phase has it: of the same type and limits, or left out."""
     field = copy(TrainSection.model_fields[name])
-    field.default = None
-    return (field.annotation | None, field)  # type: ignore[operator]
+    whole: Any = field.annotation
+    if field.metadata:  # limits, which are of the value and not of its absence
+        whole = Annotated[(whole, *field.metadata)]
+    field.default, field.metadata = None, []
+    return (whole | None, field)
 
 
 class Phase(Settings):

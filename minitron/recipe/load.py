@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from minitron.distill.settings import RATE_TAGS
 from minitron.errors import RecipeError
 from minitron.recipe.leaks import find_leaks
 from minitron.recipe.paths import resolve_paths
@@ -112,7 +113,7 @@ def _has_inner(where: tuple[int | str, ...], others: Sequence[tuple[int | str, .
 
 
 def _fault(path: Path | None, fault: ErrorDetails, root: type[Settings]) -> str:
-    loc = tuple(part for part in fault["loc"] if part not in UNION_TAGS)
+    loc = tuple(part for part in fault["loc"] if part not in (*UNION_TAGS, *RATE_TAGS))
     where = ".".join(str(part) for part in loc)
     file = "" if path is None else f"{path}: "
     if fault["type"] == "extra_forbidden":

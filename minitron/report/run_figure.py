@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -30,6 +31,8 @@ class RunSummary:
         title: Name of the run.
         metrics: Metrics of teacher, pruned and distilled.
         curve: (tokens, mean training loss) of the distillation.
+        validation: (tokens, loss on validation text); empty where there was none.
+        kept_tokens: Tokens after which the kept state was reached; None where there was no validation text.
         budget_bytes: The budget.
         context_tokens: The context that the bytes are for.
     """
@@ -39,6 +42,8 @@ class RunSummary:
     curve: Sequence[tuple[int, float]]
     budget_bytes: int
     context_tokens: int
+    validation: Sequence[tuple[int, float]] = ()
+    kept_tokens: int | None = None
 
 
 def draw_summary(run: RunSummary, path: Path) -> None:
@@ -48,7 +53,7 @@ def draw_summary(run: RunSummary, path: Path) -> None:
     panels = figure.subplots(1, 3 if has_task else 2)
     figure.suptitle(run.title)
     _draw_memory(panels[0], run.metrics, run.budget_bytes, run.context_tokens)
-    _draw_recovery(panels[1], run.metrics, run.curve)
+    _draw_recovery(panels[1], run)
     if has_task:
         _draw_task(panels[2], run.metrics)
     figure.savefig(path, dpi=120)
@@ -73,13 +78,13 @@ def _draw_memory(axes: Axes, metrics: Mapping[str, Metrics], budget_bytes: int, 
     axes.legend(loc="upper right", ncols=2, fontsize=8)
 
 
-def _draw_recovery(axes: Axes, metrics: Mapping[str, Metrics], curve: Sequence[tuple[int, float]]) -> None:
-    axes.plot(
-        [tokens / 1e6 for tokens, _ in curve],
-        [kl for _, kl in curve],
-        color=MODEL_COLORS["distilled"],
-        label="training",
-    )
+def _draw_recovery(axes: Axes, run: RunSummary) -> None:
+    metrics, color = run.metrics, MODEL_COLORS["distilled"]
+    _draw_curve(axes, run.curve, color=color, label="training", alpha=0.5)
+    if run.validation:
+        _draw_curve(axes, run.validation, color=color, label="validation", marker=".")
+        kept = [(tokens, loss) for tokens, loss in run.validation if tokens == run.kept_tokens]
+        axes.plot([tokens / 1e6 for tokens, _ in kept], [loss for _, loss in kept], "o", color=color, label="kept")
     for model, style in (("pruned", "--"), ("distilled", ":")):
         kl = metrics[model].kl_to_teacher or 0.0
         axes.axhline(kl, color=MODEL_COLORS[model], linestyle=style, label=f"{model}, held out: {kl:.3g}")
@@ -88,6 +93,10 @@ def _draw_recovery(axes: Axes, metrics: Mapping[str, Metrics], curve: Sequence[t
     axes.set_ylabel("KL to the teacher, nats a token")
     axes.set_title("Recovery")
     axes.legend(fontsize=8)
+
+
+def _draw_curve(axes: Axes, curve: Sequence[tuple[int, float]], **style: Any) -> None:
+    axes.plot([tokens / 1e6 for tokens, _ in curve], [loss for _, loss in curve], **style)
 
 
 def _draw_task(axes: Axes, metrics: Mapping[str, Metrics]) -> None:

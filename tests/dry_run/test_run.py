@@ -212,7 +212,8 @@ def test_the_disk_holds_the_cache_the_students_and_what_passes(
     assert sizes["prune", "checkpoint"] == sizes["distill", "checkpoint"] == 4 * student  # the teacher is in fp32
     assert sizes["distill", "two resumable states"] == 2 * (4 + 8) * student
     assert found["disk"]["stays_bytes"] == 8 * student + 256 * (token + 2) + 16 * 8
-    assert found["disk"]["most_bytes"] == found["disk"]["stays_bytes"] + 24 * student
+    assert sizes["distill", "two kept states' weights"] == 2 * 4 * student
+    assert found["disk"]["most_bytes"] == found["disk"]["stays_bytes"] + (24 + 8) * student
 
 
 def test_a_search_counts_what_its_candidates_cost_and_holds_as_many_models_as_it_has_processes(

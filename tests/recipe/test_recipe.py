@@ -201,7 +201,10 @@ def test_a_key_of_a_former_version_is_refused_with_its_new_name(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("phase", "fault"),
     [
-        ({"min_learning_rate": 1.0}, "phase phase-2: min_learning_rate must be at most learning_rate, 0.0001, got 1.0"),
+        (
+            {"learning_rate": 0.1, "min_learning_rate": 1.0},
+            "phase phase-2: min_learning_rate must be at most learning_rate, 0.1, got 1.0",
+        ),
         ({"offload_activations": True}, "phase phase-2: offload_activations needs gradient_checkpointing: true"),
         ({"tokens": None}, "distill.phases.1.tokens"),
         ({"learning_rate": 0}, "distill.phases.1.learning_rate: input should be greater than 0, got 0"),
@@ -225,7 +228,7 @@ def test_a_phase_takes_what_it_leaves_out_from_the_section(tmp_path: Path) -> No
     section = {"data": [{"path": "text.txt"}], "seq_len": 2048, "warmup_steps": 7, "phases": phases}
     first, second = load_recipe(write(tmp_path, distill=section)).distill.curriculum
     assert (first.tokens, first.seq_len, first.warmup_steps, first.learning_rate) == (100000, 2048, 7, 0.5)
-    assert (second.tokens, second.seq_len, second.warmup_steps, second.learning_rate) == (200000, 4096, 7, 1e-4)
+    assert (second.tokens, second.seq_len, second.warmup_steps, second.learning_rate) == (200000, 4096, 7, "auto")
     assert [phase.data[0].path for phase in (first, second)] == [str(tmp_path / n) for n in ("text.txt", "long.txt")]
 
 

@@ -17,7 +17,7 @@ def test_every_setting_is_described_once() -> None:
 
 def test_a_row_says_type_limits_and_default() -> None:
     rate, tokens = ROWS["distill.learning_rate"], ROWS["distill.phases[].tokens"]
-    assert (rate.type, rate.default) == ("number > 0", "0.0001")
+    assert (rate.type, rate.default) == ("number > 0 or auto", '"auto"')
     assert (tokens.type, tokens.default) == ("integer ≥ 1", REQUIRED)
     assert ROWS["distill.teacher.mode"].type == "online | layerwise | cached"
     assert ROWS["distill.students[].shape"].type == "names, each with integer ≥ 1"

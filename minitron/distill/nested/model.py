@@ -42,10 +42,16 @@ class NestedDistillationModel(DistillationModel):
     ) -> None:
         super().__init__(student, teacher, objective, chunk_tokens=chunk_tokens)
         self._weights = (1.0, *(one.student.weight for one in nested))
+        self._shares = (1, *(one.student.share for one in nested))
         self._sliced = tuple(SlicedStudent(student, one) for one in nested)
 
-    def forward(  # type: ignore[override]
-        self, input_ids: torch.Tensor, labels: torch.Tensor, index: torch.Tensor, student: torch.Tensor
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        index: torch.Tensor,
+        targets: Targets | None = None,
+        student: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """[4] sums over the counted tokens, as `PARTS` names them; the first is differentiable.
 
@@ -53,14 +59,18 @@ class NestedDistillationModel(DistillationModel):
             input_ids: [B, T] token ids.
             labels: [B, T] next tokens, -100 where a token does not count.
             index: [B] positions of the sequences in the phase's text.
-            student: [B] which student each sequence trains: 0 the largest, then the nested ones in their order.
+            targets: The teacher's, where they are known.
+            student: [B] which student each sequence trains: 0 the largest, then the nested ones in their order. None
+                runs all of them on all sequences, each for its share of the training.
         """
         (teacher,) = self._teacher
-        targets = None if teacher is None else teacher.targets(input_ids, index)
+        if targets is None and teacher is not None:
+            targets = teacher.targets(input_ids, index)
         shared = self.student.state_dict(keep_vars=True)
         parts = []
-        for number in sorted(set(student.tolist())):
-            chosen_B = student == number
+        for number in sorted(set(student.tolist())) if student is not None else range(len(self._weights)):
+            chosen_B = torch.ones_like(index, dtype=torch.bool) if student is None else student == number
+            share = 1.0 if student is not None else self._shares[number] / sum(self._shares)
             with autocast_without_copies(input_ids.device):
                 if number == 0:
                     hidden_BTD = last_hidden_states(self.student, input_ids[chosen_B])
@@ -80,7 +90,7 @@ class NestedDistillationModel(DistillationModel):
             )
             none = torch.zeros_like(losses.divergence)
             weighted = self._weights[number] * losses.total
-            parts.append(torch.stack([weighted, losses.divergence, losses.cross_entropy, none]))
+            parts.append(share * torch.stack([weighted, losses.divergence, losses.cross_entropy, none]))
         return torch.stack(parts).sum(dim=0)
 
 

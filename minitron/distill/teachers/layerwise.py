@@ -2,6 +2,8 @@
 
 # B sequences of a batch, T tokens a sequence, D hidden, V vocabulary
 
+from copy import copy
+
 import numpy as np
 import torch
 
@@ -38,6 +40,12 @@ class LayerwiseTeacher:
         self._first = 0
         self._window: list[torch.Tensor] = []
         self._head_VD = _gather_head(stack)
+
+    def on(self, sequences_NT: PackedSequences) -> "LayerwiseTeacher":
+        """The same model on other text, with the head in memory once and a window of its own."""
+        other = copy(self)
+        other._sequences_NT, other._first, other._window = sequences_NT, 0, []
+        return other
 
     def targets(self, input_ids_BT: torch.Tensor, index_B: torch.Tensor) -> DenseTargets:
         """The last hidden states and the head, in fp32 on the stack's device.

@@ -1,14 +1,19 @@
 """Trainer's arguments for a phase of training."""
 
+import logging
 from pathlib import Path
 
 from transformers import TrainingArguments
 
-from minitron.distill.settings import TrainingSettings
+from minitron.distill.settings import AUTO, TrainingSettings
 from minitron.distributed import Ranks
 from minitron.errors import MinitronError
 
+logger = logging.getLogger(__name__)
+
 CURVE_POINTS = 40
+MOST_WARMUP = 4  # one step in so many
+PLACEHOLDER = 1e-4  # until the rate is searched for
 ADAM_BETA2 = 0.95
 
 
@@ -33,10 +38,10 @@ def training_arguments(
         max_steps=max_steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulation,
-        learning_rate=settings.learning_rate,
+        learning_rate=PLACEHOLDER if settings.learning_rate == AUTO else settings.learning_rate,
         lr_scheduler_type="cosine_with_min_lr" if floor else "cosine",
         lr_scheduler_kwargs={"min_lr": floor} if floor else None,
-        warmup_steps=min(settings.warmup_steps, max_steps // 4),
+        warmup_steps=_warmup_steps(settings.warmup_steps, max_steps, ranks),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         adam_beta2=ADAM_BETA2,
@@ -58,6 +63,15 @@ def training_arguments(
         remove_unused_columns=False,
         label_names=["labels"],
     )
+
+
+def _warmup_steps(wanted: int, max_steps: int, ranks: Ranks) -> int:
+    most = max_steps // MOST_WARMUP
+    if wanted > most and ranks.is_main:
+        logger.warning(
+            "warmup_steps is cut from %d to %d, a quarter of the %d steps that there are", wanted, most, max_steps
+        )
+    return min(wanted, most)
 
 
 def _shares(settings: TrainingSettings, processes: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from minitron.distill.dataset import NOT_COUNTED
 from minitron.distill.loss.chunked import DEFAULT_CHUNK_TOKENS, distillation_loss
 from minitron.distill.loss.hidden_states import HiddenLoss
 from minitron.distill.loss.inputs import LossScope
-from minitron.distill.loss.objective import Objective
+from minitron.distill.loss.objective import Objective, Targets
 from minitron.distill.teachers.cached import CachedTeacher
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.teachers.teacher import Teacher
@@ -81,20 +81,29 @@ class DistillationModel(nn.Module):
         """Ties the student's head to its embeddings again, where they are one, after a state was loaded."""
         self.student.tie_weights()
 
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    @property
+    def reads_next_tokens(self) -> bool:
+        """Whether the objective needs every position's next token."""
+        return self._objective.cross_entropy > 0
+
+    def forward(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, index: torch.Tensor, targets: Targets | None = None
+    ) -> torch.Tensor:
         """[4] sums over the counted tokens, as `PARTS` names them; the first is differentiable.
 
         Args:
             input_ids: [B, T] token ids.
             labels: [B, T] next tokens, -100 where a token does not count.
             index: [B] positions of the sequences in the phase's text.
+            targets: The teacher's, where they are known; hidden states are not matched then.
         """
         mask_N = (labels != NOT_COUNTED).flatten()
-        pairs = self._hidden.pairs if self._hidden is not None else ()
+        pairs = self._hidden.pairs if self._hidden is not None and targets is None else ()
         (teacher,) = self._teacher
         teacher_blocks = teacher.blocks if isinstance(teacher, OnlineTeacher) else ()
         with collecting_outputs((layer, teacher_blocks[layer]) for _, layer in pairs) as teacher_states:
-            targets = None if teacher is None else teacher.targets(input_ids, index)
+            if targets is None and teacher is not None:
+                targets = teacher.targets(input_ids, index)
         student_blocks = blocks_of(self.student)
         collecting_student = collecting_outputs((layer, student_blocks[layer]) for layer, _ in pairs)
         with collecting_student as student_states, autocast_without_copies(input_ids.device):
@@ -107,7 +116,7 @@ class DistillationModel(nn.Module):
             LossScope(labels_N=labels.flatten(), mask_N=mask_N, vocab_size=self._vocab_size),
             chunk_tokens=self._chunk_tokens,
         )
-        distance = self._hidden_loss(student_states, teacher_states, mask_N)
+        distance = self._hidden_loss(student_states, teacher_states, mask_N) if pairs else None
         total, hidden = losses.total, torch.zeros_like(losses.divergence)
         if distance is not None and self._hidden is not None:
             total, hidden = total + self._hidden.weight * distance, distance.detach()

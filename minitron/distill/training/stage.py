@@ -20,14 +20,17 @@ from minitron.distill.loss.objective import Objective
 from minitron.distill.nested.model import NestedDistillationModel
 from minitron.distill.nested.schedule import ScheduledSequences
 from minitron.distill.nested.students import TrainedStudent
-from minitron.distill.settings import TrainingSettings
+from minitron.distill.settings import AUTO, TrainingSettings
 from minitron.distill.sharding import load_weights, shard_blocks
 from minitron.distill.teachers.teacher import Teacher
 from minitron.distill.training.arguments import training_arguments
 from minitron.distill.training.callbacks import DivergenceCallback, ProgressCallback, StopCallback
 from minitron.distill.training.model import DistillationModel, HiddenMatch
+from minitron.distill.training.record import DistillRecord
 from minitron.distill.training.states import last_whole_state, read_history, step_of
-from minitron.distill.training.trainer import DistillationTrainer
+from minitron.distill.training.trainer import DistillationTrainer, DivergedError
+from minitron.distill.training.validation import ValidationText
+from minitron.distill.training.watch import Watch
 from minitron.distributed import Ranks
 from minitron.errors import MinitronError
 from minitron.progress import progress_bar
@@ -49,21 +52,6 @@ class DistillSettings(TrainingSettings):
     nested: Annotated[tuple[TrainedStudent, ...], _AS_IT_IS] = Field(
         default=(), description="Smaller students that are slices of the one that is trained, and train with it."
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DistillRecord:
-    """What distillation did.
-
-    Attributes:
-        curve: (tokens seen, mean loss in nats a token since the last point).
-        tokens: Tokens trained on.
-        seconds: Wall time of this process's share.
-    """
-
-    curve: tuple[tuple[int, float], ...]
-    tokens: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +79,13 @@ def distill(
     sequences_NT: PackedSequences,
     settings: DistillSettings,
     run: TrainingRun,
+    validation: ValidationText | None = None,
 ) -> DistillRecord:
     """Trains the student on the sequences in their order, in place.
 
     State is saved in `run.state_folder` as set; a call that finds a state there resumes from it, data order included.
-    Sharded weights stay shards: `full_state` gathers them.
+    Sharded weights stay shards: `full_state` gathers them. With validation text the student ends as the best state that
+    was measured, where `settings.keep` says so; a loss that stops being finite ends the training there.
 
     Args:
         student: What is trained.
@@ -103,16 +93,20 @@ def distill(
         sequences_NT: Sequences of the whole phase, which set its schedule.
         settings: How to distill.
         run: Where, by whom and how far.
+        validation: What the training is watched by; without it the last weights are kept.
 
     Raises:
-        DivergedError: The loss stops being finite.
-        MinitronError: There are fewer sequences than one batch, or the batch cannot be shared out.
+        DivergedError: The loss stops being finite, and no best state is kept.
+        MinitronError: There are fewer sequences than one batch, the batch cannot be shared out, or a learning rate is
+            to be searched for without validation text.
     """
     ranks = run.ranks or Ranks(student.device.type)
     if len(sequences_NT) < settings.batch_size:
         raise MinitronError(
             f"distillation needs at least one batch of {settings.batch_size} sequences, got {len(sequences_NT)}"
         )
+    if validation is None and settings.learning_rate == AUTO:
+        raise MinitronError("learning_rate: auto needs validation text to measure rates on; give a number without it")
     max_steps = len(sequences_NT) * settings.epochs // settings.batch_size
     tokens_per_step = settings.batch_size * sequences_NT.shape[1]
     last_step = max_steps
@@ -120,7 +114,10 @@ def distill(
         last_step = min(max_steps, max(1, run.stop_after_tokens // tokens_per_step))
     trainer = _trainer(student, teacher, sequences_NT, settings, run, max_steps=max_steps)
     started = time.monotonic()
-    history = _train(trainer, run.state_folder, last_step=last_step, ranks=ranks)
+    watch = None if validation is None else Watch(trainer, validation, settings, run.state_folder, ranks)
+    rate = None if watch is None else watch.set_rate(settings)
+    history = _train(trainer, watch, run.state_folder, last_step=last_step, ranks=ranks)
+    found = None if watch is None else watch.finish(history, last_step=last_step, tokens_per_step=tokens_per_step)
     student.eval()
     record = DistillRecord(
         curve=tuple(
@@ -128,6 +125,8 @@ def distill(
         ),
         tokens=last_step * tokens_per_step,
         seconds=time.monotonic() - started,
+        validation=found,
+        rate=rate,
     )
     logger.info("distilled on %d tokens in %.1f s", record.tokens, record.seconds)
     return record
@@ -193,7 +192,9 @@ def _is_routed(student: PreTrainedModel) -> bool:
     return "moe" in getattr(student.config, "layers_block_type", ())
 
 
-def _train(trainer: DistillationTrainer, state_folder: Path, *, last_step: int, ranks: Ranks) -> list[dict[str, float]]:
+def _train(
+    trainer: DistillationTrainer, watch: Watch | None, state_folder: Path, *, last_step: int, ranks: Ranks
+) -> list[dict[str, float]]:
     sharded = trainer.sharded
     ranks.barrier()  # so that all find the same states
     state = last_whole_state(state_folder, sharded=sharded)
@@ -206,9 +207,15 @@ def _train(trainer: DistillationTrainer, state_folder: Path, *, last_step: int, 
     with progress_bar() as progress:
         if ranks.is_main:
             trainer.add_callback(ProgressCallback(progress, progress.add_task("distill", total=last_step)))
+        if watch is not None:
+            trainer.add_callback(watch.callback)
         if last_step < trainer.args.max_steps:
             trainer.add_callback(StopCallback(last_step))
         trainer.add_callback(DivergenceCallback())
-        trainer.train(resume_from_checkpoint=None if state is None else str(state))
+        try:
+            trainer.train(resume_from_checkpoint=None if state is None else str(state))
+        except DivergedError:
+            if watch is None or not watch.survives(trainer.state.log_history):
+                raise
     history: list[dict[str, float]] = trainer.state.log_history
     return history

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.stage import TrainingRun, distill
 from minitron.distill.training.states import last_whole_state
+from minitron.distill.training.validation import ValidationText
 from minitron.errors import NotFiniteError
 from minitron.pipeline.candidates.bench import Bench
 from minitron.pipeline.candidates.saved import SavedMeasurements
@@ -59,14 +60,16 @@ def train_candidate(recipe: Recipe, bench: Bench, student: PreTrainedModel, fold
     """A student after so many tokens in all of the last round's schedule, trained on from the state in `folder`."""
     section = recipe.distill.curriculum[0]  # hidden states and merging are left to the distillation itself
     # One process, one pass, and nothing for the trackers of the distillation itself.
-    alone = {"sharding": "ddp", "epochs": 1, "report_to": ()}
+    alone = {"sharding": "ddp", "epochs": 1, "report_to": (), "keep": "last"}
+    teacher = OnlineTeacher(bench.teacher)
     try:
         record = distill(
             student,
-            OnlineTeacher(bench.teacher),
+            teacher,
             bench.text.train_NT,
             train_settings(section, objective_of(section.loss)).model_copy(update=alone),
             TrainingRun(state_folder=folder, seed=recipe.seed, stop_after_tokens=tokens),
+            ValidationText(sequences_NT=bench.text.held_out_NT, teacher=teacher),
         )
         return Standing(tokens=record.tokens, loss=bench.held_out(student).kl, curve=record.curve)
     except NotFiniteError as error:

@@ -1,4 +1,4 @@
-"""Stage `cache`: teacher + training text -> the teacher's best tokens, one cache for each phase of the distillation."""
+"""Stage `cache`: teacher + text -> the teacher's best tokens, two caches for each phase of the distillation."""
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.finite import naming_weights
@@ -9,7 +9,7 @@ from minitron.distill.teachers.teacher import Teacher
 from minitron.pipeline import fingerprints
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.sections import teaching_checkpoint
-from minitron.pipeline.teacher_caches import CACHE_FOLDER, SEQUENCES_FILE, phase_folder
+from minitron.pipeline.teacher_caches import CACHE_FOLDER, SEQUENCES_FILE, VALIDATION_FOLDER, phase_folder
 from minitron.pipeline.training import layerwise_teacher, online_teacher, packed_text
 from minitron.recipe.distill import DistillSection
 
@@ -22,7 +22,7 @@ def run(context: StageContext) -> None:
     checkpoint = open_checkpoint(folder)
     for position, phase in enumerate(recipe.distill.curriculum):
         own = phase_folder(context.output, position)
-        sequences_NT = packed_text(phase, folder, own / SEQUENCES_FILE, seed=recipe.seed, ranks=ranks)
+        text = packed_text(phase, folder, own / SEQUENCES_FILE, seed=recipe.seed, ranks=ranks)
         contents = CacheContents(
             vocab_size=checkpoint.shape.vocab_size,
             top_k=phase.teacher.top_k,
@@ -31,14 +31,15 @@ def run(context: StageContext) -> None:
             made_from={"teacher": fingerprints.teacher(recipe), **fingerprints.cached_phase(phase)},
         )
         with naming_weights(checkpoint):
-            write_teacher_cache(
-                _teacher(context, phase, sequences_NT),
-                sequences_NT,
-                own / CACHE_FOLDER,
-                contents,
-                batch_size=phase.micro_batch_size or min(phase.batch_size, MOST_SEQUENCES_AT_ONCE),
-                ranks=ranks,
-            )
+            for name, sequences_NT in ((CACHE_FOLDER, text.sequences_NT), (VALIDATION_FOLDER, text.validation_NT)):
+                write_teacher_cache(
+                    _teacher(context, phase, sequences_NT),
+                    sequences_NT,
+                    own / name,
+                    contents,
+                    batch_size=phase.micro_batch_size or min(phase.batch_size, MOST_SEQUENCES_AT_ONCE),
+                    ranks=ranks,
+                )
 
 
 def _teacher(context: StageContext, phase: DistillSection, sequences_NT: PackedSequences) -> Teacher:

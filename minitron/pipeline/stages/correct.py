@@ -8,6 +8,7 @@ from minitron.checkpoints.checkpoint import checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.lineage import lineage_of
 from minitron.distill.loss.objective import Objective
 from minitron.distill.training.stage import TrainingRun, distill
+from minitron.distill.training.validation import ValidationText
 from minitron.pipeline import fingerprints
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.provenance import write_provenance
@@ -27,14 +28,15 @@ def run(context: StageContext) -> None:
     state = output / STATE_FOLDER
     if not ranks.min(int((output / TRAINED_FOLDER).exists())):
         model = load_trained(teacher, section, ranks, device=recipe.device)
-        sequences_NT = packed_text(section, teacher.folder, state / "text.tokens", seed=recipe.seed, ranks=ranks)
+        text = packed_text(section, teacher.folder, state / "text.tokens", seed=recipe.seed, ranks=ranks)
         settings = train_settings(section, FINE_TUNING)
         record = distill(
             model,
             None,
-            sequences_NT,
+            text.sequences_NT,
             settings,
             run=TrainingRun(state_folder=state / "training", seed=recipe.seed, ranks=ranks),
+            validation=ValidationText(sequences_NT=text.validation_NT, teacher=None),
         )
         write_trained(model, record, teacher, output / TRAINED_FOLDER, ranks)
     if ranks.is_main:

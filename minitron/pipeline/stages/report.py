@@ -8,11 +8,14 @@ from minitron.report.run_figure import RunSummary, draw_summary
 
 def run(context: StageContext) -> None:
     """Draws the run's summary."""
-    budget = context.recipe.budget
+    budget, record = context.recipe.budget, read_training_record(context.run.record)
+    watched = record.validation
     summary = RunSummary(
         title=context.recipe.name,
         metrics=context.run.read_metrics(),
-        curve=read_training_record(context.run.record).curve,
+        curve=record.curve,
+        validation=() if watched is None else watched.curve,
+        kept_tokens=None if watched is None else watched.kept_tokens,
         budget_bytes=budget.budget_bytes,
         context_tokens=budget.context_tokens,
     )

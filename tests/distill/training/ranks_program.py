@@ -1,11 +1,13 @@
 """Distills the quickstart's student in every process of a launch.
 
 Ways: `single`, `ddp`, `fsdp2`, and behind them `-stopped`: half of the steps, then the rest in a new model, or
-`-answers`: uneven parts of the sequences count, and of one global batch none; and
+`-answers`: uneven parts of the sequences count, and of one global batch none, or `-watched`: the rate is searched for
+and the best state kept; and
 `masked-B`: one step on 8 blocks of which uneven parts count, B blocks at a time in each process.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.data.masks import LossMask, PackedText
 from minitron.distill.dataset import collate
 from minitron.distill.loss.objective import Objective
+from minitron.distill.settings import ValidationSettings
 from minitron.distill.sharding import full_state
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.model import DistillationModel
 from minitron.distill.training.stage import DistillSettings, TrainingRun, distill, training_arguments
 from minitron.distill.training.trainer import DistillationTrainer
+from minitron.distill.training.validation import ValidationText
 from minitron.distributed import Ranks
 from minitron.importance.scores import random_scores
 from minitron.importance.selection import select_units
@@ -33,6 +37,7 @@ from tests.support.paths import TEACHER
 
 SETTINGS = DistillSettings(batch_size=4, learning_rate=1e-3, warmup_steps=2, chunk_tokens=37, save_steps=0)
 STEPS, SEQ_LEN = 4, 24
+VALIDATION_NT = np.random.default_rng(5).integers(3, 1000, (3, SEQ_LEN), dtype=np.int32)  # not a share for each process
 
 
 def make_student() -> Any:
@@ -59,13 +64,18 @@ def run(way: str, output: Path) -> None:
     assert ranks.world_size == (1 if kind == "single" else 2), f"{way} was started in {ranks.world_size} processes"
     assert kind == "single" or distributed.get_world_size() == 2
     settings = SETTINGS.model_copy(update={"sharding": "fsdp2", "micro_batch_size": 1} if kind == "fsdp2" else {})
+    watched = "watched" in more
+    if watched:
+        found = {"learning_rate": "auto", "validation": ValidationSettings(every_steps=1), "save_steps": 2}
+        settings = settings.model_copy(update=found)
     ids_NT = np.random.default_rng(0).integers(3, 1000, (STEPS * 4, SEQ_LEN), dtype=np.int32)
     sequences_NT = PackedText(ids_NT=ids_NT, counted_NT=uneven_mask() if "answers" in more else None)
     for stop in (STEPS // 2, None, None) if "stopped" in more else (None,):  # the last one finds all done
         student = make_student()
+        teacher = OnlineTeacher(load_model(TEACHER), sharded=settings.sharding == "fsdp2")
         record = distill(
             student,
-            OnlineTeacher(load_model(TEACHER), sharded=settings.sharding == "fsdp2"),
+            teacher,
             sequences_NT,
             settings,
             run=TrainingRun(
@@ -74,13 +84,14 @@ def run(way: str, output: Path) -> None:
                 stop_after_tokens=None if stop is None else stop * 4 * SEQ_LEN,
                 ranks=ranks,
             ),
+            validation=ValidationText(sequences_NT=VALIDATION_NT, teacher=teacher) if watched else None,
         )
         if settings.sharding == "fsdp2":
             assert all(isinstance(parameter, DTensor) for parameter in student.parameters())
     weights = full_state(student)
     if ranks.is_main:
         torch.save(weights, output / f"{way}.pt")
-        (output / f"{way}.json").write_text(json.dumps({"curve": record.curve, "processes": ranks.world_size}))
+        (output / f"{way}.json").write_text(json.dumps({**asdict(record), "processes": ranks.world_size}))
     ranks.barrier()
 
 

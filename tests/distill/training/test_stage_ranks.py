@@ -12,6 +12,8 @@ import torch
 from tests.distill.training import ranks_program
 from tests.support.processes import run_ranks
 
+WATCHED = ("ddp-watched", "fsdp2-watched")
+
 pytestmark = pytest.mark.processes
 
 
@@ -23,8 +25,8 @@ def train(output: Path, ways: tuple[str, ...], *, world_size: int) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("ranks")
-    train(output, ("single", "single-answers", "masked-8", "masked-2"), world_size=1)
-    train(output, ("ddp", "fsdp2", "ddp-answers", "fsdp2-answers", "masked-4"), world_size=2)
+    train(output, ("single", "single-answers", "single-watched", "masked-8", "masked-2"), world_size=1)
+    train(output, ("ddp", "fsdp2", "ddp-answers", "fsdp2-answers", *WATCHED, "masked-4"), world_size=2)
     return output
 
 
@@ -40,11 +42,35 @@ def test_two_processes_train_to_the_loss_and_weights_of_one_where_answers_count(
     assert [loss == 0 for _, loss in curve] == [False, False, True, False]
 
 
+@pytest.mark.parametrize("way", WATCHED)
+def test_two_processes_search_the_rate_and_keep_the_state_that_one_does(trained: Path, way: str) -> None:
+    assert_trained_alike(trained, way, alone="single-watched")
+    assert_watched_alike(trained, way)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["ddp-stopped", "fsdp2-stopped"])
 def test_two_processes_that_stop_and_go_on_train_to_the_same(trained: Path, way: str) -> None:
     train(trained, (way,), world_size=2)
     assert_trained_alike(trained, way)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["ddp-watched-stopped", "fsdp2-watched-stopped"])
+def test_two_processes_that_stop_and_go_on_keep_the_same_state(trained: Path, way: str) -> None:
+    train(trained, (way,), world_size=2)
+    assert_trained_alike(trained, way, alone="single-watched")
+    assert_watched_alike(trained, way)
+
+
+def assert_watched_alike(trained: Path, way: str) -> None:
+    expected, found = (json.loads((trained / f"{name}.json").read_text()) for name in ("single-watched", way))
+    assert found["rate"]["rate"] == expected["rate"]["rate"]
+    for trial, alone in zip(found["rate"]["trials"], expected["rate"]["trials"], strict=True):
+        assert trial["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+    assert found["validation"]["kept_tokens"] == expected["validation"]["kept_tokens"]
+    for point, alone in zip(found["validation"]["curve"], expected["validation"]["curve"], strict=True):
+        assert point == pytest.approx(alone, rel=1e-4)
 
 
 def assert_trained_alike(trained: Path, way: str, *, alone: str = "single") -> None:
