@@ -12,7 +12,7 @@ from minitron.artifacts.json_files import read_json
 from minitron.checkpoints.vocabulary import ADDED_FILE, SENTENCEPIECE_FILE, SETTINGS_FILE, TOKENIZER_FILE
 from minitron.errors import CheckpointError
 from minitron.models.axes import Indices
-from minitron.vocabulary.tokenizer_file import TokenizerFile
+from minitron.vocabulary.tokenizer_file import Declaration, TokenizerFile
 
 CONFIG_FILES = ("config.json", "generation_config.json")
 # Other spellings of the whole vocabulary, which transformers reads in place of nothing once there is a tokenizer.json.
@@ -50,9 +50,9 @@ def rewrite_tokenizer(folder: Path, file: TokenizerFile, ids: NewIds) -> None:
     _require_ids(content, {token: ids[number] for token, number in file.all_ids.items() if number in ids}, folder)
     _write(folder / TOKENIZER_FILE, content)
     if (folder / SETTINGS_FILE).is_file():
-        settings: dict[str, Any] = {**read_json(folder / SETTINGS_FILE)}
+        settings = {**read_json(folder / SETTINGS_FILE)}
         decoder = settings.get("added_tokens_decoder")
-        if decoder is not None:
+        if isinstance(decoder, dict):
             settings["added_tokens_decoder"] = {
                 str(ids[int(number)]): token for number, token in decoder.items() if int(number) in ids
             }
@@ -64,9 +64,9 @@ def rewrite_tokenizer(folder: Path, file: TokenizerFile, ids: NewIds) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def cut_tokenizer(file: TokenizerFile, ids: NewIds) -> dict[str, Any]:
+def cut_tokenizer(file: TokenizerFile, ids: NewIds) -> dict[str, object]:
     """The content of a `tokenizer.json` with the kept tokens alone, under their new ids."""
-    content: dict[str, Any] = copy.deepcopy(dict(file.content))
+    content = copy.deepcopy(dict(file.content))
     model = content["model"]
     tokens = {token: ids[number] for token, number in file.ids.items() if number in ids}
     if isinstance(model["vocab"], list):
@@ -104,7 +104,7 @@ def named_ids(folder: Path, file: TokenizerFile) -> set[int]:
     return found
 
 
-def with_new_ids(config: Mapping[str, Any], ids: NewIds) -> dict[str, Any]:
+def with_new_ids(config: Mapping[str, object], ids: NewIds) -> dict[str, object]:
     """A configuration that names tokens by their new ids; null where a token is gone.
 
     >>> with_new_ids({"eos_token_id": [7, 9], "pad_token_id": -1, "vocab_size": 7}, {7: 0, 9: 1})
@@ -113,19 +113,19 @@ def with_new_ids(config: Mapping[str, Any], ids: NewIds) -> dict[str, Any]:
     return {key: _renumbered(key, value, ids) for key, value in config.items()}
 
 
-def _renumbered(key: str, value: Any, ids: NewIds) -> Any:
+def _renumbered(key: str, value: object, ids: NewIds) -> object:
     if isinstance(value, Mapping):
         return with_new_ids(value, ids)
     return _mapped(value, ids) if NAMES_IDS.search(key) else value
 
 
-def _mapped(value: Any, ids: NewIds) -> Any:
+def _mapped(value: object, ids: NewIds) -> object:
     if isinstance(value, list):
         return [each for each in (_mapped(one, ids) for one in value) if each is not None]
     return ids.get(value) if type(value) is int and value >= 0 else value
 
 
-def _collect(value: Any, found: set[int], *, named: bool = False) -> None:
+def _collect(value: object, found: set[int], *, named: bool = False) -> None:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             _collect(inner, found, named=NAMES_IDS.search(key) is not None)
@@ -136,7 +136,7 @@ def _collect(value: Any, found: set[int], *, named: bool = False) -> None:
         found.add(value)
 
 
-def _collect_processor(part: Any, found: set[int]) -> None:
+def _collect_processor(part: Declaration | None, found: set[int]) -> None:
     if part is None:
         return
     for inner in part.get("processors") or ():
@@ -146,14 +146,14 @@ def _collect_processor(part: Any, found: set[int]) -> None:
     found |= {part[key][1] for key in ("sep", "cls") if isinstance(part.get(key), list)}
 
 
-def _named_tokens(settings: Mapping[str, Any]) -> Iterator[str]:
+def _named_tokens(settings: Mapping[str, object]) -> Iterator[str]:
     """Texts of the special tokens in a tokenizer's settings, whichever way they are written."""
     for key, value in settings.items():
         if key.endswith(("_token", "_tokens")):
             yield from _texts(value)
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -164,7 +164,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def _renumber_processor(part: Any, ids: NewIds) -> None:
+def _renumber_processor(part: dict[str, Any] | None, ids: NewIds) -> None:
     """Puts the new ids into a post-processor, in place: templates list them, older kinds have pairs of token and id."""
     if part is None:
         return
@@ -177,7 +177,7 @@ def _renumber_processor(part: Any, ids: NewIds) -> None:
             part[key] = [part[key][0], ids[part[key][1]]]
 
 
-def _require_ids(content: Mapping[str, Any], expected: Mapping[str, int], folder: Path) -> None:
+def _require_ids(content: Mapping[str, object], expected: Mapping[str, int], folder: Path) -> None:
     from tokenizers import Tokenizer
 
     try:
@@ -192,5 +192,5 @@ def _require_ids(content: Mapping[str, Any], expected: Mapping[str, int], folder
         )
 
 
-def _write(path: Path, content: Mapping[str, Any], *, indent: int | None = None) -> None:
+def _write(path: Path, content: Mapping[str, object], *, indent: int | None = None) -> None:
     write_text(path, json.dumps(content, ensure_ascii=False, indent=indent) + "\n")

@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from minitron.artifacts.json_files import read_json
 from minitron.checkpoints.vocabulary import TOKENIZER_FILE
 from minitron.errors import ArtifactError, CheckpointError
+
+# JSON of a tokenizer, or a part of it, whose fields the package tokenizers defines.
+Declaration: TypeAlias = Mapping[str, Any]
 
 KINDS = ("BPE", "Unigram", "WordPiece")
 # Spelling of a space where pieces come from SentencePiece.
@@ -25,14 +28,14 @@ class TokenizerFile:
         added: Token that was added (special ones, marks of a chat) -> its id.
     """
 
-    content: Mapping[str, Any]
+    content: Declaration
     ids: Mapping[str, int]
     added: Mapping[str, int]
 
     @property
-    def model(self) -> Mapping[str, Any]:
+    def model(self) -> Declaration:
         """What the file says of the model."""
-        found: Mapping[str, Any] = self.content["model"]
+        found: Declaration = self.content["model"]
         return found
 
     @property
@@ -103,7 +106,7 @@ def read_tokenizer_file(folder: Path) -> TokenizerFile:
     return parse_tokenizer_file(content, path)
 
 
-def parse_tokenizer_file(content: Mapping[str, Any], where: object) -> TokenizerFile:
+def parse_tokenizer_file(content: Declaration, where: object) -> TokenizerFile:
     """The content of a `tokenizer.json`.
 
     Raises:
@@ -123,7 +126,7 @@ def parse_tokenizer_file(content: Mapping[str, Any], where: object) -> Tokenizer
     return TokenizerFile(content=content, ids=ids, added=added)
 
 
-def _require_kind(model: Mapping[str, Any], where: object) -> None:
+def _require_kind(model: Declaration, where: object) -> None:
     kind = model["type"]
     if kind not in KINDS:
         raise CheckpointError(f"a vocabulary is cut of a tokenizer of {', '.join(KINDS)}, {where} is one of {kind}")
@@ -136,7 +139,7 @@ def _require_kind(model: Mapping[str, Any], where: object) -> None:
                 )
 
 
-def _mentions(part: Any, kind: str) -> bool:
+def _mentions(part: object, kind: str) -> bool:
     if isinstance(part, dict):
         return part.get("type") == kind or any(_mentions(inner, kind) for inner in part.values())
     return isinstance(part, list) and any(_mentions(inner, kind) for inner in part)

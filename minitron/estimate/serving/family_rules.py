@@ -1,6 +1,9 @@
 """Rules that a serving engine has about the shapes of some families: which it reads, and how it takes their heads."""
 
+from collections.abc import Mapping
+
 from minitron.estimate.serving.shape_rules import ShapeRule
+from minitron.models.axes import SizeT
 from minitron.models.families import FAMILIES
 
 
@@ -23,18 +26,17 @@ def _refused(families: tuple[str, ...], states: str, source: str) -> ShapeRule:
 
 def heads_fill_hidden(families: tuple[str, ...], source: str) -> ShapeRule:
     """Heads must have hidden_size / num_attention_heads channels, as the reader takes it whatever head_dim says."""
-    return ShapeRule(
-        key="num_attention_heads",
-        families=families,
-        holds=lambda _, sizes, __: (
-            (sizes["num_attention_heads"] == 0)
-            | (sizes["num_attention_heads"] * sizes["head_dim"] == sizes["hidden_size"])
-        ),
-        states=lambda sizes, _: (
+
+    def holds(_: object, sizes: Mapping[str, SizeT], __: object) -> object:
+        heads = sizes["num_attention_heads"]
+        return (heads == 0) | (heads * sizes["head_dim"] == sizes["hidden_size"])
+
+    def states(sizes: Mapping[str, int], _: object) -> str:
+        return (
             f"make hidden_size={sizes['hidden_size']} with head_dim={sizes['head_dim']}, which the reader does not read"
-        ),
-        source=source,
-    )
+        )
+
+    return ShapeRule(key="num_attention_heads", families=families, holds=holds, states=states, source=source)
 
 
 def mamba_is_twice_hidden(families: tuple[str, ...], source: str) -> ShapeRule:

@@ -88,7 +88,9 @@ def describe(recipe: Recipe, source: HybridShape, result: SearchResult, measured
 
 
 def _candidate(found: Measured) -> CandidateRecord:
-    candidate = found.candidate
+    candidate, standings = found.candidate, found.standings
+    kls = (each.loss if math.isfinite(each.loss) else None for each in standings)
+    rounds = tuple(Round(tokens=each.tokens, kl=kl) for each, kl in zip(standings, kls, strict=True))
     return CandidateRecord(
         layers=candidate.layers,
         shape=candidate.shape,
@@ -98,10 +100,8 @@ def _candidate(found: Measured) -> CandidateRecord:
         retained=candidate.retained,
         zero_shot=found.zero_shot,
         repaired=found.repaired,
-        rounds=tuple(
-            Round(tokens=each.tokens, kl=each.loss if math.isfinite(each.loss) else None) for each in found.standings
-        ),
-        curve=found.standings[-1].curve if found.standings else (),
+        rounds=rounds,
+        curve=standings[-1].curve if standings else (),
     )
 
 
