@@ -10,9 +10,9 @@ Cost: a pass of the teacher and one of the student over the calibration text, ea
 three passes of the student.
 
 Memory beside the two stacks, one projection at a time, for a weight [D, C], everything in fp64: one that writes needs
-8 C^2 + 16 C D bytes (moments, which are solved in place) and 4 C^2 while they are collected, one that reads some
-24 C^2 and 50 C for each of the 4,096 rows that are solved for at once. From 12B to 9B (D or C = 4480) that is by
-arithmetic 3.2 GiB for a down_proj (C = 15680) and twice its fp32 weight of 2.2 GiB for the head. An epoch needs five
+12 C^2 + 12 C D bytes while its moments are collected, which are solved in place, one that reads some 24 C^2 and 50 C
+for each of the 4,096 rows that are solved for at once. From 12B to 9B (D or C = 4480) that is by arithmetic 3.5 GiB
+for a down_proj (C = 15680) and twice its fp32 weight of 2.2 GiB for the head. An epoch needs five
 times a block's weights in fp32: values, gradients, two moments, and the best values so far. The streams take
 4 (5120 + 4480) bytes a token, 4.7 GiB for 128 samples of 1024, and what the projections of a block in work read 4 C;
 with a state folder all of them lie in files.
