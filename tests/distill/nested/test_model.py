@@ -49,6 +49,19 @@ def test_each_sequence_has_the_weighted_loss_of_its_student() -> None:
     torch.testing.assert_close(losses.detach(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_without_a_turn_every_student_is_run_on_everything_for_its_share() -> None:
+    model = nested_model(make_tiny_model(SHAPE, seed=1))
+    found = batch(0, 0)
+    everything = {name: tensor for name, tensor in found.items() if name != "student"}
+    shares = (1, *(one.student.share for one in nested_students()))
+    with torch.no_grad():
+        expected = sum(
+            share / sum(shares) * model(**everything, student=torch.full((2,), number))
+            for number, share in enumerate(shares)
+        )
+        torch.testing.assert_close(model(**everything), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_batch_of_the_largest_student_alone_is_plain_distillation_bit_for_bit() -> None:
     found = batch(0, 0, 0)
     gradients = []
