@@ -105,3 +105,12 @@ def test_every_student_comes_closer_to_the_teacher(tmp_path: Path, seed: int) ->
     with torch.no_grad():
         after = [float(module(**found[number])[1]) for number in found]
     assert all(one < 0.8 * other for one, other in zip(after, before, strict=True)), (before, after)
+
+
+def test_without_turns_every_student_counts_by_its_share() -> None:
+    found = batch(0, 0)
+    module = nested_model(make_tiny_model(SHAPE, seed=1))
+    with torch.no_grad():
+        alone = [module(**{**found, "student": torch.full((2,), number)}) for number in range(3)]
+        everyone = module(**{name: tensor for name, tensor in found.items() if name != "student"})
+    torch.testing.assert_close(everyone, (alone[0] + alone[1] + 2 * alone[2]) / 4)
