@@ -144,8 +144,8 @@ def part_of(document: Document, source: TextSource) -> Part:
     """The side of a source's split that a document is on; the sides are the same wherever the shares are.
 
     >>> source = TextSource(path="a.txt", held_out=0.25, validation=0.25)
-    >>> [part_of(text, source) for text in ("one", "two", "six")]
-    ['train', 'held_out', 'validation']
+    >>> [part_of(text, source) for text in ("one", "two", "three")]
+    ['validation', 'held_out', 'train']
     """
     place = _place(document)
     if place < source.held_out * 2**64:

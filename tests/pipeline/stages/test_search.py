@@ -12,6 +12,7 @@ from PIL import Image
 from minitron.artifacts.header import STATE_FOLDER
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.cli.main import main
+from minitron.distill.training.stage import TrainingRun
 from minitron.distill.training.trainer import DivergedError
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.importance.scores import load_scores
@@ -187,7 +188,7 @@ def test_a_candidate_that_diverges_leaves_and_the_others_play_on(
     real, calls = played.distill, []
 
     def diverges_first(*args: Any, **kwargs: Any) -> Any:
-        name = args[-1].state_folder.name
+        (name,) = [each.state_folder.name for each in args if isinstance(each, TrainingRun)]
         calls.append(name)
         if name == "candidate-0":
             raise DivergedError("the distillation loss must stay finite")
