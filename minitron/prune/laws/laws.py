@@ -88,7 +88,7 @@ def laws_of(model: PreTrainedModel, shape: HybridShape, *, seed: int = 0) -> Ite
             keep = random_keep(shape, axis, rng, size=shape.sizes[axis.name])
             yield _reordered(model, shape, axis.name, keep, ids_1T, whole)
             smaller = smaller_sizes(shape, axis)
-            # One neuron may be silent for every token, and no token may go to one expert: half are cut, or all that can be.
+            # One neuron may be silent for every token, and no token may go to one expert: half, or all that can be.
             few = smaller[len(smaller) // 2] if axis.used is None else smaller[0]
             yield from _cut(model, shape, axis.name, random_keep(shape, axis, rng, size=few), ids_1T, whole)
     yield _tokens(model, shape, ids_1T, whole, rng)
