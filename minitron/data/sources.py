@@ -131,31 +131,18 @@ class Blend:
     seed: int
 
 
-def is_held_out(document: Document, share: float) -> bool:
-    """Whether a document is held out: a hash of its text alone decides, wherever it is stored.
-
-    >>> [is_held_out(text, 0.25) for text in ("two", "one", "two")]
-    [True, False, True]
-    """
-    return _place(document) < share * 2**64
-
-
 def part_of(document: Document, source: TextSource) -> Part:
-    """The side of a source's split that a document is on; the sides are the same wherever the shares are.
+    """The side of a source's split that a document is on: a hash of its text alone decides, wherever it is stored.
 
     >>> source = TextSource(path="a.txt", held_out=0.25, validation=0.25)
     >>> [part_of(text, source) for text in ("one", "two", "three")]
     ['validation', 'held_out', 'train']
     """
-    place = _place(document)
+    text = document if isinstance(document, str) else document.text
+    place = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
     if place < source.held_out * 2**64:
         return "held_out"
     return "validation" if place < (source.held_out + source.validation) * 2**64 else "train"
-
-
-def _place(document: Document) -> int:
-    text = document if isinstance(document, str) else document.text
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def shuffled_shares(sources: Sequence[TextSource], total: int, *, seed: int) -> Iterator[Share]:
@@ -205,7 +192,7 @@ def _rounds(source: TextSource, *, seed: int) -> Iterator[Iterator[Document]]:
 def _read_excerpts(source: TextSource) -> Iterator[Document]:
     empty = answerless = True
     for document in source.read():
-        if source.part not in ("all", part_of(document, source)):
+        if source.part != "all" and part_of(document, source) != source.part:
             continue
         empty = False
         answerless = answerless and source.loss != "all" and not isinstance(document, str) and not document.answers

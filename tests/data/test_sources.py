@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from minitron.data.sources import TextSource, is_held_out, shuffled_shares
+from minitron.data.sources import TextSource, part_of, shuffled_shares
 
 DOCUMENTS = [f"{i}: {'text of a document ' * (i % 7)}" for i in range(400)]
 
@@ -13,6 +13,10 @@ DOCUMENTS = [f"{i}: {'text of a document ' * (i % 7)}" for i in range(400)]
 def write(path: Path, documents: list[str]) -> str:
     path.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
     return str(path)
+
+
+def is_held_out(document: str, share: float) -> bool:
+    return part_of(document, TextSource(path="a.jsonl", held_out=share)) == "held_out"
 
 
 def one_round(path: str, **settings: Any) -> list[str]:
