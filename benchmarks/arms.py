@@ -5,6 +5,8 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import Checkpoint
+from minitron.data.masks import TokenSequences
+from minitron.data.sequences import blend_sources
 from minitron.distill.training.stage import DistillRecord
 from minitron.distributed import Ranks
 from minitron.evaluate.metrics import Metrics
@@ -14,8 +16,21 @@ from minitron.pipeline.recovery import Kept, Recovery, recover
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RunFolder
 from minitron.pipeline.sections import teaching_checkpoint
 from minitron.pipeline.teachers import TeacherSource
+from minitron.pipeline.text import text_sources
 from minitron.recipe.recipe import Recipe
-from minitron.runtime.loading import load_model
+from minitron.runtime.loading import load_model, load_tokenizer
+
+
+def held_out_ids(recipe: Recipe) -> TokenSequences:
+    """Token ids [N, T] of the recipe's evaluation text in its teacher's tokens, all of which count."""
+    section = recipe.evaluate
+    return blend_sources(
+        text_sources(section.data, held_out=True),
+        load_tokenizer(Path(recipe.teacher)),
+        seq_len=section.seq_len,
+        num_sequences=section.sequences,
+        seed=recipe.seed,
+    )
 
 
 def distill_and_measure(

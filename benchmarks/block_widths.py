@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from arms import distill_and_measure, kl_of
+from arms import distill_and_measure, held_out_ids, kl_of
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -33,7 +33,6 @@ from transformers import PreTrainedModel
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.data.masks import PackedSequences
 from minitron.data.samples import Samples
-from minitron.data.sequences import blend_sources
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.importance.calibrate import calibrate
 from minitron.importance.scores import Scores
@@ -42,7 +41,6 @@ from minitron.models.keep import Keep
 from minitron.pipeline.calibration import open_stack, read_samples
 from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.sections import prune_section
-from minitron.pipeline.text import text_sources
 from minitron.prune.plan import PrunePlan
 from minitron.prune.reconstruction.alignment import Alignment
 from minitron.prune.reconstruction.blockwise import apply_repaired, repair
@@ -52,7 +50,7 @@ from minitron.recipe.load import load_recipe
 from minitron.recipe.prune import PruneSection, RepairSection
 from minitron.recipe.recipe import Recipe
 from minitron.runtime.backbone import blocks_of
-from minitron.runtime.loading import load_model, load_tokenizer
+from minitron.runtime.loading import load_model
 from minitron.runtime.stack import MemoryStack
 from minitron.search.allocation import allocate
 
@@ -128,13 +126,6 @@ def prepare(recipe: Recipe) -> Trial:
     assert section is not None
     scores = calibrate(stack, read_samples(score, source, seed=recipe.seed), score)
     other = read_samples(score.model_copy(update={"samples": COST_SEQUENCES}), source, seed=recipe.seed + OTHER_SEED)
-    held_out = blend_sources(
-        text_sources(recipe.evaluate.data, held_out=True),
-        load_tokenizer(source.folder),
-        seq_len=recipe.evaluate.seq_len,
-        num_sequences=recipe.evaluate.sequences,
-        seed=recipe.seed,
-    )
     return Trial(
         recipe=recipe,
         source=source,
@@ -142,7 +133,7 @@ def prepare(recipe: Recipe) -> Trial:
         scores=scores,
         repaired_on=read_samples(section, source, seed=recipe.seed),
         costed_on=other.token_ids,
-        held_out=held_out,
+        held_out=held_out_ids(recipe),
     )
 
 

@@ -11,9 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils.logging import disable_progress_bar
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "smollm2"))
+
+from prepare import unpack
 
 FILE = "gemma.gguf"
 
@@ -30,11 +32,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         assemble(Path(folder) / FILE)
-        source = {"pretrained_model_name_or_path": folder, "gguf_file": FILE}
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-        # Without `dequantize` transformers marks the model as quantized, and will not save it.
-        unpacked = GgufConfig(dequantize=True)
-        model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=unpacked, dtype=torch.float32)
+        model, tokenizer = unpack(Path(folder) / FILE)
     model.save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
     print(f"teacher: {model.num_parameters():,} parameters")

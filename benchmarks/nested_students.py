@@ -21,17 +21,16 @@ from rich.table import Table
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.students import read_students
-from minitron.data.sequences import blend_text
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.importance.scores import load_scores
 from minitron.models.nested import NestedStudent
 from minitron.pipeline.blocks import kept_blocks
 from minitron.pipeline.context import Execution
+from minitron.pipeline.evaluation import held_out_text
 from minitron.pipeline.pruning import Cut, prune_to
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RunFolder
 from minitron.pipeline.runner import run_pipeline
 from minitron.pipeline.sections import cut_source, prune_section
-from minitron.pipeline.text import text_sources
 from minitron.recipe.load import load_recipe
 from minitron.recipe.recipe import Recipe
 from minitron.runtime.loading import load_model, load_tokenizer
@@ -103,14 +102,8 @@ def alone(recipe: Recipe, run: RunFolder, student: NestedStudent, tokens: int, f
 
 def held_out_kl(recipe: Recipe, folder: Path) -> float:
     """KL to the teacher on the recipe's held-out text."""
-    section, teacher = recipe.evaluate, Path(recipe.teacher)
-    held_out_NT = blend_text(
-        text_sources(section.data, held_out=True),
-        load_tokenizer(teacher),
-        seq_len=section.seq_len,
-        num_sequences=section.sequences,
-        seed=recipe.seed,
-    )
+    teacher = Path(recipe.teacher)
+    held_out_NT = held_out_text(recipe.evaluate, load_tokenizer(teacher), seed=recipe.seed)
     models = (load_model(one, device=recipe.device) for one in (folder, teacher))
     kl = evaluate_text(next(models), held_out_NT, teacher=next(models)).kl_to_teacher
     assert kl is not None

@@ -16,22 +16,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from arms import distill_and_measure, kl_of
+from arms import distill_and_measure, held_out_ids, kl_of
 from repair import SHAPES, cut
 from rich.console import Console
 from rich.table import Table
 
 from minitron.checkpoints.checkpoint import PLAN_FILE, open_checkpoint
-from minitron.data.sequences import blend_sources
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.pipeline.recovery import compose_plans
 from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.scoring import score_folder
-from minitron.pipeline.text import text_sources
 from minitron.recipe.load import load_recipe
 from minitron.recipe.prune import PruneSection, RepairSection
 from minitron.recipe.recipe import Recipe
-from minitron.runtime.loading import load_model, load_tokenizer
+from minitron.runtime.loading import load_model
 
 RATES = ("auto", "0.0001", "0.0005", "0.002", "0.01", "0.1")
 TEXTS = ("validation", "evaluation")
@@ -64,14 +62,8 @@ def run_seed(recipe: Recipe, shapes: list[tuple[int, ...]], arms: list[str], rat
     """Every shape, arm and rate for one seed."""
     if recipe.prune.repair is None:
         recipe = recipe.model_copy(update={"prune": PruneSection(repair=RepairSection())})
-    teacher, section = load_model(Path(recipe.teacher), device=recipe.device), recipe.evaluate
-    held_out_NT = blend_sources(
-        text_sources(section.data, held_out=True),
-        load_tokenizer(Path(recipe.teacher)),
-        seq_len=section.seq_len,
-        num_sequences=section.sequences,
-        seed=recipe.seed,
-    )
+    teacher = load_model(Path(recipe.teacher), device=recipe.device)
+    held_out_NT = held_out_ids(recipe)
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

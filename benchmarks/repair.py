@@ -17,12 +17,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from arms import distill_and_measure, kl_of, percent
+from arms import distill_and_measure, held_out_ids, kl_of, percent
 from rich.console import Console
 from rich.table import Table
 
 from minitron.checkpoints.checkpoint import PLAN_FILE, open_checkpoint
-from minitron.data.sequences import blend_sources
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.importance.scores import Scores
 from minitron.pipeline.blocks import kept_blocks
@@ -32,11 +31,10 @@ from minitron.pipeline.recovery import compose_plans
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RunFolder
 from minitron.pipeline.scoring import score_folder
 from minitron.pipeline.sections import prune_section
-from minitron.pipeline.text import text_sources
 from minitron.recipe.load import load_recipe
 from minitron.recipe.prune import PruneSection, RepairSection
 from minitron.recipe.recipe import Recipe
-from minitron.runtime.loading import load_model, load_tokenizer
+from minitron.runtime.loading import load_model
 
 # The quickstart's search space: hidden size, FFN width, Mamba heads, blocks. The first one is the recipe's choice.
 SHAPES = (
@@ -69,14 +67,8 @@ def cut(recipe: Recipe, scores: Scores, sizes: tuple[int, ...], folder: Path) ->
 
 def zero_shot(recipe: Recipe, scores: Scores, shapes: list[tuple[int, ...]], folder: Path) -> list[dict[str, Any]]:
     """KL to the teacher on held-out text of every shape, plain and repaired."""
-    section, teacher = recipe.evaluate, load_model(Path(recipe.teacher), device=recipe.device)
-    held_out_NT = blend_sources(
-        text_sources(section.data, held_out=True),
-        load_tokenizer(Path(recipe.teacher)),
-        seq_len=section.seq_len,
-        num_sequences=section.sequences,
-        seed=recipe.seed,
-    )
+    teacher = load_model(Path(recipe.teacher), device=recipe.device)
+    held_out_NT = held_out_ids(recipe)
     rows = []
     for sizes in shapes:
         row: dict[str, Any] = {"shape": sizes}

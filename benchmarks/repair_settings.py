@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 import yaml
+from arms import held_out_ids
 from rich.console import Console
 from rich.table import Table
 
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from minitron.data.sequences import blend_sources
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.importance.scores import Scores
 from minitron.pipeline.blocks import kept_blocks
@@ -33,7 +33,6 @@ from minitron.pipeline.calibration import read_samples
 from minitron.pipeline.pruning import Cut
 from minitron.pipeline.scoring import score_folder
 from minitron.pipeline.sections import prune_section
-from minitron.pipeline.text import text_sources
 from minitron.prune.in_memory import prune_model
 from minitron.prune.plan import PrunePlan
 from minitron.prune.reconstruction.alignment import Alignment
@@ -41,7 +40,7 @@ from minitron.prune.reconstruction.blockwise import apply_repaired, repair
 from minitron.recipe.load import load_recipe
 from minitron.recipe.prune import PruneSection, RepairSection
 from minitron.recipe.recipe import Recipe
-from minitron.runtime.loading import load_model, load_tokenizer
+from minitron.runtime.loading import load_model
 from minitron.runtime.stack import MemoryStack
 from minitron.units import GIB
 
@@ -73,20 +72,13 @@ class Scored:
 
 def scored(recipe: Recipe, folder: Path) -> Scored:
     """Scores a recipe's teacher."""
-    section, place = recipe.evaluate, Path(recipe.teacher)
-    held_out_NT = blend_sources(
-        text_sources(section.data, held_out=True),
-        load_tokenizer(place),
-        seq_len=section.seq_len,
-        num_sequences=section.sequences,
-        seed=recipe.seed,
-    )
+    place = Path(recipe.teacher)
     return Scored(
         recipe=recipe,
         source=open_checkpoint(place),
         teacher=load_model(place, device=recipe.device),
         scores=score_folder(place, recipe.score, folder, seed=recipe.seed, device=recipe.device),
-        held_out_NT=held_out_NT,
+        held_out_NT=held_out_ids(recipe),
     )
 
 

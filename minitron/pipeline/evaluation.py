@@ -8,9 +8,11 @@ from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.finite import naming_weights
+from minitron.data.masks import PackedText
 from minitron.data.sequences import blend_text
 from minitron.data.special_tokens import encode_prompts
 from minitron.data.token_ids import require_model_ids
+from minitron.data.tokenizer import Tokenizer
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.workload import Workload
 from minitron.evaluate.bits import bits_per_byte
@@ -24,6 +26,17 @@ from minitron.pipeline.text import text_sources
 from minitron.recipe.evaluate import EvaluateSection
 from minitron.runtime.backbone import output_head
 from minitron.runtime.loading import load_tokenizer
+
+
+def held_out_text(section: EvaluateSection, tokenizer: Tokenizer, *, seed: int) -> PackedText:
+    """The section's text, packed, in the order that a seed fixes."""
+    return blend_text(
+        text_sources(section.data, held_out=True),
+        tokenizer,
+        seq_len=section.seq_len,
+        num_sequences=section.sequences,
+        seed=seed,
+    )
 
 
 def evaluate_model(
@@ -46,13 +59,7 @@ def evaluate_model(
         seed: Seed of the order of the text.
     """
     checkpoint, tokenizer = open_checkpoint(folder), load_tokenizer(folder)
-    sequences_NT = blend_text(
-        text_sources(section.data, held_out=True),
-        tokenizer,
-        seq_len=section.seq_len,
-        num_sequences=section.sequences,
-        seed=seed,
-    )
+    sequences_NT = held_out_text(section, tokenizer, seed=seed)
     vocab_size = min(len(output_head(one)) for one in (model, teacher) if one is not None)
     require_model_ids(sequences_NT, tokenizer, vocab_size)
     problems = []

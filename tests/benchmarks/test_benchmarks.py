@@ -1,5 +1,6 @@
 """The benchmarks start, and those that take a recipe take any."""
 
+import importlib
 import json
 import runpy
 import sys
@@ -26,13 +27,14 @@ def test_every_benchmark_starts_and_says_what_it_takes(
     assert path.name in capsys.readouterr().out
 
 
+def benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module(name)
+
+
 @pytest.fixture
 def recovery(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import recovery  # type: ignore[import-not-found]
-
-    found: ModuleType = recovery
-    return found
+    return benchmark("recovery", monkeypatch)
 
 
 def test_recovery_takes_a_recipe_without_a_task(
@@ -50,11 +52,7 @@ def test_recovery_takes_a_recipe_without_a_task(
 
 @pytest.fixture
 def predictors(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import predictors  # type: ignore[import-not-found]
-
-    found: ModuleType = predictors
-    return found
+    return benchmark("predictors", monkeypatch)
 
 
 def test_predictors_measures_every_candidate_once_and_goes_on_where_it_was_stopped(
