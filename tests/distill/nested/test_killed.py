@@ -1,8 +1,6 @@
 """A training of nested students that is killed by SIGKILL ends with the weights of one that never was."""
 
 import random
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from minitron.pipeline.runner import run_pipeline
 from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
 from tests.support import processes
+from tests.support.kills import kill_at
 
 KILLS, STEPS = 3, 60
 OVERRIDES = (
@@ -43,15 +42,8 @@ def test_kills_change_no_weight_of_any_student(tmp_path: Path, recipe_path: Path
     rng, folder = random.Random(0), tmp_path / "killed"
     overrides = [part for override in OVERRIDES for part in ("--set", override)]
     words = ["distill", str(recipe_path), "--output", str(folder), *overrides]
-    for target in sorted(rng.sample(range(2, STEPS - 10, 2), KILLS)):
-        process = processes.start(main, words)
-        while progress(folder) < target:
-            assert process.exitcode is None, "ended before it could be killed"
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.1))
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL, "ended before it could be killed"
+    targets = sorted(rng.sample(range(2, STEPS - 10, 2), KILLS))
+    kill_at(words, targets, progress, folder, rng=rng)
     assert processes.run(main, words) == 0
     found, expected = (tmp_path / name / "distill" / "checkpoint" for name in ("killed", "whole"))
     assert read_students(found) == read_students(expected)

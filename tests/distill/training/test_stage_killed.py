@@ -1,8 +1,6 @@
 """A distillation that is killed at random points, by SIGKILL, ends with the weights of one that never was."""
 
 import random
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from minitron.pipeline.runner import run_pipeline
 from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
 from tests.support import processes
+from tests.support.kills import kill_at
 
 KILLS = 10
 SHORT, LONG = 40, 80  # steps of the two stages
@@ -38,19 +37,11 @@ def test_ten_kills_change_no_weight(tmp_path: Path, recipe_path: Path) -> None:
     for name in ("whole", "killed"):
         list(run_pipeline(recipe, tmp_path / name, last="prune"))
     list(run_pipeline(recipe, tmp_path / "whole", last="distill"))
-    rng, folder, killed_at = random.Random(0), tmp_path / "killed", []
+    rng, folder = random.Random(0), tmp_path / "killed"
     overrides = [part for override in CURRICULUM for part in ("--set", override)]
     words = ["distill", str(recipe_path), "--output", str(folder), *overrides]
-    for target in sorted(rng.sample(range(2, SHORT + LONG - 20, 2), KILLS)):
-        process = processes.start(main, words)
-        while progress(folder) < target:
-            assert process.exitcode is None, "ended before it could be killed"
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.1))
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL, "ended before it could be killed"
-        killed_at.append(progress(folder))
+    targets = sorted(rng.sample(range(2, SHORT + LONG - 20, 2), KILLS))
+    killed_at = kill_at(words, targets, progress, folder, rng=rng)
     assert killed_at[0] < SHORT < killed_at[-1], killed_at
     assert processes.run(main, words) == 0
     expected = load_model(tmp_path / "whole" / "distill" / "checkpoint").state_dict()

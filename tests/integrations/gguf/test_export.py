@@ -23,7 +23,7 @@ from minitron.integrations.gguf.export import FILE_TYPES, QUANTIZATION_VERSION
 from minitron.integrations.gguf.tensors import TYPES
 from minitron.models.shape import HybridShape
 from minitron.prune.checkpoint import prune_checkpoint
-from tests.support.gguf_files import SHAPES, llama_cpp_name, read_gguf, write_exportable
+from tests.support.gguf_files import SHAPES, llama_cpp_name, read_gguf, stack_experts, write_exportable
 from tests.support.models import make_dense_shape, make_moe_shape, make_tiny_shape
 from tests.support.plans import make_block_widths_plan
 
@@ -79,10 +79,7 @@ def expected_tensors(folder: Path, shape: HybridShape, architecture: str) -> dic
             found.setdefault(mapped, {})[entry] = changed
         else:
             found[mapped] = changed
-    return {
-        name: np.stack([each[entry] for entry in range(shape.n_routed_experts)]) if isinstance(each, dict) else each
-        for name, each in found.items()
-    }
+    return stack_experts(found)
 
 
 @pytest.mark.parametrize("kind", SHAPES)

@@ -13,7 +13,7 @@ from transformers import AutoConfig
 import minitron
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
-from tests.support.gguf_files import read_gguf, write_exportable
+from tests.support.gguf_files import read_gguf, stack_experts, write_exportable
 from tests.support.models import make_dense_shape
 
 Numbers = npt.NDArray[np.float32]
@@ -123,10 +123,7 @@ def expected_tensors(folder: Path, shape: HybridShape) -> dict[str, Numbers]:
             rows = numbers.shape[-2] // 2 if len(mapped) == 2 else 0
             part = numbers[..., half * rows :, :][..., :rows, :] if rows else numbers
             found[f"blk.{layer}.{each}" + (f".{word}" if word else "")] = part
-    return {
-        name: np.stack([each[expert] for expert in sorted(each)]) if isinstance(each, dict) else each
-        for name, each in found.items()
-    }
+    return stack_experts(found)
 
 
 @pytest.mark.parametrize("kind", SHAPES)
