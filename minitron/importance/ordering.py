@@ -10,7 +10,6 @@ from minitron.importance.scores import LAYER_AXES, ByLayer, ScoreArray, Scores, 
 from minitron.importance.selection import MAMBA_AXES, mamba_channels, mamba_heads
 from minitron.models.axes import Axis, Indices
 from minitron.models.keep import Keep
-from minitron.models.quotas import BlockQuotas
 from minitron.models.shape import HybridShape
 
 
@@ -104,23 +103,3 @@ def _ordered(
 
 def _descending(score: ScoreArray) -> Indices:
     return np.argsort(-score, axis=-1, kind="stable").astype(np.int64)
-
-
-def removal_order(depth_L: ScoreArray, pattern: str, fewest: int, *, quotas: BlockQuotas) -> tuple[int, ...]:
-    """Blocks in the order in which they go, the least important first, until the fewest are left.
-
-    Args:
-        depth_L: One score a block.
-        pattern: The blocks' letters.
-        fewest: How many blocks stay in the end.
-        quotas: Which blocks, and how many of a kind, must stay.
-
-    Raises:
-        ShapeError: The quotas do not allow so few blocks.
-    """
-    layers, removed = list(range(len(pattern))), []
-    while len(layers) > fewest:
-        worst = min(quotas.removable(pattern, layers, fewest), key=lambda layer: float(depth_L[layer]))
-        layers.remove(worst)
-        removed.append(worst)
-    return tuple(removed)

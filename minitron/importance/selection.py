@@ -87,10 +87,28 @@ def top_blocks(depth_L: ScoreArray, pattern: str, kept: int, *, quotas: BlockQuo
     """
     if not 1 <= kept <= len(pattern):
         raise MinitronError(f"num_hidden_layers must be between 1 and {len(pattern)}, got {kept}")
-    layers = list(range(len(pattern)))
-    while len(layers) > kept:
-        layers.remove(min(quotas.removable(pattern, layers, kept), key=lambda layer: float(depth_L[layer])))
-    return tuple(layers)
+    removed = removal_order(depth_L, pattern, kept, quotas=quotas)
+    return tuple(layer for layer in range(len(pattern)) if layer not in removed)
+
+
+def removal_order(depth_L: ScoreArray, pattern: str, fewest: int, *, quotas: BlockQuotas) -> tuple[int, ...]:
+    """Blocks in the order in which they go, the least important first, until the fewest are left.
+
+    Args:
+        depth_L: One score a block.
+        pattern: The blocks' letters.
+        fewest: How many blocks stay in the end.
+        quotas: Which blocks, and how many of a kind, must stay.
+
+    Raises:
+        ShapeError: The quotas do not allow so few blocks.
+    """
+    layers, removed = list(range(len(pattern))), []
+    while len(layers) > fewest:
+        worst = min(quotas.removable(pattern, layers, fewest), key=lambda layer: float(depth_L[layer]))
+        layers.remove(worst)
+        removed.append(worst)
+    return tuple(removed)
 
 
 def select_units(scores: Scores, source: HybridShape, target: HybridShape, layers: tuple[int, ...]) -> Keep:

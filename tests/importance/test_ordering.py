@@ -9,9 +9,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minitron.importance.ordering import best_first, carried_scores, removal_order
+from minitron.importance.ordering import best_first, carried_scores
 from minitron.importance.scores import random_scores
-from minitron.importance.selection import select_units, top_blocks
+from minitron.importance.selection import removal_order, select_units, top_blocks
 from minitron.models.keep import Keep
 from minitron.models.nested import prefix_keep
 from minitron.models.quotas import BlockQuotas

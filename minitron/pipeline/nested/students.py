@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from minitron.errors import MinitronError
-from minitron.importance.ordering import removal_order
 from minitron.importance.scores import Scores
+from minitron.importance.selection import removal_order
 from minitron.models.nested import NestedStudent, NestedStudents
 from minitron.models.shape import HybridShape
 from minitron.pipeline.blocks import block_quotas
