@@ -17,7 +17,6 @@ from minitron.checkpoints.finite import naming_weights
 from minitron.checkpoints.lineage import lineage_of
 from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.checkpoints.writing.journal import CONFIG_FILE, is_unfinished
-from minitron.dtypes import DTYPES
 from minitron.importance.scores import Scores
 from minitron.importance.selection import select_units
 from minitron.models.keep import Keep
@@ -91,7 +90,7 @@ def prune_to(
         plan = replace(plan, scales=_norm_scales(source, plan, section.compensate, execution))
     written_as = OutputFormat(
         shard_bytes=gib_to_bytes(section.shard_gib),
-        dtype=None if section.weights_dtype is None else DTYPES[section.weights_dtype].safetensors,
+        dtype=section.stored_dtype,
         drop_extras=section.drop_mtp,
     )
     repaired = {"settings": _described(section.repair), "seed": execution.seed}

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from minitron.dtypes import StoredDtype
+from minitron.dtypes import DTYPES, StoredDtype
 from minitron.errors import RecipeError
 from minitron.prune.reconstruction.settings import RepairSettings
 from minitron.recipe.source import Source
@@ -87,3 +87,8 @@ class PruneSection(Settings):
         description="Choose an FFN width for each block, with the shape's as their mean; null: one width for all.",
     )
     repair: RepairSection | None = Field(default=None, description="Refit the cut model's projections; null: do not.")
+
+    @property
+    def stored_dtype(self) -> str | None:
+        """The safetensors dtype of what is written; None where each tensor keeps its own."""
+        return None if self.weights_dtype is None else DTYPES[self.weights_dtype].safetensors

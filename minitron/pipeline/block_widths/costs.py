@@ -57,10 +57,13 @@ class WidthCosts:
         whole_DF = writer.weight.detach().clone()
         costs = []
         for width in widths:
+            if width == len(score_F):
+                costs.append(0.0)
+                continue
             writer.weight.copy_(self._refitted(whole_DF, moments.gram.cpu(), top_units(score_F, width)))
             found = evaluate_text(self._student, self._measured_on.token_ids, teacher=self._teacher).kl_to_teacher
             assert found is not None
-            costs.append(found if width < len(score_F) else 0.0)
+            costs.append(found)
         writer.weight.copy_(whole_DF)
         return costs
 

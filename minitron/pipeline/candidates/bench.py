@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.data.samples import Samples
-from minitron.dtypes import DTYPES
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.importance.scores import Scores
 from minitron.importance.selection import select_units
@@ -88,8 +87,8 @@ class Bench:
         plan = PrunePlan(source=shape, target=candidate.shape, keep=keep)
         if compensate is None:
             return plan
-        samples = read_samples(compensate, self._source, seed=self._recipe.seed)
-        return replace(plan, scales=norm_scales(self._stack, samples, plan, batch_size=compensate.batch_size))
+        scales = norm_scales(self._stack, self._compensated_on, plan, batch_size=compensate.batch_size)
+        return replace(plan, scales=scales)
 
     def cut(self, plan: PrunePlan) -> PreTrainedModel:
         """The source cut by a plan, in memory."""
@@ -99,7 +98,7 @@ class Bench:
         """Refits a student in place, to weights of the dtypes that the recipe's cut is stored in."""
         assert self._repair is not None
         pair = Alignment(teacher=self._stack, student=MemoryStack(student, plan.target), plan=plan)
-        weights = repair(pair, self._samples, self._repair, dtypes=self._stored(plan))
+        weights = repair(pair, self._repaired_on, self._repair, dtypes=self._stored(plan))
         apply_repaired(student, plan.target.family, weights)
 
     def held_out(self, student: PreTrainedModel) -> HeldOut:
@@ -109,13 +108,17 @@ class Bench:
         return HeldOut(loss=found.loss, kl=found.kl_to_teacher)
 
     @cached_property
-    def _samples(self) -> Samples:
+    def _compensated_on(self) -> Samples:
+        assert self._section.compensate is not None
+        return read_samples(self._section.compensate, self._source, seed=self._recipe.seed)
+
+    @cached_property
+    def _repaired_on(self) -> Samples:
         assert self._repair is not None
         return read_samples(self._repair, self._source, seed=self._recipe.seed)
 
     def _stored(self, plan: PrunePlan) -> dict[str, torch.dtype]:
-        wanted = self._section.weights_dtype
-        converted = None if wanted is None else DTYPES[wanted].safetensors
+        converted = self._section.stored_dtype
         return {
             cut.name: torch_dtype(converted or self._source.tensors[cut.source].dtype)
             for cut in tensor_cuts(plan.source, plan.keep)
