@@ -24,10 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drop-mtp", action="store_true", help="leave out layers that predict further tokens")
     add_data(parser, "scale norms for removed channels, measured on this text", option="--compensate")
     add_data(parser, "refit the projections on this text, in closed form", option="--repair")
+    add_data(parser, "choose an FFN width for each block, by costs on this text", option="--block-widths")
     add_data(parser, "keep the tokens that this text uses, and no others", option="--vocabulary")
     add_measures(parser, "--vocabulary-")
     parser.add_argument("--samples", type=positive_int, help="samples of such text (128)")
-    parser.add_argument("--seq-len", type=positive_int, help="tokens a sample (4096)")
+    parser.add_argument("--seq-len", type=positive_int, help="tokens a sample, also for --block-widths (4096)")
     parser.add_argument("--ridge", type=positive_float, help="pull towards the sliced weights (0.01)")
     parser.add_argument("--epochs", type=positive_int, help="then train each block on it for so many passes (none)")
     parser.add_argument("--layerwise", action="store_true", help="hold one block in memory at a time for these two")
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     shape = read_shape(args.shape)
     folder = find_checkpoint(args.checkpoint)
     require_target(folder, args.scores, shape)
-    for text in (section.vocabulary, section.compensate, section.repair):
+    for text in (section.vocabulary, section.compensate, section.block_widths, section.repair):
         if text is not None:
             require_sources(text.data, folder)
             require_text_tokens(require_checkpoint(folder), text.data)
@@ -71,8 +72,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, object]:
-    if args.compensate is None and args.repair is None and (args.samples or args.seq_len or args.layerwise):
-        raise MinitronError("--samples, --seq-len and --layerwise are for --compensate and --repair")
+    if args.compensate is None and args.repair is None and (args.samples or args.layerwise):
+        raise MinitronError("--samples and --layerwise are for --compensate and --repair")
+    if args.compensate is None and args.repair is None and args.block_widths is None and args.seq_len:
+        raise MinitronError("--seq-len is for --compensate, --repair and --block-widths")
     if args.repair is None and (args.ridge is not None or args.epochs is not None):
         raise MinitronError("--ridge and --epochs are for --repair")
     text = {"samples": args.samples or 128, "seq_len": args.seq_len or 4096, "layerwise": args.layerwise}
@@ -86,6 +89,8 @@ def _settings(args: argparse.Namespace) -> dict[str, object]:
         given["vocabulary"] = {"data": args.vocabulary, **kept}
     elif kept:
         raise MinitronError(f"{', '.join(f'--vocabulary-{one}' for one in MEASURES)} are for --vocabulary")
+    if args.block_widths is not None:
+        given["block_widths"] = {"data": args.block_widths, "seq_len": text["seq_len"]}
     if args.compensate is not None:
         given["compensate"] = {"data": args.compensate, **text}
     if args.repair is not None:

@@ -208,6 +208,20 @@ def test_the_verb_compensates_casts_and_says_so(tmp_path: Path, tiny_checkpoint:
     assert "compensated" not in (tmp_path / "plain" / "README.md").read_text()
 
 
+def test_the_verb_chooses_block_widths(tmp_path: Path, tiny_checkpoint: Path, scores: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("some text, long enough to fill a hundred samples of it " * 60)
+    words = ["prune", str(tiny_checkpoint), "--scores", str(scores), "--shape", '{"intermediate_size": 18}']
+    output = tmp_path / "pruned"
+    assert main([*words, "--output", str(output), "--block-widths", str(text), "--seq-len", "16"]) == 0
+    student = open_checkpoint(output).shape
+    assert len(student.block_widths) == len(student.ffn_layers)
+    assert sum(student.block_widths) == 18 * len(student.ffn_layers)
+    assert load_plan(output / PLAN_FILE).target == student
+    missing = [*words, "--output", str(tmp_path / "no"), "--block-widths", str(tmp_path / "gone.txt")]
+    assert main(missing) == 2
+
+
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scores of a tiny checkpoint."""
@@ -232,6 +246,7 @@ def cut(tmp_path: Path, tiny_checkpoint: Path, scores: Path) -> list[str]:
         (["--epochs", "2"], "--ridge and --epochs are for --repair"),
         (["--samples", "3"], "are for --compensate and --repair"),
         (["--layerwise"], "are for --compensate and --repair"),
+        (["--seq-len", "16"], "--seq-len is for --compensate, --repair and --block-widths"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(
