@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from minitron.api.load import load_recipe, load_scores, open_checkpoint
     from minitron.api.merge import Merged, merge
     from minitron.api.prune import prune
-    from minitron.api.run import RunResult, distill, run, search
+    from minitron.api.run import RunResult, distill, run, search, status
     from minitron.api.score import calibrate
     from minitron.api.verify import Verified, verify
     from minitron.api.vocabulary import cut_vocabulary
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from minitron.importance.scores import Scores
     from minitron.integrations.gguf.export import Exported
     from minitron.models.shape import HybridShape
+    from minitron.pipeline.status import RunStatus
     from minitron.recipe.recipe import Recipe
     from minitron.search.record import SearchRecord
 
@@ -55,6 +56,7 @@ _HOMES = {
     "MinitronError": "minitron.errors",
     "Recipe": "minitron.recipe.recipe",
     "RunResult": "minitron.api.run",
+    "RunStatus": "minitron.pipeline.status",
     "Scores": "minitron.importance.scores",
     "SearchRecord": "minitron.search.record",
     "Verified": "minitron.api.verify",
@@ -74,6 +76,7 @@ _HOMES = {
     "prune": "minitron.api.prune",
     "run": "minitron.api.run",
     "search": "minitron.api.run",
+    "status": "minitron.api.run",
     "verify": "minitron.api.verify",
 }
 
@@ -88,6 +91,7 @@ __all__ = [
     "MinitronError",
     "Recipe",
     "RunResult",
+    "RunStatus",
     "Scores",
     "SearchRecord",
     "Verified",
@@ -108,6 +112,7 @@ __all__ = [
     "prune",
     "run",
     "search",
+    "status",
     "verify",
 ]
 

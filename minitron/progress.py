@@ -1,11 +1,16 @@
-"""Progress of long loops on stderr: a bar on a terminal, elsewhere a line now and then; both tell the time left."""
+"""Progress of long loops on stderr: a bar on a terminal, elsewhere a line now and then; both tell the time left.
+
+Whoever wants to know it, too, listens: `listening`.
+"""
 
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -26,6 +31,37 @@ HIDDEN = "MINITRON_HIDE_PROGRESS"
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """How far a loop is.
+
+    Attributes:
+        description: What is done.
+        completed: Counted so far.
+        total: Counted at the end; None where that is not known.
+        seconds_left: By the speed so far; None where there is none yet.
+    """
+
+    description: str
+    completed: float
+    total: float | None
+    seconds_left: float | None
+
+
+Listener = Callable[[Step], None]
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Calls a listener whenever a loop of this process advances; it is called often and must be quick."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
 def progress_bar(*, of_bytes: bool = False) -> Progress:
     """A progress display to be used in a `with`. Of several processes the first one alone writes lines.
 
@@ -33,11 +69,11 @@ def progress_bar(*, of_bytes: bool = False) -> Progress:
         of_bytes: What is counted are bytes, shown in units of theirs with a speed.
     """
     if HIDDEN in os.environ:
-        return Progress(console=Console(stderr=True), auto_refresh=False, disable=True)
+        return _Heard(console=Console(stderr=True), auto_refresh=False, disable=True)
     if not sys.stderr.isatty():
         return _ProgressLines(of_bytes=of_bytes)
     counted = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(),)
-    return Progress(
+    return _Heard(
         TextColumn("{task.description}"),
         BarColumn(),
         *counted,
@@ -59,7 +95,32 @@ def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:
         yield from progress.track(items, total=total, description=description)
 
 
-class _ProgressLines(Progress):
+class _Heard(Progress):
+    """Tells listeners of every change."""
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._tell(task_id)
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:  # the parent's arguments, by name
+        super().update(task_id, **changes)
+        self._tell(task_id)
+
+    def _tell(self, task_id: TaskID) -> None:
+        if not _listeners or task_id not in self._tasks:
+            return
+        task = self._tasks[task_id]
+        step = Step(
+            description=task.description,
+            completed=task.completed,
+            total=task.total,
+            seconds_left=task.time_remaining,
+        )
+        for listener in _listeners:
+            listener(step)
+
+
+class _ProgressLines(_Heard):
     """Counts as a bar does and writes a line every `LINE_EVERY_S` seconds: `distill  45/120, 0:30 left`."""
 
     def __init__(self, *, of_bytes: bool) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 from minitron.api.checks import require_device_name
 from minitron.artifacts.json_files import JsonObject
 from minitron.checkpoints.hub import HubOrigin, find_checkpoint, hub_origin
+from minitron.errors import MinitronError
 from minitron.evaluate.metrics import Metrics
 from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.runner import StageOutcome, run_pipeline
+from minitron.pipeline.status import RunStatus, read_status
 from minitron.recipe.load import load_recipe
 from minitron.recipe.recipe import Recipe
 from minitron.search.record import SearchRecord
@@ -139,6 +141,27 @@ def run_stages(
             on_outcome(outcome)
         outcomes.append(outcome)
     return RunResult(recipe=recipe, folder=RunFolder(folder), outcomes=tuple(outcomes))
+
+
+def status(run: str | Path) -> RunStatus:
+    """How far a run is, from any process that sees its folder.
+
+    Args:
+        run: The run folder.
+
+    Raises:
+        MinitronError: No run has begun in that folder.
+
+    Example:
+        ```python
+        status = minitron.status("runs/first")
+        print(status.state, [(stage.name, stage.state) for stage in status.stages])
+        ```
+    """
+    folder = RunFolder(Path(run))
+    if not folder.status.is_file():
+        raise MinitronError(f"{run} must be the folder of a run that has begun, it has no {folder.status.name}")
+    return read_status(folder.status)
 
 
 def search(

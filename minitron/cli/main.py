@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "run",
     "search": "search",
     "distill": "distill",
+    "status": "status",
     "fit": "fit",
     "check": "check",
     "verify": "verify",

@@ -16,6 +16,7 @@ TRAINED_FOLDER = "trained"
 RECORD_FILE = "record.json"
 METRICS_FILE = "metrics.json"
 PICTURE_FILE = "summary.png"
+STATUS_FILE = "status.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,11 @@ class RunFolder:
     def stage(self, name: str) -> Path:
         """The folder of a stage."""
         return self.path / name
+
+    @property
+    def status(self) -> Path:
+        """How far the run is."""
+        return self.path / STATUS_FILE
 
     @property
     def cut_teacher(self) -> Path:

@@ -7,6 +7,7 @@ import importlib
 import logging
 import time
 from collections.abc import Collection, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from minitron.pipeline.preflight import check_recipe
 from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.sections import with_cut_teacher
 from minitron.pipeline.stage_list import Stage, select_stages, stages_of
+from minitron.pipeline.status import watched
 from minitron.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -88,13 +90,19 @@ def _run_stages(recipe: Recipe, folder: Path, stages: tuple[Stage, ...], first: 
     ranks, run = Ranks(recipe.device), RunFolder(folder)
     inputs = hash_once(ranks, lambda: stage_inputs(recipe))
     forced = False
-    for stage in stages:
-        forced = forced or stage.name == first
-        own = inputs[stage.name]
-        if not forced and find_finished(run.stage(stage.name), own) is not None:
-            yield StageOutcome(name=stage.name, skipped=True, seconds=0.0)
-        else:
-            yield _run_stage(stage, recipe, run, ranks, own)
+    with watched(run.status, [stage.name for stage in stages]) if ranks.is_main else nullcontext() as status:
+        for stage in stages:
+            forced = forced or stage.name == first
+            own = inputs[stage.name]
+            if not forced and find_finished(run.stage(stage.name), own) is not None:
+                outcome = StageOutcome(name=stage.name, skipped=True, seconds=0.0)
+            else:
+                if status is not None:
+                    status.begin(stage.name)
+                outcome = _run_stage(stage, recipe, run, ranks, own)
+            if status is not None:
+                status.end(stage.name, skipped=outcome.skipped, seconds=outcome.seconds)
+            yield outcome
 
 
 def stage_inputs(recipe: Recipe) -> dict[str, JsonObject]:
