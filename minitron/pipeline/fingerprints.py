@@ -117,6 +117,11 @@ def search(recipe: Recipe) -> JsonObject:
     return settings
 
 
+def forecast(recipe: Recipe, cuts: Sequence[JsonObject]) -> JsonObject:
+    """Cuts that are measured for a forecast; the recipe says by its `search.choose` whether they are repaired."""
+    return {"cuts": [*cuts], "sequences": recipe.search.tournament.sequences, "distill": _measured(recipe)}
+
+
 def prune(recipe: Recipe) -> JsonObject:
     """The pruned checkpoint."""
     return pruning(prune_section(recipe))
