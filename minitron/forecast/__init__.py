@@ -1,1 +1,1 @@
-"""Forecasts from few measurements: what a cut costs before anything is trained, and what a distillation will gain. No torch."""
+"""Forecasts from few measurements: what a cut costs before training, and what a distillation gains. No torch."""

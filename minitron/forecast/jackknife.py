@@ -8,7 +8,7 @@ and about 1 - alpha are in practice.
 # N points
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np

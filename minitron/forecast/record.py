@@ -134,7 +134,7 @@ class ForecastRecord:
         front: Cuts of all axes with the least KL by the law, from few bytes to many.
         best: The one with the least KL within the recipe's limits; None where none is inside what was measured.
         measured: What the law was fitted to.
-        asked: A shape that was asked for.
+        asked: Shapes that were asked for.
         recovery: Tokens and hours to a KL, where one was asked for.
     """
 
@@ -150,5 +150,5 @@ class ForecastRecord:
     front: tuple[PredictedCut, ...]
     best: PredictedCut | None
     measured: tuple[MeasuredCut, ...]
-    asked: PredictedCut | None = None
+    asked: tuple[PredictedCut, ...] = ()
     recovery: RecoveryForecast | None = None

@@ -41,9 +41,7 @@ def axis_levels(options: tuple[int, ...], levels: int) -> tuple[int, ...]:
     return tuple(options[-1 - int(place)] for place in places)
 
 
-def design(
-    space: SearchSpace, workload: Workload, *, levels: int, mixes: int, seed: int
-) -> tuple[Candidate, ...]:
+def design(space: SearchSpace, workload: Workload, *, levels: int, mixes: int, seed: int) -> tuple[Candidate, ...]:
     """The shapes to measure: each axis cut alone, then cuts of several axes at once. Every shape stands there once.
 
     Mixes are a Latin hypercube over the axes' sizes, the source's own among them, so that every stretch of every axis

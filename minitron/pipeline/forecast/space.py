@@ -1,4 +1,4 @@
-"""What a forecast is about: a run's scored source, the shapes that its recipe searches, and the importance they lose."""
+"""What a forecast is about: a run's scored source, the shapes that are searched, and the importance they lose."""
 
 # C units of an axis
 
