@@ -75,8 +75,8 @@ class Recovery:
         law: Fitted to all points.
         tokens: Longest training seen.
         error: Logarithm of the largest factor that the law misses a point by that it was fitted to.
-        error_ahead: The same of a law that is fitted to the curves up to half of their tokens, over all; None where that
-            half has too few points.
+        error_ahead: The same of a law that is fitted to the curves up to half of their tokens, over all; None where
+            that half has too few points.
     """
 
     law: RecoveryLaw

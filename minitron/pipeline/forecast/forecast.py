@@ -47,7 +47,7 @@ def make_forecast(
     for candidate in asked:
         forecast.predict(space.cut_sizes(candidate).lost)  # refuses what is outside
     front, best = predictor.front()
-    missed = [math.expm1(abs(error)) for error in forecast.errors]
+    missed = [math.expm1(abs(each.error)) for each in forecast.left_out]
     record = ForecastRecord(
         name=recipe.name,
         repaired=measured.repaired,
