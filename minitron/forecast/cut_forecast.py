@@ -101,9 +101,7 @@ def is_mix(lost: Mapping[str, float]) -> bool:
 
 def beyond_axes(lost: Mapping[str, float], most_lost: Mapping[str, float]) -> str | None:
     """An axis on which a cut loses more than was measured; None where there is none."""
-    beyond = (
-        axis for axis, share in lost.items() if share > max(most_lost.get(axis, 0.0) + ROUNDING, LEAST_LOST)
-    )
+    beyond = (axis for axis, share in lost.items() if share > max(most_lost.get(axis, 0.0) + ROUNDING, LEAST_LOST))
     return next(beyond, None)
 
 
