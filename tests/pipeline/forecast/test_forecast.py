@@ -1,4 +1,4 @@
-"""`minitron forecast` on a tiny teacher: measured once, resumed, predicted inside what was measured, drawn and reported."""
+"""`minitron forecast` on a tiny teacher: measured once, resumed, inside what was measured, drawn and reported."""
 
 import json
 import shutil
