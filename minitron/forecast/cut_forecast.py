@@ -67,9 +67,17 @@ class CutForecast:
             measured = f"at most {most:.1%}" if most else "none of it"
             return f"it loses {lost[beyond]:.1%} of the importance of {beyond}, {measured} was measured"
         kl = float(self.kl(lost))
-        if not self.least_kl * (1 - ROUNDING) <= kl <= self.most_kl * (1 + ROUNDING):
+        least, most = self.kl_range
+        if not least <= kl <= most:
             return f"its KL would be {kl:.3g}, {self.least_kl:.3g} to {self.most_kl:.3g} were measured"
         return None
+
+    @property
+    def kl_range(self) -> tuple[float, float]:
+        """KL by the law that counts as measured, nats a token: from the smallest, less what the law may miss it by."""
+        missed = sorted(abs(each.error) for each in self.left_out)
+        rank = math.ceil(round(self.confidence * (len(missed) + 1), 9))
+        return self.least_kl * math.exp(-missed[rank - 1]), self.most_kl * (1 + ROUNDING)
 
     def predict(self, lost: Mapping[str, float]) -> Interval:
         """KL to the teacher with its interval, nats a token.

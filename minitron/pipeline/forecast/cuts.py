@@ -98,7 +98,8 @@ class CutPredictor:
             for axis, share in lost.items():
                 inside = np.asarray(inside & (share <= forecast.most_lost.get(axis, 0.0) + ROUNDING))
             kl = np.asarray(forecast.kl(lost))
-            inside &= (kl >= forecast.least_kl * (1 - ROUNDING)) & (kl <= forecast.most_kl * (1 + ROUNDING))
+            least, most = forecast.kl_range
+            inside &= (kl >= least) & (kl <= most)
             kl_S = grid.spread(np.where(inside, kl, np.nan))
             if counted.possible is not None:
                 kl_S = np.where(counted.possible, kl_S, np.nan)
