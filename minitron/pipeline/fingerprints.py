@@ -119,7 +119,9 @@ def search(recipe: Recipe) -> JsonObject:
 
 def forecast(recipe: Recipe, cuts: Sequence[JsonObject]) -> JsonObject:
     """Cuts that are measured for a forecast; the recipe says by its `search.choose` whether they are repaired."""
-    return {"cuts": [*cuts], "sequences": recipe.search.tournament.sequences, "distill": _measured(recipe)}
+    # Text that a tournament trains on lies before the one that is held out.
+    held_out = recipe.search.tournament.model_dump(mode="json", exclude={"keep"})
+    return {"cuts": [*cuts], "held_out": held_out, "distill": _measured(recipe)}
 
 
 def prune(recipe: Recipe) -> JsonObject:

@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
     from minitron.report.forecast_table import axes_table, mixes_table, recovery_lines
 
     shown: list[Shown] = [axes_table(found), mixes_table(found)]
+    if found.best is None:
+        shown.append("no shape within the limits is inside what was measured")
     if found.recovery is not None:
         shown += recovery_lines(found.recovery)
     folder = args.output or Path("runs") / recipe.name
