@@ -118,8 +118,7 @@ def search(recipe: Recipe) -> JsonObject:
 
 
 def forecast(recipe: Recipe, cuts: Sequence[JsonObject]) -> JsonObject:
-    """Cuts that are measured for a forecast; the recipe says by its `search.choose` whether they are repaired."""
-    # Text that a tournament trains on lies before the one that is held out.
+    """Cuts that are measured for a forecast, as `search.choose` says; held-out text lies behind a tournament's."""
     held_out = recipe.search.tournament.model_dump(mode="json", exclude={"keep"})
     return {"cuts": [*cuts], "held_out": held_out, "distill": _measured(recipe)}
 
