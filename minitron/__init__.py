@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from minitron.api.export import export
     from minitron.api.extract import extract
     from minitron.api.fit import fit
+    from minitron.api.forecast import forecast
     from minitron.api.load import load_recipe, load_scores, open_checkpoint
     from minitron.api.merge import Merged, merge
     from minitron.api.prune import prune
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from minitron.errors import MinitronError
     from minitron.evaluate.metrics import Metrics
     from minitron.evaluate.speed.bench import Bench
+    from minitron.forecast.record import ForecastRecord
     from minitron.importance.scores import Scores
     from minitron.integrations.gguf.export import Exported
     from minitron.models.shape import HybridShape
@@ -50,6 +52,7 @@ _HOMES = {
     "Checked": "minitron.api.check",
     "Checkpoint": "minitron.checkpoints.checkpoint",
     "Exported": "minitron.integrations.gguf.export",
+    "ForecastRecord": "minitron.forecast.record",
     "HybridShape": "minitron.models.shape",
     "Merged": "minitron.api.merge",
     "Metrics": "minitron.evaluate.metrics",
@@ -69,6 +72,7 @@ _HOMES = {
     "export": "minitron.api.export",
     "extract": "minitron.api.extract",
     "fit": "minitron.api.fit",
+    "forecast": "minitron.api.forecast",
     "load_recipe": "minitron.api.load",
     "load_scores": "minitron.api.load",
     "merge": "minitron.api.merge",
@@ -85,6 +89,7 @@ __all__ = [
     "Checked",
     "Checkpoint",
     "Exported",
+    "ForecastRecord",
     "HybridShape",
     "Merged",
     "Metrics",
@@ -105,6 +110,7 @@ __all__ = [
     "export",
     "extract",
     "fit",
+    "forecast",
     "load_recipe",
     "load_scores",
     "merge",
@@ -146,6 +152,7 @@ class _Minitron(ModuleType):
 
     distill = _function("distill")
     evaluate = _function("evaluate")
+    forecast = _function("forecast")
     prune = _function("prune")
     search = _function("search")
 

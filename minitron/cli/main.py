@@ -21,6 +21,7 @@ EXIT_INTERRUPTED = 130
 COMMANDS = {
     "run": "run",
     "search": "search",
+    "forecast": "forecast",
     "distill": "distill",
     "status": "status",
     "fit": "fit",

@@ -41,11 +41,12 @@ def run_recipe(
     from minitron.recipe.load import load_recipe
 
     recipe = load_recipe(args.recipe, (*args.set, *overrides))
-    result = run_stages(recipe, args.output, first=args.first, last=last, only=only, on_outcome=_tell)
+    result = run_stages(recipe, args.output, first=args.first, last=last, only=only, on_outcome=tell)
     print_result(args, result.to_json(), *_shown(result))
 
 
-def _tell(outcome: "StageOutcome") -> None:
+def tell(outcome: "StageOutcome") -> None:
+    """Says on stderr what became of a stage."""
     note = "finished before, skipped" if outcome.skipped else f"done in {outcome.seconds:.1f} s"
     print(f"{outcome.name:<13} {note}", file=sys.stderr, flush=True)
 

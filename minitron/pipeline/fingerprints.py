@@ -117,6 +117,12 @@ def search(recipe: Recipe) -> JsonObject:
     return settings
 
 
+def forecast(recipe: Recipe, cuts: Sequence[JsonObject]) -> JsonObject:
+    """Cuts that are measured for a forecast, as `search.choose` says; held-out text lies behind a tournament's."""
+    held_out = recipe.search.tournament.model_dump(mode="json", exclude={"keep"})
+    return {"cuts": [*cuts], "held_out": held_out, "distill": _measured(recipe)}
+
+
 def prune(recipe: Recipe) -> JsonObject:
     """The pruned checkpoint."""
     return pruning(prune_section(recipe))

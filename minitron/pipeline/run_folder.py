@@ -17,6 +17,9 @@ RECORD_FILE = "record.json"
 METRICS_FILE = "metrics.json"
 PICTURE_FILE = "summary.png"
 STATUS_FILE = "status.json"
+POINTS_FILE = "points.json"
+FORECAST_FILE = "forecast.json"
+FORECAST_PICTURE_FILE = "forecast.png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,21 @@ class RunFolder:
     def picture(self) -> Path:
         """Picture that `report` draws."""
         return self.path / "report" / PICTURE_FILE
+
+    @property
+    def forecast_points(self) -> Path:
+        """Folder of the cuts that are measured for a forecast."""
+        return self.path / "forecast" / "measured"
+
+    @property
+    def forecast(self) -> Path:
+        """What `minitron forecast` predicts."""
+        return self.path / "forecast" / FORECAST_FILE
+
+    @property
+    def forecast_picture(self) -> Path:
+        """Picture that `minitron forecast` draws."""
+        return self.path / "forecast" / FORECAST_PICTURE_FILE
 
     def read_vocabulary(self) -> VocabularyRecord:
         """What the cut of the vocabulary did."""

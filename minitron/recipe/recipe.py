@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from minitron.errors import RecipeError
+from minitron.forecast.settings import ForecastSettings
 from minitron.recipe.budget import BudgetSection
 from minitron.recipe.devices import DevicesSection
 from minitron.recipe.distill import CorrectionSection, DepthFirstSection, DistillSection, TrainSection
@@ -41,6 +42,9 @@ class Recipe(Settings):
     )
     distill: DistillSection
     evaluate: EvaluateSection
+    forecast: ForecastSettings = Field(
+        default=ForecastSettings(), description="What `minitron forecast` measures before it predicts."
+    )
     devices: DevicesSection | None = Field(default=None, description="What a dry run counts hours for.")
 
     @field_validator("name")

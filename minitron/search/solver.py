@@ -1,6 +1,7 @@
 """The budget solver: counts every shape of a space and gives the best of those within all limits."""
 
 import heapq
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -106,15 +107,15 @@ def solve_budget(
     return SearchResult(candidates=tuple(candidates), num_shapes=space.num_shapes, num_feasible=num_feasible)
 
 
-def retained_share(
+def axis_shares(
     shares: Mapping[str, npt.NDArray[np.float64]], sizes: Mapping[str, SizeT], source: HybridShape
-) -> npt.NDArray[np.float64]:
-    """Fraction of importance kept, the product over the axes; for one shape or for arrays of sizes.
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Axis -> fraction of its importance that sizes keep, `layers` included; for one shape or for arrays of sizes.
 
     Where groups go as a whole, the units that are left count by how many of each group stay.
     """
-    kept = np.asarray(shares["layers"][0])
     owners = {axis: owner for owner, axis in source.family.owners.items()}
+    kept = {"layers": np.asarray(shares["layers"][0])}
     for axis, share in shares.items():
         if axis == "layers":
             continue
@@ -122,8 +123,16 @@ def retained_share(
         if axis in owners and source.sizes[axis]:
             groups = np.maximum(1, np.asarray(sizes[owners[axis]]))
             size = np.minimum(size // groups * source.sizes[owners[axis]], source.sizes[axis])
-        kept = np.asarray(kept * share[size])
+        kept[axis] = np.asarray(share[size])
     return kept
+
+
+def retained_share(
+    shares: Mapping[str, npt.NDArray[np.float64]], sizes: Mapping[str, SizeT], source: HybridShape
+) -> npt.NDArray[np.float64]:
+    """Fraction of importance kept, the product over the axes; for one shape or for arrays of sizes."""
+    kept = axis_shares(shares, sizes, source)
+    return np.asarray(math.prod(kept.values(), start=np.asarray(1.0)))
 
 
 def _rank(grid: ShapeGrid, counted: CountedGrid, rank_by: str, shares: Shares | None) -> npt.NDArray[np.float64]:

@@ -39,6 +39,7 @@ ELSEWHERE = {
     "python docs/": "takes a whole run",
     "minitron bench examples/quickstart/teacher runs/quickstart/distill/checkpoint --engine vllm": "takes vLLM",
     "hf download": "takes a network",
+    "minitron forecast examples/quickstart/recipe.yaml --kl": "takes a whole distillation",
     "minitron run examples/recipes/": "takes weights, but for --dry-run",
     "minitron run examples/smollm2/": "takes packages",
     "minitron distill examples/recipes/": "takes weights",

@@ -14,6 +14,7 @@ LINES = 60  # of each file of text and problems
 SMALL: dict[str, dict[str, Any]] = {
     "score": {"samples": 4, "seq_len": 32},
     "search": {"shortlist": 2, "top_k": 2},
+    "forecast": {"levels": 1, "mixes": 3, "confidence": 0.5},
     "distill": {"tokens": 256, "seq_len": 32, "batch_size": 2, "warmup_steps": 1, "save_steps": 0},
     "evaluate": {
         "sequences": 2,
@@ -52,7 +53,7 @@ def smaller_recipe(path: Path) -> Any:
     """A shipped recipe with little of everything."""
     recipe = yaml.safe_load(path.read_text())
     for section, settings in SMALL.items():
-        recipe[section] |= settings
+        recipe[section] = recipe.get(section, {}) | settings
     recipe["evaluate"]["task"] |= {"problems": 2, "max_new_tokens": 4}
     repair = recipe.get("prune", {}).get("repair")
     if repair is not None:
