@@ -15,113 +15,45 @@ import json
 import platform
 import resource
 import statistics
-import tempfile
-import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from published import NANO_9B, NANO_12B
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, NemotronHConfig, PreTrainedModel, TrainerCallback
+from training_steps import StepClock, StepSettings, make_shape, time_steps
 
 from minitron.distill.loss.chunked import distillation_loss
 from minitron.distill.loss.objective import DenseTargets, Objective
-from minitron.distill.teachers.online import OnlineTeacher
-from minitron.distill.training.stage import DistillSettings, TrainingRun, distill
 from minitron.models.shape import HybridShape
-from minitron.runtime.building import set_time_step_limit
-from minitron.runtime.loading import count_params
 
 LEFT_OUT = 2  # steps in which memory and kernels are warmed up
 
 
-def make_shape(shape: HybridShape, *, blocks: int | None, shrink: int) -> HybridShape:
-    """The first blocks of a shape, its widths divided."""
-    pattern = shape.hybrid_override_pattern[:blocks]
-    return replace(
-        shape,
-        hybrid_override_pattern=pattern,
-        hidden_size=shape.hidden_size // shrink,
-        intermediate_size=shape.intermediate_size // shrink,
-        mamba_num_heads=max(shape.n_groups, shape.mamba_num_heads // shrink),
-        vocab_size=shape.vocab_size // shrink,
-    )
-
-
-def make_model(shape: HybridShape, device: str, dtype: torch.dtype) -> PreTrainedModel:
-    """A model of random weights, made on its device."""
-    config = NemotronHConfig(
-        **shape.config_sizes, hybrid_override_pattern=shape.hybrid_override_pattern, chunk_size=128, pad_token_id=0
-    )
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    set_time_step_limit(model)
-    return model.eval()
-
-
-class StepClock(TrainerCallback):
-    """Seconds of each step."""
-
-    def __init__(self, device: str) -> None:
-        self.device, self.seconds, self.started = device, [], 0.0
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Starts the clock."""
-        self.started = self.now()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """Stops it."""
-        self.seconds.append(self.now() - self.started)
-
-    def now(self) -> float:
-        """Time at which all that was started is done."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-
 def time_training(args: argparse.Namespace, shapes: tuple[HybridShape, HybridShape]) -> dict[str, Any]:
     """Whole steps."""
-    dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
-    teacher, student = (make_model(shape, args.device, dtype) for shape in shapes)
-    sequences_NT = np.random.default_rng(0).integers(
-        0, shapes[0].vocab_size, (args.batch_size * (args.steps + LEFT_OUT), args.seq_len), dtype=np.int32
-    )
-    clock = StepClock(args.device)
-    settings = DistillSettings(
+    settings = StepSettings(
+        device=args.device,
+        seq_len=args.seq_len,
         batch_size=args.batch_size,
         micro_batch_size=args.micro_batch_size,
-        learning_rate=1e-5,
-        optim=args.optim,
-        precision="bf16" if args.device == "cuda" else "fp32",
-        gradient_checkpointing=True,
         chunk_tokens=args.chunk_tokens,
+        optim=args.optim,
+        left_out=LEFT_OUT,
+        steps=args.steps,
     )
-    teaching = OnlineTeacher(teacher)
-    with tempfile.TemporaryDirectory() as folder:
-        distill(
-            student,
-            teaching,
-            sequences_NT,
-            settings,
-            run=TrainingRun(state_folder=Path(folder), seed=0, callbacks=[clock]),
-        )
-    seconds = statistics.median(clock.seconds[LEFT_OUT:])
-    tokens = args.batch_size * args.seq_len
+    timed = time_steps(*shapes, settings)
     operations = sum(
         factor * shape.family.active_params(shape.counts, shape.sizes)
         for factor, shape in zip((2, 6), shapes, strict=True)
     )
     return {
-        "params": {"teacher": count_params(teacher), "student": count_params(student)},
-        "step_s": [min(clock.seconds[LEFT_OUT:]), seconds, max(clock.seconds[LEFT_OUT:])],
-        "tokens_per_s": tokens / seconds,
+        "params": {"teacher": timed.teacher_params, "student": timed.student_params},
+        "step_s": [min(timed.seconds), statistics.median(timed.seconds), max(timed.seconds)],
+        "tokens_per_s": timed.tokens_per_s,
         "operations_per_token": int(operations),
-        "mfu": operations * tokens / seconds / (args.peak_tflops * 1e12),
+        "mfu": operations * timed.tokens_per_s / (args.peak_tflops * 1e12),
         "peak_gib": peak_bytes(args.device) / 2**30,
     }
 
