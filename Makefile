@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+GPU_PYTHON ?= $(BIN)/python
 DATA := examples/quickstart/data
 # A worker a core. Tests of one module, and all that start processes, run in one worker: tests/conftest.py.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
@@ -17,7 +18,7 @@ READERS := sglang==0.5.23 transformers==5.8.1 transformers==5.12.1
 DOWNLOAD := $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
 	--implementation cp --python-version 3.11 --abi cp311 --platform manylinux_2_34_x86_64
 
-.PHONY: demo smollm2 test coverage test-slow test-smollm2 test-engines test-kernels bench-kd docs lint clean
+.PHONY: demo smollm2 test coverage test-slow test-smollm2 test-engines test-kernels bench-kd gpu-check docs lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo $(DATA)/problems-test.jsonl
@@ -45,10 +46,14 @@ test-engines: $(VENV)/.llama-cpp $(VENV)/.vllm $(VENV)/readers/.unpacked
 	$(BIN)/python -m pytest -rs tests/engines
 
 test-kernels: $(VENV)/.kernels
-	$(BIN)/python -m pytest tests/distill/loss/test_fused.py
+	$(BIN)/python -m pytest tests/distill/loss/test_fused.py tests/benchmarks/test_gpu_check.py
 
 bench-kd: $(VENV)/.peers
 	$(BIN)/python benchmarks/kd_loss.py
+
+# Where GPU_PYTHON is the python of another environment that has what minitron needs, nothing is installed.
+gpu-check: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.gpu)
+	PYTHONPATH=. $(GPU_PYTHON) benchmarks/gpu_check.py
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -111,6 +116,11 @@ $(VENV)/readers/.unpacked: tests/engines/unpack_readers.py Makefile | $(VENV)/.d
 	@touch $@
 
 $(VENV)/.kernels: $(VENV)/.dev
+	$(INSTALL) --editable '.[kernels]'
+	@touch $@
+
+# Triton comes with torch for CUDA; its version is that of constraints.txt all the same.
+$(VENV)/.gpu: $(VENV)/.demo
 	$(INSTALL) --editable '.[kernels]'
 	@touch $@
 

@@ -34,6 +34,12 @@ from rich.console import Console
 NO_DEVICE = 2
 
 
+def environment(device: str) -> dict[str, str]:
+    """Of the checks: no network, one device, and Triton's interpreter on a CPU, unless the user has set these."""
+    ours = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "0"}
+    return ours | ({"TRITON_INTERPRET": "1"} if device == "cpu" else {}) | dict(os.environ)
+
+
 def run_all(args: argparse.Namespace) -> dict[str, list[Row]]:
     """Check -> its rows."""
     found: dict[str, list[Row]] = {}
@@ -44,7 +50,8 @@ def run_all(args: argparse.Namespace) -> dict[str, list[Row]]:
             print(title, file=sys.stderr, flush=True)
             rows = Path(folder) / name
             command = [sys.executable, __file__, "--device", args.device, "--check", name, "--rows", str(rows)]
-            found[name] = run_apart([*command, *(["--tiny"] if args.tiny else [])], rows, limit_s=limit_s)
+            command += ["--tiny"] if args.tiny else []
+            found[name] = run_apart(command, rows, environment=environment(args.device), limit_s=limit_s)
     return found
 
 
@@ -64,9 +71,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 def main(words: list[str]) -> int:
     """Runs the checks; the exit code."""
     args = parse(words)
-    if args.device == "cpu":
-        os.environ.setdefault("TRITON_INTERPRET", "1")  # read as Triton is imported
-    elif (reason := lacking_cuda()) is not None:
+    if args.device == "cuda" and (reason := lacking_cuda()) is not None:
         print(reason, file=sys.stderr)
         return NO_DEVICE
     if args.check:

@@ -5,10 +5,12 @@ import json
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gpu_checks.row import Row
+
+STDERR = 2  # file descriptor
 
 
 def run_here(name: str, target: object, rows: Path) -> int:
@@ -39,16 +41,17 @@ def run_here(name: str, target: object, rows: Path) -> int:
     return 0
 
 
-def run_apart(command: Sequence[str], rows: Path, *, limit_s: float) -> list[Row]:
+def run_apart(command: Sequence[str], rows: Path, *, environment: Mapping[str, str], limit_s: float) -> list[Row]:
     """The rows of a command that writes them as `run_here` does, and a failed one where it did not end as it should.
 
     Args:
         command: What to run; its output goes to stderr.
         rows: The file that it writes.
+        environment: Its environment.
         limit_s: Seconds after which it is ended.
     """
     try:
-        code = subprocess.run(command, stdout=sys.stderr, timeout=limit_s, check=False).returncode
+        code = subprocess.run(command, stdout=STDERR, timeout=limit_s, env=dict(environment), check=False).returncode
         ended = "" if code == 0 else f"its process ended by {f'signal {-code}' if code < 0 else f'code {code}'}"
     except subprocess.TimeoutExpired:
         ended = f"took longer than its share of the time, {limit_s:.0f} s"

@@ -25,7 +25,7 @@ from gpu_checks.target import Target
 PACKAGES = {"causal_conv1d": "causal-conv1d", "mamba_ssm": "mamba-ssm"}
 # Functions of transformers that take a kernel where its package imports, else torch.
 FUNCTIONS = ("causal_conv1d_fn", "mamba2_split_conv1d_scan_combined", "mamba2_chunk_scan")
-ALLOWED = 0.02  # bf16 rounds activations between the steps to 0.002 each
+ALLOWED = 3  # errors of torch in bf16, which rounds at other places
 
 
 def run(target: Target) -> Iterator[Row]:
@@ -63,11 +63,16 @@ def compare_mixers(target: Target) -> Iterator[Row]:
         mode = "training" if training else "inference"
         with torch_alone():
             truth, true_grad, _ = _pass(target, exact.train(training), hidden_BTD.float())
-            _, _, torch_s = _pass(target, narrow.train(training), hidden_BTD)
-        found, grad, _ = _pass(target, narrow.train(training), hidden_BTD)  # compiles
+            usual, usual_grad, _ = _pass(target, narrow.train(training), hidden_BTD)
+            _, _, torch_s = _pass(target, narrow, hidden_BTD)
+        found, grad, _ = _pass(target, narrow, hidden_BTD)  # compiles
         _, _, seconds = _pass(target, narrow, hidden_BTD)
-        yield within(f"mixer, {mode}: output", relative_error(found, truth), ALLOWED)
-        yield within(f"mixer, {mode}: gradient of input", relative_error(grad, true_grad), ALLOWED)
+        for title, value, torch_value, true in (
+            ("output", found, usual, truth),
+            ("gradient of input", grad, usual_grad, true_grad),
+        ):
+            allowed = ALLOWED * relative_error(torch_value, true)
+            yield within(f"mixer, {mode}: {title}", relative_error(value, true), allowed)
         yield Row(
             measured=f"mixer, {mode}: forward and backward",
             value=seconds,
