@@ -1,6 +1,7 @@
 """Training steps of distillation at the widths of the 12B and the 9B, with as many blocks as fit the card."""
 
 import gc
+import importlib.util
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
@@ -112,5 +113,13 @@ def _rows(
                 reference_is="" if operations == needed else "a dry run's default",
             )
     estimated = memory.total_bytes - OVERHEAD_BYTES
-    yield target.peak("peak memory of tensors", estimated, "a dry run's estimate without its overhead")
-    yield target.peak("peak memory of the allocator", memory.total_bytes, "a dry run's estimate", reserved=True)
+    tensors = target.peak("peak memory of tensors", estimated, "a dry run's estimate without its overhead")
+    allocator = target.peak("peak memory of the allocator", memory.total_bytes, "a dry run's estimate", reserved=True)
+    for row in (tensors, allocator):
+        yield row if row.state == "not run" else replace(row, note=_without_kernels())
+
+
+def _without_kernels() -> str:
+    """What to know of the estimate where Mamba runs by torch."""
+    installed = importlib.util.find_spec("mamba_ssm") is not None
+    return "" if installed else "the estimate assumes Mamba's kernels, torch in their place needs more"

@@ -205,6 +205,7 @@ def test_speed_and_memory_stand_beside_the_cards_peak_and_the_estimate(
     tensors, allocator = rows["peak memory of tensors"], rows["peak memory of the allocator"]
     assert (tensors.value, allocator.value) == (3, 4)
     assert allocator.reference - tensors.reference == pytest.approx(1.5)
+    assert ("assumes Mamba's kernels" in tensors.note) == (importlib.util.find_spec("mamba_ssm") is None)
 
 
 def test_a_card_whose_peak_is_not_known_is_named(monkeypatch: pytest.MonkeyPatch, timed: Any) -> None:
