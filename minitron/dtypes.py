@@ -11,6 +11,8 @@ StoredDtype = Literal["fp32", "bf16", "fp16"]
 """Formats that a pruned checkpoint can be written in."""
 TrainedDtype = Literal["fp32", "bf16"]
 """Formats that weights are trained in."""
+EvaluatedDtype = Literal["fp32", "bf16"]
+"""Formats that models are held in while they are evaluated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+AUTO_DEVICE = "auto"  # cuda where torch sees a CUDA device, else cpu
 SEEDS = 2**32  # numpy takes whole numbers below
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 PositiveInt = Annotated[int, Field(ge=1)]

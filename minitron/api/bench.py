@@ -8,6 +8,7 @@ from minitron.checkpoints.hub import find_checkpoint
 from minitron.errors import MinitronError
 from minitron.evaluate.speed.bench import Bench, BenchSettings, bench_checkpoints
 from minitron.recipe.load import make_section
+from minitron.settings import AUTO_DEVICE
 
 
 def bench(checkpoints: Sequence[str | Path], *, settings: Mapping[str, object] | None = None) -> Bench:
@@ -35,6 +36,10 @@ def bench(checkpoints: Sequence[str | Path], *, settings: Mapping[str, object] |
     """
     made = make_section(BenchSettings, dict(settings or {}))
     require_device_name(made.device)
+    if made.device == AUTO_DEVICE and made.engine == "transformers":
+        from minitron.runtime.devices import resolve_device
+
+        made = made.model_copy(update={"device": resolve_device(made.device)})
     return bench_checkpoints({str(given): find_checkpoint(given) for given in _each_once(checkpoints)}, made)
 
 

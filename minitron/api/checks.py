@@ -14,7 +14,7 @@ from minitron.pipeline.run_folder import SCORES_FILE
 from minitron.recipe.source import Source
 from minitron.recipe.source_checks import check_sources
 from minitron.recipe.tokens import require_model_tokens
-from minitron.settings import SEEDS
+from minitron.settings import AUTO_DEVICE, SEEDS
 
 # Device types of torch that a model can be computed on.
 DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
@@ -27,6 +27,8 @@ def require_device_name(device: str) -> None:
         MinitronError: The name is not a device type, or not one with an index.
     """
     kind, separator, index = device.partition(":")
+    if device == AUTO_DEVICE:
+        return
     if kind not in DEVICE_TYPES or (separator and not index.isdigit()):
         raise MinitronError(f"device must be one that torch knows, such as cpu or cuda:0, got {device!r}")
 

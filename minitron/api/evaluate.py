@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from minitron.api.text import Text, source_settings
-from minitron.checkpoints.checkpoint import open_checkpoint
-from minitron.checkpoints.finite import naming_weights
 from minitron.checkpoints.hub import find_checkpoint
 from minitron.estimate.serving.workload import Workload
 from minitron.evaluate.metrics import Metrics
-from minitron.pipeline.evaluation import evaluate_model
+from minitron.pipeline.context import Execution
+from minitron.pipeline.evaluating.plan import EvaluationPlan, EvaluationTeacher
+from minitron.pipeline.evaluating.ways import open_evaluation
 from minitron.recipe.evaluate import EvaluateSection
 from minitron.recipe.load import make_section
-from minitron.runtime.loading import check_device, load_model
-from minitron.runtime.vocabulary import restrict_vocabulary
+from minitron.runtime.devices import resolve_device
 from minitron.vocabulary.kept_tokens import comparable_ids
 
 
@@ -35,9 +35,9 @@ def evaluate(
         teacher: Checkpoint that the KL is measured to; None leaves it out. Where the checkpoint's vocabulary was cut
             from its, it is restricted to the kept tokens.
         settings: Any setting of a recipe's evaluate section, as `{"sequences": 32, "seq_len": 512}`; a task as
-            `{"task": {"name": "sums", "path": "problems.jsonl"}}`.
+            `{"task": {"name": "sums", "path": "problems.jsonl"}}`. `{"layerwise": True}` holds one block at a time.
         context: Tokens that the bytes are for.
-        device: torch device.
+        device: torch device; `auto`: cuda where torch sees one, else cpu.
 
     Returns:
         Parameters, bytes at `context`, held-out loss and KL to the teacher in nats a token, generated tokens a second,
@@ -52,14 +52,13 @@ def evaluate(
         print(metrics.to_json())
         ```
     """
-    check_device(device)
+    device = resolve_device(device)
     section = make_section(EvaluateSection, {"data": source_settings(data), **(settings or {})})
-    folder, teacher_folder = find_checkpoint(checkpoint), None if teacher is None else find_checkpoint(teacher)
-    kept = None if teacher_folder is None else comparable_ids(teacher_folder, folder)
-    loaded = None if teacher_folder is None else load_model(teacher_folder, device=device)
-    if loaded is not None and kept is not None:
-        restrict_vocabulary(loaded, kept)
-    model = load_model(folder, device=device)
+    folder, against = find_checkpoint(checkpoint), None
+    if teacher is not None:
+        found = find_checkpoint(teacher)
+        against = EvaluationTeacher(folder=found, kept=comparable_ids(found, folder))
     workload = make_section(Workload, {"context_tokens": context})
-    with naming_weights(*(open_checkpoint(one) for one in (teacher_folder,) if one is not None)):
-        return evaluate_model(model, folder, section, workload, teacher=loaded, seed=0)
+    plan = EvaluationPlan(section=section, workload=workload, execution=Execution(device=device))
+    with TemporaryDirectory(prefix="minitron-states-") as scratch:
+        return open_evaluation(plan, against, scratch=Path(scratch)).measure(folder)

@@ -23,7 +23,7 @@ from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, SCORES_FILE
 from minitron.pipeline.vocabulary.cut import cut_vocabulary
 from minitron.recipe.load import make_section
 from minitron.recipe.prune import PruneSection
-from minitron.runtime.loading import check_device
+from minitron.runtime.devices import resolve_device
 
 # The checkpoint with the kept tokens, all widths still whole; there while a cut of both is made.
 KEPT_FOLDER = "vocabulary"
@@ -48,7 +48,7 @@ def prune(
         output: Folder that is new, empty, or a finished cut by the same inputs. An interrupted call, whose work lies
             beside it, is resumed.
         settings: Any setting of a recipe's prune section, as `{"repair": {"data": [{"path": "text.txt"}]}}`.
-        device: torch device that norm compensation and repair run on.
+        device: torch device that norm compensation and repair run on; `auto`: cuda where torch sees one, else cpu.
 
     Returns:
         The pruned checkpoint.
@@ -76,7 +76,7 @@ def prune_checkpoint_folder(
     Raises:
         MinitronError: The scores are of another checkpoint, or the shape is malformed or cannot be reached.
     """
-    check_device(device)
+    device = resolve_device(device)
     source = open_checkpoint(checkpoint)
     for text in (section.vocabulary, section.compensate, section.block_widths, section.repair):
         if text is not None:

@@ -17,7 +17,7 @@ from minitron.pipeline.run_folder import SCORES_FILE
 from minitron.pipeline.scoring import score_folder
 from minitron.recipe.load import make_section
 from minitron.recipe.score import ScoreSection
-from minitron.runtime.loading import check_device
+from minitron.runtime.devices import resolve_device
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def calibrate(
         output: Folder that is new, empty, or holds such scores.
         settings: Any setting of a recipe's score section, as `{"samples": 128, "seq_len": 512}`.
         seed: Seed of the order of the text.
-        device: torch device.
+        device: torch device; `auto`: cuda where torch sees one, else cpu.
 
     Returns:
         The scores: arrays by axis and block.
@@ -69,7 +69,7 @@ def score_checkpoint(
         MinitronError: The checkpoint or the text cannot be used, or the folder holds something else.
     """
     require_seed(seed)
-    check_device(device)
+    device = resolve_device(device)
     open_checkpoint(checkpoint)
     ranks = Ranks(device)
     inputs = hash_once(ranks, lambda: fingerprints.scores(checkpoint, section, seed=seed))

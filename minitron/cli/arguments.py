@@ -88,7 +88,9 @@ def add_overrides(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=what)
 
 
-def add_device(parser: argparse.ArgumentParser, what: str = "device to compute on (cpu)") -> None:
+def add_device(
+    parser: argparse.ArgumentParser, what: str = "device to compute on, auto: cuda where there is one (cpu)"
+) -> None:
     """Adds `--device`."""
     parser.add_argument("--device", default="cpu", help=what)
 

@@ -19,7 +19,7 @@ class Metrics:
         loss: Held-out cross-entropy, nats a token.
         bits_per_byte: The same in bits a byte of text, which models of different vocabularies are compared by.
         kl_to_teacher: Forward KL from the teacher on the same text, nats a token; None without a teacher.
-        speed: Generation speed in transformers; its ratio is to the teacher.
+        speed: Generation speed in transformers; its ratio is to the teacher. None where it was not measured.
         task: The task's name; None without one, as are the next two.
         exact_match: Fraction of the problems that are answered exactly.
         problems: Number of problems.
@@ -29,7 +29,7 @@ class Metrics:
     memory: MemoryBytes
     loss: float
     kl_to_teacher: float | None
-    speed: Speed
+    speed: Speed | None
     bits_per_byte: float | None = None
     task: str | None = None
     exact_match: float | None = None

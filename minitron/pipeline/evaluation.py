@@ -1,27 +1,30 @@
-"""Metrics of a checkpoint, as a recipe's evaluate section describes them."""
+"""Metrics of a loaded checkpoint, as a recipe's evaluate section describes them."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedModel
 
-from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.checkpoints.finite import naming_weights
 from minitron.data.masks import PackedText
 from minitron.data.sequences import blend_text
 from minitron.data.special_tokens import encode_prompts
 from minitron.data.token_ids import require_model_ids
-from minitron.data.tokenizer import Tokenizer
+from minitron.data.tokenizer import DecodingTokenizer, Tokenizer
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.workload import Workload
 from minitron.evaluate.bits import bits_per_byte
 from minitron.evaluate.metrics import Metrics
-from minitron.evaluate.perplexity import evaluate_text
+from minitron.evaluate.perplexity import TextEvaluation, evaluate_text
 from minitron.evaluate.speed.generate import run_wave
 from minitron.evaluate.speed.measure import RunWave, measure
+from minitron.evaluate.speed.settings import SpeedSettings
 from minitron.evaluate.speed.wave import Speed
 from minitron.evaluate.task import evaluate_task, read_problems
+from minitron.evaluate.teacher_states import TeacherStates
 from minitron.pipeline.text import text_sources
 from minitron.recipe.evaluate import EvaluateSection
 from minitron.runtime.backbone import output_head
@@ -45,7 +48,7 @@ def evaluate_model(
     section: EvaluateSection,
     workload: Workload,
     *,
-    teacher: PreTrainedModel | None,
+    teacher: PreTrainedModel | TeacherStates | None,
     seed: int,
 ) -> Metrics:
     """Measures a loaded checkpoint: parameters, bytes at the workload, loss, KL to the teacher, exact match, speed.
@@ -55,12 +58,13 @@ def evaluate_model(
         folder: Its checkpoint.
         section: What it is measured on.
         workload: What the bytes are for.
-        teacher: The teacher, or None to leave the KL out.
+        teacher: The teacher, or its kept states, or None to leave the KL out.
         seed: Seed of the order of the text.
     """
+    beside = teacher.model if isinstance(teacher, TeacherStates) else teacher
     checkpoint, tokenizer = open_checkpoint(folder), load_tokenizer(folder)
     sequences_NT = held_out_text(section, tokenizer, seed=seed)
-    vocab_size = min(len(output_head(one)) for one in (model, teacher) if one is not None)
+    vocab_size = min(len(output_head(one)) for one in (model, beside) if one is not None)
     require_model_ids(sequences_NT, tokenizer, vocab_size)
     problems = []
     if section.task is not None:
@@ -69,27 +73,45 @@ def evaluate_model(
             require_model_ids(np.asarray(prompt), tokenizer, vocab_size)
     with naming_weights(checkpoint):
         text = evaluate_text(model, sequences_NT, teacher=teacher)
-    task = None
+    found = text_metrics(checkpoint, workload, text, sequences_NT, tokenizer)
     if section.task is not None:
         task = evaluate_task(model, tokenizer, problems, max_new_tokens=section.task.max_new_tokens)
-    speed = _speed(model, teacher, section, vocab_size=vocab_size)
+        found = replace(found, task=section.task.name, exact_match=task.exact_match, problems=task.problems)
+    if section.speed is not None:
+        found = replace(found, speed=_speed(model, beside, section.speed, vocab_size=vocab_size))
+    return found
+
+
+def text_metrics(
+    checkpoint: Checkpoint,
+    workload: Workload,
+    text: TextEvaluation,
+    sequences_NT: PackedText,
+    tokenizer: DecodingTokenizer,
+) -> Metrics:
+    """What is known of a checkpoint without generation.
+
+    Args:
+        checkpoint: The checkpoint.
+        workload: What the bytes are for.
+        text: Its loss and KL.
+        sequences_NT: The text that they were measured on.
+        tokenizer: Whose tokens the text is in.
+    """
     return Metrics(
         params=checkpoint.params,
         memory=memory_bytes(checkpoint.shape, workload),
         loss=text.loss,
         kl_to_teacher=text.kl_to_teacher,
         bits_per_byte=bits_per_byte(text.loss, sequences_NT, tokenizer),
-        speed=speed,
-        task=None if section.task is None else section.task.name,
-        exact_match=None if task is None else task.exact_match,
-        problems=None if task is None else task.problems,
+        speed=None,
     )
 
 
 def _speed(
-    model: PreTrainedModel, teacher: PreTrainedModel | None, section: EvaluateSection, *, vocab_size: int
+    model: PreTrainedModel, teacher: PreTrainedModel | None, settings: SpeedSettings, *, vocab_size: int
 ) -> Speed:
     """The model's speed in turn with the teacher's, whose tokens a second its ratio is to."""
     models = {"teacher": teacher, "model": model} if teacher not in (None, model) else {"model": model}
     runs: dict[str, RunWave] = {name: partial(run_wave, one) for name, one in models.items()}
-    return measure(runs, section.speed, vocab_size=vocab_size)["model"]
+    return measure(runs, settings, vocab_size=vocab_size)["model"]

@@ -173,10 +173,14 @@ def distill(recipe: Recipe) -> JsonObject:
 
 
 def evaluate(recipe: Recipe) -> JsonObject:
-    """The metrics."""
-    task = recipe.evaluate.task
+    """The metrics; of whole models in fp32 they keep the hash that they had before there were other ways."""
+    section, task = recipe.evaluate, recipe.evaluate.task
+    settings: JsonObject = section.model_dump(mode="json", exclude={"data", "dtype", "layerwise"})
+    dtype = section.dtype_on(recipe.device)
+    settings |= {"dtype": dtype} if dtype != "fp32" else {}
+    settings |= {"layerwise": True} if section.layerwise else {}
     return {
-        "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"data"}),
+        "evaluate": settings,
         "device": recipe.device,
         "data": [*data_hashes(recipe.evaluate.data)],
         "task": None if task is None else file_hash(Path(task.path)),

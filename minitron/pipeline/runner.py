@@ -84,9 +84,9 @@ def run_pipeline(
 def _run_stages(recipe: Recipe, folder: Path, stages: tuple[Stage, ...], first: str | None) -> Iterator[StageOutcome]:
     from minitron.artifacts.shared import hash_once
     from minitron.distributed import Ranks
-    from minitron.runtime.loading import check_device
+    from minitron.runtime.devices import resolve_device
 
-    check_device(recipe.device)
+    recipe = recipe.on_device(resolve_device(recipe.device))
     ranks, run = Ranks(recipe.device), RunFolder(folder)
     inputs = hash_once(ranks, lambda: stage_inputs(recipe))
     forced = False

@@ -15,7 +15,7 @@ from minitron.recipe.paths import CheckpointPath
 from minitron.recipe.prune import PruneSection
 from minitron.recipe.score import ScoreSection
 from minitron.recipe.search import SearchSection
-from minitron.settings import Seed, Settings
+from minitron.settings import AUTO_DEVICE, Seed, Settings
 
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -29,7 +29,10 @@ class Recipe(Settings):
         description="Checkpoint folder, relative to the recipe, or owner/name or owner/name@revision on the hub."
     )
     seed: Seed = Field(default=0, description="Seed of every random choice.")
-    device: str = Field(default="cpu", description="torch device that models run on.")
+    device: str = Field(
+        default="cpu",
+        description="torch device that models run on; auto: cuda where torch sees a CUDA device, else cpu.",
+    )
     score: ScoreSection
     depth_first: DepthFirstSection | None = Field(
         default=None, description="Cut blocks and distill before anything else; depth and widths together when null."
@@ -70,9 +73,23 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _offload_from_a_device(self) -> "Recipe":
-        if not self.device.startswith("cuda") and any(section.offload_activations for section in self.trained):
-            raise RecipeError(f"offload_activations needs a CUDA device, got device {self.device}")
+        self._check_offload()
         return self
+
+    def _check_offload(self) -> None:
+        on_cuda = self.device == AUTO_DEVICE or self.device.startswith("cuda")
+        if not on_cuda and any(section.offload_activations for section in self.trained):
+            raise RecipeError(f"offload_activations needs a CUDA device, got device {self.device}")
+
+    def on_device(self, device: str) -> "Recipe":
+        """The recipe on the device that `auto` stands for.
+
+        Raises:
+            RecipeError: Something in it needs another device.
+        """
+        found = self.model_copy(update={"device": device})
+        found._check_offload()
+        return found
 
     @property
     def trained(self) -> tuple[TrainSection, ...]:

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from minitron.estimate.serving.model_fit import ModelFit
 from minitron.evaluate.metrics import Metrics
+from minitron.evaluate.speed.wave import Speed
 from minitron.importance.summary import BlockSummary
 from minitron.search.record import CandidateRecord, SearchRecord
 from minitron.units import format_bytes
@@ -52,14 +53,23 @@ def metrics_table(metrics: Mapping[str, Metrics], *, budget_bytes: int | None, c
     if first.task is not None:
         name = f"{first.task}, exact match of {first.problems}"
         rows.append((name, [_optional(m.exact_match, "{:.1%}") for m in metrics.values()]))
-    speeds = [m.speed for m in metrics.values()]
-    rows.append(
-        (f"output tokens/s, {first.speed.concurrency} at once", [f"{s.tokens_per_s.median:,.0f}" for s in speeds])
-    )
-    rows.append(("output tokens/s to the teacher's", [s.ratio.text(".2f") for s in speeds]))
+    rows += _speed_rows([m.speed for m in metrics.values()])
     for label, cells in rows:
         table.add_row(label, *cells)
     return table
+
+
+def _speed_rows(speeds: Sequence[Speed | None]) -> list[tuple[str, list[str]]]:
+    measured = [speed for speed in speeds if speed is not None]
+    if not measured:
+        return [("output tokens/s", ["not measured"] * len(speeds))]
+    return [
+        (
+            f"output tokens/s, {measured[0].concurrency} at once",
+            ["-" if speed is None else f"{speed.tokens_per_s.median:,.0f}" for speed in speeds],
+        ),
+        ("output tokens/s to the teacher's", ["-" if one is None else one.ratio.text(".2f") for one in speeds]),
+    ]
 
 
 def _size_columns(candidates: Sequence[CandidateRecord]) -> dict[str, list[str]]:

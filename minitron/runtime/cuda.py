@@ -2,7 +2,7 @@
 
 import torch
 
-from minitron.runtime.loading import check_device
+from minitron.runtime.devices import check_device
 
 
 def live_device(name: str) -> tuple[str, int]:

@@ -27,6 +27,7 @@ from minitron.runtime.building import (
     quiet_transformers,
     settled,
 )
+from minitron.runtime.devices import check_device
 from minitron.runtime.key_mapping import key_mapping
 from minitron.runtime.special_tokens import fill_special_tokens
 
@@ -63,33 +64,21 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     return loaded
 
 
-def empty_model(checkpoint: Checkpoint) -> PreTrainedModel:
+def empty_model(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The checkpoint's model without its weights (on torch's meta device), in evaluation mode, time steps limited."""
-    return meta_model(_read_config(checkpoint), checkpoint.shape, torch.float32)
+    return meta_model(_read_config(checkpoint), checkpoint.shape, dtype)
 
 
-def check_device(device: str) -> None:
-    """Refuses a device that torch cannot use here.
+def held_dtype(model: PreTrainedModel, name: str, dtype: torch.dtype) -> torch.dtype:
+    """What a tensor is held in when its model is loaded in a dtype: transformers keeps a few in fp32.
 
-    Raises:
-        MinitronError: The name is not a torch device, or this machine or this build of torch has none such.
+    Args:
+        model: The model.
+        name: The tensor's name in memory, or the end of it.
+        dtype: What the model is loaded in.
     """
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise MinitronError(f"device must be one that torch knows, such as cpu or cuda:0, got {device!r}") from error
-    count = torch.cuda.device_count() if kind == "cuda" and torch.cuda.is_available() else 0
-    if kind == "cuda" and (torch.device(device).index or 0) >= count:
-        found = (
-            f"it sees {count} CUDA devices, got {device}" if count else f"got {device} and torch sees no CUDA device"
-        )
-        raise MinitronError(f"device must be one that torch can use here, {found}")
-    if kind not in ("cpu", "cuda"):
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:  # a kind that torch was built without
-            reason = str(error).splitlines()[0]
-            raise MinitronError(f"device must be one that torch can use here, got {device}: {reason}") from error
+    wide: set[str] = set() if dtype.itemsize >= 4 else model._keep_in_fp32_modules_strict or set()
+    return torch.float32 if wide.intersection(name.split(".")) else dtype
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -20,7 +20,7 @@ from minitron.checkpoints.reading import Fp32, read_fp32
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
 from minitron.runtime.backbone import Block, blocks_of, divided_for_logits, embed, embed_rows, output_head, run_blocks
-from minitron.runtime.loading import empty_model
+from minitron.runtime.loading import empty_model, held_dtype
 
 ReadRows = Callable[[str, int, int | None], Fp32]
 
@@ -34,11 +34,13 @@ class Stack(Protocol):
     Attributes:
         shape: Its shape.
         device: Where it computes.
+        dtype: What it computes in.
         whole: Whether all blocks are in memory at once, so that any number of passes costs no reading.
     """
 
     shape: HybridShape
     device: torch.device
+    dtype: torch.dtype
     whole: bool
 
     def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:
@@ -70,6 +72,7 @@ class MemoryStack:
             )
         self.shape = shape
         self.device = model.device
+        self.dtype = model.dtype
         self._model = model
 
     def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:
@@ -96,24 +99,33 @@ class MemoryStack:
 
 
 class LayerwiseStack:
-    """A checkpoint of which one block is in memory at a time, in fp32, while the next one is being read.
+    """A checkpoint of which one block is in memory at a time, while the next one is being read.
 
     Memory: two blocks, eight rows of hidden states a token, and the rows of the embeddings or head that are in use.
 
     Args:
         checkpoint: The model; what is read of it is the configuration and, unless `read` is given, the tensors.
         device: Where to compute.
+        dtype: What to compute in; what a loaded model keeps in fp32 stays so here.
         read: Gives rows `first` to `first + count` (all when None) of a tensor by its name on disk, in place of the
             checkpoint's files.
     """
 
     whole = False
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", read: ReadRows | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        read: ReadRows | None = None,
+    ) -> None:
         self.shape = checkpoint.shape
         self.device = torch.device(device)
+        self.dtype = dtype
         self._read = read or _stored_rows(checkpoint)
-        self._model = empty_model(checkpoint)
+        self._model = empty_model(checkpoint, dtype)
 
     def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """[B, T, D] residual stream before the first block; only the rows that are looked up are read."""
@@ -121,7 +133,7 @@ class LayerwiseStack:
         ids, places_BT = np.unique(ids_BT.cpu().numpy(), return_inverse=True)
         rows_ND = np.concatenate([self._read(name, int(row), 1) for row in ids])
         hidden_BTD = torch.from_numpy(rows_ND[places_BT.reshape(ids_BT.shape)])
-        return embed_rows(self._model, hidden_BTD.to(self.device))
+        return embed_rows(self._model, hidden_BTD.to(self.device, self.dtype))
 
     def blocks(self, layers: Sequence[int]) -> Iterator[Block]:
         """The blocks of these layers in order, each read while the one before it is in use."""
@@ -149,23 +161,24 @@ class LayerwiseStack:
         """[B, T, D] what the head reads."""
         name = self.shape.family.final_norm
         norm = self._model.get_submodule(_module_of(self.shape, name))
-        weight_D = torch.from_numpy(self._read(name, 0, None)).to(self.device)
+        weight_D = torch.from_numpy(self._read(name, 0, None)).to(self.device, self.dtype)
         norm.load_state_dict({"weight": weight_D}, assign=True)
         return divided_for_logits(self._model, norm(hidden_BTD))
 
     def head(self) -> Iterator[torch.Tensor]:
-        """Successive rows [N, D] of `lm_head.weight`, in fp32."""
+        """Successive rows [N, D] of `lm_head.weight`."""
         rows = self.shape.vocab_size
         for first in range(0, rows, HEAD_ROWS):
             rows_ND = self._read(self.shape.head_tensor, first, min(HEAD_ROWS, rows - first))
-            yield torch.from_numpy(rows_ND).to(self.device)
+            yield torch.from_numpy(rows_ND).to(self.device, self.dtype)
 
     def _read_block(self, layer: int) -> dict[str, torch.Tensor]:
         family = self.shape.family
         prefix = family.block_prefix.format(layer=layer)
         places = block_places(family, self.shape.hybrid_override_pattern[layer], self.shape.sizes)
         tensors = ((name, torch.from_numpy(self._read(prefix + name, 0, None))) for name in places)
-        return gather_state(tensors, places)
+        state = gather_state(tensors, places)
+        return {name: tensor.to(held_dtype(self._model, name, self.dtype)) for name, tensor in state.items()}
 
 
 def _stored_rows(checkpoint: Checkpoint) -> ReadRows:

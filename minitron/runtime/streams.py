@@ -44,13 +44,23 @@ class FileStreams:
         folder: Where the files lie.
         num_batches: Number of batches.
         device: Where tensors are read to.
+        dtype: What tensors are read as; files hold fp32.
         synced: Whether a file that was written outlives the machine's crash; what no later call reads need not.
     """
 
-    def __init__(self, folder: Path, num_batches: int, *, device: torch.device, synced: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        num_batches: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        synced: bool = True,
+    ) -> None:
         self._folder = folder
         self._num_batches = num_batches
         self._device = device
+        self._dtype = dtype
         self._synced = synced
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -59,7 +69,7 @@ class FileStreams:
 
     def read(self, batch: int, position: int) -> torch.Tensor:
         """The stream of a batch as it enters the block at a position."""
-        return torch.from_numpy(np.load(self._file(batch, position))).to(self._device)
+        return torch.from_numpy(np.load(self._file(batch, position))).to(self._device, self._dtype)
 
     def write(self, batch: int, position: int, stream_BTD: torch.Tensor) -> None:
         """Keeps the stream of a batch as it enters the block at a position."""

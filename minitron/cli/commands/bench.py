@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--enforce-eager", action="store_true", help="vLLM without compilation and CUDA graphs")
     parser.add_argument("--prefix-caching", action="store_true", help="vLLM shares prefixes; these prompts share none")
     parser.add_argument("--engine-python", metavar="PATH", help="Python that has vLLM ($MINITRON_VLLM_PYTHON)")
-    add_device(parser, "device of transformers (cpu); vLLM's is what it is built for")
+    add_device(parser, "device of transformers, auto: cuda where there is one (cpu); vLLM's is what it is built for")
     add_seed(parser)
 
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ridge", type=positive_float, help="pull towards the sliced weights (0.01)")
     parser.add_argument("--epochs", type=positive_int, help="then train each block on it for so many passes (none)")
     parser.add_argument("--layerwise", action="store_true", help="hold one block in memory at a time for these two")
-    add_device(parser, "device that these two run on (cpu)")
+    add_device(parser, "device that these two run on, auto: cuda where there is one (cpu)")
 
 
 def run(args: argparse.Namespace) -> None:

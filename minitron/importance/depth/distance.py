@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from minitron.runtime.running_softmax import RunningKL
 from minitron.runtime.stack import Stack
 
 TILE_TOKENS = 512
@@ -71,7 +72,7 @@ class KLDivergence:
         """Sums of KL over tokens."""
         pairs = [
             [
-                (original_ND, changed_ND, _RunningKL(len(original_ND), original_ND.device))
+                (original_ND, changed_ND, RunningKL(len(original_ND), original_ND.device))
                 for originals, changeds in zip(reference, trial, strict=True)
                 for original_ND, changed_ND in zip(
                     torch.split(originals, TILE_TOKENS), torch.split(changeds, TILE_TOKENS), strict=True
@@ -86,33 +87,6 @@ class KLDivergence:
                     running.add(original_NR, changed_ND @ head_RD.T)
         totals = [sum(float(running.value().sum()) for _, _, running in tiles) for tiles in pairs]
         return torch.tensor(totals, dtype=torch.float64), float(sum(len(original) for original in reference))
-
-
-class _RunningKL:
-    """KL of softmax(a) from softmax(b) while their logits come in runs of columns."""
-
-    def __init__(self, tokens: int, device: torch.device) -> None:
-        # Maximum and sum of exponentials of a and of b, and the sum of exp(a) * (a - b).
-        self._a_max_N = torch.full((tokens,), -torch.inf, dtype=torch.float64, device=device)
-        self._b_max_N = self._a_max_N.clone()
-        self._a_sum_N, self._b_sum_N, self._cross_N = (torch.zeros_like(self._a_max_N) for _ in range(3))
-
-    def add(self, a_NR: torch.Tensor, b_NR: torch.Tensor) -> None:
-        a_NR, b_NR = a_NR.float(), b_NR.float()
-        a_max_N = torch.maximum(self._a_max_N, a_NR.amax(dim=1).double())
-        b_max_N = torch.maximum(self._b_max_N, b_NR.amax(dim=1).double())
-        a_exp_NR = (a_NR - a_max_N.float()[:, None]).exp_()
-        b_exp_NR = (b_NR - b_max_N.float()[:, None]).exp_()
-        a_scale_N, b_scale_N = (self._a_max_N - a_max_N).exp(), (self._b_max_N - b_max_N).exp()
-        self._cross_N = self._cross_N * a_scale_N + (a_exp_NR * (a_NR - b_NR)).sum(dim=1, dtype=torch.float64)
-        self._a_sum_N = self._a_sum_N * a_scale_N + a_exp_NR.sum(dim=1, dtype=torch.float64)
-        self._b_sum_N = self._b_sum_N * b_scale_N + b_exp_NR.sum(dim=1, dtype=torch.float64)
-        self._a_max_N, self._b_max_N = a_max_N, b_max_N
-
-    def value(self) -> torch.Tensor:
-        """[N] KL of each token."""
-        log_a_N, log_b_N = self._a_max_N + self._a_sum_N.log(), self._b_max_N + self._b_sum_N.log()
-        return self._cross_N / self._a_sum_N - log_a_N + log_b_N
 
 
 def head_factor(stack: Stack) -> tuple[torch.Tensor, int]:

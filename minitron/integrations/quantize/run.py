@@ -1,7 +1,7 @@
 """Post-training quantization of a checkpoint: written whole or not at all, checked weight by weight, measured."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from minitron.artifacts.artifact import write_artifact
@@ -16,7 +16,7 @@ from minitron.integrations.quantize.dequantize import check_weights
 from minitron.integrations.quantize.divergence import kl_of_stored, text_sequences
 from minitron.integrations.quantize.folder import MEASURED_FILE
 from minitron.integrations.quantize.settings import QUANTIZED_FORMATS, QuantizeSettings, check_format
-from minitron.runtime.loading import check_device
+from minitron.runtime.devices import resolve_device
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def quantize_checkpoint(folder: Path, settings: QuantizeSettings, output: Path) 
         MinitronError: The checkpoint, the text, the device or the format cannot be used, or what was written fails a
             gate.
     """
-    check_device(settings.device)
+    settings = replace(settings, device=resolve_device(settings.device))
     source = open_checkpoint(folder)
     check_format(source.shape, settings.format)
     inputs = asdict(settings) | checkpoint_hashes(folder)

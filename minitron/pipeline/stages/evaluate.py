@@ -9,48 +9,49 @@ from minitron.checkpoints.students import holds_students, read_students
 from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.models.nested import NestedStudent
 from minitron.pipeline.context import StageContext
-from minitron.pipeline.evaluation import evaluate_model
+from minitron.pipeline.evaluating.plan import EvaluationPlan, EvaluationTeacher
+from minitron.pipeline.evaluating.ways import open_evaluation
 from minitron.pipeline.nested.extraction import extract_student
 from minitron.pipeline.run_folder import METRICS_FILE
-from minitron.runtime.loading import load_model
 
-EXTRACTED_FOLDER = "students"  # while they are measured
+# While they are measured.
+EXTRACTED_FOLDER = "students"
+SCRATCH_FOLDER = "states"
 
 
 def run(context: StageContext) -> None:
-    """Measures teacher, pruned, distilled and the students that it holds; the teacher is loaded once.
+    """Measures teacher, pruned, distilled and the students that it holds; the teacher is loaded and run once.
 
     Where its vocabulary was cut first, the whole teacher is measured before them, in its own tokens and without a KL.
     """
-    recipe, teacher_folder = context.recipe, Path(context.recipe.teacher)
-    found = _whole_teacher(context)
+    teacher_folder, plan = Path(context.recipe.teacher), _plan(context)
+    found = _whole_teacher(context, plan)
     first = "cut teacher" if found else "teacher"
-    teacher = load_model(teacher_folder, device=recipe.device)
     folders = {first: teacher_folder, "pruned": context.run.pruned, "distilled": context.run.student}
-    extracted = context.output / EXTRACTED_FOLDER
+    extracted, scratch = context.output / EXTRACTED_FOLDER, context.output / SCRATCH_FOLDER
     for student in nested_students(context.run.student):
         extract_student(open_checkpoint(context.run.student), student, extracted / student.name)
         folders[student.name] = extracted / student.name
+    evaluation = open_evaluation(plan, EvaluationTeacher(folder=teacher_folder), scratch=scratch)
     for name, folder in folders.items():
         require_one_vocabulary(teacher_folder, folder)
-        model = teacher if folder == teacher_folder else load_model(folder, device=recipe.device)
-        found[name] = evaluate_model(
-            model, folder, recipe.evaluate, recipe.budget.workload, teacher=teacher, seed=recipe.seed
-        ).to_json()
-        del model
-    shutil.rmtree(extracted, ignore_errors=True)
+        found[name] = evaluation.measure(folder).to_json()
+    for folder in (extracted, scratch):
+        shutil.rmtree(folder, ignore_errors=True)
     write_json(context.output / METRICS_FILE, found)
 
 
-def _whole_teacher(context: StageContext) -> dict[str, JsonObject]:
-    recipe, given = context.recipe, context.given_teacher
-    if given is None or given == Path(recipe.teacher):
+def _plan(context: StageContext) -> EvaluationPlan:
+    recipe = context.recipe
+    return EvaluationPlan(section=recipe.evaluate, workload=recipe.budget.workload, execution=context.execution)
+
+
+def _whole_teacher(context: StageContext, plan: EvaluationPlan) -> dict[str, JsonObject]:
+    given = context.given_teacher
+    if given is None or given == Path(context.recipe.teacher):
         return {}
-    model = load_model(given, device=recipe.device)
-    workload = recipe.budget.workload
-    return {
-        "teacher": evaluate_model(model, given, recipe.evaluate, workload, teacher=None, seed=recipe.seed).to_json()
-    }
+    evaluation = open_evaluation(plan, None, scratch=context.output / SCRATCH_FOLDER)
+    return {"teacher": evaluation.measure(given).to_json()}
 
 
 def nested_students(folder: Path) -> tuple[NestedStudent, ...]:
