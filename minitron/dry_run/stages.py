@@ -7,6 +7,7 @@ from minitron.artifacts.json_files import JsonObject
 from minitron.dry_run.costs import Cost, PhaseCost, cost_of, sum_costs
 from minitron.dry_run.measuring import measuring_operations
 from minitron.dry_run.shapes import Shapes
+from minitron.dtypes import dtype_bytes
 from minitron.estimate.devices import find_device
 from minitron.estimate.training.memory import OVERHEAD_BYTES, training_verdict
 from minitron.estimate.training.operations import forward_operations, head_params
@@ -16,6 +17,7 @@ from minitron.pipeline.stage_list import Stage
 from minitron.recipe.devices import DevicesSection
 from minitron.recipe.distill import DistillSection
 from minitron.recipe.recipe import Recipe
+from minitron.settings import AUTO_DEVICE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,9 +151,10 @@ def _score(recipe: Recipe, shapes: Shapes) -> StageWork:
     )
 
 
-def _whole(layerwise: bool, what: str, *shapes: HybridShape) -> tuple[str, int]:
-    """Models that are held in fp32, as stages outside training load them, and their bytes."""
-    return ("", 0) if layerwise else (f"{what} in fp32", 4 * sum(shape.params for shape in shapes))
+def _whole(layerwise: bool, what: str, *shapes: HybridShape, dtype: str = "fp32") -> tuple[str, int]:
+    """Models that are held whole, in fp32 where stages outside training load them, and their bytes."""
+    params = sum(shape.params for shape in shapes)
+    return ("", 0) if layerwise else (f"{what} in {dtype}", dtype_bytes(dtype) * params)
 
 
 def _scoring(recipe: Recipe, shape: HybridShape, *, with_depth: bool) -> int:
@@ -217,12 +220,16 @@ def _distillation(section: DistillSection) -> str:
 def _evaluate(recipe: Recipe, shapes: Shapes) -> StageWork:
     section = recipe.evaluate
     teacher, student = (forward_operations(shape, section.seq_len) for shape in (shapes.teacher, shapes.student))
-    # Teacher, pruned and distilled, and the teacher again beside each of them.
-    operations = section.sequences * section.seq_len * (4 * teacher + 2 * student)
+    # Teacher, pruned and distilled, and the teacher's head again beside each of them.
+    operations = section.sequences * section.seq_len * (teacher + 6 * head_params(shapes.teacher) + 2 * student)
     task = "" if section.task is None else f", {section.task.name}"
-    models, weights_bytes = _whole(False, "the teacher and a student", shapes.teacher, shapes.student)
+    where = ", a block in memory at a time" if section.layerwise else ""
+    dtype = section.dtype_on("cuda" if recipe.device == AUTO_DEVICE else recipe.device)
+    models, weights_bytes = _whole(
+        section.layerwise, "the teacher and a student", shapes.teacher, shapes.student, dtype=dtype
+    )
     return StageWork(
-        does=f"loss and KL on {section.sequences:,} held-out sequences{task}",
+        does=f"loss and KL on {section.sequences:,} held-out sequences{task}{where}",
         operations=operations,
         models=models,
         weights_bytes=weights_bytes,

@@ -34,7 +34,7 @@ class EvaluateSection(Settings):
     )
     layerwise: bool = Field(
         default=False,
-        description="One block of one model in memory at a time; a task and speed, which need whole models, are left out.",
+        description="One block of one model in memory at a time; no task and no speed, which need whole models.",
     )
     task: Task | None = Field(default=None, description="An exact-match task.")
     speed: SpeedSettings | None = Field(
@@ -53,7 +53,7 @@ class EvaluateSection(Settings):
         asked = [name for name in ("task", "speed") if getattr(self, name) is not None]
         if self.layerwise and asked:
             raise RecipeError(
-                f"layerwise has one block in memory at a time, {' and '.join(asked)} need whole models: set "
+                "layerwise has one block in memory at a time, a task and speed need whole models: set "
                 f"{' and '.join(f'{name}: null' for name in asked)}, or layerwise: false"
             )
         return self

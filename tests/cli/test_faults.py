@@ -98,6 +98,15 @@ FAULTS: dict[tuple[str, ...], str] = {
     ("eval", "teacher", "--data", "both.jsonl"): "both.jsonl:1 can be text or messages by its fields",
     ("eval", "teacher", "--data", "chat.jsonl"): "the tokenizer of teacher has none for chat.jsonl; set chat_template",
     (
+        *EVAL,
+        "--layerwise",
+        "--task",
+        "added.jsonl",
+    ): "a task and speed need whole models: set task: null, or layerwise: false",
+    (
+        *("run", "recipe.yaml", "--set", "evaluate.layerwise=true"),
+    ): "evaluate: layerwise has one block in memory at a time, a task and speed need whole models: set task: null and",
+    (
         "eval",
         "teacher",
         "--data",

@@ -128,3 +128,22 @@ def test_candidates_that_are_not_repaired_do_not_depend_on_it(recipe_path: Path)
         before = fingerprints.search(load_recipe(recipe_path, (f"search.choose={choose}",)))
         repaired = (f"search.choose={choose}", "prune.repair={samples: 6}")
         assert fingerprints.search(load_recipe(recipe_path, repaired)) == before
+
+
+def test_metrics_of_whole_models_in_fp32_have_the_fingerprint_of_before_there_were_other_ways(
+    recipe_path: Path,
+) -> None:
+    before = fingerprints.evaluate(load_recipe(recipe_path))
+    assert isinstance(before["evaluate"], dict)
+    assert before["evaluate"].keys() == {"sequences", "seq_len", "task", "speed"}
+    assert fingerprints.evaluate(load_recipe(recipe_path, ("evaluate.dtype=fp32",))) == before
+    assert fingerprints.evaluate(load_recipe(recipe_path, ("evaluate.dtype=bf16",))) != before
+    whole = ("evaluate.task=null", "evaluate.speed=null")
+    blocks = fingerprints.evaluate(load_recipe(recipe_path, (*whole, "evaluate.layerwise=true")))
+    assert blocks != fingerprints.evaluate(load_recipe(recipe_path, whole))
+
+
+def test_auto_on_cuda_is_measured_in_bf16(recipe_path: Path) -> None:
+    on_cuda = fingerprints.evaluate(load_recipe(recipe_path, ("device=cuda",)))
+    assert on_cuda == fingerprints.evaluate(load_recipe(recipe_path, ("device=cuda", "evaluate.dtype=bf16")))
+    assert on_cuda != fingerprints.evaluate(load_recipe(recipe_path, ("device=cuda", "evaluate.dtype=fp32")))
