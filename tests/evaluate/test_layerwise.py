@@ -1,5 +1,6 @@
 """Evaluation block by block gives the numbers of whole models, for every kind of block, head and mask."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,8 @@ def test_block_by_block_equals_whole_models_in_fp64(
     kind: str, student_rows: int, teacher_rows: int, masked: bool, tmp_path: Path
 ) -> None:
     shape, text = SHAPES[kind], packed(masked=masked)
-    student, teacher = (shape.resized(vocab_size=rows) for rows in (student_rows, teacher_rows))
-    teacher = teacher.resized(intermediate_size=29)
+    student, teacher = (replace(shape, vocab_size=rows) for rows in (student_rows, teacher_rows))
+    teacher = replace(teacher, intermediate_size=29)
     states = [
         run_text(
             LayerwiseStack(open_checkpoint(write_tiny_checkpoint(tmp_path / name, shape=one))),
@@ -99,7 +100,7 @@ def test_a_model_is_as_far_from_itself_as_nothing(tiny_checkpoint: Path) -> None
 def test_bf16_is_that_of_a_model_loaded_in_bf16(kind: str, tmp_path: Path) -> None:
     shape, text = SHAPES[kind], packed(masked=True)
     folder = write_tiny_checkpoint(tmp_path / "model", shape=shape)
-    other = write_tiny_checkpoint(tmp_path / "teacher", shape=shape.resized(intermediate_size=29))
+    other = write_tiny_checkpoint(tmp_path / "teacher", shape=replace(shape, intermediate_size=29))
     whole, teacher = (load_model(one, dtype=torch.bfloat16) for one in (folder, other))
     stacked = [LayerwiseStack(open_checkpoint(one), dtype=torch.bfloat16) for one in (folder, other)]
     held = {name: tensor.dtype for name, tensor in whole.base_model.layers[1].state_dict().items()}
