@@ -73,7 +73,12 @@ def plan_disk(recipe: Recipe, config: Mapping[str, object], shapes: Shapes, trai
         shapes: The run's shapes.
         trainings: The run's phases of training.
     """
-    found = (_checkpoints(recipe, config, shapes), _while_training(shapes, trainings), _caches(shapes, trainings))
+    found = (
+        _checkpoints(recipe, config, shapes),
+        _while_training(shapes, trainings),
+        _caches(shapes, trainings),
+        _hidden_states(recipe, shapes),
+    )
     return DiskPlan(items=tuple(item for items in found for item in items))
 
 
@@ -135,6 +140,16 @@ def _caches(shapes: Shapes, trainings: Sequence[Training]) -> Iterator[DiskItem]
             what = f"teacher's cache, {token} bytes a token"
             yield DiskItem(stage="cache", part=training.name, what=what, bytes=size)
             yield DiskItem(stage="cache", part=training.name, what="packed text", bytes=_packed(training, shapes))
+
+
+def _hidden_states(recipe: Recipe, shapes: Shapes) -> Iterator[DiskItem]:
+    section = recipe.evaluate
+    if section.layerwise:
+        teacher, student = shapes.teacher.hidden_size, shapes.student.hidden_size
+        # Those before and after a block, and while a student runs the teacher's last ones.
+        a_token = 4 * max(2 * teacher, teacher + 2 * student)
+        size = section.sequences * section.seq_len * a_token
+        yield DiskItem(stage="evaluate", what="hidden states of the text", bytes=size, stays=False)
 
 
 def _packed(training: Training, shapes: Shapes) -> int:

@@ -234,3 +234,25 @@ def test_a_search_counts_what_its_candidates_cost_and_holds_as_many_models_as_it
     assert importance["operations"] == 0 < zero_shot["operations"] < one["operations"]
     more = planned("search.choose=repaired", "prune.repair={samples: 256}")
     assert more["operations"] > one["operations"]
+
+
+def test_an_evaluation_block_by_block_holds_no_model_and_its_hidden_states_are_on_disk(
+    recipe_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (*TWO_GPUS, "--set", "evaluate.task=null", "--set", "evaluate.speed=null")
+    layerwise = ("--set", "evaluate.layerwise=true")
+    whole, blocks, narrow = (
+        forecast(capsys, recipe_path, *asked, *more) for more in ((), layerwise, ("--set", "evaluate.dtype=bf16"))
+    )
+    held, none, half = (
+        next(stage for stage in found["stages"] if stage["name"] == "evaluate")["holds"]
+        for found in (whole, blocks, narrow)
+    )
+    assert none is None
+    assert held["what"] == "the teacher and a student in fp32"
+    assert half["what"] == "the teacher and a student in bf16"
+    assert half["total_bytes"] < held["total_bytes"]
+    # 2 sequences of 16 tokens: the teacher's states, and before and after a block those of a model, 22 wide at most.
+    states = {item["what"]: item["bytes"] for item in blocks["disk"]["items"] if item["stage"] == "evaluate"}
+    assert list(states) == ["hidden states of the text"]
+    assert 2 * 16 * 4 * 2 * 22 <= states["hidden states of the text"] <= 2 * 16 * 4 * 3 * 22

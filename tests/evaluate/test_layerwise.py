@@ -15,10 +15,12 @@ from minitron.evaluate import layerwise
 from minitron.evaluate.layerwise import evaluate_states, run_text
 from minitron.evaluate.perplexity import TextEvaluation, evaluate_text
 from minitron.models.shape import HybridShape
+from minitron.prune.laws.tiny_model import exact_logits
 from minitron.runtime import stack as stacks
 from minitron.runtime.loading import load_model
 from minitron.runtime.stack import LayerwiseStack
 from minitron.runtime.vocabulary import restrict_vocabulary, restricted_stack
+from tests.support.exact import in_fp64
 from tests.support.models import (
     make_dense_shape,
     make_moe_shape,
@@ -53,10 +55,9 @@ def packed(*, masked: bool) -> PackedText:
 
 def exact(shape: HybridShape, teacher: HybridShape, text: PackedText) -> TextEvaluation:
     """Loss and KL of whole models in fp64, from all of their logits."""
-    model, other = make_tiny_model(shape).double(), make_tiny_model(teacher).double()
     ids_NT = torch.from_numpy(text.ids_NT).long()
-    with torch.no_grad():
-        logits, others = (one.eval()(ids_NT, use_cache=False).logits[:, :-1] for one in (model, other))
+    models = (in_fp64(make_tiny_model(one).double().eval()) for one in (shape, teacher))
+    logits, others = (exact_logits(one, ids_NT)[:, :-1] for one in models)
     rows = min(logits.shape[-1], others.shape[-1])
     counted = torch.from_numpy(text.all_counted()[:, 1:])
     loss = -F.log_softmax(logits, dim=-1).gather(-1, ids_NT[:, 1:, None])[..., 0]
