@@ -18,6 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from layerwise_scale import forget_files, write_checkpoint
 from published import NANO_12B
 from rich.console import Console
@@ -87,9 +88,11 @@ def main() -> None:
         needed, free = sum(shape.params * 2 for shape in shapes.values()), shutil.disk_usage(workplace).free
         if needed + 4 * GIB > free:
             raise SystemExit(f"the checkpoints need {needed / GIB:.1f} GiB, {workplace} has {free / GIB:.1f}")
+        drawn: dict[tuple[int, ...], torch.Tensor] = {}
         for name, shape in shapes.items():
-            write_checkpoint(workplace / name, shape)
+            write_checkpoint(workplace / name, shape, drawn)
             forget_files(workplace / name)
+        del drawn
         command = [sys.executable, __file__, "--evaluate", str(workplace), *sys.argv[1:]]
         answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         rows = {"layerwise": json.loads(answer.splitlines()[-1])}

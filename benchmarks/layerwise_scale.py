@@ -42,11 +42,19 @@ def shape_of(blocks: int) -> HybridShape:
     return NANO_12B.resized(layers=range(blocks))
 
 
-def write_checkpoint(folder: Path, shape: HybridShape) -> None:
-    """Random weights; tensors of one shape share their numbers, which no timing depends on."""
+def write_checkpoint(
+    folder: Path, shape: HybridShape, drawn: dict[tuple[int, ...], torch.Tensor] | None = None
+) -> None:
+    """Random weights; tensors of one shape share their numbers, which no timing depends on.
+
+    Args:
+        folder: New folder.
+        shape: The model.
+        drawn: Numbers by their shape, which several checkpoints share; what is missing is added.
+    """
     folder.mkdir()
     generator = torch.Generator().manual_seed(0)
-    drawn: dict[tuple[int, ...], torch.Tensor] = {}
+    drawn = {} if drawn is None else drawn
 
     planned = {name: ("BF16", tensor_shape(spec, shape.sizes)) for name, spec in shape.tensors().items()}
 
