@@ -82,8 +82,9 @@ def forecast_run(
     from minitron.pipeline.forecast.forecast import make_forecast
     from minitron.pipeline.forecast.recovery import forecast_recovery
     from minitron.pipeline.forecast.space import open_space
+    from minitron.runtime.devices import resolve_device
 
-    run, given = scored.folder, scored.recipe
+    run, given = scored.folder, scored.recipe.on_device(resolve_device(scored.recipe.device))
     followed = with_cut_teacher(given, run)
     recovery = None if kl is None else forecast_recovery(followed, run, kl, distilled)
     space = open_space(followed, run)
