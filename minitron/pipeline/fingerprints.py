@@ -173,14 +173,10 @@ def distill(recipe: Recipe) -> JsonObject:
 
 
 def evaluate(recipe: Recipe) -> JsonObject:
-    """The metrics; of whole models in fp32 they keep the hash that they had before there were other ways."""
-    section, task = recipe.evaluate, recipe.evaluate.task
-    settings: JsonObject = section.model_dump(mode="json", exclude={"data", "dtype", "layerwise"})
-    dtype = section.dtype_on(recipe.device)
-    settings |= {"dtype": dtype} if dtype != "fp32" else {}
-    settings |= {"layerwise": True} if section.layerwise else {}
+    """The metrics."""
+    task = recipe.evaluate.task
     return {
-        "evaluate": settings,
+        "evaluate": recipe.evaluate.counted_on(recipe.device),
         "device": recipe.device,
         "data": [*data_hashes(recipe.evaluate.data)],
         "task": None if task is None else file_hash(Path(task.path)),

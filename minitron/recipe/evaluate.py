@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from minitron.artifacts.json_files import JsonObject
 from minitron.dtypes import EvaluatedDtype
 from minitron.errors import RecipeError
 from minitron.evaluate.speed.settings import SpeedSettings
@@ -63,3 +64,13 @@ class EvaluateSection(Settings):
         if self.dtype == "auto":
             return "bf16" if device.startswith("cuda") else "fp32"
         return self.dtype
+
+    def counted_on(self, device: str) -> JsonObject:
+        """The settings that metrics depend on, the text aside.
+
+        Of whole models in fp32 they are those that there were before there were other ways, so that hashes stay.
+        """
+        found: JsonObject = self.model_dump(mode="json", exclude={"data", "dtype", "layerwise"})
+        dtype = self.dtype_on(device)
+        found |= {} if dtype == "fp32" else {"dtype": dtype}
+        return found | {"layerwise": True} if self.layerwise else found
