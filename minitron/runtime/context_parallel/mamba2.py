@@ -29,11 +29,11 @@ def mamba2_forward(mixer: Any, part: TextPart, hidden_states: torch.Tensor, **kw
         kwargs: What blocks give besides, of caches and padding, which there are none of.
     """
     samples, tokens, _ = hidden_states.shape
-    projected = mixer.in_proj(hidden_states)
-    gate, xBC_BTC, dt_BTH = projected.split([mixer.intermediate_size, mixer.conv_dim, mixer.num_heads], dim=-1)
+    projected: torch.Tensor = mixer.in_proj(hidden_states)
+    gate, xBC_BTC, dt_BTH = torch.split(projected, [mixer.intermediate_size, mixer.conv_dim, mixer.num_heads], dim=-1)
     state_numbers = mixer.n_groups * mixer.ssm_state_size
     convolved_BTC = convolved(mixer, xBC_BTC, part.group)
-    x, B, C = convolved_BTC.split([mixer.intermediate_size, state_numbers, state_numbers], dim=-1)
+    x, B, C = torch.split(convolved_BTC, [mixer.intermediate_size, state_numbers, state_numbers], dim=-1)
     C_BTGN = C.view(samples, tokens, mixer.n_groups, -1)
     A_H = -torch.exp(_wide(mixer.A_log))
     y_BTHP, final_BHPN = modeling.mamba2_chunk_scan(
@@ -95,8 +95,10 @@ def added_by_state(incoming_BHPN: torch.Tensor, C_BTGN: torch.Tensor, log_decay_
         C_BTGN: The scan's C; heads of a group share it.
         log_decay_BTH: Logarithm of what is left of the state after each token.
     """
+    samples, heads, channels, state = incoming_BHPN.shape
     groups = C_BTGN.shape[2]
-    read_BTGHP = torch.einsum("btgn,bghpn->btghp", C_BTGN.to(incoming_BHPN), incoming_BHPN.unflatten(1, (groups, -1)))
+    incoming_BGHPN = incoming_BHPN.view(samples, groups, heads // groups, channels, state)
+    read_BTGHP = torch.einsum("btgn,bghpn->btghp", C_BTGN.to(incoming_BHPN), incoming_BGHPN)
     return read_BTGHP.flatten(2, 3) * log_decay_BTH.exp()[..., None]
 
 
