@@ -139,7 +139,7 @@ class DistillSection(TrainSection):
             "loss.hidden": self.loss.hidden is not None,
             "sharding: fsdp2": self.sharding == "fsdp2",
             "gradient_checkpointing": self.gradient_checkpointing,
-            "context_parallel": any(phase.context_parallel > 1 for phase in self.curriculum),
+            "context_parallel": self.context_parallel > 1,
         }
         for setting in (setting for setting, given in refused.items() if given):
             raise RecipeError(f"students train on slices of shared weights, which {setting} cannot have: leave it out")

@@ -44,3 +44,12 @@ def token_mixers(model_type: str) -> Mapping[str, TokenMixer]:
             f"context_parallel splits text for {', '.join(sorted(_MIXERS))}, not for {model_type}; set it to 1"
         )
     return found
+
+
+def attention_letters(model_type: str) -> frozenset[str]:
+    """Letters of blocks that have attention.
+
+    Raises:
+        MinitronError: The family's text is not split.
+    """
+    return frozenset(letter for letter, mixer in token_mixers(model_type).items() if mixer.kind == "attention")
