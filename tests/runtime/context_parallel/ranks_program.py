@@ -67,13 +67,13 @@ def grouped_norm(norm: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def slow_scan(
-    x_BTHP: torch.Tensor, dt_BTH: torch.Tensor, A_H: torch.Tensor, B: torch.Tensor, C: torch.Tensor, **given: Any
+    mixer: Any, x_BTHP: torch.Tensor, dt_BTH: torch.Tensor, _: torch.Tensor, *BC: torch.Tensor, **given: Any
 ) -> Any:
-    """One token after the other, differentiable, in the inputs' precision: arXiv 2405.21060, section 2."""
-    heads, groups = x_BTHP.shape[2], B.shape[2]
-    B_BTHN, C_BTHN = (each.repeat_interleave(heads // groups, 2) for each in (B, C))
+    """One token after the other, differentiable, in fp64: arXiv 2405.21060, section 2."""
+    A_H = -mixer.A_log.exp()  # transformers gives it in fp32
+    B_BTHN, C_BTHN = (each.repeat_interleave(len(A_H) // each.shape[2], 2) for each in BC)
     step_BTH = F.softplus(dt_BTH + given["dt_bias"]).clamp(*given["dt_limit"])
-    state_BHPN = torch.zeros(*x_BTHP[:, 0].shape, B.shape[-1], dtype=x_BTHP.dtype)
+    state_BHPN = torch.zeros(*x_BTHP[:, 0].shape, B_BTHN.shape[-1], dtype=x_BTHP.dtype)
     outputs = []
     for t in range(x_BTHP.shape[1]):
         taken_BHPN = step_BTH[:, t, :, None, None] * x_BTHP[:, t, :, :, None] * B_BTHN[:, t, :, None]
@@ -122,8 +122,8 @@ def results(way: str, group: ContextGroup | None = None) -> dict[str, Any]:
         for change in changes:
             stack.enter_context(PLANTED.get(change, nullcontext)())
         if kind == "mixer":
-            stack.enter_context(replaced(modeling, "mamba2_chunk_scan", slow_scan))
             module, inputs = make_mixer(), direction(SAMPLES, TOKENS, SHAPE.hidden_size)
+            stack.enter_context(replaced(modeling, "mamba2_chunk_scan", partial(slow_scan, module)))
             part = None if group is None else part_of(group, TOKENS, at_least=[SHAPE.conv_kernel - 1])
             run = module if part is None else partial(mamba2.mamba2_forward, module, part)
         else:
