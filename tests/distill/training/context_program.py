@@ -30,6 +30,7 @@ SETTINGS = DistillSettings(
 )
 ALL: dict[str, Any] = {
     "micro_batch_size": 1,
+    "validation": ValidationSettings(every_steps=2),
     "objective": Objective(cross_entropy=0.3),
     "hidden": HiddenMatch(loss=CosineLoss(), weight=0.5, pairs=((2, 2), (7, 7))),
 }
@@ -77,7 +78,7 @@ def run(way: str, output: Path, ranks: Ranks, *, context_parallel: int) -> None:
         ids_NT if watched else PackedText(ids_NT=ids_NT, counted_NT=uneven_mask()),
         settings.model_copy(update={**changes, **recomputed}),
         TrainingRun(state_folder=output / f"{way}-{ranks.world_size}-state", seed=0, ranks=ranks),
-        ValidationText(sequences_NT=token_ids(3, seed=5), teacher=teacher) if watched else None,
+        ValidationText(sequences_NT=token_ids(3, seed=5), teacher=teacher),
     )
     weights = full_state(student)
     if ranks.is_main:

@@ -26,9 +26,8 @@ class Unread:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("parts")
-    for way in ("all", "watched"):
-        run(way, output, Ranks("cpu"), context_parallel=1)
-    train(output, ("all", "all-fsdp2", "watched"), processes=2, context_parallel=2)
+    run("all", output, Ranks("cpu"), context_parallel=1)
+    train(output, ("all", "all-fsdp2"), processes=2, context_parallel=2)
     return output
 
 
@@ -38,31 +37,32 @@ def train(output: Path, ways: tuple[str, ...], *, processes: int, context_parall
 
 
 def assert_trained_alike(trained: Path, way: str, processes: int) -> None:
-    """Losses agree to 1e-5, and weights to 1e-5 and to a ten-thousandth of what training moved them by."""
+    """Losses agree to 1e-5 of themselves, weights to 1e-6 and to a thousandth of what training moved them by.
+
+    Adam, which divides by gradients, makes more of rounding: 5e-5.
+    """
     kind = way.partition("-")[0]
-    expected, found = (
-        json.loads((trained / f"{name}.json").read_text()) for name in (f"{kind}-1", f"{way}-{processes}")
-    )
+    names = f"{kind}-1", f"{way}-{processes}"
+    expected, found = (json.loads((trained / f"{name}.json").read_text()) for name in names)
     assert len(expected["curve"]) == context_program.STEPS
     for point, alone in zip(found["curve"], expected["curve"], strict=True):
         assert point == pytest.approx(alone, rel=1e-5)
-    if expected["validation"]:
-        assert found["validation"]["kept_tokens"] == expected["validation"]["kept_tokens"]
+    assert found["validation"]["kept_tokens"] == expected["validation"]["kept_tokens"]
+    for point, alone in zip(found["validation"]["curve"], expected["validation"]["curve"], strict=True):
+        assert point == pytest.approx(alone, rel=1e-5)
+    if kind == "watched":
         assert found["rate"]["rate"] == expected["rate"]["rate"]
-        for point, alone in zip(found["validation"]["curve"], expected["validation"]["curve"], strict=True):
-            assert point == pytest.approx(alone, rel=1e-5)
     start = make_student().state_dict()
-    weights, alone = (torch.load(trained / f"{name}.pt") for name in (f"{way}-{processes}", f"{kind}-1"))
+    alone, weights = (torch.load(trained / f"{name}.pt") for name in names)
     assert weights.keys() == alone.keys()
     for name, weight in alone.items():
-        torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-5, msg=name)
-        moved = (weight - start[name]).double().norm()
-        assert moved > 0, name
-        assert (weights[name] - weight).double().norm() < (1e-4 if kind == "all" else 1e-2) * moved, name
+        atol = 1e-6 if kind == "all" else 5e-5
+        torch.testing.assert_close(weights[name], weight, rtol=0, atol=atol, msg=name)
+        assert (weights[name] - weight).double().norm() < 1e-3 * (weight - start[name]).double().norm(), name
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("way", ["all", "all-fsdp2", "watched"])
+@pytest.mark.parametrize("way", ["all", "all-fsdp2"])
 def test_two_processes_with_half_a_sequence_each_train_to_the_loss_and_weights_of_one(trained: Path, way: str) -> None:
     assert_trained_alike(trained, way, 2)
 
@@ -76,9 +76,17 @@ def test_three_processes_with_a_third_each_do(trained: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.processes
 def test_two_groups_of_two_do_in_copies_and_in_shards(trained: Path) -> None:
-    train(trained, ("all", "all-fsdp2", "watched"), processes=4, context_parallel=2)
-    for way in ("all", "all-fsdp2", "watched"):
+    train(trained, ("all", "all-fsdp2"), processes=4, context_parallel=2)
+    for way in ("all", "all-fsdp2"):
         assert_trained_alike(trained, way, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_two_processes_find_the_rate_and_the_best_state_that_one_does(trained: Path) -> None:
+    run("watched", trained, Ranks("cpu"), context_parallel=1)
+    train(trained, ("watched",), processes=2, context_parallel=2)
+    assert_trained_alike(trained, "watched", 2)
 
 
 def test_batches_that_are_dealt_in_turn_give_groups_their_sequences_and_each_process_its_part() -> None:
