@@ -140,7 +140,7 @@ def test_the_last_twentieth_of_a_memory_is_tight(total: int, verdict: str) -> No
 def test_parts_of_sequences_divide_activations_but_keys_and_values_that_are_gathered() -> None:
     setup = replace(SETUP, devices=4)
     whole, parts = (training_bytes(SHAPE, None, replace(setup, context_parallel=n)) for n in (1, 4))
-    # Two blocks of attention, of which one more is in use: keys and values of 3 + 6 heads for 4 times a part's 12 tokens.
+    # Of two blocks of attention, and once more of the one in use: 3 + 6 heads for 4 times the 12 tokens of a part.
     gathered = 3 * (4 * 12) * 2 * (3 + 6) * 10 * 4
     assert parts.activations_bytes == whole.activations_bytes // 4 + gathered
     assert parts.weights_bytes == whole.weights_bytes
