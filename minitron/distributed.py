@@ -1,14 +1,43 @@
 """The processes of a run: which one this is, and the collectives that stages use."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from accelerate import PartialState
 from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+
+from minitron.errors import MinitronError
 
 ValueT = TypeVar("ValueT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextGroup:
+    """Consecutive processes that hold each sequence together, a part each.
+
+    Attributes:
+        rank: This process's place among them, from 0.
+        size: Their number; 1 where each process holds whole sequences.
+        first: Number of the first of them in the launch.
+        data_rank: Place of the group among all groups, which hold different sequences.
+        data_size: Number of groups.
+        processes: torch's group of them; None where the process holds whole sequences.
+    """
+
+    rank: int
+    size: int
+    first: int
+    data_rank: int
+    data_size: int
+    processes: distributed.ProcessGroup | None
+
+    def process(self, rank: int) -> int:
+        """Number in the launch of the process at a place in the group."""
+        return self.first + rank
 
 
 class Ranks:
@@ -29,11 +58,40 @@ class Ranks:
         if self.world_size == 1 and wanted.type == "cuda" and wanted.index is not None:
             torch.cuda.set_device(wanted)  # code that says only "cuda" means this one, too
         self.device: torch.device = wanted if self.world_size == 1 or wanted.type == "cpu" else state.device
+        self._context_groups: dict[int, ContextGroup] = {}
 
     @property
     def is_main(self) -> bool:
         """Whether this is rank 0, the process that writes."""
         return self.rank == 0
+
+    def context_group(self, size: int) -> ContextGroup:
+        """The group of so many consecutive processes that this one is in. All processes must call it alike.
+
+        Raises:
+            MinitronError: The processes do not make whole groups.
+        """
+        if self.world_size % size:
+            raise MinitronError(
+                f"the processes must be a multiple of context_parallel={size}, got {self.world_size}: start as many by "
+                "torchrun or accelerate launch"
+            )
+        if size not in self._context_groups:
+            data_rank, rank = divmod(self.rank, size)
+            processes = None
+            if size > 1:
+                dims = (self.world_size // size, size)
+                mesh = init_device_mesh(self.device.type, dims, mesh_dim_names=("data", "context"))
+                processes = mesh.get_group("context")
+            self._context_groups[size] = ContextGroup(
+                rank=rank,
+                size=size,
+                first=self.rank - rank,
+                data_rank=data_rank,
+                data_size=self.world_size // size,
+                processes=processes,
+            )
+        return self._context_groups[size]
 
     def barrier(self) -> None:
         """Returns when every process has come here."""

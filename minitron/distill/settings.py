@@ -75,6 +75,11 @@ class TrainingSettings(Settings):
     sharding: Literal["ddp", "fsdp2"] = Field(
         default="ddp", description="Several processes: a copy each, or shards of student, teacher and optimizer."
     )
+    context_parallel: PositiveInt = Field(
+        default=1,
+        description="Consecutive processes that hold each sequence together, a part each, student and online teacher "
+        "alike; families: docs/decisions/0035-context-parallel.md.",
+    )
     chunk_tokens: PositiveInt = Field(default=DEFAULT_CHUNK_TOKENS, description="Tokens whose logits are held at once.")
     keep: Literal["best", "last"] = Field(
         default="best", description="Weights that the result holds: of the best state on validation text, or the last."
@@ -98,7 +103,14 @@ class TrainingSettings(Settings):
 
 # What changes speed or memory but not the result (beyond rounding), and takes no part in fingerprints.
 SPEED_SETTINGS = frozenset(
-    {"micro_batch_size", "gradient_checkpointing", "offload_activations", "sharding", "chunk_tokens"}
+    {
+        "micro_batch_size",
+        "gradient_checkpointing",
+        "offload_activations",
+        "sharding",
+        "context_parallel",
+        "chunk_tokens",
+    }
 )
 WATCHING_SETTINGS = frozenset({"save_steps", "report_to"})
 

@@ -64,6 +64,7 @@ class Training:
             seq_len=section.seq_len,
             micro_batch_size=self._micro_batch_size(count),
             devices=count,
+            context_parallel=section.context_parallel,
             sharded=section.sharding == "fsdp2",
             checkpointing=section.gradient_checkpointing,
             offloaded=section.offload_activations,
@@ -90,11 +91,17 @@ class Training:
             )
         if self.mode == "layerwise" and count > 1:
             raise MinitronError("a layerwise teacher takes one process; in several use a cached or an online one")
-        share, remainder = divmod(section.batch_size, count)
+        if count % section.context_parallel:
+            raise MinitronError(
+                f"{self.where}.context_parallel must divide the devices, {count}, got {section.context_parallel}"
+            )
+        groups = count // section.context_parallel
+        share, remainder = divmod(section.batch_size, groups)
         micro = section.micro_batch_size or share
         if remainder or share % micro:
+            whose = "devices" if section.context_parallel == 1 else "groups of devices"
             raise MinitronError(
-                f"{self.where}.batch_size must be a multiple of {count} devices times the micro batch, got "
+                f"{self.where}.batch_size must be a multiple of {groups} {whose} times the micro batch, got "
                 f"{section.batch_size} sequences and a micro batch of {micro}"
             )
         return micro

@@ -9,6 +9,7 @@ from minitron.checkpoints.block_width_classes import check_block_widths
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.distill.optimizers import OPTIMIZER_NAMES
 from minitron.errors import MinitronError
+from minitron.models.families.token_mixers import token_mixers
 from minitron.models.shape import HybridShape
 from minitron.pipeline.blocks import check_depth_target, kept_blocks
 from minitron.pipeline.nested.students import find_students
@@ -106,12 +107,15 @@ def check_training(recipe: Recipe, teacher: HybridShape) -> None:
     """Refuses settings of training that the teacher's vocabulary or Trainer does not allow.
 
     Raises:
-        MinitronError: An optimizer is unknown, or a cache keeps as many tokens as the vocabulary has.
+        MinitronError: An optimizer is unknown, text of a family that does not split it is to lie in parts, or a cache
+            keeps as many tokens as the vocabulary has.
     """
     for section in recipe.trained:
         if section.optim not in OPTIMIZER_NAMES:
             known = ", ".join(OPTIMIZER_NAMES)
             raise MinitronError(f"optim must be one of Trainer's, {known}, got {section.optim!r}")
+        if section.context_parallel > 1:
+            token_mixers(teacher.model_type)
     kept = recipe.distill.teacher
     if kept.mode == "cached" and kept.top_k >= teacher.vocab_size:
         raise MinitronError(

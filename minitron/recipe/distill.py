@@ -39,6 +39,7 @@ PHASE_SETTINGS = (
     "min_learning_rate",
     "warmup_steps",
     "offload_activations",
+    "context_parallel",
 )
 
 
@@ -123,6 +124,8 @@ class DistillSection(TrainSection):
             raise RecipeError(f"teacher.drawn_tokens are for forward_kl, got loss.divergence {loss.divergence}")
         if loss.hidden is not None and teacher.mode != "online":
             raise RecipeError(f"loss.hidden needs an online teacher, got teacher.mode {teacher.mode}")
+        if self.context_parallel > 1 and teacher.mode != "online":
+            raise RecipeError(f"context_parallel needs an online teacher, got teacher.mode {teacher.mode}")
         return self
 
     @model_validator(mode="after")
@@ -136,6 +139,7 @@ class DistillSection(TrainSection):
             "loss.hidden": self.loss.hidden is not None,
             "sharding: fsdp2": self.sharding == "fsdp2",
             "gradient_checkpointing": self.gradient_checkpointing,
+            "context_parallel": self.context_parallel > 1,
         }
         for setting in (setting for setting, given in refused.items() if given):
             raise RecipeError(f"students train on slices of shared weights, which {setting} cannot have: leave it out")

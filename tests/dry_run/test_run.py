@@ -126,6 +126,7 @@ def test_several_machines_are_told_who_is_first(recipe_path: Path, capsys: pytes
         ("devices={gpus_per_node: 3}", "distill.batch_size must be a multiple of 3 devices"),
         ("distill.sharding=fsdp2", "needs several devices, got 1"),
         ("distill.teacher.mode=layerwise", "a layerwise teacher takes one process"),
+        ("distill.context_parallel=3", "distill.context_parallel must divide the devices, 2, got 3"),
         ("devices={gpu: abacus}", "gpu must be one of"),
         ("distill.optim=adamx", "optim must be one of Trainer's"),
         ("distill.teacher={mode: cached, top_k: 271}", "distill.teacher.top_k must be below the vocabulary's 271"),
@@ -135,6 +136,7 @@ def test_a_fault_that_can_be_known_is_one_line(
     recipe_path: Path, capsys: pytest.CaptureFixture[str], override: str, fault: str
 ) -> None:
     devices = {"distill.sharding=fsdp2": "devices.gpu=l4", "distill.teacher.mode=layerwise": TWO_GPUS[1]}
+    devices["distill.context_parallel=3"] = TWO_GPUS[1]
     if override == "search.keep_attention=2":
         override, fault = "search.num_hidden_layers=[1]", "at least 2 of 8 blocks must stay under the quotas, got 1"
         devices[override] = "search.keep_attention=2"

@@ -29,6 +29,11 @@ class OnlineTeacher:
             shard_blocks(self._module, blocks_of(model), device=self._device)
 
     @property
+    def model(self) -> PreTrainedModel:
+        """The model."""
+        return self._module.model
+
+    @property
     def blocks(self) -> Sequence[nn.Module]:
         """Its blocks, for activation hooks."""
         return blocks_of(self._module.model)

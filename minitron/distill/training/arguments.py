@@ -30,7 +30,7 @@ def training_arguments(
         seed: Seed of all that is random.
         routed: The student has experts, some of which a batch may leave without gradient.
     """
-    micro, accumulation = _shares(settings, ranks.world_size)
+    micro, accumulation = _shares(settings, ranks.world_size // settings.context_parallel)
     on_cpu = ranks.device.type == "cpu"
     floor = settings.min_learning_rate
     return TrainingArguments(
@@ -74,12 +74,13 @@ def _warmup_steps(wanted: int, max_steps: int, ranks: Ranks) -> int:
     return min(wanted, most)
 
 
-def _shares(settings: TrainingSettings, processes: int) -> tuple[int, int]:
-    if settings.batch_size % processes:
+def _shares(settings: TrainingSettings, groups: int) -> tuple[int, int]:
+    if settings.batch_size % groups:
+        whose = "groups of processes" if settings.context_parallel > 1 else "processes"
         raise MinitronError(
-            f"batch_size must be a multiple of the processes, {processes}, got {settings.batch_size} sequences"
+            f"batch_size must be a multiple of the {whose}, {groups}, got {settings.batch_size} sequences"
         )
-    share = settings.batch_size // processes
+    share = settings.batch_size // groups
     micro = settings.micro_batch_size or share
     if share % micro:
         raise MinitronError(

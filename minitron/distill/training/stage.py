@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from pydantic import Field, PlainValidator
 from safetensors.torch import load_model
+from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
@@ -26,6 +28,7 @@ from minitron.distill.teachers.teacher import Teacher
 from minitron.distill.training.arguments import training_arguments
 from minitron.distill.training.callbacks import DivergenceCallback, ProgressCallback, StopCallback
 from minitron.distill.training.model import DistillationModel, HiddenMatch
+from minitron.distill.training.parts import PartSequences, computing_on, text_part
 from minitron.distill.training.record import DistillRecord
 from minitron.distill.training.states import last_whole_state, read_history, step_of
 from minitron.distill.training.trainer import DistillationTrainer, DivergedError
@@ -35,6 +38,7 @@ from minitron.distributed import Ranks
 from minitron.errors import MinitronError
 from minitron.progress import progress_bar
 from minitron.runtime.backbone import blocks_of
+from minitron.runtime.context_parallel.part import TextPart
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +101,8 @@ def distill(
 
     Raises:
         DivergedError: The loss stops being finite, and no best state is kept.
-        MinitronError: There are fewer sequences than one batch, the batch cannot be shared out, or a learning rate is
-            to be searched for without validation text.
+        MinitronError: There are fewer sequences than one batch, the batch or its sequences cannot be shared out, or a
+            learning rate is to be searched for without validation text.
     """
     ranks = run.ranks or Ranks(student.device.type)
     if len(sequences_NT) < settings.batch_size:
@@ -112,12 +116,14 @@ def distill(
     last_step = max_steps
     if run.stop_after_tokens is not None:
         last_step = min(max_steps, max(1, run.stop_after_tokens // tokens_per_step))
-    trainer = _trainer(student, teacher, sequences_NT, settings, run, max_steps=max_steps)
+    part = text_part(student, ranks, settings, sequences_NT.shape[1])
+    trainer = _trainer(student, teacher, _dataset(sequences_NT, settings, part, run.seed), settings, run, max_steps)
     started = time.monotonic()
-    watch = None if validation is None else Watch(trainer, validation, settings, run.state_folder, ranks)
-    rate = None if watch is None else watch.set_rate(settings)
-    history = _train(trainer, watch, run.state_folder, last_step=last_step, ranks=ranks)
-    found = None if watch is None else watch.finish(history, last_step=last_step, tokens_per_step=tokens_per_step)
+    with computing_on(part, student, teacher, None if validation is None else validation.teacher):
+        watch = None if validation is None else Watch(trainer, validation, settings, run.state_folder, ranks, part)
+        rate = None if watch is None else watch.set_rate(settings)
+        history = _train(trainer, watch, run.state_folder, last_step=last_step, ranks=ranks)
+        found = None if watch is None else watch.finish(history, last_step=last_step, tokens_per_step=tokens_per_step)
     student.eval()
     record = DistillRecord(
         curve=tuple(
@@ -135,10 +141,9 @@ def distill(
 def _trainer(
     student: PreTrainedModel,
     teacher: Teacher | None,
-    sequences_NT: PackedSequences,
+    dataset: Dataset[dict[str, torch.Tensor]],
     settings: DistillSettings,
     run: TrainingRun,
-    *,
     max_steps: int,
 ) -> DistillationTrainer:
     ranks, sharded = run.ranks or Ranks(student.device.type), settings.sharding == "fsdp2"
@@ -159,7 +164,7 @@ def _trainer(
             # A smaller student leaves blocks of the largest one without gradient.
             routed=_is_routed(student) or bool(settings.nested),
         ),
-        train_dataset=_dataset(sequences_NT, settings, run.seed),
+        train_dataset=dataset,
         data_collator=collate,
         callbacks=list(run.callbacks),
     )
@@ -170,19 +175,28 @@ def _trainer(
 def _module(student: PreTrainedModel, teacher: Teacher | None, settings: DistillSettings) -> DistillationModel:
     objective, chunk_tokens = settings.objective, settings.chunk_tokens
     if settings.nested:
+        if settings.context_parallel > 1:
+            raise MinitronError("nested students train on slices of shared weights, which context_parallel cannot have")
         return NestedDistillationModel(student, teacher, objective, nested=settings.nested, chunk_tokens=chunk_tokens)
     return DistillationModel(student, teacher, objective, hidden=settings.hidden, chunk_tokens=chunk_tokens)
 
 
 def _dataset(
-    sequences_NT: PackedSequences, settings: DistillSettings, seed: int
-) -> SequenceDataset | ScheduledSequences:
+    sequences_NT: PackedSequences, settings: DistillSettings, part: TextPart, seed: int
+) -> Dataset[dict[str, torch.Tensor]]:
     sequences = SequenceDataset(
         sequences_NT,
         epochs=settings.epochs,
         seed=seed,
         next_tokens=settings.objective.cross_entropy > 0,
     )
+    if part.group.size > 1:
+        return PartSequences(
+            sequences,
+            part,
+            micro_batch_size=settings.micro_batch_size or settings.batch_size // part.group.data_size,
+            num_sequences=len(sequences) // settings.batch_size * settings.batch_size,
+        )
     if not settings.nested:
         return sequences
     return ScheduledSequences(sequences, [1, *(one.student.share for one in settings.nested)])

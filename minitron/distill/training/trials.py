@@ -78,17 +78,12 @@ class Trials:
 
     def _micro_batches(self, step: int) -> Iterator[dict[str, torch.Tensor]]:
         arguments, dataset = self._trainer.args, self._trainer.train_dataset
-        micro, share = arguments.per_device_train_batch_size, self._share
+        micro, accumulation = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
         assert isinstance(dataset, Dataset)
-        begin = (step * self.ranks.world_size + self.ranks.rank) * share
-        for start in range(begin, begin + share, micro):
+        for turn in range(step * accumulation, (step + 1) * accumulation):  # dealt out as Trainer does
+            start = (turn * self.ranks.world_size + self.ranks.rank) * micro
             batch = collate([dataset[position] for position in range(start, start + micro)])
             yield {name: tensor.to(arguments.device) for name, tensor in batch.items()}
-
-    @property
-    def _share(self) -> int:
-        arguments = self._trainer.args
-        return int(arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps)
 
     def _sum_gradients(self) -> None:
         if self.ranks.world_size == 1:

@@ -12,8 +12,9 @@ from minitron.distill.training.record import RateSearch, ValidationRecord
 from minitron.distill.training.snapshots import Snapshots
 from minitron.distill.training.trainer import DistillationTrainer
 from minitron.distill.training.trials import Trials
-from minitron.distill.training.validation import Validation, ValidationText, steps_between
+from minitron.distill.training.validation import ForwardPasses, Validation, ValidationText, steps_between
 from minitron.distributed import Ranks
+from minitron.runtime.context_parallel.part import TextPart
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +28,20 @@ class Watch:
         settings: How to train.
         folder: Where the training's resumable state lies.
         ranks: The processes.
+        part: What this process holds of each sequence.
 
     Attributes:
         callback: Measures and keeps as the training goes.
     """
 
     def __init__(
-        self, trainer: DistillationTrainer, text: ValidationText, settings: TrainingSettings, folder: Path, ranks: Ranks
+        self,
+        trainer: DistillationTrainer,
+        text: ValidationText,
+        settings: TrainingSettings,
+        folder: Path,
+        ranks: Ranks,
+        part: TextPart,
     ) -> None:
         self._trainer, self._folder, self._ranks = trainer, folder, ranks
         self._keeps_best, self._diverged = settings.keep == "best", False
@@ -42,9 +50,12 @@ class Watch:
             text,
             trainer.model,
             ranks,
-            batch_size=trainer.args.per_device_train_batch_size,
-            sharded=trainer.sharded,
-            autocast=trainer.accelerator.autocast,
+            ForwardPasses(
+                batch_size=trainer.args.per_device_train_batch_size,
+                part=part,
+                sharded=trainer.sharded,
+                autocast=trainer.accelerator.autocast,
+            ),
         )
         self._snapshots = Snapshots(folder, trainer.model, ranks, sharded=trainer.sharded)
         every_steps = settings.validation.every_steps or steps_between(

@@ -6,6 +6,7 @@ The CUDA kernels of Mamba, gated DeltaNet and attention are assumed; torch's fal
 
 from minitron.estimate.training.setup import TrainingSetup
 from minitron.models.axes import TensorSpec, dim_size
+from minitron.models.families.token_mixers import attention_letters
 from minitron.models.shape import HybridShape
 
 HIDDEN = (("hidden_size",),)
@@ -29,7 +30,16 @@ def block_activation_bytes(shape: HybridShape, kind: str, setup: TrainingSetup) 
         setup.stream_bytes * shape.hidden_size
         + norms * 2 * 4 * shape.hidden_size
         + setup.product_bytes * sum(_product_numbers(spec, shape) for spec in specs)
+        + setup.product_bytes * _gathered_numbers(shape, kind, setup)
     )
+
+
+def _gathered_numbers(shape: HybridShape, kind: str, setup: TrainingSetup) -> int:
+    # Keys and values of whole sequences, as they are gathered and once more for every query head.
+    if setup.context_parallel == 1 or kind not in attention_letters(shape.model_type):
+        return 0
+    heads = shape.num_key_value_heads + shape.num_attention_heads
+    return setup.context_parallel * 2 * heads * shape.head_dim
 
 
 def _product_numbers(spec: TensorSpec, shape: HybridShape) -> int:

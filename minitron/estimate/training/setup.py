@@ -36,6 +36,7 @@ class TrainingSetup:
         seq_len: Tokens a sequence.
         micro_batch_size: Sequences in one forward pass of a device.
         devices: Processes, a device each.
+        context_parallel: Devices that hold each sequence together, a part each.
         sharded: Student, teacher, gradients and optimizer in shards (FSDP2); else a copy of each on every device (DDP).
         checkpointing: Blocks are recomputed in the backward pass.
         offloaded: The activations that recomputation starts from are kept on the host.
@@ -51,6 +52,7 @@ class TrainingSetup:
     seq_len: int
     micro_batch_size: int
     devices: int = 1
+    context_parallel: int = 1
     sharded: bool = False
     checkpointing: bool = False
     offloaded: bool = False
@@ -74,5 +76,5 @@ class TrainingSetup:
 
     @property
     def tokens(self) -> int:
-        """Tokens of one forward pass."""
-        return self.seq_len * self.micro_batch_size
+        """Tokens of one forward pass of a device, of the longest part where sequences lie in parts."""
+        return -(-self.seq_len // self.context_parallel) * self.micro_batch_size

@@ -60,7 +60,7 @@ def train_candidate(recipe: Recipe, bench: Bench, student: PreTrainedModel, fold
     """A student after so many tokens in all of the last round's schedule, trained on from the state in `folder`."""
     section = recipe.distill.curriculum[0]  # hidden states and merging are left to the distillation itself
     # One process, one pass, and nothing for the trackers of the distillation itself.
-    alone = {"sharding": "ddp", "epochs": 1, "report_to": (), "keep": "last"}
+    alone = {"sharding": "ddp", "context_parallel": 1, "epochs": 1, "report_to": (), "keep": "last"}
     teacher = OnlineTeacher(bench.teacher)
     try:
         record = distill(

@@ -20,10 +20,11 @@ from minitron.distill.training.model import DistillationModel
 from minitron.distill.training.rate_search import RATE_FILE
 from minitron.distill.training.record import DistillRecord
 from minitron.distill.training.stage import DistillSettings, TrainingRun, distill
-from minitron.distill.training.validation import Validation, ValidationText, steps_between
+from minitron.distill.training.validation import ForwardPasses, Validation, ValidationText, steps_between
 from minitron.distributed import Ranks
 from minitron.models.shape import HybridShape
 from minitron.runtime.backbone import last_hidden_states, output_head
+from minitron.runtime.context_parallel.part import part_of
 from tests.support.models import make_tiny_model
 
 STEPS = 8
@@ -263,9 +264,12 @@ def test_a_teacher_that_is_held_measures_what_one_that_is_asked_does(
             ValidationText(sequences_NT=text, teacher=teacher),
             model,
             Ranks("cpu"),
-            batch_size=2,
-            sharded=False,
-            autocast=nullcontext,
+            ForwardPasses(
+                batch_size=2,
+                part=part_of(Ranks("cpu").context_group(1), text.shape[1]),
+                sharded=False,
+                autocast=nullcontext,
+            ),
         )
         asked.clear()
         losses += [measure.loss(), measure.loss()]

@@ -135,3 +135,13 @@ def test_the_longest_sequence_fits_and_one_token_more_does_not(changes: dict[str
 @pytest.mark.parametrize(("total", "verdict"), [(95, "fits"), (96, "tight"), (100, "tight"), (101, "does not fit")])
 def test_the_last_twentieth_of_a_memory_is_tight(total: int, verdict: str) -> None:
     assert training_verdict(total, 100) == verdict
+
+
+def test_parts_of_sequences_divide_activations_but_keys_and_values_that_are_gathered() -> None:
+    setup = replace(SETUP, devices=4)
+    whole, parts = (training_bytes(SHAPE, None, replace(setup, context_parallel=n)) for n in (1, 4))
+    # Of two blocks of attention, and once more of the one in use: 3 + 6 heads for 4 times the 12 tokens of a part.
+    gathered = 3 * (4 * 12) * 2 * (3 + 6) * 10 * 4
+    assert parts.activations_bytes == whole.activations_bytes // 4 + gathered
+    assert parts.weights_bytes == whole.weights_bytes
+    assert replace(setup, seq_len=17, context_parallel=4).tokens == 3 * 5

@@ -242,6 +242,7 @@ def test_two_processes_distil_what_one_does(
             "phases must have names of their own",
         ),
         (("distill.loss.hidden={}", "distill.teacher.mode=cached"), "loss.hidden needs an online teacher"),
+        (("distill.context_parallel=2", "distill.teacher.mode=cached"), "context_parallel needs an online teacher"),
         (("distill.loss.temperature=0",), "distill.loss.temperature"),
     ],
 )
