@@ -42,3 +42,15 @@ def test_bf16_moves_the_numbers_a_little_and_auto_on_a_cpu_not_at_all(folder: Pa
     assert auto == wide
     assert narrow.loss != wide.loss
     assert narrow.loss == pytest.approx(wide.loss, rel=0.02)
+
+
+def test_speed_is_measured_only_where_it_is_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", "student", "--data", "text.txt", *WORDS, "--json"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["speed"] is None
+    short = {"input_tokens": 2, "output_tokens": 2, "repetitions": 1, "concurrency": 1}
+    given = {"sequences": 3, "seq_len": 32}
+    assert minitron.evaluate("student", "text.txt", settings=given).speed is None
+    assert minitron.evaluate("student", "text.txt", settings={**given, "speed": short}).speed is not None
+    assert main([*command, "--speed", "--layerwise"]) == 2
+    assert "need whole models" in capsys.readouterr().err

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what the models are held in (auto: bf16 on CUDA, else fp32)",
     )
+    parser.add_argument("--speed", action="store_true", help="also measure generated tokens a second, minutes of work")
     parser.add_argument(
         "--layerwise", action="store_true", help="one block of one model in memory at a time; neither a task nor speed"
     )
@@ -76,6 +77,7 @@ def _settings(args: argparse.Namespace) -> dict[str, object]:
         "seq_len": args.seq_len,
         "dtype": args.dtype,
         "layerwise": args.layerwise,
+        "speed": {} if args.speed else None,
     }
     if args.task is not None:
         task = Path(args.task)
