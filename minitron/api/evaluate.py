@@ -35,14 +35,14 @@ def evaluate(
         teacher: Checkpoint that the KL is measured to; None leaves it out. Where the checkpoint's vocabulary was cut
             from its, it is restricted to the kept tokens.
         settings: Any setting of a recipe's evaluate section, as `{"sequences": 32, "seq_len": 512}`; a task as
-            `{"task": {"name": "sums", "path": "problems.jsonl"}}`. `{"speed": {}}` also measures generation, which takes
-            minutes; `{"layerwise": True}` holds one block at a time.
+            `{"task": {"name": "sums", "path": "problems.jsonl"}}`. `{"speed": {}}` also measures generation, which
+            takes minutes; `{"layerwise": True}` holds one block at a time.
         context: Tokens that the bytes are for.
         device: torch device; `auto`: cuda where torch sees one, else cpu.
 
     Returns:
-        Parameters, bytes at `context`, held-out loss and KL to the teacher in nats a token, the share of a task's problems
-        that are answered exactly, and generated tokens a second.
+        Parameters, bytes at `context`, held-out loss and KL to the teacher in nats a token, the share of a task's
+        problems that are answered exactly, and generated tokens a second.
 
     Raises:
         MinitronError: A checkpoint, the text or a setting cannot be used.
