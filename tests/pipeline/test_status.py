@@ -131,8 +131,11 @@ def test_a_status_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: p
     assert len(caplog.records) == 1
 
 
-def test_the_command_says_how_far_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "run"
+def test_the_command_says_how_far_a_run_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("run")
     (folder / "distill.partial").mkdir(parents=True)
     status = StatusFile(folder / "status.json", ["score", "distill", "evaluate"])
     status.end("score", skipped=False, seconds=75.2)
@@ -141,7 +144,7 @@ def test_the_command_says_how_far_a_run_is(tmp_path: Path, capsys: pytest.Captur
     status.advance(STEP)
     assert main(["status", str(folder)]) == 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("running", "0:01:15", "distill.partial"))
+    assert all(word in shown for word in ("running", "0:01:15", "run/distill.partial"))
     assert "distill, loss 0.5000: 40 of 120, 0:01:30 left; last seen 0:00:0" in shown
     assert main(["status", str(folder), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
