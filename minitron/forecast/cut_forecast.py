@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from minitron.errors import MinitronError
 from minitron.forecast.fit import LEAST_LOST, Point, fit_law
 from minitron.forecast.jackknife import Interval, fewest_points, jackknife_interval
-from minitron.forecast.law import CutLaw, Lost, Numbers
+from minitron.forecast.law import CutLaw, Lost
+from minitron.forecast.least_squares import Numbers
 
 ROUNDING = 1e-9  # of shares and of logarithms, at the edge of what was measured
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Numbers = npt.NDArray[np.float64]
+from minitron.forecast.least_squares import Numbers
 
 # Axis -> share of its importance that a cut loses, 0 where it is whole; for one shape, or arrays that broadcast.
 Lost = Mapping[str, "float | Numbers"]

@@ -30,17 +30,3 @@ class RateSchedule:
             return place / self.warmup
         decayed = (place - self.warmup) / (1 - self.warmup)
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * decayed)) / 2
-
-    def passed(self, tokens: float) -> float:
-        """Tokens at the peak rate that would have moved the weights as far: the integral of the rate.
-
-        >>> RateSchedule(tokens=100, warmup=0.2).passed(100)
-        50.0
-        """
-        place = min(1.0, tokens / self.tokens)
-        risen = min(place, self.warmup)
-        rise = risen**2 / (2 * self.warmup) if self.warmup else 0.0
-        width = 1 - self.warmup
-        decayed = max(0.0, place - self.warmup) / width
-        fall = decayed * (1 + self.floor) / 2 + (1 - self.floor) * math.sin(math.pi * decayed) / (2 * math.pi)
-        return self.tokens * (rise + width * fall)

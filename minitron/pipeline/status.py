@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,8 +141,8 @@ def watched(path: Path, stages: Sequence[str]) -> Iterator[StatusFile | None]:
 
     None where another process has the file: it is the one whose status is wanted.
     """
-    with _owned(path) as owned:
-        if not owned:
+    with ExitStack() as stack:
+        if not _taken(path, stack):
             yield None
             return
         status = StatusFile(path, stages)
@@ -172,18 +172,13 @@ def read_status(path: Path) -> RunStatus:
     return status
 
 
-@contextmanager
-def _owned(path: Path) -> Iterator[bool]:
-    lock = locked(path)
+def _taken(path: Path, stack: ExitStack) -> bool:
+    """Whether the file's lock could be had, which the stack then holds."""
     try:
-        lock.__enter__()
+        stack.enter_context(locked(path))
     except (ArtifactError, OSError):  # another process is at it, or the folder cannot be written
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.__exit__(None, None, None)
+        return False
+    return True
 
 
 def _is_alive(process: int) -> bool:

@@ -73,12 +73,3 @@ def test_intervals_widen_with_the_distance() -> None:
 def test_curves_that_say_nothing_are_refused(points: tuple[tuple[float, float], ...], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         fit_recovery([Curve(points=points, schedule=RateSchedule(tokens=8))])
-
-
-@pytest.mark.parametrize("floor", [0.0, 0.1])
-@pytest.mark.parametrize("warmup", [0.0, 0.25])
-def test_the_integral_of_the_rate_is_its_sum(floor: float, warmup: float) -> None:
-    schedule = RateSchedule(tokens=1000, warmup=warmup, floor=floor)
-    for end in (100, 400, 1000):
-        summed = sum(schedule.rate(at + 0.5) for at in range(end))
-        assert schedule.passed(end) == pytest.approx(summed, rel=1e-4)

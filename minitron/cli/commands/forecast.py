@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     sizes = None if args.shape is None else read_shape(args.shape)
     found = forecast_run(recipe, args.output, kl=args.kl, sizes=sizes, distilled=args.distilled, on_outcome=tell)
 
+    from minitron.pipeline.run_folder import RunFolder
     from minitron.report.forecast_table import axes_table, mixes_table, recovery_lines
 
     shown: list[Shown] = [axes_table(found), mixes_table(found)]
@@ -50,5 +51,5 @@ def run(args: argparse.Namespace) -> None:
         shown.append("no shape within the limits is inside what was measured")
     if found.recovery is not None:
         shown += recovery_lines(found.recovery)
-    folder = args.output or Path("runs") / recipe.name
-    print_result(args, asdict(found), *shown, f"picture: {folder / 'forecast' / 'forecast.png'}")
+    run_folder = RunFolder(args.output or Path("runs") / recipe.name)
+    print_result(args, asdict(found), *shown, f"picture: {run_folder.forecast_picture}")

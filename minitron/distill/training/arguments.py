@@ -41,7 +41,7 @@ def training_arguments(
         learning_rate=PLACEHOLDER if settings.learning_rate == AUTO else settings.learning_rate,
         lr_scheduler_type="cosine_with_min_lr" if floor else "cosine",
         lr_scheduler_kwargs={"min_lr": floor} if floor else None,
-        warmup_steps=_warmup_steps(settings.warmup_steps, max_steps, ranks),
+        warmup_steps=_told_warmup(settings.warmup_steps, max_steps, ranks),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         adam_beta2=ADAM_BETA2,
@@ -65,13 +65,18 @@ def training_arguments(
     )
 
 
-def _warmup_steps(wanted: int, max_steps: int, ranks: Ranks) -> int:
-    most = max_steps // MOST_WARMUP
-    if wanted > most and ranks.is_main:
+def warmup_steps(wanted: int, max_steps: int) -> int:
+    """Steps of warm-up that a training of so many steps has: at most a quarter of them."""
+    return min(wanted, max_steps // MOST_WARMUP)
+
+
+def _told_warmup(wanted: int, max_steps: int, ranks: Ranks) -> int:
+    steps = warmup_steps(wanted, max_steps)
+    if steps < wanted and ranks.is_main:
         logger.warning(
-            "warmup_steps is cut from %d to %d, a quarter of the %d steps that there are", wanted, most, max_steps
+            "warmup_steps is cut from %d to %d, a quarter of the %d steps that there are", wanted, steps, max_steps
         )
-    return min(wanted, most)
+    return steps
 
 
 def _shares(settings: TrainingSettings, groups: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from torch import nn
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.data.samples import Samples
 from minitron.evaluate.perplexity import evaluate_text
+from minitron.evaluate.teacher_states import TeacherStates
 from minitron.importance.scores import Scores
 from minitron.importance.selection import top_units
 from minitron.models.axes import Indices
@@ -48,6 +49,7 @@ class WidthCosts:
         found = read_samples(text, source, seed=execution.seed)
         self._fitted_on = found.first(section.samples)
         self._measured_on = Samples(token_ids=found.token_ids[section.samples :])
+        self._against = TeacherStates(self._teacher)  # of one text, which all widths of all blocks are measured on
 
     @torch.no_grad()
     def of_block(self, layer: int, widths: Sequence[int]) -> list[float]:
@@ -61,7 +63,7 @@ class WidthCosts:
                 costs.append(0.0)
                 continue
             writer.weight.copy_(self._refitted(whole_DF, moments.gram.cpu(), top_units(score_F, width)))
-            found = evaluate_text(self._student, self._measured_on.token_ids, teacher=self._teacher).kl_to_teacher
+            found = evaluate_text(self._student, self._measured_on.token_ids, teacher=self._against).kl_to_teacher
             assert found is not None
             costs.append(found)
         writer.weight.copy_(whole_DF)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minitron.forecast.cut_forecast import ROUNDING, CutForecast
-from minitron.forecast.law import Numbers
+from minitron.forecast.least_squares import Numbers
 from minitron.forecast.record import AxisForecast, PredictedCut
 from minitron.models.axes import Indices
 from minitron.pipeline.forecast.space import ForecastSpace

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.distill.settings import AUTO
-from minitron.distill.training.arguments import MOST_WARMUP
+from minitron.distill.training.arguments import warmup_steps
 from minitron.distill.training.record import DistillRecord
 from minitron.errors import MinitronError
 from minitron.estimate.devices import find_device
 from minitron.estimate.training.operations import device_hours, training_operations
 from minitron.forecast.record import RecoveryForecast
-from minitron.forecast.recovery import Curve, fit_recovery
+from minitron.forecast.recovery import FARTHEST, Curve, fit_recovery
 from minitron.forecast.schedule import RateSchedule
 from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.training import read_training_record
@@ -45,8 +45,8 @@ def forecast_recovery(
     outside = None
     if tokens is None:
         outside = (
-            f"a KL of {target_kl:g} is not reached within {found.most_tokens:,.0f} tokens, 4 times those seen, where "
-            f"{best.predicted:.4f} is forecast; beyond that nothing is"
+            f"a KL of {target_kl:g} is not reached within {found.most_tokens:,.0f} tokens, {FARTHEST:g} times "
+            f"those seen, where {best.predicted:.4f} is forecast; beyond that nothing is"
         )
     return RecoveryForecast(
         target_kl=target_kl,
@@ -98,7 +98,7 @@ def _curve(record: DistillRecord, section: DistillSection) -> Curve:
     assert peak != AUTO
     schedule = RateSchedule(
         tokens=record.tokens,
-        warmup=min(section.warmup_steps, steps // MOST_WARMUP) / max(1, steps),
+        warmup=warmup_steps(section.warmup_steps, steps) / max(1, steps),
         floor=min(1.0, section.min_learning_rate / float(peak)),
     )
     return Curve(points=tuple((float(tokens), kl) for tokens, kl in record.validation.curve), schedule=schedule)

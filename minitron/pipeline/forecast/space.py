@@ -8,7 +8,7 @@ from functools import cache
 
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.errors import MinitronError
-from minitron.forecast.law import Numbers
+from minitron.forecast.least_squares import Numbers
 from minitron.forecast.record import CutSizes
 from minitron.importance.retained import retained_shares
 from minitron.importance.scores import Scores, load_scores
