@@ -11,6 +11,7 @@ from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.data.samples import Samples
 from minitron.evaluate.perplexity import evaluate_text
+from minitron.evaluate.teacher_states import TeacherStates
 from minitron.importance.scores import Scores
 from minitron.importance.selection import select_units
 from minitron.models.slicing import tensor_cuts
@@ -58,6 +59,7 @@ class Bench:
         self._section, self._repair = prune_section(recipe), candidate_repair(recipe)
         self.text = text
         self.teacher = load_model(Path(recipe.teacher), device=recipe.device)
+        self._against = TeacherStates(self.teacher)
         is_teacher = source.folder.resolve() == Path(recipe.teacher).resolve()
         self._model = self.teacher if is_teacher else load_model(source.folder, device=recipe.device)
         self._stack = MemoryStack(self._model, source.shape)
@@ -103,7 +105,7 @@ class Bench:
 
     def held_out(self, student: PreTrainedModel) -> HeldOut:
         """Loss, and KL to the teacher, on the held-out sequences."""
-        found = evaluate_text(student, self.text.held_out_NT, teacher=self.teacher)
+        found = evaluate_text(student, self.text.held_out_NT, teacher=self._against)
         assert found.kl_to_teacher is not None
         return HeldOut(loss=found.loss, kl=found.kl_to_teacher)
 

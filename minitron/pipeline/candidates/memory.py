@@ -5,6 +5,7 @@ from pathlib import Path
 
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.errors import MinitronError
+from minitron.evaluate.teacher_states import KEPT_BYTES
 from minitron.pipeline.sections import candidate_repair
 from minitron.recipe.recipe import Recipe
 from minitron.runtime.free_memory import free_bytes
@@ -18,12 +19,14 @@ LOGITS_TOKENS, LOGITS_COPIES = 2048, 5
 
 
 def process_bytes(recipe: Recipe, source: Checkpoint, candidates: Sequence[Candidate]) -> int:
-    """Bytes of one process: models in fp32, logits, and of a repair its two streams and its largest solve."""
+    """Bytes of one process: models in fp32, logits, states of the teacher, and a repair's streams and largest solve."""
     teacher = open_checkpoint(Path(recipe.teacher))
     held = [teacher.params, max(each.shape.params for each in candidates)]
     if source.folder.resolve() != teacher.folder.resolve():
         held.append(source.params)
     total = LIBRARIES_BYTES + 4 * sum(held) + 4 * LOGITS_COPIES * LOGITS_TOKENS * source.shape.vocab_size
+    held_out = recipe.search.tournament.sequences * recipe.distill.curriculum[0].seq_len
+    total += min(KEPT_BYTES, 4 * held_out * teacher.shape.hidden_size)
     repair = candidate_repair(recipe)
     if repair is not None:
         assert repair.seq_len is not None
