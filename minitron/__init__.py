@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from minitron.api.load import load_recipe, load_scores, open_checkpoint
     from minitron.api.merge import Merged, merge
     from minitron.api.prune import prune
+    from minitron.api.report import Reported, report
     from minitron.api.run import RunResult, distill, run, search, status
     from minitron.api.score import calibrate
     from minitron.api.verify import Verified, verify
@@ -58,6 +59,7 @@ _HOMES = {
     "Metrics": "minitron.evaluate.metrics",
     "MinitronError": "minitron.errors",
     "Recipe": "minitron.recipe.recipe",
+    "Reported": "minitron.api.report",
     "RunResult": "minitron.api.run",
     "RunStatus": "minitron.pipeline.status",
     "Scores": "minitron.importance.scores",
@@ -78,6 +80,7 @@ _HOMES = {
     "merge": "minitron.api.merge",
     "open_checkpoint": "minitron.api.load",
     "prune": "minitron.api.prune",
+    "report": "minitron.api.report",
     "run": "minitron.api.run",
     "search": "minitron.api.run",
     "status": "minitron.api.run",
@@ -95,6 +98,7 @@ __all__ = [
     "Metrics",
     "MinitronError",
     "Recipe",
+    "Reported",
     "RunResult",
     "RunStatus",
     "Scores",
@@ -116,6 +120,7 @@ __all__ = [
     "merge",
     "open_checkpoint",
     "prune",
+    "report",
     "run",
     "search",
     "status",
@@ -154,6 +159,7 @@ class _Minitron(ModuleType):
     evaluate = _function("evaluate")
     forecast = _function("forecast")
     prune = _function("prune")
+    report = _function("report")
     search = _function("search")
 
 

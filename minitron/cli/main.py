@@ -24,6 +24,7 @@ COMMANDS = {
     "forecast": "forecast",
     "distill": "distill",
     "status": "status",
+    "report": "report",
     "fit": "fit",
     "check": "check",
     "verify": "verify",

@@ -1,0 +1,75 @@
+"""How to serve a student: what to type for each engine, on the page of a run and in a model card."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+# Reader -> what people call it.
+ENGINES = {"vllm": "vLLM", "llamacpp": "llama.cpp", "transformers": "transformers"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingCommand:
+    """How an engine serves a checkpoint.
+
+    Attributes:
+        engine: What people call the engine.
+        language: What the text is in: bash or python.
+        text: What to type; empty where the engine does not take the checkpoint.
+        about: What to know of it, or why there is nothing to type.
+    """
+
+    engine: str
+    language: str
+    text: str
+    about: str
+
+
+def serving_commands(
+    checkpoint: str,
+    *,
+    context_tokens: int,
+    refusals: Mapping[str, Sequence[str]],
+    vllm: str | None = None,
+    gpu: str | None = None,
+) -> tuple[ServingCommand, ...]:
+    """What to type for vLLM, llama.cpp and transformers.
+
+    Args:
+        checkpoint: The checkpoint's folder, or its name on the hub.
+        context_tokens: Tokens that each sequence must hold.
+        refusals: Reader -> why it does not take the checkpoint; empty where it does.
+        vllm: The line that starts vLLM within the budget, as `minitron fit` prints it; None where there is none.
+        gpu: The GPU that the budget is of; None where it is of none.
+    """
+    asked = gpu or "a10g"
+    fit = f"minitron fit {checkpoint} --gpu {asked} --context {context_tokens} --accounting vllm"
+    lines = {
+        "vllm": (
+            ("bash", vllm, f"within the budget on {gpu}, by vLLM's accounting")
+            if vllm is not None
+            else ("bash", fit, "prints the `vllm serve` line of a GPU, or says that none starts on it")
+        ),
+        "llamacpp": (
+            "bash",
+            f"minitron export {checkpoint} --format gguf --output student.gguf\n"
+            f"llama-server -m student.gguf -c {context_tokens}",
+            "as one GGUF file; the first command takes minitron[gguf]",
+        ),
+        "transformers": (
+            "python",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f'model = AutoModelForCausalLM.from_pretrained("{checkpoint}")\n'
+            f'tokenizer = AutoTokenizer.from_pretrained("{checkpoint}")\n'
+            'prompt = tokenizer("...", return_tensors="pt")\n'
+            "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=64)[0]))",
+            "in Python",
+        ),
+    }
+    return tuple(
+        ServingCommand(engine=ENGINES[reader], language=language, text=text, about=about)
+        if not refusals.get(reader)
+        else ServingCommand(
+            engine=ENGINES[reader], language="", text="", about=f"does not take it: {refusals[reader][0]}"
+        )
+        for reader, (language, text, about) in lines.items()
+    )
