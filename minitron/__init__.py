@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from minitron.api.load import load_recipe, load_scores, open_checkpoint
     from minitron.api.merge import Merged, merge
     from minitron.api.prune import prune
+    from minitron.api.push import Pushed, push
     from minitron.api.report import Reported, report
     from minitron.api.run import RunResult, distill, run, search, status
     from minitron.api.score import calibrate
@@ -58,6 +59,7 @@ _HOMES = {
     "Merged": "minitron.api.merge",
     "Metrics": "minitron.evaluate.metrics",
     "MinitronError": "minitron.errors",
+    "Pushed": "minitron.api.push",
     "Recipe": "minitron.recipe.recipe",
     "Reported": "minitron.api.report",
     "RunResult": "minitron.api.run",
@@ -80,6 +82,7 @@ _HOMES = {
     "merge": "minitron.api.merge",
     "open_checkpoint": "minitron.api.load",
     "prune": "minitron.api.prune",
+    "push": "minitron.api.push",
     "report": "minitron.api.report",
     "run": "minitron.api.run",
     "search": "minitron.api.run",
@@ -97,6 +100,7 @@ __all__ = [
     "Merged",
     "Metrics",
     "MinitronError",
+    "Pushed",
     "Recipe",
     "Reported",
     "RunResult",
@@ -120,6 +124,7 @@ __all__ = [
     "merge",
     "open_checkpoint",
     "prune",
+    "push",
     "report",
     "run",
     "search",

@@ -36,6 +36,7 @@ COMMANDS = {
     "merge": "merge",
     "extract": "extract",
     "export": "export",
+    "push": "push",
     "bench": "bench",
     "eval": "evaluate",
 }

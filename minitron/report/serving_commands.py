@@ -1,10 +1,15 @@
 """How to serve a student: what to type for each engine, on the page of a run and in a model card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from minitron.estimate.serving.reader_names import ReaderName
+from minitron.estimate.serving.readers import broken_rules
+from minitron.estimate.serving.shape_rules import Serving
+from minitron.models.shape import HybridShape
+
 # Reader -> what people call it.
-ENGINES = {"vllm": "vLLM", "llamacpp": "llama.cpp", "transformers": "transformers"}
+ENGINES: Mapping[ReaderName, str] = {"vllm": "vLLM", "llamacpp": "llama.cpp", "transformers": "transformers"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +27,16 @@ class ServingCommand:
     language: str
     text: str
     about: str
+
+
+def shape_refusals(shape: HybridShape, config_keys: Collection[str]) -> dict[str, list[str]]:
+    """Reader -> the rules about its shape that a model breaks; `minitron check` asks about the other keys, too."""
+    serving = Serving(readers=tuple(ENGINES), config_keys=frozenset(config_keys))
+    refusals: dict[str, list[str]] = {reader: [] for reader in ENGINES}
+    for reader, rule in broken_rules(shape, serving):
+        states, found = rule.states(shape.sizes, serving), rule.found(shape, serving)
+        refusals[reader].append(f"{rule.key} must {states}, got {found}")
+    return refusals
 
 
 def serving_commands(
@@ -43,7 +58,7 @@ def serving_commands(
     """
     asked = gpu or "a10g"
     fit = f"minitron fit {checkpoint} --gpu {asked} --context {context_tokens} --accounting vllm"
-    lines = {
+    lines: dict[ReaderName, tuple[str, str, str]] = {
         "vllm": (
             ("bash", vllm, f"within the budget on {gpu}, by vLLM's accounting")
             if vllm is not None

@@ -36,6 +36,7 @@ CONFIG: JsonObject = {
         "labelFontSize": 11,
         "labelLimit": 150,
         "symbolStrokeWidth": 2,
+        "symbolBaseFillColor": INK,
     },
     "title": {"color": INK},
     "text": {"color": INK},

@@ -21,6 +21,7 @@ from minitron.report.page.parts import (
 )
 
 # What a cell of a table of numbers holds.
+_LONG = ' class="long"'
 _NUMBER = re.compile(r"[-+(]*[\d.,]+\)?(?: ?(?:%|GiB|MiB))?|-|")
 
 
@@ -73,7 +74,7 @@ def _table(table: Table) -> str:
     rows = []
     for number, row in enumerate(table.rows):
         marked = ' class="marked"' if number == table.marked else ""
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        cells = "".join(f"<td{_LONG if len(cell) > 40 else ''}>{escape(cell)}</td>" for cell in row[1:])
         rows.append(f'<tr{marked}><th scope="row">{escape(row[0])}</th>{cells}</tr>')
     is_numbers = all(_NUMBER.fullmatch(cell) for row in table.rows for cell in row[1:])
     style = ' class="numbers"' if is_numbers else ""
