@@ -6,8 +6,11 @@ from minitron.artifacts.atomic import write_text
 from minitron.checkpoints.checkpoint import CARD_FILE, Checkpoint
 from minitron.checkpoints.lineage import Lineage, add_step, write_lineage
 from minitron.report.model_card import CardResults, Described, model_card
-from minitron.report.serving_commands import serving_commands, shape_refusals
+from minitron.report.serving_commands import served_context, serving_commands, shape_refusals
 from minitron.report.tables import format_count
+
+# Of commands in a card of a checkpoint that was not measured for a budget.
+DEFAULT_CONTEXT = 8192
 
 
 def write_provenance(written: Checkpoint, lineage: Lineage, step: str, **settings: object) -> None:
@@ -34,12 +37,11 @@ def card_of(checkpoint: Checkpoint, lineage: Lineage, *, where: str, results: Ca
         results: What was measured of it; None where nothing has been.
     """
     name = f"{lineage['teacher']['name']}-{lineage['steps'][-1]['step']}-{format_count(checkpoint.params)}"
-    longest = checkpoint.config.get("max_position_embeddings")
-    context = results.context_tokens if results is not None else longest if isinstance(longest, int) else 8192
+    wanted = DEFAULT_CONTEXT if results is None else results.context_tokens
     refusals = shape_refusals(checkpoint.shape, [key for key, value in checkpoint.config.items() if value is not None])
     return model_card(
         lineage,
         Described(name=name, params=checkpoint.params, shape=asdict(checkpoint.shape)),
-        commands=serving_commands(where, context_tokens=context, refusals=refusals),
+        commands=serving_commands(where, context_tokens=served_context(checkpoint.config, wanted), refusals=refusals),
         results=results,
     )

@@ -27,6 +27,7 @@ SIZE_LABELS = {
     "moe_shared_expert_intermediate_size": "FFN width of the shared expert",
 }
 # What the card's header calls the text that a run is measured on.
+TASK = {"type": "text-generation"}
 HELD_OUT = {"name": "held-out text of the run", "type": "held-out"}
 
 _PAST = {
@@ -134,7 +135,6 @@ def card_header(lineage: Lineage, name: str, results: CardResults | None) -> Jso
 
 def _evaluations(metrics: Metrics) -> Iterator[JsonValue]:
     """Results in the hub's form: one dataset each, with its metrics."""
-    task: JsonObject = {"type": "text-generation"}
     found: list[JsonValue] = [{"type": "loss", "name": "loss, nats a token", "value": metrics.loss}]
     if metrics.bits_per_byte is not None:
         found.append({"type": "bits_per_byte", "name": "bits a byte", "value": metrics.bits_per_byte})
@@ -142,11 +142,11 @@ def _evaluations(metrics: Metrics) -> Iterator[JsonValue]:
         found.append(
             {"type": "kl_divergence", "name": "KL to the teacher, nats a token", "value": metrics.kl_to_teacher}
         )
-    yield {"task": task, "dataset": {**HELD_OUT}, "metrics": found}
+    yield {"task": {**TASK}, "dataset": {**HELD_OUT}, "metrics": found}
     if metrics.task is not None and metrics.exact_match is not None:
         kind = "".join(letter if letter.isalnum() else "-" for letter in metrics.task.lower())
         exact: JsonObject = {"type": "exact_match", "name": "exact match", "value": metrics.exact_match}
-        yield {"task": task, "dataset": {"name": metrics.task, "type": kind}, "metrics": [exact]}
+        yield {"task": {**TASK}, "dataset": {"name": metrics.task, "type": kind}, "metrics": [exact]}
 
 
 def _results(results: CardResults | None) -> Iterator[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from minitron.estimate.serving.reader_names import ReaderName
 from minitron.estimate.serving.readers import broken_rules
 from minitron.estimate.serving.shape_rules import Serving
+from minitron.estimate.serving.vllm_command import longest_context
 from minitron.models.shape import HybridShape
 
 # Reader -> what people call it.
@@ -39,6 +40,15 @@ def shape_refusals(shape: HybridShape, config_keys: Collection[str]) -> dict[str
     return refusals
 
 
+def served_context(config: Mapping[str, object], wanted: int) -> int:
+    """Tokens of a context that are asked for: those wanted, at most what a configuration allows.
+
+    >>> served_context({"max_position_embeddings": 4096}, 131072), served_context({}, 131072)
+    (4096, 131072)
+    """
+    return min(wanted, longest_context(config) or wanted)
+
+
 def serving_commands(
     checkpoint: str,
     *,
@@ -51,18 +61,18 @@ def serving_commands(
 
     Args:
         checkpoint: The checkpoint's folder, or its name on the hub.
-        context_tokens: Tokens that each sequence must hold.
+        context_tokens: Tokens that each sequence must hold, at most those that the configuration allows.
         refusals: Reader -> why it does not take the checkpoint; empty where it does.
         vllm: The line that starts vLLM within the budget, as `minitron fit` prints it; None where there is none.
         gpu: The GPU that the budget is of; None where it is of none.
     """
-    asked = gpu or "a10g"
-    fit = f"minitron fit {checkpoint} --gpu {asked} --context {context_tokens} --accounting vllm"
+    fit = f"minitron fit {checkpoint} --gpu {gpu or 'GPU'} --context {context_tokens} --accounting vllm"
+    plain = f"vllm serve {checkpoint} --max-model-len {context_tokens}"
     lines: dict[ReaderName, tuple[str, str, str]] = {
         "vllm": (
             ("bash", vllm, f"within the budget on {gpu}, by vLLM's accounting")
             if vllm is not None
-            else ("bash", fit, "prints the `vllm serve` line of a GPU, or says that none starts on it")
+            else ("bash", plain, f"as it starts by itself; `{fit}` prints a line that fits a GPU")
         ),
         "llamacpp": (
             "bash",

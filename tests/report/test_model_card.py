@@ -97,6 +97,7 @@ def test_results_are_a_table_and_what_the_hub_reads(tmp_path: Path) -> None:
         ("two | sums", "exact_match"): 0.5,
     }
     assert card.data.model_name == "tiny|pruned"
+    assert "&id" not in card.content
 
 
 def test_a_model_above_its_budget_says_so(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.workload import Workload
 from minitron.models.shape import HybridShape
-from minitron.search.cloud import Cloud, count_cloud
+from minitron.search.cloud import Cloud, count_cloud, pareto_places
 from minitron.search.limits import Limits
 from minitron.search.pareto import pareto_front
 from minitron.search.space import SearchSpace
@@ -65,6 +65,11 @@ def test_the_front_is_what_no_other_shape_beats(tiny_shape: HybridShape) -> None
     assert [(one.total_bytes, round(one.retained, 9)) for one in front] == wanted
     for point in front:
         assert memory_bytes(point.shape, WORKLOAD).total_bytes == point.total_bytes
+
+
+def test_of_shapes_that_keep_the_same_only_the_smallest_is_on_the_front() -> None:
+    bytes_S, retained_S = np.array([9, 4, 4, 7, 2, 5]), np.array([0.5, 0.5, 0.3, 0.5, 0.5, 0.6])
+    assert pareto_places(bytes_S, retained_S) == [4, 5]
 
 
 def test_points_of_a_large_space_stand_for_all_of_its_shapes(tiny_shape: HybridShape) -> None:

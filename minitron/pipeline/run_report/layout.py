@@ -70,6 +70,11 @@ def lay_out(results: RunResults, ask_readers: AskReaders) -> Page:
     )
 
 
+def teacher_name(results: RunResults) -> str:
+    """What metrics call the teacher that the student learns from."""
+    return "teacher" if results.recipe.prune.vocabulary is None else "cut teacher"
+
+
 def student_checkpoint(results: RunResults) -> Path | None:
     """The latest checkpoint of the student; None where there is none yet."""
     if results.has("distill"):
@@ -88,7 +93,7 @@ def _verdict(
     students = reached[1:] if len(reached) > 1 else reached
     fits: dict[str, FitReport] = {}
     if models.teacher is not None:
-        fits["teacher"] = fit(models.teacher, budget.workload, budget.budget_bytes)
+        fits[teacher_name(results)] = fit(models.teacher, budget.workload, budget.budget_bytes)
     if models.student is not None:
         fits |= {name: fit(models.student, budget.workload, budget.budget_bytes) for name in students}
     lacking = [results.lacks(stage) for stage in (*names, "evaluate") if not results.has(stage)]
@@ -109,7 +114,7 @@ def _verdict(
 
 def _memory(results: RunResults, models: RunModels) -> Section:
     budget = results.recipe.budget
-    shapes = {"teacher": models.teacher, "student": models.student}
+    shapes = {teacher_name(results): models.teacher, "student": models.student}
     found = {name: shape for name, shape in shapes.items() if shape is not None}
     if not found:
         return Section(name="memory", title="Memory against the budget", parts=(missing(NO_TEACHER),))

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from minitron.artifacts.header import ArtifactHeader, differences, read_header
+from minitron.artifacts.header import HEADER_FILE, ArtifactHeader, differences, read_header
 from minitron.artifacts.json_files import read_json
 from minitron.errors import ArtifactError
 from minitron.pipeline.run_folder import RunFolder
@@ -67,7 +67,9 @@ def open_results(folder: Path) -> RunResults:
     found = {stage.name: read_header(run.stage(stage.name)) for stage in stages}
     headers = {name: header for name, header in found.items() if header is not None}
     states = _states(stages, headers)
-    searched = _as_searched(recipe, headers["search"]) if states["search"] == FINISHED else recipe
+    searched = recipe
+    if states["search"] == FINISHED:
+        searched = _as_searched(recipe, headers["search"], run.stage("search") / HEADER_FILE)
     before, now = (one.model_dump(mode="json", include={"budget", "search"}) for one in (searched, recipe))
     return RunResults(run=run, recipe=searched, states=states, headers=headers, changes=tuple(differences(before, now)))
 
@@ -87,15 +89,13 @@ def _states(stages: tuple[Stage, ...], headers: Mapping[str, ArtifactHeader]) ->
     return states
 
 
-def _as_searched(recipe: Recipe, header: ArtifactHeader) -> Recipe:
+def _as_searched(recipe: Recipe, header: ArtifactHeader, path: Path) -> Recipe:
     """The recipe with the sections that the candidates were found by; what those leave out counts for nothing."""
     settings = header.inputs["settings"]
     assert isinstance(settings, Mapping)
     sections = {
-        "budget": _validated(BudgetSection, {**settings["budget"]}, Path("search")),
-        "search": _validated(
-            SearchSection, {**recipe.search.model_dump(mode="json"), **settings["search"]}, Path("search")
-        ),
+        "budget": _validated(BudgetSection, {**settings["budget"]}, path),
+        "search": _validated(SearchSection, {**recipe.search.model_dump(mode="json"), **settings["search"]}, path),
     }
     return recipe.model_copy(update=sections)
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from minitron.errors import MinitronError
 from minitron.estimate.serving.model_fit import Memory, fit_model
+from minitron.models.config import read_config
 from minitron.pipeline.run_report.results import RunResults
 from minitron.report.page.parts import Code
-from minitron.report.serving_commands import serving_commands
+from minitron.report.serving_commands import served_context, serving_commands
 
 
 def serving_parts(results: RunResults, checkpoint: Path, verdicts: Mapping[str, Sequence[str]]) -> tuple[Code, ...]:
@@ -16,7 +17,7 @@ def serving_parts(results: RunResults, checkpoint: Path, verdicts: Mapping[str, 
     refusals = {name.split()[0]: refusals for name, refusals in verdicts.items()}
     commands = serving_commands(
         str(checkpoint),
-        context_tokens=budget.context_tokens,
+        context_tokens=served_context(read_config(checkpoint), budget.context_tokens),
         refusals=refusals,
         vllm=vllm_line(results, checkpoint),
         gpu=budget.gpu,

@@ -25,6 +25,7 @@ CONFIG: JsonObject = {
         "titleFontSize": 12,
         "labelFontSize": 11,
     },
+    "axisQuantitative": {"labelOverlap": "greedy", "labelSeparation": 6},
     "legend": {
         "labelColor": INK,
         "titleColor": INK,

@@ -151,7 +151,10 @@ def _table(found: Verdict) -> Table:
 def _predicted_speeds(found: Verdict, models: Sequence[str]) -> list[str]:
     if found.search is None or found.search.device is None:
         return []
-    speeds = {"teacher": found.search.teacher.tokens_per_s, found.student: found.search.candidates[0].tokens_per_s}
+    speeds = {
+        next(iter(found.fits)): found.search.teacher.tokens_per_s,
+        found.student: found.search.candidates[0].tokens_per_s,
+    }
     return [_form(speeds.get(model), ",.1f") for model in models]
 
 

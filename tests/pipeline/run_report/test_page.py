@@ -17,11 +17,11 @@ from minitron.pipeline.run_report.layout import lay_out
 from minitron.pipeline.run_report.results import FINISHED, OUTDATED, WITHOUT, open_results
 from minitron.pipeline.runner import run_pipeline
 from minitron.recipe.load import load_recipe
-from minitron.report.page.parts import Answers, Code, Diagram, Figure, Note, Page, Section, Table
+from minitron.report.page.parts import Answer, Answers, Code, Diagram, Figure, Note, Page, Section, Table
 from tests.pipeline.conftest import WholeRun
 from tests.support.chromium import browser, find_chromium
 from tests.support.commands import fail
-from tests.support.recipes import write_tiny_recipe
+from tests.support.recipes import TWO_STEPS, write_tiny_recipe
 
 MIB = 2**20
 ALL_STAGES = ["score", "search", "prune", "distill", "evaluate", "report"]
@@ -75,8 +75,12 @@ def verdict_table(page: Page) -> dict[str, dict[str, str]]:
     return rows(next(part for part in section(page, "verdict").parts if isinstance(part, Table)))
 
 
+def all_answers(page: Page) -> list[Answer]:
+    return [one for part in section(page, "verdict").parts if isinstance(part, Answers) for one in part.answers]
+
+
 def answers(page: Page) -> list[str]:
-    return [one.answer for part in section(page, "verdict").parts if isinstance(part, Answers) for one in part.answers]
+    return [one.answer for one in all_answers(page)]
 
 
 def test_the_first_table_has_the_numbers_of_the_metrics(reported: Path) -> None:
@@ -185,6 +189,7 @@ def test_readers_commands_and_lineage_are_shown(reported: Path) -> None:
     assert table.rows == (("vllm 1.0", "takes it", ""), ("mlx 2.0", "refuses it", "it must be larger"))
     commands = [part.text for part in section(page, "verdict").parts if isinstance(part, Code)]
     assert len(commands) == 3
+    assert commands[0] == f"vllm serve {reported / 'distill' / 'checkpoint'} --max-model-len 64"
     assert all(str(reported / "distill" / "checkpoint") in text for text in commands)
     stages = rows(next(part for part in section(page, "provenance").parts if isinstance(part, Table)))
     for name in ALL_STAGES:
@@ -227,6 +232,37 @@ def test_a_run_whose_teacher_is_gone_shows_all_that_the_folder_has(reported: Pat
     recipe["teacher"] = str(tmp_path / "gone")
     (folder / "recipe.json").write_text(json.dumps(recipe))
     assert page_of(folder).sections[1:6] == page_of(reported).sections[1:6]
+
+
+def test_a_speed_that_was_not_measured_is_predicted_and_called_so(
+    begun: Callable[[str, str], Path], whole_run: WholeRun
+) -> None:
+    changes = ("budget.memory_bytes=null", "budget.gpu=a10g", "search.choose=throughput")
+    folder = begun("run", "score")
+    list(run_pipeline(load_recipe(whole_run.recipe_path, changes), folder, last="prune"))
+    page = page_of(with_recipe(folder, whole_run.recipe_path, *changes))
+    search = read(folder, "search/candidates.json")
+    assert answers(page)[2] == f"{search['candidates'][0]['tokens_per_s']:,.1f} tokens/s"
+    table = verdict_table(page)["output tokens/s, predicted for a10g"]
+    assert table["teacher"] == f"{search['teacher']['tokens_per_s']:,.1f}"
+    assert table["pruned"] == f"{search['candidates'][0]['tokens_per_s']:,.1f}"
+    assert any("predicted for a10g" in one.detail and "not measured" in one.detail for one in all_answers(page))
+    commands = [part.text for part in section(page, "verdict").parts if isinstance(part, Code)]
+    checkpoint = folder / "prune" / "checkpoint"
+    fitted = minitron.fit(checkpoint, gpu="a10g", context=64, accounting="vllm")
+    assert commands[0] == fitted["serve"] is not None
+
+
+def test_blocks_are_the_teachers_where_two_cuts_took_some(two_steps: WholeRun, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(two_steps.folder, folder)
+    page = page_of(with_recipe(folder, two_steps.recipe_path, *TWO_STEPS))
+    with safe_open(folder / "depth" / "prune.plan", framework="np") as file:
+        layers = json.loads(file.metadata()["minitron"])["layers"]
+    assert len(layers) == 6
+    diagram = next(part for part in section(page, "blocks").parts if isinstance(part, Diagram))
+    assert "".join(block.letter for block in diagram.blocks) == "M-*MM-*-"
+    assert [number for number, block in enumerate(diagram.blocks) if block.kept] == layers
 
 
 @pytest.mark.usefixtures("without_library")
