@@ -165,6 +165,10 @@ def test_maps_show_which_units_the_plan_keeps(reported: Path) -> None:
         every = np.arange(8) if layer in layers else np.array([], dtype=int)
         assert units == kept.get(f"mamba_num_heads@{layer}", every).tolist()
         assert row["kept"] == str(len(units))
+    (hidden,) = rows(figure(page, "importance-hidden-size").table).values()
+    units = [unit for unit in range(22) if not hidden[f"cell {unit + 1}"].startswith("(")]
+    assert units == kept["hidden_size@"].tolist()
+    assert len(units) < 22
 
 
 def test_blocks_that_the_plan_leaves_out_are_struck_out(reported: Path) -> None:
@@ -237,7 +241,7 @@ def test_a_run_whose_teacher_is_gone_shows_all_that_the_folder_has(reported: Pat
 def test_a_speed_that_was_not_measured_is_predicted_and_called_so(
     begun: Callable[[str, str], Path], whole_run: WholeRun
 ) -> None:
-    changes = ("budget.memory_bytes=null", "budget.gpu=a10g", "search.choose=throughput")
+    changes = ("budget.memory_bytes=null", "budget.gpu=a10g", "budget.utilization=null", "search.choose=throughput")
     folder = begun("run", "score")
     list(run_pipeline(load_recipe(whole_run.recipe_path, changes), folder, last="prune"))
     page = page_of(with_recipe(folder, whole_run.recipe_path, *changes))
