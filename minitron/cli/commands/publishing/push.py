@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the files, and where they went."""
-    from minitron.api.push import push
+    from minitron.api.publishing.push import push
 
     done = push(args.checkpoint, args.repo, yes=args.yes, public=args.public, message=args.message)
     lines = [f"card: {problem}" for problem in done.plan.problems]
