@@ -8,7 +8,8 @@ norm has the same length before the weight.
 
 # B samples, T tokens, D hidden
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from itertools import chain, zip_longest
 
 import torch
 
@@ -17,7 +18,7 @@ from minitron.distributed import Ranks
 from minitron.models.axes import Indices
 from minitron.progress import track
 from minitron.prune.plan import PrunePlan
-from minitron.runtime.hooks import Activations, HookSite, State, collecting, merge_sums
+from minitron.runtime.hooks import Activations, HookSite, collecting
 from minitron.runtime.stack import Stack
 from minitron.runtime.streams import MemoryStreams
 
@@ -83,13 +84,20 @@ class RmsRatio:
 
     def __init__(self, kept: Indices) -> None:
         self._kept = torch.from_numpy(kept)
-        self.state: State = {}
+        self._batches: list[torch.Tensor] = []  # [2] sum and count of each, in fp64
 
     def mean_over(self, ranks: Ranks) -> float:
-        """The mean over the tokens of all processes, the same in each; 0 before the first token."""
-        own = [float(self.state[part]) if self.state else 0.0 for part in ("sum", "count")]
-        total, count = ranks.broadcast(ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist())
-        return float(total) / max(1.0, float(count))
+        """The mean over the tokens of all processes, the same in each; 0 before the first token.
+
+        Processes have batches in turn. They are added up in the order of batches, so that their number changes no bit.
+        """
+        batches_N2 = torch.stack(self._batches) if self._batches else torch.zeros(0, 2, dtype=torch.float64)
+        gathered = [one["batches"].tolist() for one in ranks.gather({"batches": batches_N2.cpu()})]
+        total = count = 0.0
+        for row in chain.from_iterable(zip_longest(*gathered)):
+            if row is not None:
+                total, count = total + row[0], count + row[1]
+        return total / max(1.0, count)
 
     def update(self, activations: Activations, mask_BT: torch.Tensor | None) -> None:
         """Takes in a batch of what enters the norm, [B, T, D]."""
@@ -100,8 +108,4 @@ class RmsRatio:
         if mask_BT is not None:
             ratio_BT = ratio_BT[mask_BT]
         total = ratio_BT.sum(dtype=torch.float64)
-        self.merge({"sum": total, "count": torch.tensor(float(ratio_BT.numel()), dtype=torch.float64)})
-
-    def merge(self, other: Mapping[str, torch.Tensor]) -> None:
-        """Takes in another state."""
-        self.state = merge_sums(self.state, other)
+        self._batches.append(torch.stack([total, torch.full_like(total, ratio_BT.numel())]))
