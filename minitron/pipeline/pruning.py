@@ -127,12 +127,12 @@ def prune_to(
             repair_checkpoint(source, written, plan, section.repair, execution=execution, ranks=ranks)
         progress.save("repair")
     if ranks.is_main:
-        _tell(cut, written, lineage, section)
+        _write_origin(cut, written, lineage, section)
     ranks.barrier()
     return written
 
 
-def _tell(cut: Cut, written: Checkpoint, lineage: Lineage, section: PruneSection) -> None:
+def _write_origin(cut: Cut, written: Checkpoint, lineage: Lineage, section: PruneSection) -> None:
     """Writes where a cut comes from."""
     blocks = range(cut.source.shape.num_hidden_layers)
     write_provenance(

@@ -48,16 +48,16 @@ class Journal:
         The files of its other processes are removed.
         """
         found = self._state.load_record(RECORD)
-        others = _names_of_others(self.folder)
         self._whole = {}
-        for record in (found, *(self._state.load_record(name) for name in others if found is not None)):
+        if found is None:
+            return False
+        others = [path.stem for path in _files_of_others(self.folder) if path.suffix == ".json"]
+        for record in (found, *(self._state.load_record(name) for name in others)):
             whole = None if record is None else record["whole"]
             self._whole |= whole if isinstance(whole, dict) else {}
-        if others and found is not None:
-            self.save()
-        for name in others:
-            record_file(self.folder, name).unlink(missing_ok=True)
-        return found is not None
+        self.save()
+        self._forget_others()
+        return True
 
     def save(self) -> None:
         """Replaces the progress file."""
@@ -81,14 +81,17 @@ class Journal:
         """Records that no file is whole, for all processes."""
         self._whole.clear()
         self.save()
-        for name in _names_of_others(self.folder):
-            record_file(self.folder, name).unlink()
+        self._forget_others()
 
     def end(self) -> None:
         """Removes the progress files of all processes."""
-        for name in (*_names_of_others(self.folder), RECORD):  # the first one's last, without which nothing is resumed
-            record_file(self.folder, name).unlink()
+        self._forget_others()  # before the first one's, without which nothing is resumed
+        (self.folder / JOURNAL_FILE).unlink()
         sync_folder(self.folder)
+
+    def _forget_others(self) -> None:
+        for path in _files_of_others(self.folder):
+            path.unlink()
 
 
 def is_unfinished(folder: Path) -> bool:
@@ -138,8 +141,8 @@ def resumable(folder: Path, *, inputs_hash: str, files: Sequence[str], ranks: Ra
 
 def _claim(journal: Journal, files: Sequence[str]) -> None:
     folder = journal.folder
-    journals = [record_file(Path(), name).name for name in (RECORD, *_names_of_others(folder))]
-    ours = {name + end for name in (*files, *_files_before(folder), *journals) for end in ("", PARTIAL)}
+    ours = {name + end for name in (*files, *_files_before(folder), JOURNAL_FILE) for end in ("", PARTIAL)}
+    ours |= {path.name for path in _files_of_others(folder)}
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours)
     if foreign:
         raise CheckpointError(f"the output folder must hold unfinished work alone, {folder} also holds {foreign[0]}")
@@ -161,6 +164,6 @@ def _files_before(folder: Path) -> list[str]:
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
-def _names_of_others(folder: Path) -> list[str]:
-    """The names of the progress files of processes that are not the first one."""
-    return sorted(path.stem for path in folder.glob(f"{RECORD}-*.json"))
+def _files_of_others(folder: Path) -> list[Path]:
+    """The progress files of processes that are not the first one, those included that a kill left half written."""
+    return sorted(folder.glob(f"{RECORD}-*"))
