@@ -29,10 +29,10 @@ from minitron.pipeline.calibration import open_stack, read_samples
 from minitron.pipeline.context import Execution
 from minitron.pipeline.fingerprints import data_hashes
 from minitron.pipeline.provenance import write_provenance
-from minitron.pipeline.pruning_progress import PruningProgress
 from minitron.prune.checkpoint import OutputFormat, layout_of, prune_checkpoint
 from minitron.prune.norm_compensation import norm_scales
 from minitron.prune.plan import PrunePlan, save_plan
+from minitron.prune.progress import PruningProgress
 from minitron.prune.reconstruction.alignment import Alignment
 from minitron.prune.reconstruction.blockwise import repair
 from minitron.prune.reconstruction.write import write_repaired

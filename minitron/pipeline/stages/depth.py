@@ -29,5 +29,4 @@ def run(context: StageContext) -> None:
     scores = load_scores(folder / SCORES_FILE)
     layers = kept_blocks(recipe, teacher.shape, scores.depth, depth_first_section(recipe).num_hidden_layers)
     cut = Cut(source=teacher, scores=scores, target=teacher.shape.resized(layers=layers), layers=layers)
-    section = prune_section(recipe)
-    prune_to(cut, output / CHECKPOINT_FOLDER, section=section, execution=context.execution, ranks=context.ranks)
+    prune_to(cut, output / CHECKPOINT_FOLDER, section=prune_section(recipe), execution=context.execution)
