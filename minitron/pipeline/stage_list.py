@@ -85,6 +85,7 @@ STAGES = (
         does="cut to the chosen shape",
         reads=("depth_distill", "score", "search"),
         fingerprint=fingerprints.prune,
+        shared=True,
     ),
     Stage(
         name="cache",

@@ -100,7 +100,7 @@ def test_commands_split_where_one_process_ends_and_several_begin(
     assert one == [f"minitron run {given}", f"minitron distill {given}"]
     first, accelerate, torchrun, last = commands(forecast(capsys, recipe_path, *TWO_GPUS))
     assert first.startswith("minitron run ")
-    assert first.endswith(" --to prune")
+    assert first.endswith(" --to search")
     head = "accelerate launch --multi_gpu --num_machines 1 --num_processes 2 -m minitron distill "
     assert accelerate.startswith(head)
     assert torchrun.startswith("torchrun --standalone --nproc-per-node 2 -m minitron distill ")
