@@ -44,34 +44,29 @@ IDS_BT = torch.arange(3, 25).reshape(2, 11)
 EXPERTS = make_moe_shape(moe_latent_size=9)
 # Five experts are 3 + 2 in two processes; four are 2 + 2 and none in three.
 FUSED_EXPERTS = {"n_routed_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 14}
-FEW_EXPERTS = {**FUSED_EXPERTS, "n_routed_experts": 4}
 FUSED = make_dense_shape("qwen3_moe", hybrid_override_pattern="XTX", **FUSED_EXPERTS)
-SHAPES: Mapping[str, HybridShape] = {
-    "hybrid": make_tiny_shape(),
-    "experts": EXPERTS,
-    "experts in stacks on disk": EXPERTS,
-    "fused experts": FUSED,
-    "fewer experts than rows of shards": make_dense_shape("qwen3_moe", hybrid_override_pattern="XTX", **FEW_EXPERTS),
-    "llama": make_dense_shape("llama"),
-    "tied llama": make_dense_shape("llama", tie_word_embeddings=1),
-    "tied gemma": make_dense_shape("gemma3_text", tie_word_embeddings=1),
-    "names in memory": make_tiny_shape(),
-    "widths by block": make_tiny_shape(),
+FEW = make_dense_shape("qwen3_moe", hybrid_override_pattern="XTX", **{**FUSED_EXPERTS, "n_routed_experts": 4})
+# Name -> (shape, dtype of the files, dtype in memory).
+CASES: Mapping[str, tuple[HybridShape, str, str]] = {
+    "hybrid": (make_tiny_shape(), "fp32", "fp32"),
+    "experts": (EXPERTS, "fp32", "bf16"),  # of which a bias stays in fp32
+    "experts in stacks on disk": (EXPERTS, "bf16", "fp32"),
+    "fused experts": (FUSED, "bf16", "bf16"),
+    "fewer experts than processes": (FEW, "fp32", "fp32"),
+    "llama": (make_dense_shape("llama"), "fp32", "bf16"),
+    "tied llama": (make_dense_shape("llama", tie_word_embeddings=1), "fp32", "fp32"),
+    "tied gemma": (make_dense_shape("gemma3_text", tie_word_embeddings=1), "bf16", "fp32"),
+    "names in memory": (make_tiny_shape(), "fp32", "fp32"),
+    "widths by block": (make_tiny_shape(), "fp32", "bf16"),
 }
-# (dtype of the files, dtype in memory)
-DTYPES = (("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "fp32"))
 
 
-def folder_of(root: Path, case: str, stored: str) -> Path:
-    return root / f"{case} {stored}"
-
-
-def write_case(root: Path, case: str, stored: str) -> Path:
+def write_case(root: Path, case: str) -> Path:
     """The checkpoint of a case."""
-    folder, shape = folder_of(root, case, stored), SHAPES[case]
+    folder, (shape, stored, _) = root / case, CASES[case]
     write_tiny_checkpoint(folder, shape=shape, dtype=torch_dtype(stored), shard_bytes=30_000)
     if case == "widths by block":
-        whole = folder.rename(root / f"whole {stored}")
+        whole = folder.rename(root / "whole")
         prune_checkpoint(open_checkpoint(whole), make_block_widths_plan(shape), folder)
     if case in ("experts in stacks on disk", "names in memory"):
         model = make_tiny_model(shape).to(torch_dtype(stored))
@@ -127,9 +122,8 @@ def differing(found: PreTrainedModel, expected: PreTrainedModel) -> list[str]:
     return [name for name, tensor in tensors[0].items() if bits(tensor) != bits(tensors[1][name])]
 
 
-def compare(root: Path, output: Path, case: str, stored: str, held: str, ranks: Ranks) -> dict[str, Any]:
+def compare(folder: Path, output: Path, dtype: torch.dtype, ranks: Ranks) -> dict[str, Any]:
     """Reads, compares, changes and saves one case."""
-    folder, dtype = folder_of(root, case, stored), torch_dtype(held)
     plain = loaded_whole(folder, dtype)
     loaded = {name: parameter.detach().clone() for name, parameter in plain.named_parameters()}
     whole, found = sharded(plain), read_in_shards(folder, dtype)
@@ -149,17 +143,16 @@ def compare(root: Path, output: Path, case: str, stored: str, held: str, ranks: 
         report["same logits"] = torch.equal(found(IDS_BT), whole(IDS_BT))
     let_go(found)  # which its forward pass gathered
     change(found)
-    save_model(found.model.state_dict(), open_checkpoint(folder), output / f"{case} {stored} {held}", ranks)
+    save_model(found.model.state_dict(), open_checkpoint(folder), output / folder.name, ranks)
     return report
 
 
 def main(root: Path, output: Path) -> None:
     torch.set_num_threads(1)
     ranks = Ranks("cpu")
-    for case in SHAPES:
-        for stored, held in DTYPES:
-            report = compare(root, output, case, stored, held, ranks)
-            (output / f"{case} {stored} {held} {ranks.rank}.json").write_text(json.dumps(report))
+    for case, (_, _, held) in CASES.items():
+        report = compare(root / case, output, torch_dtype(held), ranks)
+        (output / f"{case} {ranks.rank}.json").write_text(json.dumps(report))
 
 
 def main_planted(root: Path, output: Path) -> None:

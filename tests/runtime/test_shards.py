@@ -17,21 +17,17 @@ from minitron.runtime.loading import empty_model, load_model
 from minitron.runtime.saving import save_model
 from minitron.runtime.shards import read_weights
 from tests.runtime import shards_program
-from tests.runtime.shards_program import CPU, DTYPES, SHAPES, change, differing, folder_of, write_case
+from tests.runtime.shards_program import CASES, CPU, change, differing, loaded_whole, write_case
 from tests.support.folders import contents
 from tests.support.models import make_dense_shape, make_tiny_shape, write_tiny_checkpoint
 from tests.support.processes import run_ranks
-
-CASES = pytest.mark.parametrize("case", SHAPES)
-IN_DTYPES = pytest.mark.parametrize(("stored", "held"), DTYPES, ids=["-".join(each) for each in DTYPES])
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("checkpoints")
-    for case in SHAPES:
-        for stored in {stored for stored, _ in DTYPES}:
-            write_case(root, case, stored)
+    for case in CASES:
+        write_case(root, case)
     return root
 
 
@@ -49,10 +45,9 @@ def reports(output: Path, name: str) -> list[Any]:
 
 
 @pytest.mark.processes
-@CASES
-@IN_DTYPES
-def test_shards_are_those_of_a_model_that_is_loaded_whole(computed: Path, case: str, stored: str, held: str) -> None:
-    found = reports(computed, f"{case} {stored} {held}")
+@pytest.mark.parametrize("case", CASES)
+def test_shards_are_those_of_a_model_that_is_loaded_whole(computed: Path, case: str) -> None:
+    found = reports(computed, case)
     assert len(found) in (2, 3)
     assert found == [
         {
@@ -67,13 +62,12 @@ def test_shards_are_those_of_a_model_that_is_loaded_whole(computed: Path, case: 
 
 
 @pytest.mark.processes
-@CASES
-@IN_DTYPES
+@pytest.mark.parametrize("case", CASES)
 def test_files_that_shards_are_written_into_are_those_of_one_process(
-    computed: Path, checkpoints: Path, tmp_path: Path, case: str, stored: str, held: str
+    computed: Path, checkpoints: Path, tmp_path: Path, case: str
 ) -> None:
-    source = open_checkpoint(folder_of(checkpoints, case, stored))
-    model = load_model(source.folder, dtype=torch_dtype(held))
+    source, (_, _, held) = open_checkpoint(checkpoints / case), CASES[case]
+    model = loaded_whole(source.folder, torch_dtype(held))
     change(model)
     state, places = model.state_dict(), model_places(source.shape)
     planned = {name: (tensor.dtype, tensor.shape) for name, tensor in source.tensors.items()}
@@ -83,7 +77,7 @@ def test_files_that_shards_are_written_into_are_those_of_one_process(
         lambda name: read_place(state, places[name]).to(torch_dtype(planned[name][0])),
         spell=source.name_to_write,
     )
-    found = contents(computed / f"{case} {stored} {held}")
+    found = contents(computed / case)
     expected = {name: content for name, content in contents(source.folder).items() if "safetensors" not in name}
     config = found.pop("config.json"), expected.pop("config.json")
     assert json.loads(config[0]) == json.loads(config[1])
@@ -100,7 +94,7 @@ def test_rows_of_another_process_are_seen(tmp_path: Path) -> None:
 
 
 def test_a_whole_model_without_weights_is_given_those_that_transformers_loads(tmp_path: Path) -> None:
-    folder = write_case(tmp_path, "experts", "fp32")
+    folder = write_case(tmp_path, "experts")
     model = empty_model(open_checkpoint(folder), torch.bfloat16)
     read_weights(model, open_checkpoint(folder), device=CPU)
     assert differing(model, load_model(folder, dtype=torch.bfloat16)) == []
