@@ -14,7 +14,7 @@ from safetensors import safe_open
 from minitron.artifacts.atomic import sync_file
 from minitron.checkpoints.checkpoint import Checkpoint, carried_files, left_behind
 from minitron.checkpoints.headers import StoredTensor
-from minitron.checkpoints.reading import BUFFER_BYTES, fill
+from minitron.checkpoints.reading import fill
 from minitron.checkpoints.rounding import Raw
 from minitron.checkpoints.writing.shard_plan import Described, PlannedShard, plan_shards
 from minitron.checkpoints.writing.shard_writer import write_shards
@@ -45,8 +45,8 @@ def open_weights(checkpoint: Checkpoint) -> Iterator[Callable[[str], torch.Tenso
         yield read
 
 
-def read_run(stored: StoredTensor, run: range, *, out: torch.Tensor) -> None:
-    """Reads some elements of a stored tensor that follow one another, row by row, through a buffer of 8 MiB.
+def read_run(stored: StoredTensor, run: range, *, out: torch.Tensor, buffer: torch.Tensor) -> None:
+    """Reads some elements of a stored tensor that follow one another, row by row, through a buffer.
 
     The file is not mapped: its pages would count as the process's memory.
 
@@ -54,17 +54,18 @@ def read_run(stored: StoredTensor, run: range, *, out: torch.Tensor) -> None:
         stored: The tensor.
         run: Which of its elements.
         out: [len(run)] what takes them, of any dtype and on any device, in place.
+        buffer: Bytes on the CPU that are overwritten, as many as whole numbers of the file take.
 
     Raises:
         CheckpointError: The file ends before that.
     """
     assert len(run) == len(out), f"{len(run)} elements of {stored.file} do not fit into {len(out)}"
     dtype = _torch_dtype(stored)
-    buffer = torch.empty(BUFFER_BYTES // dtype.itemsize, dtype=dtype)
+    numbers = buffer.view(dtype)
     with stored.file.open("rb", buffering=0) as file:
         file.seek(stored.start + run.start * dtype.itemsize)
-        for part in torch.split(out, len(buffer)):
-            read = buffer[: len(part)]
+        for part in torch.split(out, len(numbers)):
+            read = numbers[: len(part)]
             fill(file, read.view(torch.uint8).numpy())
             part.copy_(read)
 

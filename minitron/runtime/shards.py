@@ -5,8 +5,7 @@ that both are runs of its elements: what a process reads or sends is where two o
 more than its shards and a buffer.
 """
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import distributed, nn
@@ -14,7 +13,9 @@ from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
 
 from minitron.checkpoints.checkpoint import Checkpoint
-from minitron.checkpoints.places import model_places
+from minitron.checkpoints.headers import StoredTensor
+from minitron.checkpoints.places import Place, model_places
+from minitron.checkpoints.reading import BUFFER_BYTES
 from minitron.checkpoints.weights import read_run
 from minitron.errors import MinitronError
 from minitron.runtime.dtypes import held_dtype
@@ -37,26 +38,42 @@ def read_weights(model: PreTrainedModel, checkpoint: Checkpoint, *, device: torc
         MinitronError: The checkpoint's tensors are not those of the model.
     """
     state = model.state_dict(keep_vars=True)
-    # One under two names, as a tied head is, stays one.
-    made = {
-        id(tensor): _without_numbers(tensor, held_dtype(model, name, model.dtype), device)
-        for name, tensor in state.items()
-    }
-    filled: Counter[int] = Counter()
+    parts = _parts(state, checkpoint)
+    made: dict[int, torch.Tensor] = {}
+    # One for all tensors: between them it would leave holes, which the allocator keeps.
+    buffer = torch.empty(BUFFER_BYTES, dtype=torch.uint8)
+    for name, tensor in state.items():
+        is_first = id(tensor) not in made  # one under two names, as a tied head is, stays one
+        if is_first:
+            made[id(tensor)] = _without_numbers(tensor, held_dtype(model, name, model.dtype), device)
+        module, _, attribute = name.rpartition(".")
+        # Before it is read, since FSDP2 copies shards of fewer rows than others: memory that was never used costs none.
+        model.get_submodule(module).load_state_dict({attribute: made[id(tensor)]}, strict=False, assign=True)
+        if is_first:
+            for stored, place in parts[id(tensor)]:
+                _read_part(stored, place.run_in(tensor.shape), made[id(tensor)], buffer)
+
+
+def _parts(state: Mapping[str, torch.Tensor], checkpoint: Checkpoint) -> dict[int, list[tuple[StoredTensor, Place]]]:
+    """A tensor of the model -> what the checkpoint stores of it."""
+    parts: dict[int, list[tuple[StoredTensor, Place]]] = {}
     for name, place in model_places(checkpoint.shape).items():
         stored, within = checkpoint.tensors[name], state.get(place.name)
         if within is None or place.shape_in(within.shape) != stored.shape:
             found = "has no such tensor" if within is None else f"holds {place.shape_in(within.shape)}"
             raise MinitronError(f"{name} of {checkpoint.folder} must be {stored.shape} in the model, which {found}")
-        tensor = made[id(within)]
-        run, own = place.run_in(tensor.shape), _rows_of(tensor, _rank_in(tensor))
-        if both := _overlap(run, own):
-            read_run(stored, _inside(both, run), out=_held(tensor).view(-1)[_slice(_inside(both, own))])
-        filled[id(within)] += len(run)
-    lacking = [name for name, tensor in state.items() if filled[id(tensor)] != tensor.numel()]
-    if lacking:
-        raise MinitronError(f"{checkpoint.folder} must hold the whole model, it lacks {lacking[0]} or a part of it")
-    model.load_state_dict({name: made[id(tensor)] for name, tensor in state.items()}, assign=True)
+        parts.setdefault(id(within), []).append((stored, place))
+    for name, tensor in state.items():
+        if sum(stored.numel for stored, _ in parts.get(id(tensor), [])) != tensor.numel():
+            raise MinitronError(f"{checkpoint.folder} must hold the whole model, it lacks {name} or a part of it")
+    return parts
+
+
+def _read_part(stored: StoredTensor, run: range, tensor: torch.Tensor, buffer: torch.Tensor) -> None:
+    own = _rows_of(tensor, _rank_in(tensor))
+    if both := _overlap(run, own):
+        held = _held(tensor).view(-1)[_slice(_inside(both, own))]
+        read_run(stored, _inside(both, run), out=held, buffer=buffer)
 
 
 def gathered(tensor: torch.Tensor, run: range) -> Iterator[torch.Tensor]:

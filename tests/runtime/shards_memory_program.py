@@ -27,9 +27,9 @@ SHAPE = make_dense_shape(
     vocab_size=16_000,
     hidden_size=1024,
     intermediate_size=2560,
-    num_attention_heads=12,
-    num_key_value_heads=6,
-    head_dim=80,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    head_dim=72,
 )
 
 
