@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.data.masks import PackedSequences
 from minitron.distill.dataset import SequenceDataset, collate
 from minitron.distill.loss.objective import Objective
@@ -39,6 +40,7 @@ from minitron.errors import MinitronError
 from minitron.progress import progress_bar
 from minitron.runtime.backbone import blocks_of
 from minitron.runtime.context_parallel.part import TextPart
+from minitron.runtime.shards import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,8 @@ class TrainingRun:
         seed: Seed of all that is random.
         stop_after_tokens: Stop after so many of the phase's tokens and save the state; a later call resumes there.
         ranks: The processes that take part; this one alone when None.
+        weights: The checkpoint that a student on torch's meta device is read from once it is in shards; None where it
+            has its weights.
         callbacks: Trainer's, of whoever wants to watch.
     """
 
@@ -74,6 +78,7 @@ class TrainingRun:
     seed: int
     stop_after_tokens: int | None = None
     ranks: Ranks | None = None
+    weights: Checkpoint | None = None
     callbacks: Sequence[TrainerCallback] = ()
 
 
@@ -88,7 +93,7 @@ def distill(
     """Trains the student on the sequences in their order, in place.
 
     State is saved in `run.state_folder` as set; a call that finds a state there resumes from it, data order included.
-    Sharded weights stay shards: `full_state` gathers them. With validation text the student ends as the best state that
+    Sharded weights stay shards. With validation text the student ends as the best state that
     was measured, where `settings.keep` says so; a loss that stops being finite ends the training there.
 
     Args:
@@ -152,6 +157,9 @@ def _trainer(
         student.activation_checkpointing_enable({"use_reentrant": False}, offload=settings.offload_activations)
     if sharded:
         shard_blocks(model, blocks_of(student), device=ranks.device)
+    if student.device.type == "meta":
+        assert run.weights is not None, "a student without weights is read from a checkpoint"
+        read_weights(student, run.weights, device=ranks.device)
     trainer = DistillationTrainer(
         model=model,
         sharded=sharded,
