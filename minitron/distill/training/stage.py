@@ -39,6 +39,7 @@ from minitron.errors import MinitronError
 from minitron.progress import progress_bar
 from minitron.runtime.backbone import blocks_of
 from minitron.runtime.context_parallel.part import TextPart
+from minitron.runtime.float8 import multiply_as_before, multiply_in_float8, require_float8
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +102,8 @@ def distill(
 
     Raises:
         DivergedError: The loss stops being finite, and no best state is kept.
-        MinitronError: There are fewer sequences than one batch, the batch or its sequences cannot be shared out, or a
-            learning rate is to be searched for without validation text.
+        MinitronError: There are fewer sequences than one batch, the batch or its sequences cannot be shared out, a
+            learning rate is to be searched for without validation text, or the device has no products in fp8.
     """
     ranks = run.ranks or Ranks(student.device.type)
     if len(sequences_NT) < settings.batch_size:
@@ -124,6 +125,8 @@ def distill(
         rate = None if watch is None else watch.set_rate(settings)
         history = _train(trainer, watch, run.state_folder, last_step=last_step, ranks=ranks)
         found = None if watch is None else watch.finish(history, last_step=last_step, tokens_per_step=tokens_per_step)
+    if settings.precision == "fp8" and settings.sharding != "fsdp2":  # shards are bound to the layers that they are of
+        multiply_as_before(student)
     student.eval()
     record = DistillRecord(
         curve=tuple(
@@ -150,6 +153,9 @@ def _trainer(
     model = _module(student, teacher, settings)
     if settings.gradient_checkpointing:
         student.activation_checkpointing_enable({"use_reentrant": False}, offload=settings.offload_activations)
+    if settings.precision == "fp8":
+        require_float8(ranks.device)
+        multiply_in_float8(student)
     if sharded:
         shard_blocks(model, blocks_of(student), device=ranks.device)
     trainer = DistillationTrainer(
