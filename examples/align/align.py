@@ -33,6 +33,9 @@ from minitron.runtime.loading import load_model, load_tokenizer
 from minitron.runtime.saving import save_model
 
 MERGED = (0.5, 0.5)
+_ANSWERS = ("chosen", "rejected")
+# At least, of a conversation, so that the held-out ones are enough for the sequences that they are packed into.
+CONVERSATION_TOKENS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,24 +172,26 @@ def _common(output: Path, sizes: Sizes, seed: int) -> dict[str, object]:
 
 
 @torch.no_grad()
+def log_likelihood(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: list[Turn], answer: list[Turn]
+) -> float:
+    """Natural logarithm of the probability of all tokens of an answer, its end of text among them."""
+    asked, whole = (tokenizer.apply_chat_template(turns, return_dict=False) for turns in (prompt, [*prompt, *answer]))
+    assert whole[: len(asked)] == asked
+    ids_T = torch.tensor(whole)
+    logits_TV = model(input_ids=ids_T[None], use_cache=False).logits[0, len(asked) - 1 : -1]
+    return float(logits_TV.float().log_softmax(-1).gather(-1, ids_T[len(asked) :, None]).sum())
+
+
 def preference_accuracy(checkpoint: Path, pairs: Sequence[Record], template: str) -> float:
     """Share of pairs whose chosen answer a model finds likelier than the rejected one; there is no reference in it."""
     model, tokenizer = _load(checkpoint, template)
 
-    def log_likelihood(prompt: list[Turn], answer: list[Turn]) -> float:
-        asked, whole = (
-            tokenizer.apply_chat_template(turns, return_dict=False) for turns in (prompt, [*prompt, *answer])
-        )
-        assert whole[: len(asked)] == asked
-        ids_T = torch.tensor(whole)
-        logits_TV = model(input_ids=ids_T[None], use_cache=False).logits[0, len(asked) - 1 : -1]
-        return float(logits_TV.float().log_softmax(-1).gather(-1, ids_T[len(asked) :, None]).sum())
+    def prefers_chosen(pair: Record) -> bool:
+        chosen, rejected = (log_likelihood(model, tokenizer, pair["prompt"], pair[name]) for name in _ANSWERS)
+        return chosen > rejected
 
-    better = [
-        log_likelihood(pair["prompt"], pair["chosen"]) > log_likelihood(pair["prompt"], pair["rejected"])
-        for pair in pairs
-    ]
-    return sum(better) / len(better)
+    return sum(map(prefers_chosen, pairs)) / len(pairs)
 
 
 def measure(checkpoint: Path, recipe: Recipe, records: Records) -> Measured:
@@ -194,7 +199,8 @@ def measure(checkpoint: Path, recipe: Recipe, records: Records) -> Measured:
     section = recipe.evaluate
     sizes = {"sequences": section.sequences, "seq_len": section.seq_len}
     text = minitron.evaluate(checkpoint, section.data, teacher=recipe.teacher, settings=sizes)
-    answers = minitron.evaluate(checkpoint, records.held_out, settings=sizes)
+    packed = max(1, CONVERSATION_TOKENS * len(records.held_out_pairs) // section.seq_len)
+    answers = minitron.evaluate(checkpoint, records.held_out, settings={**sizes, "sequences": packed})
     assert text.kl_to_teacher is not None
     return Measured(
         kl_to_teacher=text.kl_to_teacher,

@@ -18,7 +18,9 @@ from minitron.runtime.loading import load_model, load_tokenizer
 from tests.support.paths import QUICKSTART, ROOT, TEACHER
 from tests.support.quickstart import load_make_data, write_small_quickstart
 
-SIZES = {"sft-steps": 9, "dpo-steps": 5, "batch-size": 4, "repair-tokens": 1024, "measured": 26}
+SIZES = {"sft-steps": 25, "dpo-steps": 8, "batch-size": 4, "repair-tokens": 2048, "measured": 56}
+# Held-out text that is enough to tell one checkpoint from another.
+SETTINGS = ("evaluate.sequences=16", "evaluate.seq_len=64")
 NAMES = ("student", "sft", "dpo", "repaired", "merged")
 
 
@@ -71,27 +73,28 @@ def test_a_share_of_the_conversations_cannot_be_answered(problems: Any, tmp_path
 
 
 @pytest.mark.usefixtures("examples_on_path")
-def test_preference_accuracy_compares_sums_over_the_answers_tokens(problems: Any) -> None:
+def test_preference_accuracy_compares_likelihoods_of_whole_answers(problems: Any) -> None:
     pytest.importorskip("trl")
     align, preferences = importlib.import_module("align"), importlib.import_module("preferences")
     template = (QUICKSTART / "chat.jinja").read_text()
     pairs = preferences.as_pairs(problems[:6], random.Random(0))
     model, tokenizer = load_model(TEACHER), load_tokenizer(TEACHER)
+    tokenizer.chat_template = template
 
-    def loss(prompt: str, answer: str) -> float:
+    def by_hand(prompt: str, answer: str) -> float:
         """Cross-entropy of an answer by transformers, of text that is put together by hand."""
         asked, whole = (tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, prompt + answer))
         labels = torch.tensor([[-100] * len(asked) + whole[len(asked) :]])
-        return float(model(torch.tensor([whole]), labels=labels).loss.detach()) * (len(whole) - len(asked))
+        return -float(model(torch.tensor([whole]), labels=labels).loss.detach()) * (len(whole) - len(asked))
 
     better = 0
     for pair in pairs:
-        prompt = f"<s>{pair['prompt'][0]['content']}\n"
-        losses = [
-            loss(prompt, f"<think>{turn['reasoning_content']}</think>{turn['content']}</s>")
-            for turn in (pair["chosen"][0], pair["rejected"][0])
-        ]
-        better += losses[0] < losses[1]
+        prompt, likelihoods = f"<s>{pair['prompt'][0]['content']}\n", []
+        for turn in (pair["chosen"][0], pair["rejected"][0]):
+            likelihoods.append(by_hand(prompt, f"<think>{turn['reasoning_content']}</think>{turn['content']}</s>"))
+            found = align.log_likelihood(model, tokenizer, pair["prompt"], [turn])
+            assert found == pytest.approx(likelihoods[-1], rel=1e-4, abs=1e-4)
+        better += likelihoods[0] > likelihoods[1]
     assert 0 < better < len(pairs)
     assert align.preference_accuracy(TEACHER, pairs, template) == better / len(pairs)
     turned = [{**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in pairs]
@@ -119,9 +122,13 @@ def aligned(tmp_path_factory: pytest.TempPathFactory) -> Aligned:
     pytest.importorskip("trl")
     root = tmp_path_factory.mktemp("checkout")
     write_small_quickstart(root)
+    make_data = load_make_data()
+    chat = map(make_data.make_chat, make_data.make_problems(seed=0, count=132, held_out=False))
+    make_data.write_jsonl(root / "examples" / "quickstart" / "data" / "chat-train.jsonl", chat)
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
     sizes = [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
     script = str(ROOT / "examples" / "align" / "align.py")
-    command = [sys.executable, script, "--student", str(TEACHER), "--output", "aligned", *sizes]
+    command = [sys.executable, script, "--student", str(TEACHER), "--output", "aligned", *settings, *sizes]
     run(command, root)
     measured = json.loads((root / "aligned" / "measured.json").read_text())
     return Aligned(command=command, root=root, output=root / "aligned", measured=measured)

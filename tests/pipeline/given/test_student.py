@@ -36,13 +36,18 @@ def test_it_becomes_what_the_run_makes_of_its_own_cut(whole_run: WholeRun, tmp_p
     assert minitron.status(tmp_path / "given").state == "finished"
 
 
-def test_a_recipes_teacher_is_cached_and_corrected_first(whole_run: WholeRun, begun: Begun, tmp_path: Path) -> None:
-    recipe = load_recipe(whole_run.recipe_path, (*CACHED, "correct_teacher={tokens: 64, seq_len: 16, batch_size: 2}"))
+@pytest.mark.parametrize("mode", [(), CACHED], ids=["online", "cached"])
+def test_a_recipes_teacher_is_corrected_and_cached_first(
+    mode: tuple[str, ...], whole_run: WholeRun, begun: Begun, tmp_path: Path
+) -> None:
+    corrected = "correct_teacher={tokens: 64, seq_len: 16, batch_size: 2, learning_rate: 0.01, keep: last}"
+    recipe = load_recipe(whole_run.recipe_path, (*mode, corrected))
     own = begun("run", "prune")
     for _ in run_pipeline(recipe, own, last="distill"):
         pass
     found = distill_given(recipe, RunFolder(own).pruned, tmp_path / "given")
-    assert {path.name for path in (tmp_path / "given").iterdir() if path.is_dir()} == {"cache", "correct", "distill"}
+    stages = {"correct", "distill", *(["cache"] if mode else [])}
+    assert {path.name for path in (tmp_path / "given").iterdir() if path.is_dir()} == stages
     torch.testing.assert_close(weights(found), weights(RunFolder(own).student), rtol=0, atol=0)
 
 
