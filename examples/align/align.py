@@ -53,7 +53,7 @@ class Sizes:
     sft_steps: int = 100
     dpo_steps: int = 50
     batch_size: int = 8
-    repair_tokens: int = 65_536
+    repair_tokens: int = 32_768
     measured: int = 200
 
 
@@ -229,6 +229,15 @@ def align(recipe: Recipe, student: Path, records: Records, output: Path, *, size
     return {"student": student, "sft": sft, "dpo": dpo, "repaired": repaired, "merged": merged}
 
 
+def for_repair(recipe: Recipe) -> Recipe:
+    """The recipe with those of its sources alone that are no conversations.
+
+    On conversations a teacher that was not aligned would undo the alignment: docs/guides/align.md has the numbers.
+    """
+    text = tuple(source for source in recipe.distill.data if source.chat_template is None)
+    return recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"data": text})})
+
+
 def show(measured: dict[str, Measured]) -> None:
     """Prints a line for each checkpoint."""
     table = Table("checkpoint", "KL to teacher", "SFT loss", "preference accuracy")
@@ -254,7 +263,9 @@ def main() -> None:
     args = parser.parse_args()
     sizes = Sizes(**{name: getattr(args, name) for name in asdict(Sizes())})
     disable_progress_bars()
-    recipe = minitron.load_recipe(args.recipe, [*args.set, f"distill.tokens={sizes.repair_tokens}"])
+    # A student that is repaired is close to its teacher, so that it is trained gently.
+    overrides = ["distill.learning_rate=0.0002", *args.set, f"distill.tokens={sizes.repair_tokens}"]
+    recipe = for_repair(minitron.load_recipe(args.recipe, overrides))
     args.output.mkdir(parents=True, exist_ok=True)
     records = make_records(args.data, args.chat_template, args.output, sizes=sizes, seed=recipe.seed)
     checkpoints = align(recipe, args.student, records, args.output, sizes=sizes)
