@@ -125,9 +125,7 @@ def distill(
         rate = None if watch is None else watch.set_rate(settings)
         history = _train(trainer, watch, run.state_folder, last_step=last_step, ranks=ranks)
         found = None if watch is None else watch.finish(history, last_step=last_step, tokens_per_step=tokens_per_step)
-    if settings.precision == "fp8" and settings.sharding != "fsdp2":  # shards are bound to the layers that they are of
-        multiply_as_before(student)
-    student.eval()
+    _end(student, settings)
     record = DistillRecord(
         curve=tuple(
             (int(entry["step"]) * tokens_per_step, float(entry["loss"])) for entry in history if "loss" in entry
@@ -139,6 +137,12 @@ def distill(
     )
     logger.info("distilled on %d tokens in %.1f s", record.tokens, record.seconds)
     return record
+
+
+def _end(student: PreTrainedModel, settings: DistillSettings) -> None:
+    if settings.precision == "fp8" and settings.sharding != "fsdp2":  # shards are bound to the layers that they are of
+        multiply_as_before(student)
+    student.eval()
 
 
 def _trainer(
