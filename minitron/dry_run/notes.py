@@ -138,6 +138,11 @@ def _shape_assumptions(recipe: Recipe, shapes: Shapes) -> Iterator[str]:
 def _settings_assumptions(trained: Sequence[Training]) -> Iterator[str]:
     if any(training.section.precision == training.section.weights_dtype == "fp32" for training in trained):
         yield "what computes in fp32 takes longer than its hours, which are at the bf16 rate"
+    if any(training.section.precision == "fp8" for training in trained):
+        yield (
+            "precision fp8 is counted as bf16, in hours and in memory: what it saves was not measured; whether the "
+            "device has it and torchao is installed (pip install 'minitron[lowmem]') is seen when a run starts"
+        )
     yield "measurements on validation text, about a twentieth of a training, are left out"
     if any(training.section.learning_rate == AUTO for training in trained):
         yield "so is the search for a learning rate (auto), some tenth of a training"

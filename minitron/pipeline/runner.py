@@ -85,9 +85,12 @@ def _run_stages(recipe: Recipe, folder: Path, stages: tuple[Stage, ...], first: 
     from minitron.artifacts.shared import hash_once
     from minitron.distributed import Ranks
     from minitron.runtime.devices import resolve_device
+    from minitron.runtime.float8 import require_float8
 
     recipe = recipe.on_device(resolve_device(recipe.device))
     ranks, run = Ranks(recipe.device), RunFolder(folder)
+    if any(section.precision == "fp8" for section in recipe.trained):
+        require_float8(ranks.device)
     inputs = hash_once(ranks, lambda: stage_inputs(recipe))
     forced = False
     with watched(run.status, [stage.name for stage in stages]) if ranks.is_main else nullcontext() as status:

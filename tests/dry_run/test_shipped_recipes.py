@@ -109,6 +109,15 @@ def test_an_optimizer_of_another_library_says_what_installs_it(capsys: pytest.Ca
     assert "pip install 'minitron[lowmem]'" in capsys.readouterr().out
 
 
+def test_fp8_is_planned_without_torchao_and_counted_as_bf16(capsys: pytest.CaptureFixture[str]) -> None:
+    path = ROOT / "examples" / "recipes" / "nano-9b-to-7b.yaml"
+    wide, narrow = (forecast(capsys, path, "--set", f"distill.precision={precision}") for precision in ("bf16", "fp8"))
+    (note,) = set(narrow.pop("assumptions")) - set(wide.pop("assumptions"))
+    assert note.startswith("precision fp8 is counted as bf16")
+    assert "pip install 'minitron[lowmem]'" in note
+    assert [stage["hours"] for stage in narrow["stages"]] == [stage["hours"] for stage in wide["stages"]]
+
+
 def test_a_forecast_in_tables_says_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(ROOT / "examples" / "recipes" / "nano-12b-to-9b.yaml"), "--dry-run"]) == 0
     printed = capsys.readouterr().out

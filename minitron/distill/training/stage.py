@@ -40,6 +40,7 @@ from minitron.errors import MinitronError
 from minitron.progress import progress_bar
 from minitron.runtime.backbone import blocks_of
 from minitron.runtime.context_parallel.part import TextPart
+from minitron.runtime.float8 import multiply_as_before, multiply_in_float8, require_float8
 from minitron.runtime.shards import read_weights
 
 logger = logging.getLogger(__name__)
@@ -106,8 +107,8 @@ def distill(
 
     Raises:
         DivergedError: The loss stops being finite, and no best state is kept.
-        MinitronError: There are fewer sequences than one batch, the batch or its sequences cannot be shared out, or a
-            learning rate is to be searched for without validation text.
+        MinitronError: There are fewer sequences than one batch, the batch or its sequences cannot be shared out, a
+            learning rate is to be searched for without validation text, or the device has no products in fp8.
     """
     ranks = run.ranks or Ranks(student.device.type)
     if len(sequences_NT) < settings.batch_size:
@@ -129,7 +130,7 @@ def distill(
         rate = None if watch is None else watch.set_rate(settings)
         history = _train(trainer, watch, run.state_folder, last_step=last_step, ranks=ranks)
         found = None if watch is None else watch.finish(history, last_step=last_step, tokens_per_step=tokens_per_step)
-    student.eval()
+    _end(student, settings)
     record = DistillRecord(
         curve=tuple(
             (int(entry["step"]) * tokens_per_step, float(entry["loss"])) for entry in history if "loss" in entry
@@ -141,6 +142,12 @@ def distill(
     )
     logger.info("distilled on %d tokens in %.1f s", record.tokens, record.seconds)
     return record
+
+
+def _end(student: PreTrainedModel, settings: DistillSettings) -> None:
+    if settings.precision == "fp8" and settings.sharding != "fsdp2":  # shards are bound to the layers that they are of
+        multiply_as_before(student)
+    student.eval()
 
 
 def _trainer(
@@ -155,6 +162,9 @@ def _trainer(
     model = _module(student, teacher, settings)
     if settings.gradient_checkpointing:
         student.activation_checkpointing_enable({"use_reentrant": False}, offload=settings.offload_activations)
+    if settings.precision == "fp8":
+        require_float8(ranks.device)
+        multiply_in_float8(student)
     if sharded:
         shard_blocks(model, blocks_of(student), device=ranks.device)
     if student.device.type == "meta":
