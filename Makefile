@@ -81,7 +81,7 @@ $(VENV)/.demo: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(INSTALL) --editable '.[test,dev,gguf]'
+	$(INSTALL) --editable '.[test,dev,gguf,report]'
 	@touch $@
 
 $(VENV)/.engines: $(VENV)/.dev

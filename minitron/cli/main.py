@@ -24,6 +24,7 @@ COMMANDS = {
     "forecast": "forecast",
     "distill": "distill",
     "status": "status",
+    "report": "report",
     "fit": "fit",
     "check": "check",
     "verify": "verify",
@@ -35,6 +36,7 @@ COMMANDS = {
     "merge": "merge",
     "extract": "extract",
     "export": "export",
+    "push": "push",
     "bench": "bench",
     "eval": "evaluate",
 }
