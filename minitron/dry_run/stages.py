@@ -29,12 +29,14 @@ class StageWork:
         operations: What it computes; 0 where that does not matter.
         models: The models that it holds at once on the device; empty where that is little.
         weights_bytes: Their weights.
+        most_processes: Most processes of a launch that it can be shared out to; None where that is any number.
     """
 
     does: str
     operations: int = 0
     models: str = ""
     weights_bytes: int = 0
+    most_processes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,7 @@ class PlannedStage:
     Attributes:
         name: Its name.
         does: What it does, for a person.
-        shared: Whether several processes may run it together.
+        processes: How many of a launch work on it: `any` number together, or `one` while the others wait.
         held: Models that it holds at once; None where that is little, or without devices.
         cost: Operations and hours, its phases included.
         phases: The phases that it trains or caches.
@@ -62,7 +64,7 @@ class PlannedStage:
 
     name: str
     does: str
-    shared: bool
+    processes: str
     held: HeldModels | None
     cost: Cost
     phases: tuple[PhaseCost, ...]
@@ -72,7 +74,7 @@ class PlannedStage:
         return {
             "name": self.name,
             "does": self.does,
-            "processes": "any" if self.shared else "one",
+            "processes": self.processes,
             "holds": None if self.held is None else asdict(self.held),
             **asdict(self.cost),
             "trainings": [phase.to_json() for phase in self.phases],
@@ -97,16 +99,22 @@ def plan_stages(
 
 def _plan(stage: Stage, recipe: Recipe, shapes: Shapes, phases: Sequence[PhaseCost]) -> PlannedStage:
     work = WORK[stage.name](recipe, shapes) if stage.name in WORK else StageWork(does=stage.does)
-    # Beside training, a stage computes on one device.
-    own = cost_of(work.operations, recipe.devices, processes=1)
+    own = cost_of(work.operations, recipe.devices, processes=_sharing(stage, work, recipe.devices))
     return PlannedStage(
         name=stage.name,
         does=work.does,
-        shared=stage.shared,
+        processes=stage.processes,
         held=_held(work, recipe.devices),
         cost=sum_costs([own, *(phase.cost for phase in phases)]),
         phases=tuple(phases),
     )
+
+
+def _sharing(stage: Stage, work: StageWork, devices: DevicesSection | None) -> int | None:
+    """How many devices compute what a stage does beside training; all when None."""
+    if stage.processes == "one":
+        return 1
+    return None if devices is None or work.most_processes is None else min(devices.count, work.most_processes)
 
 
 def _held(work: StageWork, devices: DevicesSection | None) -> HeldModels | None:
@@ -187,6 +195,8 @@ def _search(recipe: Recipe, shapes: Shapes) -> StageWork:
         operations=measuring_operations(recipe, shapes, candidates),
         models=models,
         weights_bytes=processes * weights_bytes,
+        # A tournament's candidates are trained by all processes together.
+        most_processes=None if section.choose == "tournament" else candidates,
     )
 
 

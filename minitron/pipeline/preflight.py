@@ -43,6 +43,19 @@ def check_recipe(recipe: Recipe) -> None:
     check_against_teacher(recipe, _least_vocabulary(recipe, checkpoint))
 
 
+def check_processes(recipe: Recipe, processes: int) -> None:
+    """Refuses a recipe that starts processes of its own in each of several that a launcher started.
+
+    Raises:
+        MinitronError: It does.
+    """
+    if processes > 1 and recipe.search.processes > 1:
+        raise MinitronError(
+            f"search.processes must be 1 where a launcher starts several processes, {processes} here, since these "
+            f"measure the candidates, got {recipe.search.processes}; --set search.processes=1"
+        )
+
+
 def _least_vocabulary(recipe: Recipe, checkpoint: Checkpoint) -> HybridShape:
     """The teacher's shape with as few tokens as may be left of it: a coverage's number is known once text is counted.
 
