@@ -1,7 +1,6 @@
 """Work that one process of a launch does for all, or each for itself: values and failures are the same everywhere."""
 
 import json
-from pathlib import Path
 
 import pytest
 
