@@ -91,10 +91,10 @@ def plan_run(recipe: Recipe, arguments: Sequence[str]) -> DryRun:
     config = read_config(found)
     teacher = with_cut_vocabulary(recipe, shape_from_config(config))
     check_against_teacher(recipe, teacher)
-    check_processes(recipe, 1 if recipe.devices is None else recipe.devices.count)
     shapes, stages = plan_shapes(recipe, teacher), stages_of(recipe)
     trained = list(trainings(recipe, shapes))
     planned = plan_stages(recipe, shapes, stages, phase_costs(trained, recipe.devices))
+    check_processes(recipe, 1 if recipe.devices is None else recipe.devices.count)
     return DryRun(
         name=recipe.name,
         teacher=folder,

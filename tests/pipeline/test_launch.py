@@ -14,7 +14,9 @@ import minitron
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.importance.scores import load_scores
 from minitron.pipeline.run_folder import CANDIDATES_FILE, RunFolder
+from minitron.pipeline.runner import run_pipeline
 from minitron.prune.plan import load_plan
+from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
 from tests.pipeline import launched
 from tests.pipeline.conftest import WholeRun
@@ -31,13 +33,18 @@ def words(recipe_path: Path, folder: Path, overrides: Sequence[str] = (), *more:
     return ["run", str(recipe_path), "--output", str(folder), *settings, *more]
 
 
-def launch(recipe_path: Path, folder: Path, overrides: Sequence[str] = (), *more: str, processes: int = 2) -> Path:
-    """Runs a recipe in several processes; gives the folder of what they print."""
+def launch(recipe_path: Path, folder: Path, overrides: Sequence[str] = (), *more: str) -> Path:
+    """Runs a recipe in two processes; gives the folder of what they print."""
     logs = folder.with_name(folder.name + "-logs")
     logs.mkdir()
-    codes = run_ranks(launched.command, words(recipe_path, folder, overrides, *more), world_size=processes, log=logs)
-    assert codes == [0] * processes, (logs / "rank-0.err").read_text() + (logs / "rank-1.err").read_text()
+    codes = run_ranks(launched.command, words(recipe_path, folder, overrides, *more), log=logs)
+    assert codes == [0, 0], (logs / "rank-0.err").read_text() + (logs / "rank-1.err").read_text()
     return logs
+
+
+def run_alone(recipe_path: Path, folder: Path, overrides: Sequence[str], last: str) -> None:
+    for _ in run_pipeline(load_recipe(recipe_path, overrides), folder, last=last):
+        pass
 
 
 def candidates(folder: Path) -> list[dict[str, Any]]:
@@ -103,18 +110,19 @@ def test_a_second_launch_skips_what_is_finished_whatever_the_number_of_processes
     assert {stage["skipped"] for stage in json.loads((logs / "rank-0.log").read_text())["stages"]} == {True}
 
 
-@pytest.mark.parametrize("choose", ["zero_shot", "repaired"])
+@pytest.mark.parametrize("choose", ["zero_shot", pytest.param("repaired", marks=pytest.mark.slow)])
 def test_candidates_that_two_processes_measure_are_those_of_one_bit_for_bit(
     recipe_path: Path, begun: Begun, choose: str
 ) -> None:
     overrides = (f"search.choose={choose}", "search.shortlist=5", "prune.repair={samples: 6, batch_size: 2}")
     folders = begun("one", "score"), begun("two", "score")
-    for number, folder in enumerate(folders, start=1):
-        launch(recipe_path, folder, overrides, "--to", "search", processes=number)
+    run_alone(recipe_path, folders[0], overrides, "search")
+    launch(recipe_path, folders[1], overrides, "--to", "search")
     assert candidates(folders[1]) == candidates(folders[0])
     assert len(candidates(folders[0])) == 5
 
 
+@pytest.mark.slow
 def test_a_tournament_of_two_processes_ends_in_the_order_of_one(recipe_path: Path, begun: Begun) -> None:
     overrides = (
         "search.choose=tournament",
@@ -123,8 +131,8 @@ def test_a_tournament_of_two_processes_ends_in_the_order_of_one(recipe_path: Pat
         "distill.save_steps=1",
     )
     folders = begun("one", "score"), begun("two", "score")
-    for number, folder in enumerate(folders, start=1):
-        launch(recipe_path, folder, overrides, "--to", "search", processes=number)
+    run_alone(recipe_path, folders[0], overrides, "search")
+    launch(recipe_path, folders[1], overrides, "--to", "search")
     one, two = (candidates(folder) for folder in folders)
     assert [each["shape"] for each in two] == [each["shape"] for each in one]
     assert [len(each["rounds"]) for each in one] == [2, 2, 1]
@@ -148,18 +156,22 @@ def test_blocks_that_two_processes_remove_are_those_that_one_does(
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 def test_a_vocabulary_is_cut_by_one_of_two_processes_and_all_go_on_from_it(tmp_path: Path, recipe_path: Path) -> None:
-    logs = launch(recipe_path, tmp_path / "run", ("prune.vocabulary={size: 120}",), "--to", "search", "--json")
+    logs = launch(
+        recipe_path, tmp_path / "run", ("prune.vocabulary={size: 264, multiple_of: 8}",), "--to", "search", "--json"
+    )
     found = json.loads((logs / "rank-0.log").read_text())
     assert [stage["name"] for stage in found["stages"]] == ["vocabulary", "score", "search"]
-    assert {each["shape"]["vocab_size"] for each in candidates(tmp_path / "run")} == {120}
+    assert {each["shape"]["vocab_size"] for each in candidates(tmp_path / "run")} == {264}
 
 
+@pytest.mark.slow
 def test_a_block_at_a_time_two_processes_measure_what_one_does(recipe_path: Path, begun: Begun) -> None:
     overrides = ("evaluate.layerwise=true", "evaluate.task=null", "evaluate.speed=null", "evaluate.sequences=3")
     folders = begun("one", "distill"), begun("two", "distill")
-    for number, folder in enumerate(folders, start=1):
-        launch(recipe_path, folder, overrides, "--to", "evaluate", processes=number)
+    run_alone(recipe_path, folders[0], overrides, "evaluate")
+    launch(recipe_path, folders[1], overrides, "--to", "evaluate")
     assert_metrics_close(folders[1], folders[0], 1e-5)
     assert sorted(path.name for path in (folders[1] / "evaluate").iterdir()) == ["artifact.json", "metrics.json"]
 
@@ -183,6 +195,7 @@ def test_what_the_first_process_fails_with_alone_is_one_line(tmp_path: Path, who
     assert (status.state, status.error) == ("failed", "the record must be finite")
 
 
+@pytest.mark.slow
 def test_a_bug_in_the_first_process_alone_has_its_traceback_and_no_other(
     tmp_path: Path, whole_run: WholeRun, begun: Begun
 ) -> None:

@@ -50,7 +50,7 @@ class LayerwiseEvaluation:
         execution = self._plan.execution
         sequences_NT = held_out_text(self._plan.section, tokenizer, seed=execution.seed)
         require_model_ids(sequences_NT, tokenizer, self._shared_rows(checkpoint))
-        own_NT = _own_share(sequences_NT, self._plan.ranks)
+        own_NT = own_share(sequences_NT, self._plan.ranks)
         models = [checkpoint] if self._teacher is None else [checkpoint, self._teacher]
         with naming_weights(*models):
             taught = None if self._source is None else self._teach(self._source, own_NT)
@@ -87,7 +87,7 @@ class LayerwiseEvaluation:
         return min(rows)
 
 
-def _own_share(sequences_NT: PackedText, ranks: Ranks | None) -> PackedText:
+def own_share(sequences_NT: PackedText, ranks: Ranks | None) -> PackedText:
     """This process's sequences of a text."""
     if ranks is None:
         return sequences_NT
