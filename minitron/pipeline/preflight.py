@@ -47,8 +47,8 @@ def check_processes(recipe: Recipe, processes: int) -> None:
     """Refuses a recipe that so many processes of a launch cannot go through together, before hours of it are done.
 
     Raises:
-        MinitronError: There are fewer samples than processes, a batch cannot be shared out, a teacher takes one process,
-            or the search would start processes in each of them.
+        MinitronError: There are fewer samples than processes, a batch cannot be shared out, the teacher takes one
+            process, or the search would start processes in each of them.
     """
     if recipe.score.samples < processes:
         raise MinitronError(f"score.samples must be one for each of {processes} processes, got {recipe.score.samples}")
