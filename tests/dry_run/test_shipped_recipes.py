@@ -50,8 +50,9 @@ def test_it_takes_hours_and_says_how_to_start(shipped: tuple[Path, dict[str, Any
     assert found["hours"] > 0
     assert all(training["hours"] > 0 < training["tokens"] for training in trainings(found))
     launched = commands(found)
-    assert launched[0].startswith(f"minitron run {path}")
-    assert any("minitron distill" in command for command in launched)
+    assert all(f"minitron run {path}" in command or "minitron distill" in command for command in launched)
+    assert found["launch"][0]["stages"] == [stage["name"] for stage in found["stages"]]
+    assert len(found["launch"]) == (1 if count == 8 else 2)
     assert any("--num_processes 8" in command for command in launched) == (count == 8)
     assert {Path(text).name for text in found["missing"]} == {
         "calibration.jsonl",
