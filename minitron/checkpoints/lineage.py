@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
-from minitron.artifacts.json_files import JsonObject, write_json
+from minitron.artifacts.json_files import JsonFaultError, JsonObject, JsonValue, parse_json, write_json
 from minitron.checkpoints.checkpoint import LINEAGE_FILE, Checkpoint
 from minitron.checkpoints.hub import hub_origin
 from minitron.errors import CheckpointError
@@ -76,13 +76,36 @@ def read_lineage(folder: Path) -> Lineage | None:
     if not path.is_file():
         return None
     try:
-        lineage: Lineage = json.loads(path.read_text(encoding="utf-8"))
-        teacher = lineage["teacher"]
-        teacher["name"], teacher["params"], teacher["shape"]["hybrid_override_pattern"], teacher["sha256"].items()
-        [step["step"] for step in lineage["steps"]]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} must be an object with a teacher and steps") from error
-    return lineage
+        lineage = parse_json(path.read_bytes())
+    except JsonFaultError as error:
+        raise CheckpointError(f"{path} must be an object with a teacher and steps, it {error}") from error
+    if not _is_lineage(lineage):
+        raise CheckpointError(f"{path} must be an object with a teacher and steps")
+    return cast(Lineage, lineage)
+
+
+def _is_lineage(value: JsonValue) -> bool:
+    """Whether a value has every field of a lineage, of its type; a step may hold anything beside its name."""
+    match value:
+        case {
+            "teacher": {
+                "name": str(),
+                "params": int(),
+                "shape": {"hybrid_override_pattern": str(), **sizes},
+                "sha256": dict(hashes),
+                **others,
+            },
+            "steps": list(steps),
+        }:
+            hub = others.get("hub", {"repo": "", "commit": ""})
+            return (
+                all(isinstance(size, int | str | list) for size in sizes.values())
+                and all(isinstance(digest, str) for digest in hashes.values())
+                and isinstance(hub, dict)
+                and all(isinstance(hub.get(key), str) for key in ("repo", "commit"))
+                and all(isinstance(step, dict) and isinstance(step.get("step"), str) for step in steps)
+            )
+    return False
 
 
 def add_step(lineage: Lineage, step: str, **settings: object) -> Lineage:

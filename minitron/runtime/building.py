@@ -21,10 +21,15 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from minitron.artifacts.json_files import JsonObject, write_json
-from minitron.errors import MinitronError
+from minitron.errors import CheckpointError, MinitronError
 from minitron.models.config import equal_widths_config
 from minitron.models.shape import HybridShape
 from minitron.runtime.block_widths import narrow_ffns
+
+# Code beside a checkpoint or of the hub is never run. Left to itself transformers asks on a terminal.
+NO_CODE: Mapping[str, bool] = {"trust_remote_code": False}
+# Keys of a configuration by which transformers fetches kernels from the hub, where their package is installed.
+CODE_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
 
 def new_model(config: PretrainedConfig, *, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -32,7 +37,7 @@ def new_model(config: PretrainedConfig, *, seed: int, dtype: torch.dtype = torch
     quiet_kernel_notes("cpu")
     torch.manual_seed(seed)
     with quiet_transformers():
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, **NO_CODE)
     return settled(model)
 
 
@@ -86,10 +91,20 @@ def assemble_on(
 
 
 def build_config(config: Mapping[str, object], shape: HybridShape) -> PretrainedConfig:
-    """Transformers' configuration of a `config.json` and of the shape that it describes."""
+    """Transformers' configuration of a `config.json` and of the shape that it describes.
+
+    Raises:
+        CheckpointError: transformers does not take a value that the shape does not depend on.
+    """
+    plain = {key: value for key, value in equal_widths_config(config, shape).items() if key not in CODE_KEYS}
     with tempfile.TemporaryDirectory() as folder:  # transformers spells infinity its own way in files
-        write_json(Path(folder) / "config.json", equal_widths_config(config, shape))
-        return _sized(AutoConfig.from_pretrained(folder, local_files_only=True), shape)
+        write_json(Path(folder) / "config.json", plain)
+        try:
+            return _sized(AutoConfig.from_pretrained(folder, local_files_only=True, **NO_CODE), shape)
+        except Exception as error:  # a value of another type makes transformers raise whatever it trips over
+            raise CheckpointError(
+                f"config.json must be one that transformers reads, it is not: {type(error).__name__}: {error}"
+            ) from error
 
 
 def config_of(model: PreTrainedModel) -> JsonObject:
@@ -146,7 +161,7 @@ def meta_model(config: PretrainedConfig, shape: HybridShape, dtype: torch.dtype)
     quiet_kernel_notes("cpu")
     # Tables that no file holds, such as rotary frequencies, are made for real.
     with quiet_transformers(), init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, **NO_CODE)
         narrow_ffns(model, shape)
     model.tie_weights()
     return settled(model)

@@ -20,6 +20,7 @@ from minitron.checkpoints.weights import open_weights
 from minitron.errors import MinitronError
 from minitron.runtime.block_widths import config_for_tokenizer
 from minitron.runtime.building import (
+    NO_CODE,
     assemble_on,
     build_config,
     meta_model,
@@ -32,7 +33,7 @@ from minitron.runtime.key_mapping import key_mapping
 from minitron.runtime.special_tokens import fill_special_tokens
 
 logger = logging.getLogger(__name__)
-LOADING = {"output_loading_info": True, "local_files_only": True}
+LOADING = {"output_loading_info": True, "local_files_only": True, **NO_CODE}
 
 
 def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -89,7 +90,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, padding_side="left", config=config_for_tokenizer(folder)
+            folder, local_files_only=True, padding_side="left", config=config_for_tokenizer(folder), **NO_CODE
         )
     except Exception as error:  # a malformed file makes transformers and tokenizers raise whatever they trip over
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
