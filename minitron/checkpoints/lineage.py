@@ -11,8 +11,10 @@ from minitron.artifacts.json_files import JsonFaultError, JsonObject, JsonValue,
 from minitron.checkpoints.checkpoint import LINEAGE_FILE, Checkpoint
 from minitron.checkpoints.hub import hub_origin
 from minitron.errors import CheckpointError
+from minitron.models.shape import NOT_SIZES
 
 VERSIONED_PACKAGES = ("minitron", "torch", "transformers")
+STEPS = ("vocabulary", "prune", "distill", "correct", "merge", "extract")
 
 
 class TeacherRecord(TypedDict):
@@ -99,11 +101,11 @@ def _is_lineage(value: JsonValue) -> bool:
         }:
             hub = others.get("hub", {"repo": "", "commit": ""})
             return (
-                all(isinstance(size, int | str | list) for size in sizes.values())
+                all(type(size) is int or name in NOT_SIZES for name, size in sizes.items())
                 and all(isinstance(digest, str) for digest in hashes.values())
                 and isinstance(hub, dict)
                 and all(isinstance(hub.get(key), str) for key in ("repo", "commit"))
-                and all(isinstance(step, dict) and isinstance(step.get("step"), str) for step in steps)
+                and all(isinstance(step, dict) and step.get("step") in STEPS for step in steps)
             )
     return False
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
@@ -49,10 +50,11 @@ def load_state(state: dict[str, Any], folder: Path) -> None:
     """
     try:
         load(state, storage_reader=_Reader(folder), planner=_Planner())
-    except MinitronError:
-        raise
-    except Exception as error:  # torch gathers what processes trip over, whatever it is, into one of its own
-        reason = str(error) or type(error).__name__
+    except CheckpointException as error:  # torch gathers what processes trip over, whatever it is
+        first = next(iter(error.failures.values()))[0]
+        if isinstance(first, MinitronError):
+            raise first from error
+        reason = f"{type(first).__name__}: {first}"
         raise MinitronError(f"a sharded state must be whole and of this model, {folder} is not: {reason}") from error
 
 

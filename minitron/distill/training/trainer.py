@@ -116,6 +116,10 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
             with reading_state(resume_from_checkpoint):
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
 
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with reading_state(checkpoint):
+            super()._load_scaler(checkpoint)
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with reading_state(checkpoint):
             super()._load_rng_state(checkpoint)
