@@ -30,6 +30,8 @@ from minitron.runtime.block_widths import narrow_ffns
 NO_CODE: Mapping[str, bool] = {"trust_remote_code": False}
 # Keys of a configuration by which transformers fetches kernels from the hub, where their package is installed.
 CODE_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+# What values of another type or size are tripped over by; memory that runs out is none of these.
+MISTAKES = (ArithmeticError, AttributeError, LookupError, NameError, RecursionError, TypeError, ValueError)
 
 
 def new_model(config: PretrainedConfig, *, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -102,9 +104,7 @@ def build_config(config: Mapping[str, object], shape: HybridShape) -> Pretrained
         try:
             return _sized(AutoConfig.from_pretrained(folder, local_files_only=True, **NO_CODE), shape)
         except Exception as error:  # a value of another type makes transformers raise whatever it trips over
-            raise CheckpointError(
-                f"config.json must be one that transformers reads, it is not: {type(error).__name__}: {error}"
-            ) from error
+            raise _not_taken(error) from error
 
 
 def config_of(model: PreTrainedModel) -> JsonObject:
@@ -156,11 +156,31 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+@contextmanager
+def telling_what_is_not_taken() -> Iterator[None]:
+    """Says in one line that a configuration has a value that transformers trips over as it makes the model.
+
+    Raises:
+        CheckpointError: It did.
+    """
+    try:
+        yield
+    except MISTAKES as error:
+        raise _not_taken(error) from error
+
+
+def _not_taken(error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"config.json and generation_config.json must be such that transformers makes the model, it does not: "
+        f"{type(error).__name__}: {error}"
+    )
+
+
 def meta_model(config: PretrainedConfig, shape: HybridShape, dtype: torch.dtype) -> PreTrainedModel:
     """A model on torch's meta device, its FFNs as wide as the shape says of each block."""
     quiet_kernel_notes("cpu")
     # Tables that no file holds, such as rotary frequencies, are made for real.
-    with quiet_transformers(), init_empty_weights(include_buffers=False):
+    with quiet_transformers(), init_empty_weights(include_buffers=False), telling_what_is_not_taken():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, **NO_CODE)
         narrow_ffns(model, shape)
     model.tie_weights()

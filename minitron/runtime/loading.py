@@ -27,6 +27,7 @@ from minitron.runtime.building import (
     quiet_kernel_notes,
     quiet_transformers,
     settled,
+    telling_what_is_not_taken,
 )
 from minitron.runtime.devices import check_device
 from minitron.runtime.key_mapping import key_mapping
@@ -53,8 +54,8 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     quiet_kernel_notes(device)
     if checkpoint.shape.block_widths:
         return _load_by_block(checkpoint, device, dtype)
-    with quiet_transformers():
-        config = _read_config(checkpoint)
+    config = _read_config(checkpoint)
+    with quiet_transformers(), telling_what_is_not_taken():
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, key_mapping=key_mapping(checkpoint), **LOADING
         )

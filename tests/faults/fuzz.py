@@ -39,8 +39,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, bounded_memory():
         for target in all_targets(Path(folder)):
             if args.only in target.name:
-                faults += _report(target, range(args.first, args.first + args.inputs))
-                total += args.inputs
+                inputs = max(1, round(args.inputs * target.share))
+                faults += _report(target, range(args.first, args.first + inputs))
+                total += inputs
     print(f"{total:,} inputs in {time.monotonic() - started:.0f} s, {faults} faults")
     return min(faults, 1)
 

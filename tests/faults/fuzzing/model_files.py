@@ -22,7 +22,8 @@ from minitron.prune.plan import load_plan, save_plan
 from minitron.prune.plan_summary import describe_plan
 from minitron.recipe.source_checks import has_chat_template
 from minitron.report.model_card import model_card
-from minitron.vocabulary.rewriting import named_ids
+from minitron.runtime.loading import load_model, load_tokenizer
+from minitron.vocabulary.rewriting import CONFIG_FILES, named_ids
 from minitron.vocabulary.tokenizer_file import read_tokenizer_file
 from tests.faults.fuzzing.target import Target, from_bytes, from_json, from_safetensors
 from tests.support.gguf_files import make_mergeable_tokenizer
@@ -96,6 +97,18 @@ def _tokenizers(folder: Path) -> Iterator[Target]:
         has_chat_template(home)
         read_tokenizer(home, config, 271, pre_tokenizer=None)
 
+    model = write_tiny_checkpoint(folder / "loaded", shape=make_dense_shape("llama"))
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"):
+        path = model / name
+        whole = path.read_bytes() if path.is_file() else b'{"eos_token_id": 2, "max_length": 20}'
+        yield Target(
+            name=f"{name}, by transformers",
+            path=path,
+            make=from_json(json.loads(whole)),
+            read=(lambda: load_model(model)) if name in CONFIG_FILES else (lambda: load_tokenizer(model)),
+            clean=_putting_back(path, whole),
+            share=0.25,
+        )
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
         path = home / name
         whole = path.read_bytes() if path.is_file() else b'{"eos_token": "</s>", "eos_token_id": 2}'

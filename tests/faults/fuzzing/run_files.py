@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from minitron.artifacts.artifact import write_artifact
-from minitron.artifacts.finished import finished_or_refused
+from minitron.artifacts.finished import find_finished
 from minitron.artifacts.header import HEADER_FILE as ARTIFACT_FILE
 from minitron.artifacts.json_files import read_record
 from minitron.artifacts.resume import SavedState, record_file
@@ -110,15 +110,14 @@ def _recipes(folder: Path) -> Iterator[Target]:
         make=make,
         read=lambda: load_recipe(folder / "recipe" / "hostile.yaml"),
     )
-    short = _short_texts
-    yield Target(name="override of --set", path=setting, make=short, read=override)
-    yield Target(name="source of --data", path=setting, make=short, read=data)
+    yield Target(name="override of --set", path=setting, make=_short_texts, read=override)
+    yield Target(name="source of --data", path=setting, make=_short_texts, read=data)
 
 
 def _short_texts(rng: random.Random) -> bytes:
     if rng.random() < 0.5:
         return rng.choice(YAML_TEXTS).encode("utf-8", "surrogatepass")
-    return mutated_bytes(b"{path: a.jsonl, weight: 0.5, list: [1, 2]}", rng)
+    return mutated_bytes(rng.choice((b"{path: a.jsonl, weight: 0.5, list: [1, 2]}", b"256", b"1_000_000")), rng)
 
 
 def _records(folder: Path) -> Iterator[Target]:
@@ -153,6 +152,8 @@ def _records(folder: Path) -> Iterator[Target]:
         candidates=(candidate,),
     )
     candidates, record, rates = home / CANDIDATES_FILE, home / "record.json", home / "rates.json"
+    trial = {"rate": 1e-3, "loss": 2.5}
+    searched = {"rate": 1e-3, "reason": "a", "start": 3.5, "trials": [trial], "steps": 3, "seconds": 1.5}
     distilled = {"curve": [[16, 2.5], [32, 2.0]], "tokens": 32, "seconds": 1.5, "validation": None, "rate": None}
     yield Target(
         name="candidates",
@@ -169,7 +170,7 @@ def _records(folder: Path) -> Iterator[Target]:
     yield Target(
         name="search of a rate",
         path=rates,
-        make=from_json({"rate": 1e-3, "trials": []}),
+        make=from_json(searched),
         read=lambda: read_record(rates, RateSearch),
     )
     students = NestedStudents(students=(NestedStudent(name="a", shape=shape, layers=(0, 1, 2)),), removed=(7, 6))
@@ -184,7 +185,7 @@ def _records(folder: Path) -> Iterator[Target]:
         name="header of an artifact",
         path=header,
         make=from_json(_read(header)),
-        read=lambda: finished_or_refused(finished, {"settings": {"a": 2}, "seed": 3}),
+        read=lambda: find_finished(finished, {"settings": {"a": 2}, "seed": 3}),
     )
 
 

@@ -20,6 +20,7 @@ class Target:
         make: Gives the hostile content.
         read: Reads it.
         clean: Puts back what a reader may remove.
+        share: Of the inputs that others are given: less for a slow reader.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Target:
     make: Callable[[random.Random], bytes]
     read: Callable[[], object]
     clean: Callable[[], None] = lambda: None
+    share: float = 1.0
 
     def write(self, number: int) -> bytes:
         """Writes the input of a number, which is the same whenever it is asked for."""
