@@ -14,7 +14,7 @@ from typing import Literal
 
 from minitron.artifacts.json_files import read_record, write_json
 from minitron.artifacts.locks import locked
-from minitron.errors import ArtifactError
+from minitron.errors import ArtifactError, one_line
 from minitron.progress import Step, listening
 
 logger = logging.getLogger(__name__)
@@ -167,12 +167,19 @@ def read_status(path: Path) -> RunStatus:
     Raises:
         ArtifactError: There is none, or it is not one.
     """
-    status = read_record(path, RunStatus)
+    status = _as_it_is_shown(read_record(path, RunStatus))
     _check(path, status)
     if status.state == "running" and status.host == socket.gethostname() and not _is_alive(status.process):
         stages = tuple(replace(one, state="interrupted") if one.state == "running" else one for one in status.stages)
         return replace(status, state="interrupted", stages=stages)
     return status
+
+
+def _as_it_is_shown(status: RunStatus) -> RunStatus:
+    """The status with its texts as lines that do not steer a terminal."""
+    step = None if status.step is None else replace(status.step, description=one_line(status.step.description))
+    error = None if status.error is None else one_line(status.error)
+    return replace(status, host=one_line(status.host), error=error, step=step)
 
 
 def _check(path: Path, status: RunStatus) -> None:
