@@ -12,12 +12,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_state_dict,
 )
-from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import Optimizer
 
+from minitron.distill.shard_files import load_state
 from minitron.errors import MinitronError
 
 STATE_SUBFOLDER = "sharded"
@@ -54,7 +54,7 @@ def save_shards(module: nn.Module, optimizer: Optimizer, folder: Path) -> None:
 def load_shards(module: nn.Module, optimizer: Optimizer, folder: Path) -> None:
     """Reads what `save_shards` wrote into a module that is sharded over any number of processes, in place."""
     state = _state(module, optimizer)
-    load(state, checkpoint_id=folder / STATE_SUBFOLDER)
+    load_state(state, folder / STATE_SUBFOLDER)
     set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
 
 
@@ -66,7 +66,7 @@ def save_weights(module: nn.Module, folder: Path) -> None:
 def load_weights(module: nn.Module, folder: Path) -> None:
     """Reads the weights alone of what `save_shards` or `save_weights` wrote, in place."""
     state = {"model": get_model_state_dict(module)}
-    load(state, checkpoint_id=folder / STATE_SUBFOLDER)
+    load_state(state, folder / STATE_SUBFOLDER)
     set_model_state_dict(module, state["model"])
 
 

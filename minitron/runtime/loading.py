@@ -17,11 +17,13 @@ from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.errors import MinitronError
 from minitron.runtime.block_widths import config_for_tokenizer
 from minitron.runtime.building import (
+    NO_CODE,
     build_config,
     meta_model,
     quiet_kernel_notes,
     quiet_transformers,
     settled,
+    telling_what_is_not_taken,
 )
 from minitron.runtime.devices import check_device
 from minitron.runtime.key_mapping import key_mapping
@@ -29,7 +31,7 @@ from minitron.runtime.shards import read_weights
 from minitron.runtime.special_tokens import fill_special_tokens
 
 logger = logging.getLogger(__name__)
-LOADING = {"output_loading_info": True, "local_files_only": True}
+LOADING = {"output_loading_info": True, "local_files_only": True, **NO_CODE}
 
 
 def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -49,8 +51,8 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     quiet_kernel_notes(device)
     if checkpoint.shape.block_widths:
         return _load_by_block(checkpoint, device, dtype)
-    with quiet_transformers():
-        config = _read_config(checkpoint)
+    config = _read_config(checkpoint)
+    with quiet_transformers(), telling_what_is_not_taken():
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, key_mapping=key_mapping(checkpoint), **LOADING
         )
@@ -74,7 +76,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, padding_side="left", config=config_for_tokenizer(folder)
+            folder, local_files_only=True, padding_side="left", config=config_for_tokenizer(folder), **NO_CODE
         )
     except Exception as error:  # a malformed file makes transformers and tokenizers raise whatever they trip over
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -31,6 +31,7 @@ from minitron.distill.training.callbacks import DivergenceCallback, ProgressCall
 from minitron.distill.training.model import DistillationModel, HiddenMatch
 from minitron.distill.training.parts import PartSequences, computing_on, text_part
 from minitron.distill.training.record import DistillRecord
+from minitron.distill.training.resumed import check_record, reading_state
 from minitron.distill.training.states import last_whole_state, read_history, step_of
 from minitron.distill.training.trainer import DistillationTrainer, DivergedError
 from minitron.distill.training.validation import ValidationText
@@ -234,8 +235,11 @@ def _train(
         if sharded:
             load_weights(trainer.model, state)
         else:
-            load_model(trainer.model, state / "model.safetensors")
+            with reading_state(state):
+                load_model(trainer.model, state / "model.safetensors")
         return read_history(state)
+    if state is not None:
+        check_record(state)
     with progress_bar() as progress:
         if ranks.is_main:
             trainer.add_callback(ProgressCallback(progress, progress.add_task("distill", total=last_step)))
