@@ -195,11 +195,19 @@ def search(
     return found
 
 
-def distill(recipe: str | Path | Recipe, *, output: str | Path | None = None, overrides: Sequence[str] = ()) -> Path:
+def distill(
+    recipe: str | Path | Recipe,
+    *,
+    student: str | Path | None = None,
+    output: str | Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Path:
     """Runs a recipe up to the distilled student and returns its checkpoint folder.
 
     Args:
         recipe: A recipe, or its YAML file.
+        student: A checkpoint to distill in place of the one that the recipe would cut, as after an alignment: by the
+            recipe's teacher and `distill` section alone, nothing is scored, searched or cut.
         output: Run folder; `runs/NAME` when None.
         overrides: Settings as `--set` takes them.
 
@@ -207,7 +215,7 @@ def distill(recipe: str | Path | Recipe, *, output: str | Path | None = None, ov
         The student's checkpoint folder, which transformers loads.
 
     Raises:
-        MinitronError: The recipe or what it names cannot be used.
+        MinitronError: The recipe or what it names cannot be used, or a given student is not one of its teacher.
 
     Example:
         ```python
@@ -215,6 +223,18 @@ def distill(recipe: str | Path | Recipe, *, output: str | Path | None = None, ov
         model = AutoModelForCausalLM.from_pretrained(student)
         ```
     """
-    found = run(recipe, output=output, overrides=overrides, last="distill").student
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe), tuple(overrides))
+    if student is not None:
+        return distill_student(loaded, student, None if output is None else Path(output))
+    found = run(loaded, output=output, last="distill").student
     assert found is not None
     return found
+
+
+def distill_student(recipe: Recipe, student: str | Path, output: Path | None = None) -> Path:
+    """Distills a given checkpoint as a loaded recipe says, as `distill` does."""
+    require_device_name(recipe.device)
+    from minitron.pipeline.given.student import distill_given  # with torch, which other commands may not need
+
+    recipe = recipe.model_copy(update={"teacher": str(find_checkpoint(recipe.teacher))})
+    return distill_given(recipe, find_checkpoint(student), output or Path("runs") / recipe.name)

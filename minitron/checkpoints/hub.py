@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from minitron.artifacts.paths import can_be_path
 from minitron.checkpoints.headers import INDEX_FILE, SINGLE_FILE, read_index
 from minitron.errors import CheckpointError
 
@@ -105,7 +106,7 @@ def find_config(given: str | Path) -> Path:
 def _local_or_fetched(given: str | Path, patterns: Sequence[str]) -> tuple[HubName | None, Path]:
     """A path as it is, without a name; or a name, and the cache's folder with the files that were asked for."""
     path = Path(given)
-    if path.exists():
+    if can_be_path(str(given)) and path.exists():
         return None, path
     name = hub_name(str(given))
     if name is None:
