@@ -74,6 +74,14 @@ class Ranks:
         self.device: torch.device = wanted if self.world_size == 1 or wanted.type == "cpu" else state.device
         self._context_groups: dict[int, ContextGroup] = {}
 
+    @classmethod
+    def alone(cls, device: str = "cpu") -> "Ranks":
+        """This process by itself, also where a launcher started it among others, who take no part in what it does."""
+        ranks = cls.__new__(cls)
+        ranks.rank, ranks.world_size, ranks.device = 0, 1, torch.device(device)
+        ranks._context_groups = {}
+        return ranks
+
     @property
     def is_main(self) -> bool:
         """Whether this is rank 0, the process that writes."""
@@ -119,6 +127,19 @@ class Ranks:
         total = x.to(self.device, copy=True)
         distributed.all_reduce(total)
         return total.to(x.device)
+
+    def spread(self, x: torch.Tensor, source: int) -> torch.Tensor:
+        """One process's tensor, in each process; the others give one of the same shape and dtype.
+
+        Args:
+            x: The tensor, where this process is the source.
+            source: Number of the process whose tensor it is.
+        """
+        if self.world_size == 1:
+            return x
+        spread = x.to(self.device, copy=True, memory_format=torch.contiguous_format)
+        distributed.broadcast(spread, src=source)
+        return spread.to(x.device)
 
     def broadcast(self, value: ValueT) -> ValueT:
         """Rank 0's value, in each process."""

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 from minitron.cli.output import is_first_process
-from minitron.errors import MinitronError
+from minitron.errors import MinitronError, one_line
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -28,6 +28,7 @@ COMMANDS = {
     "forecast": "forecast",
     "distill": "distill",
     "status": "status",
+    "report": "report",
     "fit": "fit",
     "check": "check",
     "verify": "verify",
@@ -39,6 +40,7 @@ COMMANDS = {
     "merge": "merge",
     "extract": "extract",
     "export": "export",
+    "push": "push",
     "bench": "bench",
     "eval": "evaluate",
 }
@@ -129,7 +131,7 @@ def _report_os_error(error: OSError) -> None:
     if error.filename is None and error.errno not in FULL:
         traceback.print_exc()
     else:
-        print(f"minitron: {error}", file=sys.stderr)
+        print(f"minitron: {one_line(str(error))}", file=sys.stderr)
         logger.info("raised here", exc_info=True)
 
 

@@ -98,7 +98,7 @@ def check_text(recipe: Recipe) -> None:
     if task is not None and not Path(task.path).is_file():
         faults.append(f"a task must be a file that is there, {task.path} is not")
     if faults:
-        raise MinitronError("\n".join(faults))
+        raise MinitronError(*faults)
     check_sources(list(sources_in(recipe)), Path(recipe.teacher))
 
 

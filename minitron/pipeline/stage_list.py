@@ -85,7 +85,6 @@ STAGES = (
         does="cut to the chosen shape",
         reads=("depth_distill", "score", "search"),
         fingerprint=fingerprints.prune,
-        processes="one",
     ),
     Stage(
         name="cache",
