@@ -20,8 +20,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 CONFIG_FILE = "config.json"
 # What says what a model is and how it is quantized: kilobytes.
 CONFIG_FILES = (CONFIG_FILE, "generation_config.json", "hf_quant_config.json", INDEX_FILE)
-# Everything that a checkpoint carries beside its weights: tokenizer, templates, code of its own.
-SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")
+# Everything that a checkpoint carries beside its weights: tokenizer, templates, code of its own; and its card.
+SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md")
 FOLDERS = ("*/*",)  # of other copies of the weights, of pictures
 
 logger = logging.getLogger(__name__)

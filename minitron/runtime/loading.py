@@ -14,14 +14,10 @@ from transformers import (
 )
 
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from minitron.checkpoints.names import gather_state
-from minitron.checkpoints.places import model_places
-from minitron.checkpoints.weights import open_weights
 from minitron.errors import MinitronError
 from minitron.runtime.block_widths import config_for_tokenizer
 from minitron.runtime.building import (
     NO_CODE,
-    assemble_on,
     build_config,
     meta_model,
     quiet_kernel_notes,
@@ -31,6 +27,7 @@ from minitron.runtime.building import (
 )
 from minitron.runtime.devices import check_device
 from minitron.runtime.key_mapping import key_mapping
+from minitron.runtime.shards import read_weights
 from minitron.runtime.special_tokens import fill_special_tokens
 
 logger = logging.getLogger(__name__)
@@ -71,18 +68,6 @@ def empty_model(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> P
     return meta_model(_read_config(checkpoint), checkpoint.shape, dtype)
 
 
-def held_dtype(model: PreTrainedModel, name: str, dtype: torch.dtype) -> torch.dtype:
-    """What a tensor is held in when its model is loaded in a dtype: transformers keeps a few in fp32.
-
-    Args:
-        model: The model.
-        name: The tensor's name in memory, or the end of it.
-        dtype: What the model is loaded in.
-    """
-    wide: set[str] = set() if dtype.itemsize >= 4 else model._keep_in_fp32_modules_strict or set()
-    return torch.float32 if wide.intersection(name.split(".")) else dtype
-
-
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer, padding on the left as generation needs; what it does not name is filled in.
 
@@ -108,10 +93,10 @@ def count_params(model: nn.Module) -> int:
 
 def _load_by_block(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> PreTrainedModel:
     # transformers' own classes have no such model, and those beside the checkpoint are code that is not run here.
-    with open_weights(checkpoint) as read:
-        stored = ((name, read(name).to(dtype)) for name in checkpoint.tensors)
-        state = gather_state(stored, model_places(checkpoint.shape))
-    return assemble_on(checkpoint.config, checkpoint.shape, state, device)
+    model = empty_model(checkpoint, dtype)
+    read_weights(model, checkpoint, device=torch.device(device))
+    loaded: PreTrainedModel = model.to(device)
+    return loaded
 
 
 def _read_config(checkpoint: Checkpoint) -> PretrainedConfig:

@@ -75,6 +75,8 @@ def _is_entry(entry: JsonValue) -> bool:
 def second_names(state: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of tensors that have another name before, as a tied head has."""
     first: dict[tuple[int, torch.Size], str] = {}
-    for name, tensor in state.items():
-        first.setdefault((tensor.data_ptr(), tensor.shape), name)
-    return [name for name, tensor in state.items() if first[tensor.data_ptr(), tensor.shape] != name]
+    # A tensor without weights, on torch's meta device, has no address; it is told by the object that it is.
+    keys = {name: (tensor.data_ptr() or id(tensor), tensor.shape) for name, tensor in state.items()}
+    for name, key in keys.items():
+        first.setdefault(key, name)
+    return [name for name, key in keys.items() if first[key] != name]

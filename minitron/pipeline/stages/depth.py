@@ -4,9 +4,10 @@ Source: arXiv 2508.14444 (62 -> 56 blocks, distillation, then the widths). A rec
 stage, and its search may cut depth and widths together.
 """
 
+from functools import partial
 from pathlib import Path
 
-from minitron.checkpoints.checkpoint import open_checkpoint
+from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.importance.scores import load_scores
 from minitron.pipeline.blocks import kept_blocks
 from minitron.pipeline.context import StageContext
@@ -22,10 +23,16 @@ def run(context: StageContext) -> None:
     """Scores and removes blocks; resumes an interrupted attempt."""
     recipe, output = context.recipe, context.output
     teacher = open_checkpoint(Path(recipe.teacher))
-    folder = output / SCORES_FOLDER
-    if not (folder / SCORES_FILE).is_file():
+    folder, ranks = output / SCORES_FOLDER, context.ranks
+    if not ranks.on_main((folder / SCORES_FILE).is_file):
         folder.mkdir(exist_ok=True)
-        score_folder(teacher.folder, recipe.score, folder, seed=recipe.seed, device=recipe.device, ranks=context.ranks)
+        score_folder(teacher.folder, recipe.score, folder, seed=recipe.seed, device=recipe.device, ranks=ranks)
+        ranks.barrier()  # behind this the scores are written
+    ranks.on_main(partial(_remove_blocks, context, teacher, folder))
+
+
+def _remove_blocks(context: StageContext, teacher: Checkpoint, folder: Path) -> None:
+    recipe, output = context.recipe, context.output
     scores = load_scores(folder / SCORES_FILE)
     layers = kept_blocks(recipe, teacher.shape, scores.depth, depth_first_section(recipe).num_hidden_layers)
     cut = Cut(source=teacher, scores=scores, target=teacher.shape.resized(layers=layers), layers=layers)

@@ -302,7 +302,7 @@ def test_repaired_weights_of_a_plan_with_other_factors_are_not_taken(tiny_checkp
     plan = PrunePlan(source=source.shape, target=source.shape, keep=Keep(layers=tuple(range(8)), indices={}))
     samples = Samples(token_ids=np.zeros((1, 4), dtype=np.int32))
     ways = [
-        repair_identity(samples, Alignment(teacher=stack, student=stack, plan=each), RepairSettings(), {})
+        repair_identity(samples, Alignment(teacher=stack, student=stack, plan=each), RepairSettings(), {}, processes=1)
         for each in (plan, replace(plan, scales={"backbone.norm_f.weight": 1.5}))
     ]
     assert ways[0] != ways[1]
