@@ -18,7 +18,7 @@ READERS := sglang==0.5.23 transformers==5.8.1 transformers==5.12.1
 DOWNLOAD := $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
 	--implementation cp --python-version 3.11 --abi cp311 --platform manylinux_2_34_x86_64
 
-.PHONY: demo smollm2 test coverage test-slow test-smollm2 test-engines test-kernels bench-kd gpu-check docs lint clean
+.PHONY: demo smollm2 align test fuzz coverage test-slow test-smollm2 test-engines test-kernels bench-kd gpu-check docs lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo $(DATA)/problems-test.jsonl
@@ -27,8 +27,16 @@ demo: $(VENV)/.demo $(DATA)/problems-test.jsonl
 smollm2: build/smollm2/chat-heldout.jsonl
 	$(BIN)/minitron run examples/smollm2/recipe.yaml
 
+align: $(VENV)/.align $(DATA)/problems-test.jsonl
+	$(BIN)/minitron run examples/quickstart/recipe.yaml --to prune
+	$(BIN)/python examples/align/align.py --student runs/quickstart/prune/checkpoint --output runs/align
+
 test: $(VENV)/.dev
 	$(PYTEST)
+
+# Hostile files for every reader, in one process: some ten minutes.
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.faults.fuzz
 
 coverage: $(VENV)/.dev
 	rm -f .coverage .coverage.*
@@ -36,7 +44,7 @@ coverage: $(VENV)/.dev
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-test-slow: $(VENV)/.dev
+test-slow: $(VENV)/.dev $(VENV)/.align
 	$(PYTEST) -m slow
 
 test-smollm2: $(VENV)/.llama-cpp $(VENV)/.smollm2
@@ -46,7 +54,7 @@ test-engines: $(VENV)/.llama-cpp $(VENV)/.vllm $(VENV)/readers/.unpacked
 	$(BIN)/python -m pytest -rs tests/engines
 
 test-kernels: $(VENV)/.kernels
-	$(BIN)/python -m pytest tests/distill/loss/test_fused.py tests/benchmarks/test_gpu_check.py
+	$(BIN)/python -m pytest tests/distill/loss/test_fused.py tests/runtime/test_float8.py tests/benchmarks/test_gpu_check.py
 
 bench-kd: $(VENV)/.peers
 	$(BIN)/python benchmarks/kd_loss.py
@@ -77,7 +85,7 @@ $(VENV)/.demo: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(INSTALL) --editable '.[test,dev,gguf]'
+	$(INSTALL) --editable '.[test,dev,gguf,report]'
 	@touch $@
 
 $(VENV)/.engines: $(VENV)/.dev
@@ -115,13 +123,18 @@ $(VENV)/readers/.unpacked: tests/engines/unpack_readers.py Makefile | $(VENV)/.d
 	rm -r $(VENV)/readers/wheels
 	@touch $@
 
+# TRL is 7 MB, and all that it needs is there already.
+$(VENV)/.align: $(VENV)/.demo
+	$(INSTALL) --editable '.[align]'
+	@touch $@
+
 $(VENV)/.kernels: $(VENV)/.dev
-	$(INSTALL) --editable '.[kernels]'
+	$(INSTALL) --editable '.[kernels,lowmem]'
 	@touch $@
 
 # Triton comes with torch for CUDA; its version is that of constraints.txt all the same.
 $(VENV)/.gpu: $(VENV)/.demo
-	$(INSTALL) --editable '.[kernels]'
+	$(INSTALL) --editable '.[kernels,lowmem]'
 	@touch $@
 
 $(VENV)/.peers: $(VENV)/.demo

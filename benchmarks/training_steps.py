@@ -5,7 +5,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ class StepSettings:
         micro_batch_size: Sequences of one forward pass.
         chunk_tokens: Tokens whose logits are held at once.
         optim: Optimizer by its name in Hugging Face Trainer.
+        fp8: Products of linear layers in 8-bit floats, on cuda alone.
         left_out: First steps, in which memory and kernels are warmed up.
         steps: Steps that are timed.
     """
@@ -39,13 +40,19 @@ class StepSettings:
     micro_batch_size: int = 1
     chunk_tokens: int = 512
     optim: str = "adamw_torch"
+    fp8: bool = False
     left_out: int = 2
     steps: int = 5
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and products."""
+        """Of weights, and of products that are not in fp8."""
         return torch.bfloat16 if self.device == "cuda" else torch.float32
+
+    @property
+    def precision(self) -> Literal["fp32", "bf16", "fp8"]:
+        """Of products, as a recipe names it."""
+        return "fp8" if self.fp8 else "bf16" if self.device == "cuda" else "fp32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +130,7 @@ def time_steps(teacher_shape: HybridShape, student_shape: HybridShape, settings:
         micro_batch_size=settings.micro_batch_size,
         learning_rate=1e-5,
         optim=settings.optim,
-        precision="bf16" if settings.device == "cuda" else "fp32",
+        precision=settings.precision,
         gradient_checkpointing=True,
         chunk_tokens=settings.chunk_tokens,
     )

@@ -1,9 +1,10 @@
 """The processes of a run: which one this is, and the collectives that stages use."""
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Generic, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -38,6 +39,19 @@ class ContextGroup:
     def process(self, rank: int) -> int:
         """Number in the launch of the process at a place in the group."""
         return self.first + rank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome(Generic[ValueT]):
+    """What a process's work came to: its value, or what it failed with."""
+
+    value: ValueT | None = None
+    failure: Exception | None = None
+
+    def result(self) -> ValueT:
+        if self.failure is not None:
+            raise self.failure
+        return cast(ValueT, self.value)
 
 
 class Ranks:
@@ -135,6 +149,48 @@ class Ranks:
         distributed.broadcast_object_list(box, src=0)
         return box[0]
 
+    def on_main(self, work: Callable[[], ValueT]) -> ValueT:
+        """What rank 0's work gives, in each process; the others wait for it. All processes must call it alike.
+
+        Args:
+            work: Called by rank 0 alone; it must ask nothing of the other processes.
+
+        Raises:
+            MinitronError: The work raises it; so does every process.
+            RuntimeError: Rank 0 failed otherwise; it raises what it failed with.
+        """
+        if self.world_size == 1:
+            return work()
+        outcome: _Outcome[ValueT] | None = None
+        if self.is_main:
+            try:
+                outcome = _Outcome(value=work())
+            except Exception as error:
+                self.broadcast(_Outcome(failure=as_heard(error, self.rank)))
+                raise
+        heard = self.broadcast(outcome)
+        assert heard is not None
+        return heard.result()
+
+    def each(self, work: Callable[[], ValueT]) -> list[ValueT]:
+        """What every process's own work gives, in the order of ranks, the same in each process.
+
+        Args:
+            work: Called by each process; it must ask nothing of the other ones.
+
+        Raises:
+            MinitronError: The work of some process raises it; so does every process.
+            RuntimeError: A process failed otherwise; it raises what it failed with.
+        """
+        if self.world_size == 1:
+            return [work()]
+        try:
+            outcome = _Outcome(value=work())
+        except Exception as error:
+            self._gather_values(_Outcome(failure=as_heard(error, self.rank)))
+            raise
+        return [one.result() for one in self._gather_values(outcome)]
+
     def min(self, number: int) -> int:
         """The smallest of a number over all processes."""
         return min(int(one["number"]) for one in self.gather({"number": torch.tensor(number)}))
@@ -144,7 +200,18 @@ class Ranks:
         if self.world_size == 1:
             return [dict(state)]
         device = next((value.device for value in state.values()), torch.device("cpu"))
-        on_cpu = {name: value.cpu() for name, value in state.items()}
-        gathered: list[dict[str, torch.Tensor]] = [{}] * self.world_size
-        distributed.all_gather_object(gathered, on_cpu)
+        gathered = self._gather_values({name: value.cpu() for name, value in state.items()})
         return [{name: value.to(device) for name, value in one.items()} for one in gathered]
+
+    def _gather_values(self, value: ValueT) -> list[ValueT]:
+        gathered = [value] * self.world_size
+        distributed.all_gather_object(gathered, value)
+        return gathered
+
+
+def as_heard(error: Exception, rank: int) -> Exception:
+    """What other processes raise after one has failed: its fault, or where the bug was."""
+    if isinstance(error, MinitronError):
+        return error
+    where = "".join(traceback.format_exception(error))
+    return RuntimeError(f"process {rank} failed: {type(error).__name__}: {error}\n{where}")

@@ -11,6 +11,8 @@ StoredDtype = Literal["fp32", "bf16", "fp16"]
 """Formats that a pruned checkpoint can be written in."""
 TrainedDtype = Literal["fp32", "bf16"]
 """Formats that weights are trained in."""
+ProductDtype = Literal["fp32", "bf16", "fp8"]
+"""Formats that a training multiplies blocks' matrices in."""
 EvaluatedDtype = Literal["fp32", "bf16"]
 """Formats that models are held in while they are evaluated."""
 

@@ -12,11 +12,13 @@ from training_steps import StepSettings, TimedSteps, make_shape, time_steps
 
 from gpu_checks.row import Row, not_run
 from gpu_checks.target import Target
+from minitron.errors import MinitronError
 from minitron.estimate.training.memory import OVERHEAD_BYTES, TrainingBytes, training_bytes
 from minitron.estimate.training.operations import training_operations
 from minitron.estimate.training.setup import TrainingSetup
 from minitron.models.shape import HybridShape
 from minitron.recipe.devices import DevicesSection
+from minitron.runtime.float8 import require_float8
 from minitron.units import GIB
 
 ASSUMED_MFU = float(DevicesSection.model_fields["mfu"].default)
@@ -46,6 +48,7 @@ def run(target: Target) -> Iterator[Row]:
             yield not_run(title, str(error).splitlines()[0])
         else:
             yield from _rows(target, settings, (teacher, student), timed, memory)
+            yield _fp8_row(target, settings, (teacher, student), timed)
             return
         gc.collect()  # what the failed attempt left in circles
     raise MemoryError(f"not even {len(target.sizes.patterns[-1])} blocks fit the card")
@@ -117,6 +120,29 @@ def _rows(
     allocator = target.peak("peak memory of the allocator", memory.total_bytes, "a dry run's estimate", reserved=True)
     for row in (tensors, allocator):
         yield row if row.state == "not run" else replace(row, note=_without_kernels())
+
+
+def _fp8_row(
+    target: Target, settings: StepSettings, shapes: tuple[HybridShape, HybridShape], in_bf16: TimedSteps
+) -> Row:
+    """The same steps with products in fp8, which a device or an environment may not have."""
+    measured = "tokens a second with precision fp8"
+    try:
+        require_float8(target.device)
+    except MinitronError as error:
+        return not_run(measured, str(error))
+    target.restart_peak()
+    try:
+        timed = time_steps(*shapes, replace(settings, fp8=True))
+    except torch.OutOfMemoryError as error:
+        return not_run(measured, str(error).splitlines()[0])
+    return Row(
+        measured=measured,
+        value=timed.tokens_per_s,
+        unit="tokens/s",
+        reference=in_bf16.tokens_per_s,
+        reference_is="in bf16",
+    )
 
 
 def _without_kernels() -> str:

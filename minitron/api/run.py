@@ -1,11 +1,12 @@
 """Running a recipe: the whole pipeline, or up to the candidates or the distilled student."""
 
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from minitron.api.checks import require_device_name
-from minitron.artifacts.json_files import JsonObject
+from minitron.artifacts.json_files import JsonObject, write_json
 from minitron.checkpoints.hub import HubOrigin, find_checkpoint, hub_origin
 from minitron.errors import MinitronError
 from minitron.evaluate.metrics import Metrics
@@ -135,8 +136,11 @@ def run_stages(
     require_device_name(recipe.device)
     recipe = recipe.model_copy(update={"teacher": str(find_checkpoint(recipe.teacher))})
     folder = output or Path("runs") / recipe.name
-    outcomes = []
-    for outcome in run_pipeline(recipe, folder, first=first, last=last, only=only):
+    outcomes, stages = [], run_pipeline(recipe, folder, first=first, last=last, only=only)
+    if os.environ.get("RANK", "0") == "0":
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(RunFolder(folder).recipe, recipe.model_dump(mode="json"))
+    for outcome in stages:
         if on_outcome is not None:
             on_outcome(outcome)
         outcomes.append(outcome)
@@ -191,11 +195,19 @@ def search(
     return found
 
 
-def distill(recipe: str | Path | Recipe, *, output: str | Path | None = None, overrides: Sequence[str] = ()) -> Path:
+def distill(
+    recipe: str | Path | Recipe,
+    *,
+    student: str | Path | None = None,
+    output: str | Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Path:
     """Runs a recipe up to the distilled student and returns its checkpoint folder.
 
     Args:
         recipe: A recipe, or its YAML file.
+        student: A checkpoint to distill in place of the one that the recipe would cut, as after an alignment: by the
+            recipe's teacher and `distill` section alone, nothing is scored, searched or cut.
         output: Run folder; `runs/NAME` when None.
         overrides: Settings as `--set` takes them.
 
@@ -203,7 +215,7 @@ def distill(recipe: str | Path | Recipe, *, output: str | Path | None = None, ov
         The student's checkpoint folder, which transformers loads.
 
     Raises:
-        MinitronError: The recipe or what it names cannot be used.
+        MinitronError: The recipe or what it names cannot be used, or a given student is not one of its teacher.
 
     Example:
         ```python
@@ -211,6 +223,18 @@ def distill(recipe: str | Path | Recipe, *, output: str | Path | None = None, ov
         model = AutoModelForCausalLM.from_pretrained(student)
         ```
     """
-    found = run(recipe, output=output, overrides=overrides, last="distill").student
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe), tuple(overrides))
+    if student is not None:
+        return distill_student(loaded, student, None if output is None else Path(output))
+    found = run(loaded, output=output, last="distill").student
     assert found is not None
     return found
+
+
+def distill_student(recipe: Recipe, student: str | Path, output: Path | None = None) -> Path:
+    """Distills a given checkpoint as a loaded recipe says, as `distill` does."""
+    require_device_name(recipe.device)
+    from minitron.pipeline.given.student import distill_given  # with torch, which other commands may not need
+
+    recipe = recipe.model_copy(update={"teacher": str(find_checkpoint(recipe.teacher))})
+    return distill_given(recipe, find_checkpoint(student), output or Path("runs") / recipe.name)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from minitron.dtypes import TrainedDtype
+from minitron.dtypes import ProductDtype, TrainedDtype
 from minitron.errors import MinitronError
 from minitron.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
 
@@ -65,8 +65,10 @@ class TrainingSettings(Settings):
         description="Its own arguments as Trainer takes them, as in bf16_stochastic_round=True for torchao's on bf16 "
         "weights, which lose small updates otherwise.",
     )
-    precision: TrainedDtype = Field(
-        default="fp32", description="Precision of the blocks' products (autocast); the loss is fp32."
+    precision: ProductDtype = Field(
+        default="fp32",
+        description="Precision of the blocks' products (autocast); the loss is fp32. fp8, by torchao: linear layers "
+        "whose sizes are multiples of 16, all else bf16; CUDA of capability 8.9 or above.",
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute blocks in the backward pass.")
     offload_activations: bool = Field(

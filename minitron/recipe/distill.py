@@ -13,6 +13,9 @@ from minitron.recipe.source import Source
 from minitron.recipe.students import StudentSection
 from minitron.settings import PositiveInt, Settings
 
+# Gradients of weights are products over the tokens of a part, of which cuBLAS takes multiples of this.
+FP8_TOKENS = 16
+
 
 class TrainSection(TrainingSettings):
     """Training on text."""
@@ -21,6 +24,15 @@ class TrainSection(TrainingSettings):
     tokens: PositiveInt | None = Field(default=None, description="Tokens to train on.")
     seq_len: PositiveInt = Field(default=8192, description="Tokens a sequence; 8192 in the first published phase.")
     weights_dtype: TrainedDtype = Field(default="fp32", description="Precision that trained weights are held in.")
+
+    @model_validator(mode="after")
+    def _parts_suit_fp8(self) -> "TrainSection":
+        if self.precision == "fp8" and self.seq_len % (FP8_TOKENS * self.context_parallel):
+            whose = "" if self.context_parallel == 1 else f" times context_parallel={self.context_parallel}"
+            raise RecipeError(
+                f"precision fp8 needs a seq_len that is a multiple of {FP8_TOKENS}{whose}, got {self.seq_len}"
+            )
+        return self
 
     @property
     def training(self) -> dict[str, object]:
@@ -140,6 +152,7 @@ class DistillSection(TrainSection):
             "sharding: fsdp2": self.sharding == "fsdp2",
             "gradient_checkpointing": self.gradient_checkpointing,
             "context_parallel": self.context_parallel > 1,
+            "precision: fp8": self.precision == "fp8",
         }
         for setting in (setting for setting, given in refused.items() if given):
             raise RecipeError(f"students train on slices of shared weights, which {setting} cannot have: leave it out")

@@ -72,14 +72,20 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
-    def _offload_from_a_device(self) -> "Recipe":
-        self._check_offload()
+    def _device_has_what_it_takes(self) -> "Recipe":
+        self._check_device()
         return self
 
-    def _check_offload(self) -> None:
+    def _check_device(self) -> None:
         on_cuda = self.device == AUTO_DEVICE or self.device.startswith("cuda")
-        if not on_cuda and any(section.offload_activations for section in self.trained):
+        if on_cuda:
+            return
+        if any(section.offload_activations for section in self.trained):
             raise RecipeError(f"offload_activations needs a CUDA device, got device {self.device}")
+        if any(section.precision == "fp8" for section in self.trained):
+            raise RecipeError(
+                f"precision fp8 needs a CUDA device of capability 8.9 or above, got device {self.device}; use bf16"
+            )
 
     def on_device(self, device: str) -> "Recipe":
         """The recipe on the device that `auto` stands for.
@@ -88,7 +94,7 @@ class Recipe(Settings):
             RecipeError: Something in it needs another device.
         """
         found = self.model_copy(update={"device": device})
-        found._check_offload()
+        found._check_device()
         return found
 
     @property

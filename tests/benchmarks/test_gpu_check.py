@@ -173,7 +173,9 @@ def test_fewer_blocks_are_trained_where_more_do_not_fit(monkeypatch: pytest.Monk
     assert "3 blocks (M-*)" in rows[1].note
 
 
-def on_a_card(name: str, monkeypatch: pytest.MonkeyPatch, timed: Any) -> dict[str, Any]:
+def on_a_card(
+    name: str, monkeypatch: pytest.MonkeyPatch, timed: Any, capability: tuple[int, int] = (8, 6)
+) -> dict[str, Any]:
     """Rows of training as on a card, all of which torch would say being made up."""
     gib = 2**30
     made_up = {
@@ -181,13 +183,15 @@ def on_a_card(name: str, monkeypatch: pytest.MonkeyPatch, timed: Any) -> dict[st
         "mem_get_info": lambda: (20 * gib, 24 * gib),
         "max_memory_allocated": lambda: 3 * gib,
         "max_memory_reserved": lambda: 4 * gib,
+        "get_device_capability": lambda device: capability,
         "empty_cache": lambda: None,
         "reset_peak_memory_stats": lambda: None,
     }
     for function, answer in made_up.items():
         monkeypatch.setattr(torch.cuda, function, answer)
     training = module("gpu_checks.training")
-    monkeypatch.setattr(training, "time_steps", lambda *_: timed)
+    fast = replace(timed, tokens_per_s=1250.0)
+    monkeypatch.setattr(training, "time_steps", lambda *given: fast if given[-1].precision == "fp8" else timed)
     return {row.measured: row for row in training.run(replace(tiny(), device="cuda"))}
 
 
@@ -206,6 +210,9 @@ def test_speed_and_memory_stand_beside_the_cards_peak_and_the_estimate(
     tensors, allocator = rows["peak memory of tensors"], rows["peak memory of the allocator"]
     assert (tensors.value, allocator.value) == (3, 4)
     assert allocator.reference - tensors.reference == pytest.approx(1.5)
+    in_fp8 = rows["tokens a second with precision fp8"]
+    assert (in_fp8.state, in_fp8.value) == ("not run", None)
+    assert "capability 8.9 or above, got one of 8.6" in in_fp8.note
     assert ("assumes Mamba's kernels" in tensors.note) == (importlib.util.find_spec("mamba_ssm") is None)
 
 
@@ -214,3 +221,10 @@ def test_a_card_whose_peak_is_not_known_is_named(monkeypatch: pytest.MonkeyPatch
     assert rows["MFU"].state == "not run"
     assert "Unheard-of 9000 is not known" in rows["MFU"].note
     assert rows["tokens a second"].value == 1000.0
+
+
+def test_steps_in_fp8_stand_beside_those_in_bf16(monkeypatch: pytest.MonkeyPatch, timed: Any) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "torchao" else found(name))
+    row = on_a_card("NVIDIA H100 80GB HBM3", monkeypatch, timed, (9, 0))["tokens a second with precision fp8"]
+    assert (row.state, row.value, row.ratio, row.reference_is) == ("ok", 1250.0, 1.25, "in bf16")

@@ -206,6 +206,11 @@ def test_a_key_of_a_former_version_is_refused_with_its_new_name(tmp_path: Path, 
             "phase phase-2: min_learning_rate must be at most learning_rate, 0.1, got 1.0",
         ),
         ({"offload_activations": True}, "phase phase-2: offload_activations needs gradient_checkpointing: true"),
+        ({"seq_len": 8200}, "phase phase-2: precision fp8 needs a seq_len that is a multiple of 16, got 8200"),
+        (
+            {"context_parallel": 3},
+            "phase phase-2: precision fp8 needs a seq_len that is a multiple of 16 times context_parallel=3, got 8192",
+        ),
         ({"tokens": None}, "distill.phases.1.tokens"),
         ({"learning_rate": 0}, "distill.phases.1.learning_rate: input should be greater than 0, got 0"),
         ({"learning_rat": 1}, "unknown key distill.phases.1.learning_rat; did you mean learning_rate?"),
@@ -216,9 +221,9 @@ def test_a_phase_is_validated_together_with_what_it_takes_from_the_section(
     tmp_path: Path, phase: dict[str, object], fault: str
 ) -> None:
     phases = [{"tokens": 100000}, {"tokens": 100000, "name": None, **phase}]
-    path = write(tmp_path, distill={"data": [{"path": "text.txt"}], "phases": phases})
+    section = {"data": [{"path": "text.txt"}], "precision": "fp8", "phases": phases}
     with pytest.raises(RecipeError, match=re.escape(fault)) as caught:
-        load_recipe(path)
+        load_recipe(write(tmp_path, distill=section), ("device=cuda",))
     assert "\n" not in str(caught.value)
 
 

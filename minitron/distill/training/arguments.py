@@ -47,7 +47,7 @@ def training_arguments(
         adam_beta2=ADAM_BETA2,
         optim=settings.optim,
         optim_args=settings.optim_args,
-        bf16=settings.precision == "bf16",
+        bf16=settings.precision in ("bf16", "fp8"),  # what is not in 8 bits is in 16
         logging_steps=max(1, max_steps // CURVE_POINTS),
         logging_nan_inf_filter=False,  # a diverged loss must be seen, not averaged away
         save_strategy="steps" if settings.save_steps else "no",

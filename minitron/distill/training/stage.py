@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.data.masks import PackedSequences
 from minitron.distill.dataset import SequenceDataset, collate
 from minitron.distill.loss.objective import Objective
@@ -30,6 +31,7 @@ from minitron.distill.training.callbacks import DivergenceCallback, ProgressCall
 from minitron.distill.training.model import DistillationModel, HiddenMatch
 from minitron.distill.training.parts import PartSequences, computing_on, text_part
 from minitron.distill.training.record import DistillRecord
+from minitron.distill.training.resumed import check_record, reading_state
 from minitron.distill.training.states import last_whole_state, read_history, step_of
 from minitron.distill.training.trainer import DistillationTrainer, DivergedError
 from minitron.distill.training.validation import ValidationText
@@ -39,6 +41,8 @@ from minitron.errors import MinitronError
 from minitron.progress import progress_bar
 from minitron.runtime.backbone import blocks_of
 from minitron.runtime.context_parallel.part import TextPart
+from minitron.runtime.float8 import multiply_as_before, multiply_in_float8, require_float8
+from minitron.runtime.shards import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +71,8 @@ class TrainingRun:
         seed: Seed of all that is random.
         stop_after_tokens: Stop after so many of the phase's tokens and save the state; a later call resumes there.
         ranks: The processes that take part; this one alone when None.
+        weights: The checkpoint that a student on torch's meta device is read from once it is in shards; None where it
+            has its weights.
         callbacks: Trainer's, of whoever wants to watch.
     """
 
@@ -74,6 +80,7 @@ class TrainingRun:
     seed: int
     stop_after_tokens: int | None = None
     ranks: Ranks | None = None
+    weights: Checkpoint | None = None
     callbacks: Sequence[TrainerCallback] = ()
 
 
@@ -88,7 +95,7 @@ def distill(
     """Trains the student on the sequences in their order, in place.
 
     State is saved in `run.state_folder` as set; a call that finds a state there resumes from it, data order included.
-    Sharded weights stay shards: `full_state` gathers them. With validation text the student ends as the best state that
+    Sharded weights stay shards. With validation text the student ends as the best state that
     was measured, where `settings.keep` says so; a loss that stops being finite ends the training there.
 
     Args:
@@ -101,8 +108,8 @@ def distill(
 
     Raises:
         DivergedError: The loss stops being finite, and no best state is kept.
-        MinitronError: There are fewer sequences than one batch, the batch or its sequences cannot be shared out, or a
-            learning rate is to be searched for without validation text.
+        MinitronError: There are fewer sequences than one batch, the batch or its sequences cannot be shared out, a
+            learning rate is to be searched for without validation text, or the device has no products in fp8.
     """
     ranks = run.ranks or Ranks(student.device.type)
     if len(sequences_NT) < settings.batch_size:
@@ -124,7 +131,7 @@ def distill(
         rate = None if watch is None else watch.set_rate(settings)
         history = _train(trainer, watch, run.state_folder, last_step=last_step, ranks=ranks)
         found = None if watch is None else watch.finish(history, last_step=last_step, tokens_per_step=tokens_per_step)
-    student.eval()
+    _end(student, settings)
     record = DistillRecord(
         curve=tuple(
             (int(entry["step"]) * tokens_per_step, float(entry["loss"])) for entry in history if "loss" in entry
@@ -136,6 +143,12 @@ def distill(
     )
     logger.info("distilled on %d tokens in %.1f s", record.tokens, record.seconds)
     return record
+
+
+def _end(student: PreTrainedModel, settings: DistillSettings) -> None:
+    if settings.precision == "fp8" and settings.sharding != "fsdp2":  # shards are bound to the layers that they are of
+        multiply_as_before(student)
+    student.eval()
 
 
 def _trainer(
@@ -150,8 +163,14 @@ def _trainer(
     model = _module(student, teacher, settings)
     if settings.gradient_checkpointing:
         student.activation_checkpointing_enable({"use_reentrant": False}, offload=settings.offload_activations)
+    if settings.precision == "fp8":
+        require_float8(ranks.device)
+        multiply_in_float8(student)
     if sharded:
         shard_blocks(model, blocks_of(student), device=ranks.device)
+    if student.device.type == "meta":
+        assert run.weights is not None, "a student without weights is read from a checkpoint"
+        read_weights(student, run.weights, device=ranks.device)
     trainer = DistillationTrainer(
         model=model,
         sharded=sharded,
@@ -216,8 +235,11 @@ def _train(
         if sharded:
             load_weights(trainer.model, state)
         else:
-            load_model(trainer.model, state / "model.safetensors")
+            with reading_state(state):
+                load_model(trainer.model, state / "model.safetensors")
         return read_history(state)
+    if state is not None:
+        check_record(state)
     with progress_bar() as progress:
         if ranks.is_main:
             trainer.add_callback(ProgressCallback(progress, progress.add_task("distill", total=last_step)))

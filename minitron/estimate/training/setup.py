@@ -71,8 +71,9 @@ class TrainingSetup:
 
     @property
     def product_bytes(self) -> int:
-        """Bytes of a number that a matrix product reads or writes."""
-        return min(dtype_bytes(self.weights_dtype), dtype_bytes(self.precision))
+        """Bytes of a number that a matrix product reads or writes: with fp8 the backward pass keeps both in bf16."""
+        kept = "bf16" if self.precision == "fp8" else self.precision
+        return min(dtype_bytes(self.weights_dtype), dtype_bytes(kept))
 
     @property
     def tokens(self) -> int:

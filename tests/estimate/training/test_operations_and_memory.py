@@ -109,6 +109,13 @@ def test_autocast_keeps_narrow_copies_of_wide_weights_only() -> None:
     assert training_bytes(SHAPE, None, replace(narrow, weights_dtype="bf16")).passing_bytes == 0
 
 
+def test_products_in_fp8_are_counted_as_those_in_bf16_which_the_backward_pass_keeps() -> None:
+    counted = {
+        precision: training_bytes(SHAPE, None, replace(SETUP, precision=precision)) for precision in ("fp8", "bf16")
+    }
+    assert counted["fp8"] == counted["bf16"]
+
+
 def test_activations_are_what_products_read_and_write() -> None:
     # In fp32; two more fp32 copies of a block's norm, and the gradients of the largest block.
     stream = 4 * 22 + 2 * 4 * 22

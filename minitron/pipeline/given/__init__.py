@@ -1,0 +1,1 @@
+"""Students that a user gives, in place of those that a run cuts."""
