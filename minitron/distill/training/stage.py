@@ -11,7 +11,6 @@ from typing import Annotated
 
 import torch
 from pydantic import Field, PlainValidator
-from safetensors.torch import load_model
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -24,15 +23,15 @@ from minitron.distill.nested.model import NestedDistillationModel
 from minitron.distill.nested.schedule import ScheduledSequences
 from minitron.distill.nested.students import TrainedStudent
 from minitron.distill.settings import AUTO, TrainingSettings
-from minitron.distill.sharding import load_weights, shard_blocks
+from minitron.distill.sharding import shard_blocks
 from minitron.distill.teachers.teacher import Teacher
 from minitron.distill.training.arguments import training_arguments
 from minitron.distill.training.callbacks import DivergenceCallback, ProgressCallback, StopCallback
 from minitron.distill.training.model import DistillationModel, HiddenMatch
 from minitron.distill.training.parts import PartSequences, computing_on, text_part
 from minitron.distill.training.record import DistillRecord
-from minitron.distill.training.resumed import check_record, reading_state
-from minitron.distill.training.states import last_whole_state, read_history, step_of
+from minitron.distill.training.resumed import check_record, load_finished
+from minitron.distill.training.states import last_whole_state, step_of
 from minitron.distill.training.trainer import DistillationTrainer, DivergedError
 from minitron.distill.training.validation import ValidationText
 from minitron.distill.training.watch import Watch
@@ -228,16 +227,10 @@ def _is_routed(student: PreTrainedModel) -> bool:
 def _train(
     trainer: DistillationTrainer, watch: Watch | None, state_folder: Path, *, last_step: int, ranks: Ranks
 ) -> list[dict[str, float]]:
-    sharded = trainer.sharded
     ranks.barrier()  # so that all find the same states
-    state = last_whole_state(state_folder, sharded=sharded)
+    state = last_whole_state(state_folder, sharded=trainer.sharded)
     if state is not None and step_of(state) >= last_step:
-        if sharded:
-            load_weights(trainer.model, state)
-        else:
-            with reading_state(state):
-                load_model(trainer.model, state / "model.safetensors")
-        return read_history(state)
+        return load_finished(trainer.model, state, sharded=trainer.sharded)
     if state is not None:
         check_record(state)
     with progress_bar() as progress:
