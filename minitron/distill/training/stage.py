@@ -11,7 +11,6 @@ from typing import Annotated
 
 import torch
 from pydantic import Field, PlainValidator
-from safetensors.torch import load_model
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -23,16 +22,16 @@ from minitron.distill.loss.objective import Objective
 from minitron.distill.nested.model import NestedDistillationModel
 from minitron.distill.nested.students import TrainedStudent
 from minitron.distill.settings import AUTO, TrainingSettings
-from minitron.distill.sharding import load_weights, shard_blocks
+from minitron.distill.sharding import shard_blocks
 from minitron.distill.teachers.teacher import Teacher
 from minitron.distill.training.arguments import training_arguments
 from minitron.distill.training.callbacks import DivergenceCallback, ProgressCallback, StopCallback
 from minitron.distill.training.model import DistillationModel, HiddenMatch
 from minitron.distill.training.parts import computing_on, text_part
 from minitron.distill.training.record import DistillRecord
-from minitron.distill.training.resumed import check_record, reading_state
+from minitron.distill.training.resumed import check_record, load_finished
 from minitron.distill.training.sequences import training_sequences
-from minitron.distill.training.states import last_whole_state, read_history, step_of
+from minitron.distill.training.states import last_whole_state, step_of
 from minitron.distill.training.trainer import DistillationTrainer, DivergedError
 from minitron.distill.training.validation import ValidationText
 from minitron.distill.training.watch import Watch
@@ -92,6 +91,12 @@ class TrainingRun:
     weights: Checkpoint | None = None
     callbacks: Sequence[TrainerCallback] = ()
 
+    def last_step(self, max_steps: int, tokens_per_step: int) -> int:
+        """The step of the schedule that this call ends with."""
+        if self.stop_after_tokens is None:
+            return max_steps
+        return min(max_steps, max(1, self.stop_after_tokens // tokens_per_step))
+
 
 def distill(
     student: PreTrainedModel,
@@ -129,9 +134,7 @@ def distill(
         raise MinitronError("learning_rate: auto needs validation text to measure rates on; give a number without it")
     max_steps = len(sequences_NT) * settings.epochs // settings.batch_size
     tokens_per_step = settings.batch_size * sequences_NT.shape[1]
-    last_step = max_steps
-    if run.stop_after_tokens is not None:
-        last_step = min(max_steps, max(1, run.stop_after_tokens // tokens_per_step))
+    last_step = run.last_step(max_steps, tokens_per_step)
     part = text_part(student, ranks, settings, sequences_NT.shape[1])
     dataset = training_sequences(
         sequences_NT, settings, part, seed=run.seed, next_tokens=settings.next_tokens, shares=settings.shares
@@ -219,16 +222,10 @@ def _is_routed(student: PreTrainedModel) -> bool:
 def _train(
     trainer: DistillationTrainer, watch: Watch | None, state_folder: Path, *, last_step: int, ranks: Ranks
 ) -> list[dict[str, float]]:
-    sharded = trainer.sharded
     ranks.barrier()  # so that all find the same states
-    state = last_whole_state(state_folder, sharded=sharded)
+    state = last_whole_state(state_folder, sharded=trainer.sharded)
     if state is not None and step_of(state) >= last_step:
-        if sharded:
-            load_weights(trainer.model, state)
-        else:
-            with reading_state(state):
-                load_model(trainer.model, state / "model.safetensors")
-        return read_history(state)
+        return load_finished(trainer.model, state, sharded=trainer.sharded)
     if state is not None:
         check_record(state)
     with progress_bar() as progress:
