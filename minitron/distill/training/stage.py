@@ -11,7 +11,6 @@ from typing import Annotated
 
 import torch
 from pydantic import Field, PlainValidator
-from safetensors.torch import load_model
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -24,21 +23,18 @@ from minitron.distill.nested.model import NestedDistillationModel
 from minitron.distill.nested.schedule import ScheduledSequences
 from minitron.distill.nested.students import TrainedStudent
 from minitron.distill.settings import AUTO, TrainingSettings
-from minitron.distill.sharding import load_weights, shard_blocks
+from minitron.distill.sharding import shard_blocks
 from minitron.distill.teachers.teacher import Teacher
 from minitron.distill.training.arguments import training_arguments
-from minitron.distill.training.callbacks import DivergenceCallback, ProgressCallback, StopCallback
+from minitron.distill.training.loop import train_from_state
 from minitron.distill.training.model import DistillationModel, HiddenMatch
 from minitron.distill.training.parts import PartSequences, computing_on, text_part
 from minitron.distill.training.record import DistillRecord
-from minitron.distill.training.resumed import check_record, reading_state
-from minitron.distill.training.states import last_whole_state, read_history, step_of
-from minitron.distill.training.trainer import DistillationTrainer, DivergedError
+from minitron.distill.training.trainer import DistillationTrainer
 from minitron.distill.training.validation import ValidationText
 from minitron.distill.training.watch import Watch
 from minitron.distributed import Ranks
 from minitron.errors import MinitronError
-from minitron.progress import progress_bar
 from minitron.runtime.backbone import blocks_of
 from minitron.runtime.context_parallel.part import TextPart
 from minitron.runtime.float8 import multiply_as_before, multiply_in_float8, require_float8
@@ -129,7 +125,7 @@ def distill(
     with computing_on(part, student, teacher, None if validation is None else validation.teacher):
         watch = None if validation is None else Watch(trainer, validation, settings, run.state_folder, ranks, part)
         rate = None if watch is None else watch.set_rate(settings)
-        history = _train(trainer, watch, run.state_folder, last_step=last_step, ranks=ranks)
+        history = train_from_state(trainer, watch, run.state_folder, last_step=last_step, ranks=ranks)
         found = None if watch is None else watch.finish(history, last_step=last_step, tokens_per_step=tokens_per_step)
     _end(student, settings)
     record = DistillRecord(
@@ -223,35 +219,3 @@ def _dataset(
 
 def _is_routed(student: PreTrainedModel) -> bool:
     return "moe" in getattr(student.config, "layers_block_type", ())
-
-
-def _train(
-    trainer: DistillationTrainer, watch: Watch | None, state_folder: Path, *, last_step: int, ranks: Ranks
-) -> list[dict[str, float]]:
-    sharded = trainer.sharded
-    ranks.barrier()  # so that all find the same states
-    state = last_whole_state(state_folder, sharded=sharded)
-    if state is not None and step_of(state) >= last_step:
-        if sharded:
-            load_weights(trainer.model, state)
-        else:
-            with reading_state(state):
-                load_model(trainer.model, state / "model.safetensors")
-        return read_history(state)
-    if state is not None:
-        check_record(state)
-    with progress_bar() as progress:
-        if ranks.is_main:
-            trainer.add_callback(ProgressCallback(progress, progress.add_task("distill", total=last_step)))
-        if watch is not None:
-            trainer.add_callback(watch.callback)
-        if last_step < trainer.args.max_steps:
-            trainer.add_callback(StopCallback(last_step))
-        trainer.add_callback(DivergenceCallback())
-        try:
-            trainer.train(resume_from_checkpoint=None if state is None else str(state))
-        except DivergedError:
-            if watch is None or not watch.survives(trainer.state.log_history):
-                raise
-    history: list[dict[str, float]] = trainer.state.log_history
-    return history
