@@ -149,11 +149,8 @@ def _weights(folder: Path) -> Iterator[Target]:
     write_lineage(lineage, single)  # type: ignore[arg-type]
 
     def read_card() -> None:
-        model_card(
-            lineage_of(checkpoint, hashes={}),
-            Described(name="a", params=1, shape=asdict(checkpoint.shape)),
-            commands=(),
-        )
+        described = Described(name="a", params=1, shape=asdict(checkpoint.shape))
+        model_card(lineage_of(checkpoint, hashes={}), described, commands=())
 
     yield Target(name="lineage", path=single / LINEAGE_FILE, make=from_json(lineage), read=read_card)
     assert carried_files(single)
