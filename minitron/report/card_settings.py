@@ -9,7 +9,7 @@ SHOWN = {
     "removed blocks": ("removed_blocks",),
     "samples that were scored": ("scored", "settings", "samples"),
     "tokens of each": ("scored", "settings", "seq_len"),
-    "samples that it was compensated on": ("compensated", "samples"),
+    "samples of the compensation": ("compensated", "samples"),
     "samples that block widths were chosen on": ("allocated", "samples"),
     "samples of the repair": ("repaired", "samples"),
     "epochs of the repair": ("repaired", "epochs"),

@@ -32,7 +32,7 @@ from tests.support.recipes import EVERY_STAGE, write_tiny_recipe
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-# Of one process and two; largest difference of any weight that was found: 2e-6.
+# Of one process and two; largest difference of a weight that was found: 6.3e-6, after a repair.
 WEIGHTS_ATOL = 2e-5
 
 

@@ -4,10 +4,9 @@ Source: arXiv 2508.14444 (62 -> 56 blocks, distillation, then the widths). A rec
 stage, and its search may cut depth and widths together.
 """
 
-from functools import partial
 from pathlib import Path
 
-from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.importance.scores import load_scores
 from minitron.pipeline.blocks import kept_blocks
 from minitron.pipeline.context import StageContext
@@ -28,12 +27,8 @@ def run(context: StageContext) -> None:
         folder.mkdir(exist_ok=True)
         score_folder(teacher.folder, recipe.score, folder, seed=recipe.seed, device=recipe.device, ranks=ranks)
         ranks.barrier()  # behind this the scores are written
-    ranks.on_main(partial(_remove_blocks, context, teacher, folder))
-
-
-def _remove_blocks(context: StageContext, teacher: Checkpoint, folder: Path) -> None:
-    recipe, output = context.recipe, context.output
     scores = load_scores(folder / SCORES_FILE)
     layers = kept_blocks(recipe, teacher.shape, scores.depth, depth_first_section(recipe).num_hidden_layers)
     cut = Cut(source=teacher, scores=scores, target=teacher.shape.resized(layers=layers), layers=layers)
-    prune_to(cut, output / CHECKPOINT_FOLDER, section=prune_section(recipe), execution=context.execution)
+    section = prune_section(recipe)
+    prune_to(cut, output / CHECKPOINT_FOLDER, section=section, execution=context.execution, ranks=ranks)
