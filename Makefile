@@ -18,7 +18,7 @@ READERS := sglang==0.5.23 transformers==5.8.1 transformers==5.12.1
 DOWNLOAD := $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
 	--implementation cp --python-version 3.11 --abi cp311 --platform manylinux_2_34_x86_64
 
-.PHONY: demo smollm2 align test coverage test-slow test-smollm2 test-engines test-kernels bench-kd gpu-check docs lint clean
+.PHONY: demo smollm2 align test fuzz coverage test-slow test-smollm2 test-engines test-kernels bench-kd gpu-check docs lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo $(DATA)/problems-test.jsonl
@@ -33,6 +33,10 @@ align: $(VENV)/.align $(DATA)/problems-test.jsonl
 
 test: $(VENV)/.dev
 	$(PYTEST)
+
+# Hostile files for every reader, in one process: some ten minutes.
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.faults.fuzz
 
 coverage: $(VENV)/.dev
 	rm -f .coverage .coverage.*
@@ -81,7 +85,7 @@ $(VENV)/.demo: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(INSTALL) --editable '.[test,dev,gguf]'
+	$(INSTALL) --editable '.[test,dev,gguf,report]'
 	@touch $@
 
 $(VENV)/.engines: $(VENV)/.dev

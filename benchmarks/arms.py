@@ -10,7 +10,8 @@ from minitron.data.sequences import blend_sources
 from minitron.distill.training.stage import DistillRecord
 from minitron.distributed import Ranks
 from minitron.evaluate.metrics import Metrics
-from minitron.pipeline.context import StageContext
+from minitron.pipeline.context import Execution, StageContext
+from minitron.pipeline.evaluating.plan import EvaluationPlan
 from minitron.pipeline.evaluation import evaluate_model
 from minitron.pipeline.recovery import Kept, Recovery, recover
 from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RunFolder
@@ -55,14 +56,12 @@ def distill_and_measure(
     record = recover(context, student, template, Recovery(section=section, teacher=source, kept=kept))
     teacher = load_model(Path(recipe.teacher), device=recipe.device)
     folder = output / CHECKPOINT_FOLDER
-    metrics = evaluate_model(
-        load_model(folder, device=recipe.device),
-        folder,
-        recipe.evaluate,
-        recipe.budget.workload,
-        teacher=teacher,
-        seed=recipe.seed,
+    plan = EvaluationPlan(
+        section=recipe.evaluate,
+        workload=recipe.budget.workload,
+        execution=Execution(device=recipe.device, seed=recipe.seed),
     )
+    metrics = evaluate_model(load_model(folder, device=recipe.device), folder, plan, teacher=teacher)
     return metrics, record
 
 

@@ -34,7 +34,7 @@ from minitron.models.axes import tensor_shape
 from minitron.models.config import config_for_shape
 from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
-from minitron.prune.checkpoint import prune_checkpoint
+from minitron.prune.checkpoint import OutputFormat, prune_checkpoint
 from minitron.prune.plan import PrunePlan
 from minitron.prune.verification import check_logits
 from minitron.units import GIB
@@ -140,7 +140,7 @@ def prune(source: Path, output: Path, threads: int | None) -> dict[str, float]:
     opened = open_checkpoint(source)
     plan = make_plan(opened.shape)
     started = time.perf_counter()
-    written = prune_checkpoint(opened, plan, output, threads=threads, check=False)
+    written = prune_checkpoint(opened, plan, output, OutputFormat(threads=threads), check=False)
     found = {"seconds": time.perf_counter() - started, "peak": peak_bytes(), "params": written.params}
     if written.params != plan.target.params:
         raise SystemExit(f"the headers must count {plan.target.params:,} parameters, they count {written.params:,}")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from minitron.api.load import load_recipe, load_scores, open_checkpoint
     from minitron.api.merge import Merged, merge
     from minitron.api.prune import prune
+    from minitron.api.publishing.push import Pushed, push
+    from minitron.api.publishing.report import Reported, report
     from minitron.api.run import RunResult, distill, run, search, status
     from minitron.api.score import calibrate
     from minitron.api.verify import Verified, verify
@@ -57,7 +59,9 @@ _HOMES = {
     "Merged": "minitron.api.merge",
     "Metrics": "minitron.evaluate.metrics",
     "MinitronError": "minitron.errors",
+    "Pushed": "minitron.api.publishing.push",
     "Recipe": "minitron.recipe.recipe",
+    "Reported": "minitron.api.publishing.report",
     "RunResult": "minitron.api.run",
     "RunStatus": "minitron.pipeline.status",
     "Scores": "minitron.importance.scores",
@@ -78,6 +82,8 @@ _HOMES = {
     "merge": "minitron.api.merge",
     "open_checkpoint": "minitron.api.load",
     "prune": "minitron.api.prune",
+    "push": "minitron.api.publishing.push",
+    "report": "minitron.api.publishing.report",
     "run": "minitron.api.run",
     "search": "minitron.api.run",
     "status": "minitron.api.run",
@@ -94,7 +100,9 @@ __all__ = [
     "Merged",
     "Metrics",
     "MinitronError",
+    "Pushed",
     "Recipe",
+    "Reported",
     "RunResult",
     "RunStatus",
     "Scores",
@@ -116,6 +124,8 @@ __all__ = [
     "merge",
     "open_checkpoint",
     "prune",
+    "push",
+    "report",
     "run",
     "search",
     "status",
@@ -154,6 +164,7 @@ class _Minitron(ModuleType):
     evaluate = _function("evaluate")
     forecast = _function("forecast")
     prune = _function("prune")
+    report = _function("report")
     search = _function("search")
 
 

@@ -1,9 +1,10 @@
 """The processes of a run: which one this is, and the collectives that stages use."""
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Generic, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -40,6 +41,19 @@ class ContextGroup:
         return self.first + rank
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome(Generic[ValueT]):
+    """What a process's work came to: its value, or what it failed with."""
+
+    value: ValueT | None = None
+    failure: Exception | None = None
+
+    def result(self) -> ValueT:
+        if self.failure is not None:
+            raise self.failure
+        return cast(ValueT, self.value)
+
+
 class Ranks:
     """This process among those that a launcher started (`accelerate launch`, `torchrun`), or alone.
 
@@ -59,6 +73,14 @@ class Ranks:
             torch.cuda.set_device(wanted)  # code that says only "cuda" means this one, too
         self.device: torch.device = wanted if self.world_size == 1 or wanted.type == "cpu" else state.device
         self._context_groups: dict[int, ContextGroup] = {}
+
+    @classmethod
+    def alone(cls, device: str = "cpu") -> "Ranks":
+        """This process by itself, also where a launcher started it among others, who take no part in what it does."""
+        ranks = cls.__new__(cls)
+        ranks.rank, ranks.world_size, ranks.device = 0, 1, torch.device(device)
+        ranks._context_groups = {}
+        return ranks
 
     @property
     def is_main(self) -> bool:
@@ -106,6 +128,19 @@ class Ranks:
         distributed.all_reduce(total)
         return total.to(x.device)
 
+    def spread(self, x: torch.Tensor, source: int) -> torch.Tensor:
+        """One process's tensor, in each process; the others give one of the same shape and dtype.
+
+        Args:
+            x: The tensor, where this process is the source.
+            source: Number of the process whose tensor it is.
+        """
+        if self.world_size == 1:
+            return x
+        spread = x.to(self.device, copy=True, memory_format=torch.contiguous_format)
+        distributed.broadcast(spread, src=source)
+        return spread.to(x.device)
+
     def broadcast(self, value: ValueT) -> ValueT:
         """Rank 0's value, in each process."""
         if self.world_size == 1:
@@ -113,6 +148,48 @@ class Ranks:
         box = [value]
         distributed.broadcast_object_list(box, src=0)
         return box[0]
+
+    def on_main(self, work: Callable[[], ValueT]) -> ValueT:
+        """What rank 0's work gives, in each process; the others wait for it. All processes must call it alike.
+
+        Args:
+            work: Called by rank 0 alone; it must ask nothing of the other processes.
+
+        Raises:
+            MinitronError: The work raises it; so does every process.
+            RuntimeError: Rank 0 failed otherwise; it raises what it failed with.
+        """
+        if self.world_size == 1:
+            return work()
+        outcome: _Outcome[ValueT] | None = None
+        if self.is_main:
+            try:
+                outcome = _Outcome(value=work())
+            except Exception as error:
+                self.broadcast(_Outcome(failure=as_heard(error, self.rank)))
+                raise
+        heard = self.broadcast(outcome)
+        assert heard is not None
+        return heard.result()
+
+    def each(self, work: Callable[[], ValueT]) -> list[ValueT]:
+        """What every process's own work gives, in the order of ranks, the same in each process.
+
+        Args:
+            work: Called by each process; it must ask nothing of the other ones.
+
+        Raises:
+            MinitronError: The work of some process raises it; so does every process.
+            RuntimeError: A process failed otherwise; it raises what it failed with.
+        """
+        if self.world_size == 1:
+            return [work()]
+        try:
+            outcome = _Outcome(value=work())
+        except Exception as error:
+            self._gather_values(_Outcome(failure=as_heard(error, self.rank)))
+            raise
+        return [one.result() for one in self._gather_values(outcome)]
 
     def min(self, number: int) -> int:
         """The smallest of a number over all processes."""
@@ -123,7 +200,18 @@ class Ranks:
         if self.world_size == 1:
             return [dict(state)]
         device = next((value.device for value in state.values()), torch.device("cpu"))
-        on_cpu = {name: value.cpu() for name, value in state.items()}
-        gathered: list[dict[str, torch.Tensor]] = [{}] * self.world_size
-        distributed.all_gather_object(gathered, on_cpu)
+        gathered = self._gather_values({name: value.cpu() for name, value in state.items()})
         return [{name: value.to(device) for name, value in one.items()} for one in gathered]
+
+    def _gather_values(self, value: ValueT) -> list[ValueT]:
+        gathered = [value] * self.world_size
+        distributed.all_gather_object(gathered, value)
+        return gathered
+
+
+def as_heard(error: Exception, rank: int) -> Exception:
+    """What other processes raise after one has failed: its fault, or where the bug was."""
+    if isinstance(error, MinitronError):
+        return error
+    where = "".join(traceback.format_exception(error))
+    return RuntimeError(f"process {rank} failed: {type(error).__name__}: {error}\n{where}")

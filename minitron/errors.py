@@ -1,11 +1,37 @@
 """What a user can cause: the command line prints these on a line each and exits with 2.
 
-Every other exception is a bug and keeps its traceback.
+Every other exception is a bug and keeps its traceback. Messages quote what was given, which may come from strangers, so
+what a message may be is settled here, once: lines of a bounded length without control characters, and not too many.
 """
+
+MOST_CHARS = 500  # of a line
+MOST_FAULTS = 50  # lines of one error
+_TAIL_CHARS = 180  # the end of a sentence says how to mend it
+_CUT = " [...] "
 
 
 class MinitronError(ValueError):
-    """Something that was given cannot be used. The message says the rule, what was found, and a remedy."""
+    r"""Something that was given cannot be used. A message says the rule, what was found, and a remedy.
+
+    Args:
+        faults: A sentence for each fault. Line breaks in one become spaces, what cannot be printed is escaped, and the
+            middle of a long one is left out.
+        command: A command that mends it, told whole behind the last sentence: it must hold nothing of a stranger's.
+
+    >>> print(MinitronError("one fault", "another, of what is named: a\nb\x1b[31m"))
+    one fault
+    another, of what is named: a b\x1b[31m
+    """
+
+    def __init__(self, *faults: object, command: str = "") -> None:
+        told = [one_line(str(fault)) for fault in faults[:MOST_FAULTS]]
+        if len(faults) > MOST_FAULTS:
+            told[-1] = f"and {len(faults) - MOST_FAULTS + 1} more faults"
+        super().__init__(*told)
+        self.command = command
+
+    def __str__(self) -> str:
+        return "\n".join(self.args) + self.command
 
 
 class RecipeError(MinitronError):
@@ -34,3 +60,25 @@ class NotFiniteError(MinitronError):
 
 class BudgetError(MinitronError):
     """A workload, a device or limits that cannot be meant, or that nothing fits."""
+
+
+def one_line(text: str) -> str:
+    r"""A text as a line of a message: short, and of characters that can be printed.
+
+    >>> one_line("two\nlines"), len(one_line("x" * 10**6))
+    ('two lines', 500)
+    """
+    shown = "".join(map(_printable, _shortened(text)))
+    return _shortened(shown)
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= MOST_CHARS:
+        return text
+    return text[: MOST_CHARS - _TAIL_CHARS - len(_CUT)] + _CUT + text[-_TAIL_CHARS:]
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else character.encode("unicode_escape", "backslashreplace").decode("ascii")

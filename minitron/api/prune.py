@@ -7,13 +7,15 @@ from pathlib import Path
 
 from minitron.api.checks import require_scores, require_sources
 from minitron.api.shapes import find_target, read_shape
-from minitron.artifacts.artifact import move_up, write_artifact
+from minitron.artifacts.artifact import move_up
 from minitron.artifacts.finished import finished_or_refused
 from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.header import differences
 from minitron.artifacts.json_files import JsonObject
+from minitron.artifacts.shared import hash_once, shared_artifact
 from minitron.checkpoints.checkpoint import VOCABULARY_FILE, Checkpoint, checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.hub import find_checkpoint
+from minitron.distributed import Ranks
 from minitron.errors import MinitronError
 from minitron.importance.scores import Scores
 from minitron.pipeline import fingerprints
@@ -38,7 +40,7 @@ def prune(
     settings: Mapping[str, object] | None = None,
     device: str = "cpu",
 ) -> Checkpoint:
-    """Cuts a checkpoint to a shape by its scores, file to file.
+    """Cuts a checkpoint to a shape by its scores, file to file; several processes share the work.
 
     Args:
         checkpoint: Hugging Face checkpoint folder, or its name on the hub.
@@ -77,40 +79,46 @@ def prune_checkpoint_folder(
         MinitronError: The scores are of another checkpoint, or the shape is malformed or cannot be reached.
     """
     device = resolve_device(device)
-    source = open_checkpoint(checkpoint)
+    ranks, source = Ranks(device), open_checkpoint(checkpoint)
     for text in (section.vocabulary, section.compensate, section.block_widths, section.repair):
         if text is not None:
             require_sources(text.data, checkpoint)
-    loaded = _load_scores(scores, checkpoint)
+    loaded = hash_once(ranks, lambda: _load_scores(scores, checkpoint))
     target, layers = find_target(source, loaded, shape)
-    inputs: JsonObject = {
-        **checkpoint_hashes(checkpoint),
-        "scores": file_hash(scores / SCORES_FILE),
-        "shape": asdict(target),
-        "layers": list(layers),
-        "prune": fingerprints.pruning(section),
-    }
+    asked: JsonObject = {"shape": asdict(target), "layers": list(layers)}
+    inputs = hash_once(ranks, lambda: _read(checkpoint, scores) | asked | {"prune": fingerprints.pruning(section)})
     if finished_or_refused(output, inputs) is None:
-        with write_artifact(output, stage="prune", inputs=inputs, seed=0) as partial:
+        with shared_artifact(output, ranks, stage="prune", inputs=inputs, seed=0) as partial:
             kept = partial / KEPT_FOLDER
-            source = _with_kept_tokens(source, section, kept)
+            source = _with_kept_tokens(source, section, kept, ranks)
             target = replace(target, vocab_size=source.shape.vocab_size)
             cut = Cut(source=source, scores=loaded, target=target, layers=layers)
-            prune_to(cut, partial / CHECKPOINT_FOLDER, section=section, execution=Execution(device=device))
-            if section.vocabulary is not None:
-                (kept / VOCABULARY_FILE).replace(partial / VOCABULARY_FILE)
-                shutil.rmtree(kept)
-            move_up(partial / CHECKPOINT_FOLDER)
+            execution = Execution(device=device)
+            prune_to(cut, partial / CHECKPOINT_FOLDER, section=section, execution=execution, ranks=ranks)
+            if ranks.is_main:
+                if section.vocabulary is not None:
+                    (kept / VOCABULARY_FILE).replace(partial / VOCABULARY_FILE)
+                    shutil.rmtree(kept)
+                move_up(partial / CHECKPOINT_FOLDER)
     return open_checkpoint(output)
 
 
-def _with_kept_tokens(source: Checkpoint, section: PruneSection, folder: Path) -> Checkpoint:
-    """The source with the tokens of a text alone where that is asked for; one that was finished before is taken."""
+def _read(checkpoint: Path, scores: Path) -> JsonObject:
+    return {**checkpoint_hashes(checkpoint), "scores": file_hash(scores / SCORES_FILE)}
+
+
+def _with_kept_tokens(source: Checkpoint, section: PruneSection, folder: Path, ranks: Ranks) -> Checkpoint:
+    """The source with the tokens of a text alone where that is asked for; one that was finished before is taken.
+
+    Of several processes the first one makes it.
+    """
     if section.vocabulary is None:
         return source
-    if (folder / VOCABULARY_FILE).is_file():
-        return open_checkpoint(folder / CHECKPOINT_FOLDER)
-    return cut_vocabulary(source, section.vocabulary, folder / CHECKPOINT_FOLDER, shard_gib=section.shard_gib)
+    output = folder / CHECKPOINT_FOLDER
+    if ranks.is_main and not (folder / VOCABULARY_FILE).is_file():
+        cut_vocabulary(source, section.vocabulary, output, shard_gib=section.shard_gib)
+    ranks.barrier()
+    return open_checkpoint(output)
 
 
 def _load_scores(folder: Path, checkpoint: Path) -> Scores:

@@ -11,6 +11,7 @@ from minitron.artifacts.shared import hash_once, shared_artifact
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.hub import find_checkpoint
 from minitron.distributed import Ranks
+from minitron.failures import failing_together
 from minitron.importance.scores import Scores, load_scores
 from minitron.pipeline import fingerprints
 from minitron.pipeline.run_folder import SCORES_FILE
@@ -75,5 +76,8 @@ def score_checkpoint(
     inputs = hash_once(ranks, lambda: fingerprints.scores(checkpoint, section, seed=seed))
     if finished_or_refused(output, inputs) is not None:
         return load_scores(output / SCORES_FILE)
-    with shared_artifact(output, ranks, stage="score", inputs=inputs, seed=seed) as folder:
+    with (
+        failing_together(ranks),
+        shared_artifact(output, ranks, stage="score", inputs=inputs, seed=seed) as folder,
+    ):
         return score_folder(checkpoint, section, folder, seed=seed, device=device, ranks=ranks)

@@ -1,10 +1,9 @@
 """Shapes as users give them: a JSON object of Hugging Face's names, or a file of one. Loads no torch."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from minitron.artifacts.json_files import JsonValue
+from minitron.artifacts.json_files import JsonFaultError, parse_json
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.errors import ShapeError
 from minitron.importance.scores import Scores
@@ -25,8 +24,8 @@ def read_shape(shape: str | Path | Mapping[str, object]) -> dict[str, object]:
     try:
         if not text.lstrip().startswith("{") and Path(text).is_file():
             text = Path(text).read_text(encoding="utf-8")
-        sizes: JsonValue = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        sizes = parse_json(text)
+    except (JsonFaultError, UnicodeDecodeError) as error:
         raise ShapeError(f"a shape must be a JSON object or a file of one, got {str(shape)!r}") from error
     if not isinstance(sizes, dict):
         raise ShapeError(f"a shape must be a JSON object, got {str(shape)!r}")

@@ -1,6 +1,11 @@
-"""JSON files: typed values, written atomically, and read with an error that names the file."""
+"""JSON files: typed values, written atomically, and read with an error that names the file.
+
+All JSON that decides something is parsed here, as untrusted input: no key twice (readers differ in which they take), no
+nesting or digits without end, no text that could not be written again.
+"""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -16,6 +21,54 @@ RecordT = TypeVar("RecordT")
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 JsonObject: TypeAlias = dict[str, JsonValue]
 
+MOST_LEVELS = 64  # of lists and objects inside each other; code that walks a value calls itself at each
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class JsonFaultError(ValueError):
+    """Text that is no JSON to rely on; the message is a predicate, such as `is not JSON`.
+
+    Args:
+        predicate: The message.
+        line: Where, from 1 on; None where that is not known.
+    """
+
+    def __init__(self, predicate: str, line: int | None = None) -> None:
+        super().__init__(predicate)
+        self.line = line
+
+
+def parse_json(content: bytes | str) -> JsonValue:
+    """The value of a JSON text.
+
+    Raises:
+        JsonFaultError: It is not UTF-8, not JSON, has a key twice in an object, is nested deeper than 64 levels, or
+            holds half of a surrogate pair.
+
+    >>> parse_json('{"a": [1, 2.5]}')
+    {'a': [1, 2.5]}
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8")
+        value: JsonValue = json.loads(text, object_pairs_hook=_unique)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise JsonFaultError("is not UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise JsonFaultError("holds half of a surrogate pair, which is no character") from error
+    except JsonFaultError:
+        raise
+    except RecursionError as error:
+        raise JsonFaultError("is not JSON that is read: it is nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise JsonFaultError(f"is not JSON: {error.msg}", error.lineno) from error
+    except ValueError as error:  # a number of more digits than Python converts
+        raise JsonFaultError(f"is not JSON that is read: {error}") from error
+    if _is_deep(value):
+        raise JsonFaultError(f"is not JSON that is read: it is nested deeper than {MOST_LEVELS} levels")
+    return value
+
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
     """Writes a JSON object atomically."""
@@ -26,14 +79,14 @@ def read_json(path: Path) -> JsonObject:
     """A JSON object from a file.
 
     Raises:
-        ArtifactError: The file is missing, is not JSON, or holds something else than an object.
+        ArtifactError: The file is missing, is not JSON to rely on, or holds something else than an object.
     """
     try:
-        value: JsonValue = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} must be there, it is not") from error
-    except ValueError as error:
-        raise ArtifactError(f"{path} must be JSON: {error}") from error
+    except JsonFaultError as error:
+        raise ArtifactError(f"{path} must be JSON, it {error}") from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} must hold a JSON object, it holds a {type(value).__name__}")
     return value
@@ -62,3 +115,22 @@ def read_record(path: Path, kind: type[RecordT]) -> RecordT:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
         raise ArtifactError(f"{path} must be as this version writes it, {where}: {fault['msg']}") from error
+
+
+def _unique(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise JsonFaultError(f"has the key {twice!r} twice")
+    return found
+
+
+def _is_deep(value: JsonValue) -> bool:
+    level: list[JsonValue] = [value]
+    for _ in range(MOST_LEVELS):
+        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [each for values in inner for each in values if isinstance(each, dict | list)]
+        if not level:
+            return False
+    return True

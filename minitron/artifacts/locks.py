@@ -1,6 +1,7 @@
 """Locks between processes that would write the same file or folder."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,3 +48,17 @@ def locked(target: Path, *, rank: int | None = None) -> Iterator[None]:
         if os.name == "posix":  # while it is held: whoever locks the removed file notices and tries again
             path.unlink(missing_ok=True)
         lock.release()
+
+
+def require_unlocked_ranks(target: Path) -> None:
+    """Refuses a target of which a process of an earlier run holds a lock of its own; locks of dead ones are removed.
+
+    Raises:
+        ArtifactError: One still holds its lock.
+    """
+    name = re.compile(rf"{re.escape(target.name)}\.(\d+)\.lock")
+    for path in sorted(target.parent.glob("*.lock")):
+        found = name.fullmatch(path.name)
+        if found is not None:
+            with locked(target, rank=int(found[1])):
+                pass

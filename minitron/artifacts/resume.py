@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from minitron.artifacts.atomic import replacing
 from minitron.artifacts.header import differences
-from minitron.artifacts.json_files import JsonObject, as_json, read_json, write_json
+from minitron.artifacts.json_files import JsonObject, as_json, parse_json, read_json, write_json
 from minitron.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
@@ -69,10 +69,13 @@ class SavedState:
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                identity: JsonObject = json.loads((file.metadata() or {})["identity"])
+                identity = parse_json((file.metadata() or {})["identity"])
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dict)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             self._drop(path, f"it cannot be read: {error}")
+            return None
+        if not isinstance(identity, dict):
+            self._drop(path, "it does not say what it belongs to")
             return None
         return tensors if self._is_same(path, identity) else None
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from minitron.artifacts.hashes import file_hash
 from minitron.artifacts.header import HEADER_FILE
+from minitron.artifacts.paths import leads_astray
 from minitron.checkpoints.aside import leave_out_tied_head, left_out
 from minitron.checkpoints.headers import StoredTensor, read_headers
 from minitron.checkpoints.quantization import find_quantization
@@ -110,6 +111,7 @@ def open_checkpoint(folder: Path, *, quantized: bool = False, config: Mapping[st
     """
     if not folder.is_dir():
         raise CheckpointError(f"checkpoint folder not found: {folder}")
+    _check_links(folder)
     config = read_config(folder) if config is None else config
     shape = shape_from_config(config)
     weights_format = _weights_format(folder, config, quantized=quantized)
@@ -163,6 +165,16 @@ def carried_files(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES) and path.name not in ("config.json", *ABOUT_FILES)
     )
+
+
+def _check_links(folder: Path) -> None:
+    """Refuses a folder with a link to what is no file of a checkpoint: what is carried along would be published."""
+    astray = sorted(path.name for path in folder.iterdir() if leads_astray(path))
+    if astray:
+        raise CheckpointError(
+            f"links of a checkpoint must lead to its own files or to files of a checkpoint of the same names, "
+            f"{astray[0]!r} of {folder} leads elsewhere; put the file there, or remove the link"
+        )
 
 
 def left_behind(checkpoint: Checkpoint) -> list[str]:

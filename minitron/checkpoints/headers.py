@@ -5,7 +5,6 @@ a model of any size opens in milliseconds. What the format demands of a header (
 bytes without gap or overlap, no key twice) is demanded here too. Source: the format section of the safetensors README.
 """
 
-import json
 import logging
 import math
 import os
@@ -13,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from minitron.artifacts.json_files import JsonFaultError, JsonObject, parse_json
 from minitron.checkpoints.pickled import no_weights
 from minitron.dtypes import STORED_BYTES
 from minitron.errors import CheckpointError
@@ -62,7 +62,7 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
             _tell_of_index(folder, read_index(index))
         return read_header(folder / SINGLE_FILE)
     if not index.exists():
-        raise CheckpointError(no_weights(folder, expected=f"{SINGLE_FILE} or {INDEX_FILE}"))
+        raise no_weights(folder, expected=f"{SINGLE_FILE} or {INDEX_FILE}")
     weight_map = read_index(index)
     stored: dict[str, StoredTensor] = {}
     for file in sorted(set(weight_map.values())):
@@ -162,10 +162,12 @@ def read_index(path: Path) -> dict[str, str]:
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} must be a JSON object with a weight_map, it holds {_short(weight_map)} there")
-    for file in weight_map.values():
+    named: dict[str, str] = {}
+    for name, file in weight_map.items():
         if not isinstance(file, str) or not _is_plain_name(file):
             raise CheckpointError(f"{path} must name files in its own folder that end in {SUFFIX}, got {_short(file)}")
-    return weight_map
+        named[name] = file
+    return named
 
 
 def _tell_of_index(folder: Path, weight_map: Mapping[str, str]) -> None:
@@ -186,27 +188,13 @@ def _is_plain_name(file: str) -> bool:
     )
 
 
-def _parse(content: bytes, subject: str) -> dict[str, object]:
-    repeated: list[str] = []
-
-    def collect(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found: dict[str, object] = {}
-        for key, value in pairs:
-            if key in found:
-                repeated.append(key)
-            found[key] = value
-        return found
-
+def _parse(content: bytes, subject: str) -> JsonObject:
     try:
-        value = json.loads(content.decode("utf-8"), object_pairs_hook=collect)
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{subject} is not UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{subject} is not JSON") from error
+        value = parse_json(content)
+    except JsonFaultError as error:
+        raise CheckpointError(f"{subject} {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{subject} is a JSON {type(value).__name__}, not an object")
-    if repeated:
-        raise CheckpointError(f"{subject} has the key {repeated[0]!r} twice")
     return value
 
 

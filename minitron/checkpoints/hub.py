@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from minitron.artifacts.paths import can_be_path
 from minitron.checkpoints.headers import INDEX_FILE, SINGLE_FILE, read_index
 from minitron.errors import CheckpointError
 
@@ -19,8 +20,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 CONFIG_FILE = "config.json"
 # What says what a model is and how it is quantized: kilobytes.
 CONFIG_FILES = (CONFIG_FILE, "generation_config.json", "hf_quant_config.json", INDEX_FILE)
-# Everything that a checkpoint carries beside its weights: tokenizer, templates, code of its own.
-SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")
+# Everything that a checkpoint carries beside its weights: tokenizer, templates, code of its own; and its card.
+SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md")
 FOLDERS = ("*/*",)  # of other copies of the weights, of pictures
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def find_config(given: str | Path) -> Path:
 def _local_or_fetched(given: str | Path, patterns: Sequence[str]) -> tuple[HubName | None, Path]:
     """A path as it is, without a name; or a name, and the cache's folder with the files that were asked for."""
     path = Path(given)
-    if path.exists():
+    if can_be_path(str(given)) and path.exists():
         return None, path
     name = hub_name(str(given))
     if name is None:

@@ -3,6 +3,8 @@
 import shlex
 from pathlib import Path
 
+from minitron.errors import CheckpointError
+
 PICKLED = "pytorch_model*.bin"
 # Reads tensors alone: a pickle may hold any program. Copies, since safetensors keeps no two names of one memory.
 CONVERSION = (
@@ -19,10 +21,10 @@ def conversion_line(folder: Path) -> str:
     return shlex.join(["python", "-c", CONVERSION, str(folder)])
 
 
-def no_weights(folder: Path, *, expected: str) -> str:
+def no_weights(folder: Path, *, expected: str) -> CheckpointError:
     """What is wrong with a folder that holds none of the expected files, and how to mend it where that is known."""
     found = f"a checkpoint must hold {expected}, {folder} has neither"
     if any(folder.glob(PICKLED)):
-        return f"{found}; its {PICKLED} is converted by: {conversion_line(folder)}"
+        return CheckpointError(f"{found}; its {PICKLED} is converted by: ", command=conversion_line(folder))
     others = sorted(path.name for path in folder.glob("*.gguf")) + sorted(path.name for path in folder.glob("*.pt*"))
-    return f"{found}; {others[0]} is of a form that is not read" if others else found
+    return CheckpointError(f"{found}; {others[0]} is of a form that is not read" if others else found)

@@ -1,6 +1,7 @@
 """Where the tensors of checkpoint files lie in a loaded model, as data. Loads no torch."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from minitron.models.axes import TensorSpec, entry_names
@@ -21,6 +22,28 @@ class Place:
     name: str
     entry: int | None = None
     fused: tuple[int, int] = (0, 1)
+
+    def shape_in(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of what lies there, from that of the tensor in memory.
+
+        >>> Place("up", entry=1, fused=(1, 2)).shape_in((3, 4, 5))
+        (2, 5)
+        """
+        if self.entry is None:
+            return tuple(shape)
+        _, parts = self.fused
+        return (shape[1] // parts, *shape[2:])
+
+    def run_in(self, shape: Sequence[int]) -> range:
+        """Its elements among those of the tensor in memory, row by row: they follow one another.
+
+        >>> Place("up", entry=1, fused=(1, 2)).run_in((3, 4, 5))
+        range(30, 40)
+        """
+        length = math.prod(self.shape_in(shape))
+        part, parts = self.fused
+        start = ((self.entry or 0) * parts + part) * length
+        return range(start, start + length)
 
 
 def block_places(family: Family, kind: str, sizes: Mapping[str, int]) -> dict[str, Place]:

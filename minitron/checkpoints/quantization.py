@@ -111,7 +111,8 @@ def _other(method: str, given: Mapping[str, object]) -> Quantization:
         bits = 8 if given.get("load_in_8bit") else 4
     if method in NEAREST_METHODS:
         blocks = given.get("weight_block_size")
-        described = f"{method} in blocks of {blocks[0]}x{blocks[1]}" if isinstance(blocks, list) else method
+        listed = "x".join(map(str, blocks)) if isinstance(blocks, list) else ""
+        described = f"{method} in blocks of {listed}" if listed else method
         return Quantization(method=described, nearest=NEAREST_METHODS[method])
     if not isinstance(bits, int):
         return Quantization(method=method)

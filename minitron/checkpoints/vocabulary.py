@@ -6,10 +6,12 @@ are equal in other bytes (layout, order, normalization, settings of calls) are e
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from minitron.artifacts.hashes import file_hash
-from minitron.artifacts.json_files import read_json
+from minitron.artifacts.json_files import JsonObject, read_json
 from minitron.errors import ArtifactError, CheckpointError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -21,6 +23,45 @@ ADDED_FILE = "added_tokens.json"
 SENTENCEPIECE_FILE = "tokenizer.model"
 
 Vocabulary = Mapping[int, str]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+_Merge = Annotated[str, Field(pattern="^[^ ]+ [^ ]+$")]
+
+
+class _Template(BaseModel):
+    ids: list[TokenId]
+
+
+class _Processor(BaseModel):
+    type: str
+    processors: "list[_Processor] | None" = None
+    special_tokens: dict[str, _Template] | None = None
+    sep: tuple[str, TokenId] | None = None
+    cls: tuple[str, TokenId] | None = None
+
+
+class _Added(BaseModel):
+    id: TokenId
+    content: str
+
+
+class _Model(BaseModel):
+    type: str | None = None
+    vocab: dict[str, TokenId] | list[tuple[str, float]]
+    merges: list[_Merge | tuple[str, str]] | None = None
+    unk_token: str | None = None
+    unk_id: TokenId | None = None
+    continuing_subword_prefix: str | None = None
+
+
+class _TokenizerJson(BaseModel):
+    """What is read of a `tokenizer.json`; other fields are the package's own."""
+
+    model: _Model
+    added_tokens: list[_Added] | None = None
+    normalizer: dict[str, object] | None = None
+    pre_tokenizer: dict[str, object] | None = None
+    post_processor: _Processor | None = None
+    decoder: dict[str, object] | None = None
 
 
 def read_vocabulary(folder: Path) -> Vocabulary | None:
@@ -31,9 +72,27 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     """
     try:
         found = dict(_entries(folder))
-    except (ArtifactError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArtifactError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise CheckpointError(f"a tokenizer's files must list its tokens, those of {folder} do not: {error}") from error
     return found or None
+
+
+def read_tokenizer_json(path: Path) -> JsonObject:
+    """A `tokenizer.json`, whose parts are of the types that the package tokenizers writes.
+
+    Raises:
+        ArtifactError: It is missing, no JSON, or a part is of another type.
+    """
+    found = read_json(path)
+    try:
+        _TokenizerJson.model_validate_json(path.read_bytes(), strict=True)
+    except ValidationError as error:
+        fault = error.errors(include_input=False)[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise ArtifactError(
+            f"{path} must be a tokenizer that the package tokenizers loads, {where}: {fault['msg']}"
+        ) from error
+    return found
 
 
 def tokens_beyond(folder: Path, vocab_size: int) -> dict[int, str]:
@@ -85,7 +144,7 @@ def _entries(folder: Path) -> Iterator[tuple[int, str]]:
     """(id, token), those that go before others last."""
     yield from _added_by_settings(folder)
     if (folder / TOKENIZER_FILE).is_file():
-        whole: Any = read_json(folder / TOKENIZER_FILE)
+        whole: Any = read_tokenizer_json(folder / TOKENIZER_FILE)
         listed = (whole.get("model") or {}).get("vocab") or {}
         # Unigram lists its pieces with their scores, by their ids.
         pairs = listed.items() if isinstance(listed, dict) else ((piece[0], at) for at, piece in enumerate(listed))

@@ -1,8 +1,8 @@
-"""Reads and writes a checkpoint's weights as torch tensors, one at a time."""
+"""Reads and writes a checkpoint's weights as torch tensors, one or a run of its elements at a time."""
 
 import logging
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from safetensors import safe_open
 from minitron.artifacts.atomic import sync_file
 from minitron.checkpoints.checkpoint import Checkpoint, carried_files, left_behind
 from minitron.checkpoints.headers import StoredTensor
+from minitron.checkpoints.reading import fill
 from minitron.checkpoints.rounding import Raw
-from minitron.checkpoints.writing.shard_plan import Described, plan_shards
+from minitron.checkpoints.writing.shard_plan import Described, PlannedShard, plan_shards
 from minitron.checkpoints.writing.shard_writer import write_shards
 from minitron.dtypes import DTYPES, find_dtype
 from minitron.errors import CheckpointError
@@ -44,13 +45,42 @@ def open_weights(checkpoint: Checkpoint) -> Iterator[Callable[[str], torch.Tenso
         yield read
 
 
+def read_run(stored: StoredTensor, run: range, *, out: torch.Tensor, buffer: torch.Tensor) -> None:
+    """Reads some elements of a stored tensor that follow one another, row by row, through a buffer.
+
+    The file is not mapped: its pages would count as the process's memory.
+
+    Args:
+        stored: The tensor.
+        run: Which of its elements.
+        out: [len(run)] what takes them, of any dtype and on any device, in place.
+        buffer: Bytes on the CPU that are overwritten, as many as whole numbers of the file take.
+
+    Raises:
+        CheckpointError: The file ends before that.
+    """
+    assert len(run) == len(out), f"{len(run)} elements of {stored.file} do not fit into {len(out)}"
+    dtype = _torch_dtype(stored)
+    numbers = buffer.view(dtype)
+    with stored.file.open("rb", buffering=0) as file:
+        file.seek(stored.start + run.start * dtype.itemsize)
+        for part in torch.split(out, len(numbers)):
+            read = numbers[: len(part)]
+            fill(file, read.view(torch.uint8).numpy())
+            part.copy_(read)
+
+
 def _read_bytes(stored: StoredTensor) -> torch.Tensor:
     # One of a stack, or of another name: its place in the file is known all the same.
+    raw = np.fromfile(stored.file, dtype=np.uint8, count=stored.nbytes, offset=stored.start)
+    return torch.from_numpy(raw).view(_torch_dtype(stored)).reshape(stored.shape)
+
+
+def _torch_dtype(stored: StoredTensor) -> torch.dtype:
     name = find_dtype(stored.dtype)
     assert name is not None
-    raw = np.fromfile(stored.file, dtype=np.uint8, count=stored.nbytes, offset=stored.start)
     dtype: torch.dtype = getattr(torch, str(DTYPES[name].torch))
-    return torch.from_numpy(raw).view(dtype).reshape(stored.shape)
+    return dtype
 
 
 def write_weights(
@@ -81,9 +111,27 @@ def write_weights(
         tensor = read(name)
         if described(tensor) != planned[name]:
             raise CheckpointError(f"{name} must be {planned[name]} to be written, it is {described(tensor)}")
-        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        yield _bytes(tensor.detach().cpu().contiguous())
 
     write_shards(folder, plan_shards(planned, shard_bytes=shard_bytes, spell=spell), chunks, what="the weights")
+
+
+def write_pieces(folder: Path, shards: Sequence[PlannedShard], pieces: Callable[[str], Iterable[torch.Tensor]]) -> None:
+    """Writes planned safetensors shards from tensors that come a piece at a time.
+
+    Args:
+        folder: The checkpoint's folder.
+        shards: The plan.
+        pieces: Gives a tensor by its name, in its planned dtype, in flat pieces on the CPU that follow one another.
+
+    Raises:
+        ArtifactError: The disk has too little room.
+    """
+    write_shards(folder, shards, lambda name: map(_bytes, pieces(name)), what="the weights")
+
+
+def _bytes(tensor: torch.Tensor) -> Raw:
+    return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
 def write_state(folder: Path, state: Mapping[str, torch.Tensor], *, shard_bytes: int = DEFAULT_SHARD_BYTES) -> None:

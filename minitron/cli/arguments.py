@@ -70,11 +70,11 @@ def source(text: str) -> dict[str, object]:
     """
     if not text.startswith("{"):
         return {"path": text}
-    import yaml
+    from minitron.artifacts.yaml_text import YamlFaultError, parse_yaml
 
     try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError:
+        found = parse_yaml(text)
+    except YamlFaultError:
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("path"), str):
         raise argparse.ArgumentTypeError(

@@ -8,14 +8,18 @@ import argparse
 import importlib
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 
-from minitron.errors import MinitronError
+from minitron.cli.output import is_first_process
+from minitron.errors import MinitronError, one_line
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+# Seconds that processes of a launch behind the first one leave to it, whose end makes the launcher end them.
+FIRST_SPEAKS_S = 10.0
 
 # Command -> its module in `commands`, which has SUMMARY, add_arguments(parser) and run(args).
 COMMANDS = {
@@ -24,6 +28,7 @@ COMMANDS = {
     "forecast": "forecast",
     "distill": "distill",
     "status": "status",
+    "report": "publishing.report",
     "fit": "fit",
     "check": "check",
     "verify": "verify",
@@ -35,6 +40,7 @@ COMMANDS = {
     "merge": "merge",
     "extract": "extract",
     "export": "export",
+    "push": "publishing.push",
     "bench": "bench",
     "eval": "evaluate",
 }
@@ -54,17 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except MinitronError as error:
+        _leave_the_word_to_the_first()
         for line in str(error).splitlines():
             print(f"minitron: {line}", file=sys.stderr)
         logger.info("raised here", exc_info=True)
         return EXIT_USER_ERROR
     except OSError as error:
+        _leave_the_word_to_the_first()
         _report_os_error(error)
         return EXIT_FAILURE
     except KeyboardInterrupt:
-        print("minitron: interrupted; finished stages are kept, run the command again to resume", file=sys.stderr)
+        if is_first_process():
+            print("minitron: interrupted; finished stages are kept, run the command again to resume", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception:  # a bug: its traceback is what a report needs
+        _leave_the_word_to_the_first()
         traceback.print_exc()
         return EXIT_FAILURE
     return 0
@@ -108,6 +118,12 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+def _leave_the_word_to_the_first() -> None:
+    """Waits in the other processes of a launch: what all fail with is said once, what one alone does is said late."""
+    if not is_first_process():
+        time.sleep(FIRST_SPEAKS_S)
+
+
 def _report_os_error(error: OSError) -> None:
     """One line where the environment is at fault: a path that cannot be used, or a full disk; else a traceback."""
     from minitron.artifacts.disk_space import FULL
@@ -115,7 +131,7 @@ def _report_os_error(error: OSError) -> None:
     if error.filename is None and error.errno not in FULL:
         traceback.print_exc()
     else:
-        print(f"minitron: {error}", file=sys.stderr)
+        print(f"minitron: {one_line(str(error))}", file=sys.stderr)
         logger.info("raised here", exc_info=True)
 
 

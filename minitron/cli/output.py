@@ -16,9 +16,14 @@ PLAIN_WIDTH = 120  # columns of a table that goes into a file or a pipe
 Shown = Union["Table", str]
 
 
+def is_first_process() -> bool:
+    """Whether this is the process that speaks, alone or the first one of a launch."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def print_result(args: argparse.Namespace, result: Mapping[str, object], *shown: Shown) -> None:
     """Prints a command's result as the user asked for it; of several processes only the first one prints."""
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         return
     if args.json:
         print(json.dumps(_valid(result), allow_nan=False))

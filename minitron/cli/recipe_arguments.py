@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minitron.cli.arguments import add_overrides
-from minitron.cli.output import Shown, print_result
+from minitron.cli.output import Shown, is_first_process, print_result
 
 if TYPE_CHECKING:
     from minitron.api.run import RunResult
@@ -46,7 +46,9 @@ def run_recipe(
 
 
 def tell(outcome: "StageOutcome") -> None:
-    """Says on stderr what became of a stage."""
+    """Says on stderr what became of a stage; of several processes only the first one does."""
+    if not is_first_process():
+        return
     note = "finished before, skipped" if outcome.skipped else f"done in {outcome.seconds:.1f} s"
     print(f"{outcome.name:<13} {note}", file=sys.stderr, flush=True)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from minitron.artifacts.paths import can_be_path
 from minitron.data.formats.saved_dataset import is_saved_dataset
 from minitron.data.formats.suffixes import KNOWN_FILES, file_format
 from minitron.errors import DataError
@@ -58,6 +59,8 @@ def locate(source: str) -> Location:
         DataError: Nothing is there, or nothing that could be read.
     """
     path = Path(source)
+    if not can_be_path(source):
+        raise DataError(f"a text source must be {KINDS}, got {source!r}, which no file can be called")
     if path.is_file():
         return Location(source=source, files=(_known(path),))
     if path.is_dir():

@@ -1,11 +1,10 @@
 """What the records of a source are, by their fields or as stated, and the document that each holds."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast, get_args
 
-from minitron.artifacts.json_files import JsonObject
+from minitron.artifacts.json_files import JsonFaultError, JsonObject, parse_json
 from minitron.data.conversations import Conversation, Document, read_messages
 from minitron.data.formats.row import Row
 from minitron.errors import DataError
@@ -119,8 +118,8 @@ def _parsed(value: object) -> object:
     """A list that a format without lists, as csv, holds as JSON text."""
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         try:
-            return json.loads(value)
-        except json.JSONDecodeError:
+            return parse_json(value)
+        except JsonFaultError:
             return value
     return value
 
@@ -129,11 +128,9 @@ def _tools(row: Row) -> Sequence[object] | None:
     tools = row.values.get(TOOLS)
     if isinstance(tools, str) and tools.strip():
         try:
-            tools = json.loads(tools)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"tools must be a list or JSON text of one, {row.where} has neither: {error.msg}"
-            ) from error
+            tools = parse_json(tools)
+        except JsonFaultError as error:
+            raise DataError(f"tools must be a list or JSON text of one, that of {row.where} {error}") from error
     if not tools:
         return None
     if not isinstance(tools, Sequence) or not all(isinstance(tool, Mapping) for tool in tools):

@@ -17,10 +17,12 @@ from minitron.data.sources import Blend
 from minitron.data.special_tokens import closing_token
 from minitron.data.tokenizer import Tokenizer
 from minitron.errors import DataError
+from minitron.settings import SEEDS
 
 MAGIC = b"minitron blocks\n"
 LENGTH_BYTES = 8  # of the header, little-endian, right after the magic
 ALIGNMENT = 64
+MOST_TOKENS, MOST_SEQUENCES = 2**28, 2**40  # beyond them numpy's own numbers wrap around
 
 
 class SequenceFileHeader(BaseModel):
@@ -31,10 +33,12 @@ class SequenceFileHeader(BaseModel):
     version: Literal[1, 2] = Field(
         default=1, description="Version of the file's form: 2 where a loss mask lies behind the ids of each sequence."
     )
-    seq_len: int = Field(ge=1, description="Tokens a sequence.")
-    num_sequences: int = Field(ge=1, description="Sequences.")
+    seq_len: int = Field(ge=1, le=MOST_TOKENS, description="Tokens a sequence.")
+    num_sequences: int = Field(ge=1, le=MOST_SEQUENCES, description="Sequences.")
     dtype: Literal["uint16", "int32"] = Field(description="Type of a stored id, little-endian.")
-    seed: int = Field(description="Seed of the blend, which also orders the sequences as they are read.")
+    seed: int = Field(
+        ge=0, lt=SEEDS, description="Seed of the blend, which also orders the sequences as they are read."
+    )
     made_from: dict[str, object] = Field(description="Hashes of the text and the tokenizer.")
 
     @property

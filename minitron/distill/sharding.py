@@ -2,24 +2,22 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import distributed, nn
 from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
     get_model_state_dict,
     get_state_dict,
     set_model_state_dict,
     set_state_dict,
 )
-from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from minitron.distill.shard_files import load_state
 from minitron.errors import MinitronError
 
 STATE_SUBFOLDER = "sharded"
@@ -28,7 +26,8 @@ STATE_SUBFOLDER = "sharded"
 def shard_blocks(module: nn.Module, blocks: Iterable[nn.Module], *, device: torch.device) -> None:
     """Shards a module over all processes in place, each block gathered on its own, all else with the module.
 
-    Weights are moved to the device a block at a time, so that it never holds the whole module.
+    Weights are moved to the device a block at a time, so that it never holds the whole module; those on torch's meta
+    device stay there, as shards.
 
     Raises:
         MinitronError: There is one process only.
@@ -47,17 +46,6 @@ def let_go(module: nn.Module) -> None:
         module.reshard()
 
 
-def full_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Every tensor whole: a module's own state, or for one in shards a copy on CPU in the first process alone.
-
-    All processes that hold shards must call it.
-    """
-    if not any(isinstance(parameter, DTensor) for parameter in module.parameters()):
-        return module.state_dict()
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return cast(dict[str, torch.Tensor], get_model_state_dict(module, options=options))
-
-
 def save_shards(module: nn.Module, optimizer: Optimizer, folder: Path) -> None:
     """Writes weights and optimizer state, each process its own shards. All must call it."""
     save(_state(module, optimizer), checkpoint_id=folder / STATE_SUBFOLDER)
@@ -66,7 +54,7 @@ def save_shards(module: nn.Module, optimizer: Optimizer, folder: Path) -> None:
 def load_shards(module: nn.Module, optimizer: Optimizer, folder: Path) -> None:
     """Reads what `save_shards` wrote into a module that is sharded over any number of processes, in place."""
     state = _state(module, optimizer)
-    load(state, checkpoint_id=folder / STATE_SUBFOLDER)
+    load_state(state, folder / STATE_SUBFOLDER)
     set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
 
 
@@ -78,7 +66,7 @@ def save_weights(module: nn.Module, folder: Path) -> None:
 def load_weights(module: nn.Module, folder: Path) -> None:
     """Reads the weights alone of what `save_shards` or `save_weights` wrote, in place."""
     state = {"model": get_model_state_dict(module)}
-    load(state, checkpoint_id=folder / STATE_SUBFOLDER)
+    load_state(state, folder / STATE_SUBFOLDER)
     set_model_state_dict(module, state["model"])
 
 

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from minitron.pipeline.stage_list import Stage
 from minitron.recipe.devices import DevicesSection
@@ -31,31 +30,21 @@ class LaunchStep:
 def plan_launch(
     stages: Sequence[Stage], arguments: Sequence[str], devices: DevicesSection | None
 ) -> tuple[LaunchStep, ...]:
-    """The steps of a run in order.
+    """The steps of a run in order: one for all of its stages, and what may stand in for it.
 
     Args:
         stages: The run's stages in order.
         arguments: The recipe and whatever else goes with it.
-        devices: What training runs on; one device when None.
+        devices: What it runs on; one device when None.
     """
-    if devices is None or devices.count == 1:
-        names = tuple(stage.name for stage in stages)
-        to_student = names[: names.index("distill") + 1]
-        return (
-            LaunchStep(stages=names, commands=(_words("minitron", "run", *arguments),)),
-            LaunchStep(stages=to_student, commands=(_words("minitron", "distill", *arguments),), alternative=True),
-        )
-    steps = []
-    groups = [(shared, tuple(stage.name for stage in group)) for shared, group in groupby(stages, lambda s: s.shared)]
-    for shared, names in groups:
-        command = ["run", *arguments, "--to", names[-1]]
-        if names[-1] == "distill":
-            command = ["distill", *arguments]
-        elif names[-1] == stages[-1].name:
-            command = ["run", *arguments]
-        commands = _launchers(command, devices) if shared else (_words("minitron", *command),)
-        steps.append(LaunchStep(stages=names, commands=commands))
-    return tuple(steps)
+    names = tuple(stage.name for stage in stages)
+    if devices is not None and devices.count > 1:
+        return (LaunchStep(stages=names, commands=_launchers(["run", *arguments], devices)),)
+    to_student = names[: names.index("distill") + 1]
+    return (
+        LaunchStep(stages=names, commands=(_words("minitron", "run", *arguments),)),
+        LaunchStep(stages=to_student, commands=(_words("minitron", "distill", *arguments),), alternative=True),
+    )
 
 
 def _launchers(command: Sequence[str], devices: DevicesSection) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Warnings and assumptions of a dry run, a sentence each."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from minitron.distill.settings import AUTO
@@ -11,6 +12,7 @@ from minitron.dry_run.training import Training
 from minitron.dtypes import dtype_bytes
 from minitron.estimate.serving.fit import FITS, TIGHT
 from minitron.estimate.training.setup import OPTIMIZER_BYTES
+from minitron.models.shape import HybridShape
 from minitron.recipe.devices import DevicesSection
 from minitron.recipe.distill import DistillSection
 from minitron.recipe.recipe import Recipe
@@ -99,20 +101,27 @@ def _device_assumptions(devices: DevicesSection) -> Iterator[str]:
 
 
 def _host_assumptions(devices: DevicesSection, trained: Sequence[Training]) -> Iterator[str]:
-    most = max((_loaded_bytes(training) for training in trained if training.section.sharding == "fsdp2"), default=0)
+    sharded = (training for training in trained if training.section.sharding == "fsdp2")
+    most = max((_process_bytes(training, devices.count) for training in sharded), default=0.0)
     if most:
         yield (
-            "fsdp2: each process loads its models on the CPU before they are put into shards, up to "
-            f"{devices.gpus_per_node * most / GIB:.0f} GiB of a machine's own memory"
+            "fsdp2: each process loads its shards alone, with one tensor at a time beside them: at most "
+            f"{devices.gpus_per_node * most / GIB:.0f} GiB of a machine's own memory, less where they lie on GPUs"
         )
 
 
-def _loaded_bytes(training: Training) -> int:
-    weights = training.student.params * dtype_bytes(training.section.weights_dtype)
+def _process_bytes(training: Training, count: int) -> float:
+    """Shards of one of so many processes, and the largest tensor whole."""
+    held = [(training.student, training.section.weights_dtype)]
     if training.mode == "online" and training.teacher is not None:
         assert isinstance(training.section, DistillSection)
-        weights += training.teacher.params * dtype_bytes(training.section.teacher.dtype)
-    return weights
+        held.append((training.teacher, training.section.teacher.dtype))
+    shards = sum(shape.params * dtype_bytes(dtype) for shape, dtype in held) / count
+    return shards + max(_largest_tensor(shape) * dtype_bytes(dtype) for shape, dtype in held)
+
+
+def _largest_tensor(shape: HybridShape) -> int:
+    return max(math.prod(dims) for dims in shape.tensor_shapes().values())
 
 
 def _shape_assumptions(recipe: Recipe, shapes: Shapes) -> Iterator[str]:

@@ -16,7 +16,7 @@ from minitron.dry_run.stages import PlannedStage, plan_stages
 from minitron.dry_run.training import trainings
 from minitron.estimate.devices import find_device
 from minitron.models.config import read_config, shape_from_config
-from minitron.pipeline.preflight import check_against_teacher, missing_text
+from minitron.pipeline.preflight import check_against_teacher, check_processes, missing_text
 from minitron.pipeline.sections import with_cut_vocabulary
 from minitron.pipeline.stage_list import stages_of
 from minitron.recipe.devices import DevicesSection
@@ -94,6 +94,7 @@ def plan_run(recipe: Recipe, arguments: Sequence[str]) -> DryRun:
     shapes, stages = plan_shapes(recipe, teacher), stages_of(recipe)
     trained = list(trainings(recipe, shapes))
     planned = plan_stages(recipe, shapes, stages, phase_costs(trained, recipe.devices))
+    check_processes(recipe, 1 if recipe.devices is None else recipe.devices.count)
     return DryRun(
         name=recipe.name,
         teacher=folder,

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from minitron.data.masks import PackedSequences, loss_mask
-from minitron.evaluate.perplexity import TextEvaluation, require_predictions
+from minitron.distributed import Ranks
+from minitron.evaluate.perplexity import TextEvaluation, TextSums, require_predictions
 from minitron.progress import track
 from minitron.runtime.running_softmax import RunningKL, RunningLogSumExp
 from minitron.runtime.stack import Stack
@@ -84,12 +85,15 @@ def run_text(stack: Stack, sequences_NT: PackedSequences, *, folder: Path | None
 
 
 @torch.no_grad()
-def evaluate_states(student: TextStates, *, teacher: TextStates | None = None) -> TextEvaluation:
+def evaluate_states(
+    student: TextStates, *, teacher: TextStates | None = None, ranks: Ranks | None = None
+) -> TextEvaluation:
     """Loss of a model on a text, and KL(teacher || model) on the same tokens; see `evaluate_text`.
 
     Args:
         student: The model's.
         teacher: The teacher's, of the same text.
+        ranks: Processes that each have states of their own sequences; this one alone when None.
 
     Raises:
         DataError: No token counts.
@@ -109,7 +113,7 @@ def evaluate_states(student: TextStates, *, teacher: TextStates | None = None) -
         loss_sum += sum(tile.loss() for tile in tiles)
         kl_sum += sum(tile.kl() for tile in tiles)
         tokens += sum(len(tile.targets_N) for tile in tiles)
-    return TextEvaluation.mean(loss_sum, None if teacher is None else kl_sum, tokens=tokens)
+    return TextSums(loss=loss_sum, kl=None if teacher is None else kl_sum, tokens=tokens).over(ranks).mean()
 
 
 class _Tile:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from minitron.data.masks import PackedSequences, loss_mask
+from minitron.distributed import Ranks
 from minitron.errors import DataError, NotFiniteError
 from minitron.evaluate.teacher_states import Batch, TeacherStates
 from minitron.progress import track
@@ -28,17 +29,34 @@ class TextEvaluation:
     loss: float
     kl_to_teacher: float | None
 
-    @classmethod
-    def mean(cls, loss_sum: float, kl_sum: float | None, *, tokens: int) -> "TextEvaluation":
-        """Means from sums.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSums:
+    """The same as sums over some of the tokens, and their number."""
+
+    loss: float
+    kl: float | None
+    tokens: int
+
+    def over(self, ranks: Ranks | None) -> "TextSums":
+        """The sums over the tokens of all processes."""
+        if ranks is None:
+            return self
+        own = torch.tensor([self.loss, self.kl or 0.0, self.tokens], dtype=torch.float64)
+        loss, kl, tokens = ranks.sum(own).tolist()
+        return TextSums(loss=loss, kl=None if self.kl is None else kl, tokens=int(tokens))
+
+    def mean(self) -> TextEvaluation:
+        """Their means.
 
         Raises:
             DataError: No token counted.
             NotFiniteError: Loss or KL is not finite.
         """
-        if tokens == 0:
+        if self.tokens == 0:
             raise DataError("held-out text must have tokens that count, these sequences have no answer; set loss: all")
-        found = cls(loss=loss_sum / tokens, kl_to_teacher=None if kl_sum is None else kl_sum / tokens)
+        kl = None if self.kl is None else self.kl / self.tokens
+        found = TextEvaluation(loss=self.loss / self.tokens, kl_to_teacher=kl)
         for name, nats in (("loss", found.loss), ("KL to the teacher", found.kl_to_teacher)):
             if nats is not None and not math.isfinite(nats):
                 raise NotFiniteError(f"the {name} on held-out text must be finite, it is {nats}: the model overflows")
@@ -62,12 +80,21 @@ def evaluate_text(
     *,
     teacher: PreTrainedModel | TeacherStates | None = None,
     batch_size: int = 8,
+    ranks: Ranks | None = None,
 ) -> TextEvaluation:
     """Loss of a model on held-out sequences, and KL(teacher || model) on the same tokens.
 
     Logits, log-softmax and sums are in fp32, whatever the models are in. Of the tokens 1..T-1 of each sequence those
     that count are predicted; the KL covers the same positions. The loss is over all rows of the model's head, as in
     transformers. The KL is over the rows that both heads have: those beyond are padding, as in the distillation's loss.
+
+    Args:
+        model: The model.
+        sequences_NT: The text.
+        teacher: What the KL is to; None leaves it out.
+        batch_size: Sequences that go through a model at once, at most.
+        ranks: Processes that each hold the models and take every so many-th batch; all return the means over all of
+            them. This one alone when None.
 
     Raises:
         DataError: A sequence has a single token, or no token counts.
@@ -77,7 +104,9 @@ def evaluate_text(
     taught = TeacherStates(teacher, most_bytes=0) if isinstance(teacher, PreTrainedModel) else teacher
     rows = _vocab_size(model) if taught is None else min(_vocab_size(model), _vocab_size(taught.model))
     loss_sum, kl_sum, tokens = 0.0, 0.0, 0
-    starts = range(0, len(sequences_NT), batch_size)
+    rank, processes = (0, 1) if ranks is None else (ranks.rank, ranks.world_size)
+    batch_size = max(1, min(batch_size, -(-len(sequences_NT) // processes)))  # so that each process has one
+    starts = range(rank * batch_size, len(sequences_NT), processes * batch_size)
     for start in track(starts, "evaluate text", total=len(starts)):
         batch = _batch(sequences_NT, slice(start, start + batch_size))
         targets_N = batch.targets(model.device)
@@ -95,7 +124,8 @@ def evaluate_text(
                 log_p_NV = torch.log_softmax(_logits(taught.model, teacher_hidden_ND[chunk])[:, :rows], dim=-1)
                 kl_sum += float((log_p_NV.exp() * (log_p_NV - log_q_NV)).sum())
         tokens += len(targets_N)
-    return TextEvaluation.mean(loss_sum, None if taught is None else kl_sum, tokens=tokens)
+    sums = TextSums(loss=loss_sum, kl=None if taught is None else kl_sum, tokens=tokens)
+    return sums.over(ranks).mean()
 
 
 def _batch(sequences_NT: PackedSequences, rows: slice) -> Batch:

@@ -1,6 +1,7 @@
 """Scores: what a calibration says of every unit of a model, as named arrays that can be saved and compared."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from pydantic import TypeAdapter, ValidationError
 from safetensors.numpy import save_file
 
+from minitron.artifacts.array_files import DESCRIPTION, ArrayFileError, read_array_file
 from minitron.artifacts.atomic import READABLE, replacing
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
@@ -33,6 +35,17 @@ class LayerScores(TypedDict):
 
 
 LAYER_AXES = tuple(LayerScores.__annotations__)
+_LAYER = re.compile(rf"({'|'.join(LAYER_AXES)})\.\d{{1,6}}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Described:
+    """What a file of scores says of its arrays."""
+
+    num_samples: int
+    num_tokens: int
+    removed: tuple[int, ...]
+    origin: dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +98,7 @@ def save_scores(scores: Scores, path: Path) -> None:
         "origin": scores.origin,
     }
     with replacing(path) as partial:
-        save_file(arrays, partial, metadata={"minitron": json.dumps(described)})
+        save_file(arrays, partial, metadata={DESCRIPTION: json.dumps(described)})
         partial.chmod(READABLE)
 
 
@@ -96,21 +109,24 @@ def load_scores(path: Path) -> Scores:
         MinitronError: The file is missing or is not a scores file.
     """
     try:
-        with safe_open(path, framework="np") as file:
-            described = json.loads((file.metadata() or {})["minitron"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        by_axis = layer_scores({axis: _by_layer(arrays, f"{axis}.") for axis in LAYER_AXES})
-        return Scores(
-            hidden_size=arrays.get("hidden_size"),
-            **by_axis,
-            depth=arrays["depth"],
-            removed=tuple(described["removed"]),
-            num_samples=described["num_samples"],
-            num_tokens=described["num_tokens"],
-            origin=described["origin"],
-        )
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        header, arrays = read_array_file(path)
+        described = TypeAdapter(_Described).validate_python(header)
+    except (ArrayFileError, ValidationError) as error:
         raise MinitronError(f"a scores file is expected at {path}: {error}") from error
+    flat = ("depth", "hidden_size")
+    wrong = [name for name, each in arrays.items() if (each.ndim != 1 if name in flat else not _LAYER.fullmatch(name))]
+    if "depth" not in arrays or wrong:
+        fault = f"{wrong[0]!r} is no score of an axis" if wrong else "it has no scores of blocks"
+        raise MinitronError(f"a scores file is expected at {path}: {fault}")
+    return Scores(
+        hidden_size=arrays.get("hidden_size"),
+        **layer_scores({axis: _by_layer(arrays, f"{axis}.") for axis in LAYER_AXES}),
+        depth=arrays["depth"],
+        removed=described.removed,
+        num_samples=described.num_samples,
+        num_tokens=described.num_tokens,
+        origin=described.origin,
+    )
 
 
 def random_scores(shape: HybridShape, *, seed: int) -> Scores:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from minitron.artifacts.json_files import JsonObject, JsonValue
+from minitron.artifacts.json_files import JsonFaultError, JsonObject, JsonValue, parse_json
 from minitron.errors import ShapeError
 from minitron.models.families import FAMILIES
 from minitron.models.families.family import Family
@@ -29,9 +29,9 @@ def read_config(folder: Path) -> JsonObject:
     if not path.is_file():
         raise ShapeError(f"a checkpoint must be a folder with a config.json, {folder} has none")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ShapeError(f"config.json must be valid JSON, {path} is not: {error}") from error
+        config = parse_json(path.read_bytes())
+    except JsonFaultError as error:
+        raise ShapeError(f"config.json must be valid JSON, {path} {error}") from error
     if not isinstance(config, dict):
         raise ShapeError(f"config.json must hold an object, {path} holds a {type(config).__name__}")
     return text_config(config)

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from minitron.errors import ShapeError
 from minitron.models.axes import Axis, TensorSpec, entry_names, part_size, tensor_shape
+from minitron.models.bounds import check_blocks, check_params, check_size, check_stacked
 from minitron.models.families import FAMILIES
 from minitron.models.families.family import Family
 
@@ -29,8 +30,8 @@ class HybridShape:
     mean, a whole number: parameters, bytes and operations are linear in it, so all counts by kinds of block are exact.
 
     Raises:
-        ShapeError: A dim is not positive, a letter is unknown, heads do not divide evenly into their groups, there are
-            fewer experts than routing needs, or block widths are not of the blocks or of the mean.
+        ShapeError: A dim is not positive or beyond bounds, a letter is unknown, heads do not divide evenly into groups,
+            there are fewer experts than routing needs, or block widths are not of the blocks or of the mean.
     """
 
     hybrid_override_pattern: str
@@ -72,13 +73,14 @@ class HybridShape:
                 f"a block pattern must be made of {' '.join(known)}, got {self.hybrid_override_pattern!r}"
                 + (f" with {' '.join(unknown)}" if unknown else "")
             )
+        check_blocks(self.num_hidden_layers)
         self._forget_unused()
         self._settle_widths()
         needed = self._needed()
         for name, size in self.sizes.items():
-            least = 1 if name in needed else 0
-            if not isinstance(size, int) or isinstance(size, bool) or size < least:
-                raise ShapeError(f"{name} must be a positive whole number, got {size!r}")
+            check_size(name, size, least=1 if name in needed else 0)
+        check_stacked(self.sizes, self.num_hidden_layers)
+        check_params(self.params)
         for rule in self.family.multiples:
             name, unit = " x ".join(rule.sizes), " x ".join(rule.of)
             _check_multiple(name, part_size(rule.sizes, self.sizes), unit, max(1, part_size(rule.of, self.sizes)))

@@ -35,7 +35,7 @@ class StageContext:
     @property
     def execution(self) -> "Execution":
         """Device and seed."""
-        return Execution(device=self.recipe.device, seed=self.recipe.seed)
+        return Execution(device=self.device, seed=self.recipe.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

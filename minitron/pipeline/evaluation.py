@@ -25,6 +25,7 @@ from minitron.evaluate.speed.settings import SpeedSettings
 from minitron.evaluate.speed.wave import Speed
 from minitron.evaluate.task import evaluate_task, read_problems
 from minitron.evaluate.teacher_states import TeacherStates
+from minitron.pipeline.evaluating.plan import EvaluationPlan
 from minitron.pipeline.text import text_sources
 from minitron.recipe.evaluate import EvaluateSection
 from minitron.runtime.backbone import output_head
@@ -43,27 +44,22 @@ def held_out_text(section: EvaluateSection, tokenizer: Tokenizer, *, seed: int) 
 
 
 def evaluate_model(
-    model: PreTrainedModel,
-    folder: Path,
-    section: EvaluateSection,
-    workload: Workload,
-    *,
-    teacher: PreTrainedModel | TeacherStates | None,
-    seed: int,
+    model: PreTrainedModel, folder: Path, plan: EvaluationPlan, *, teacher: PreTrainedModel | TeacherStates | None
 ) -> Metrics:
     """Measures a loaded checkpoint: parameters, bytes at the workload, loss, KL to the teacher, exact match, speed.
+
+    Several processes share the text out; what is generated, for task and speed, the first one measures alone.
 
     Args:
         model: The loaded model; the teacher itself may be measured against itself.
         folder: Its checkpoint.
-        section: What it is measured on.
-        workload: What the bytes are for.
+        plan: What it is measured on.
         teacher: The teacher, or its kept states, or None to leave the KL out.
-        seed: Seed of the order of the text.
     """
+    section, ranks = plan.section, plan.ranks
     beside = teacher.model if isinstance(teacher, TeacherStates) else teacher
     checkpoint, tokenizer = open_checkpoint(folder), load_tokenizer(folder)
-    sequences_NT = held_out_text(section, tokenizer, seed=seed)
+    sequences_NT = held_out_text(section, tokenizer, seed=plan.execution.seed)
     vocab_size = min(len(output_head(one)) for one in (model, beside) if one is not None)
     require_model_ids(sequences_NT, tokenizer, vocab_size)
     problems = []
@@ -72,14 +68,19 @@ def evaluate_model(
         for prompt in encode_prompts([problem.prompt for problem in problems], tokenizer):
             require_model_ids(np.asarray(prompt), tokenizer, vocab_size)
     with naming_weights(checkpoint):
-        text = evaluate_text(model, sequences_NT, teacher=teacher)
-    found = text_metrics(checkpoint, workload, text, sequences_NT, tokenizer)
-    if section.task is not None:
-        task = evaluate_task(model, tokenizer, problems, max_new_tokens=section.task.max_new_tokens)
-        found = replace(found, task=section.task.name, exact_match=task.exact_match, problems=task.problems)
-    if section.speed is not None:
-        found = replace(found, speed=_speed(model, beside, section.speed, vocab_size=vocab_size))
-    return found
+        text = evaluate_text(model, sequences_NT, teacher=teacher, ranks=ranks)
+    found = text_metrics(checkpoint, plan.workload, text, sequences_NT, tokenizer)
+
+    def generated() -> Metrics:
+        whole = found
+        if section.task is not None:
+            task = evaluate_task(model, tokenizer, problems, max_new_tokens=section.task.max_new_tokens)
+            whole = replace(whole, task=section.task.name, exact_match=task.exact_match, problems=task.problems)
+        if section.speed is not None:
+            whole = replace(whole, speed=_speed(model, beside, section.speed, vocab_size=vocab_size))
+        return whole
+
+    return generated() if ranks is None else ranks.on_main(generated)
 
 
 def text_metrics(

@@ -43,6 +43,32 @@ def check_recipe(recipe: Recipe) -> None:
     check_against_teacher(recipe, _least_vocabulary(recipe, checkpoint))
 
 
+def check_processes(recipe: Recipe, processes: int) -> None:
+    """Refuses a recipe that so many processes of a launch cannot go through together, before hours of it are done.
+
+    Raises:
+        MinitronError: There are fewer samples than processes, a batch cannot be shared out, the teacher takes one
+            process, or the search would start processes in each of them.
+    """
+    if recipe.score.samples < processes:
+        raise MinitronError(f"score.samples must be one for each of {processes} processes, got {recipe.score.samples}")
+    for section in recipe.trained:
+        groups, rest = divmod(processes, section.context_parallel)
+        if rest or section.batch_size % groups:
+            raise MinitronError(
+                f"a launch's processes must share out batch_size={section.batch_size} sequences equally"
+                + (f", {section.context_parallel} at each" if section.context_parallel > 1 else "")
+                + f", got {processes} processes"
+            )
+    if processes > 1 and recipe.distill.teacher.mode == "layerwise":
+        raise MinitronError("a layerwise teacher takes one process; in several use a cached or an online one")
+    if processes > 1 and recipe.search.processes > 1:
+        raise MinitronError(
+            f"search.processes must be 1 where a launcher starts several processes, {processes} here, since these "
+            f"measure the candidates, got {recipe.search.processes}; --set search.processes=1"
+        )
+
+
 def _least_vocabulary(recipe: Recipe, checkpoint: Checkpoint) -> HybridShape:
     """The teacher's shape with as few tokens as may be left of it: a coverage's number is known once text is counted.
 
@@ -72,7 +98,7 @@ def check_text(recipe: Recipe) -> None:
     if task is not None and not Path(task.path).is_file():
         faults.append(f"a task must be a file that is there, {task.path} is not")
     if faults:
-        raise MinitronError("\n".join(faults))
+        raise MinitronError(*faults)
     check_sources(list(sources_in(recipe)), Path(recipe.teacher))
 
 

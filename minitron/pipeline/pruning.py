@@ -11,12 +11,14 @@ import torch
 from minitron.artifacts.header import STATE_FOLDER
 from minitron.artifacts.json_files import JsonObject
 from minitron.artifacts.resume import SavedState
+from minitron.artifacts.shared import hash_once
 from minitron.checkpoints.block_width_classes import check_block_widths
 from minitron.checkpoints.checkpoint import PLAN_FILE, Checkpoint, checkpoint_hashes, open_checkpoint
 from minitron.checkpoints.finite import naming_weights
-from minitron.checkpoints.lineage import lineage_of
+from minitron.checkpoints.lineage import Lineage, lineage_of
 from minitron.checkpoints.vocabulary import require_one_vocabulary
-from minitron.checkpoints.writing.journal import CONFIG_FILE, is_unfinished
+from minitron.checkpoints.writing.journal import is_unfinished
+from minitron.distributed import Ranks
 from minitron.importance.scores import Scores
 from minitron.importance.selection import select_units
 from minitron.models.keep import Keep
@@ -30,6 +32,7 @@ from minitron.pipeline.provenance import write_provenance
 from minitron.prune.checkpoint import OutputFormat, layout_of, prune_checkpoint
 from minitron.prune.norm_compensation import norm_scales
 from minitron.prune.plan import PrunePlan, save_plan
+from minitron.prune.progress import PruningProgress
 from minitron.prune.reconstruction.alignment import Alignment
 from minitron.prune.reconstruction.blockwise import repair
 from minitron.prune.reconstruction.write import write_repaired
@@ -74,111 +77,119 @@ class Cut:
 
 
 def prune_to(
-    cut: Cut, output: Path, *, section: PruneSection | None = None, execution: Execution | None = None
+    cut: Cut,
+    output: Path,
+    *,
+    section: PruneSection | None = None,
+    execution: Execution | None = None,
+    ranks: Ranks | None = None,
 ) -> Checkpoint:
     """Cuts a checkpoint, compensates and repairs it if asked to, and records where it comes from.
 
     The checkpoint is written into `output`, which is the caller's alone, and the plan and the state of an interrupted
-    repair beside it. An interrupted call is resumed; a cut or repair that it had finished is taken as it is.
+    repair beside it. An interrupted call is resumed; a cut or repair that it had finished is taken as it is. Several
+    processes, which all call this and see the folder, share out everything that takes long; this one is alone where
+    `ranks` is None.
     """
     section, execution = section or PruneSection(), execution or Execution()
+    ranks = ranks or Ranks.alone(execution.device)
+    if ranks.world_size > 1:
+        execution = replace(execution, device=str(ranks.device))
+    lineage = hash_once(ranks, lambda: lineage_of(cut.source, hashes=cut.hashes))
     if section.block_widths is not None:
-        cut = _with_block_widths(cut, section.block_widths, output, execution)
+        cut = _with_block_widths(cut, section.block_widths, output, execution, ranks)
     source, plan = cut.source, cut.plan
-    lineage = lineage_of(source, hashes=cut.hashes)
     if section.compensate is not None and ("hidden_size", None) in plan.keep.indices:
-        plan = replace(plan, scales=_norm_scales(source, plan, section.compensate, execution))
+        plan = replace(plan, scales=_norm_scales(source, plan, section.compensate, execution, ranks))
     written_as = OutputFormat(
         shard_bytes=gib_to_bytes(section.shard_gib),
         dtype=section.stored_dtype,
         drop_extras=section.drop_mtp,
     )
     repaired = {"settings": _described(section.repair), "seed": execution.seed}
-    progress = _Progress(
-        output, {"cut": layout_of(source, plan, written_as).inputs_hash, "repair": repaired if section.repair else None}
+    progress = PruningProgress(
+        output,
+        {"cut": layout_of(source, plan, written_as).inputs_hash, "repair": repaired if section.repair else None},
+        ranks,
     )
     if progress.finished is None:
-        if not is_unfinished(output):
+        if ranks.is_main and not is_unfinished(output):
             shutil.rmtree(output, ignore_errors=True)
         with naming_weights(source):
-            written = prune_checkpoint(source, plan, output, written_as)
+            written = prune_checkpoint(source, plan, output, written_as, ranks=ranks)
         progress.save("cut")
     else:
         written = open_checkpoint(output)
-    save_plan(plan, output.with_name(PLAN_FILE))
+    if ranks.is_main:
+        save_plan(plan, output.with_name(PLAN_FILE))
     if section.repair is not None and progress.finished != "repair":
         with naming_weights(source):
-            repair_checkpoint(source, written, plan, section.repair, execution=execution)
+            repair_checkpoint(source, written, plan, section.repair, execution=execution, ranks=ranks)
         progress.save("repair")
+    if ranks.is_main:
+        _write_origin(cut, written, lineage, section)
+    ranks.barrier()
+    return written
+
+
+def _write_origin(cut: Cut, written: Checkpoint, lineage: Lineage, section: PruneSection) -> None:
+    """Writes where a cut comes from."""
+    blocks = range(cut.source.shape.num_hidden_layers)
     write_provenance(
         written,
         lineage,
         "prune",
-        removed_blocks=sorted(set(range(source.shape.num_hidden_layers)) - set(cut.layers)),
+        removed_blocks=sorted(set(blocks) - set(cut.layers)),
         scored={key: cut.scores.origin[key] for key in ("data", "settings", "seed") if key in cut.scores.origin},
         compensated=_described(section.compensate),
         allocated=_described(section.block_widths),
         repaired=_described(section.repair),
     )
-    return written
-
-
-class _Progress:
-    """The last step that a call has finished in its output folder, recorded beside it with its files' times of change.
-
-    A repair writes weights in place: one that was interrupted leaves other times than recorded, and the cut is made
-    again, since what is left of the repair's own state decides which blocks need their sliced weights.
-
-    Attributes:
-        finished: `cut` or `repair`; None where nothing is finished, or not from the same inputs.
-    """
-
-    def __init__(self, output: Path, identity: Mapping[str, object]) -> None:
-        self._output = output
-        self._state = SavedState(output.with_name(STATE_FOLDER), identity)
-        found = self._state.load_record("pruned")
-        self.finished = None if found is None or found["files"] != self._files() else found["step"]
-        if self.finished is not None:
-            logger.info("%s: finished before with the same inputs (%s)", output, self.finished)
-
-    def save(self, step: str) -> None:
-        """Records a finished step."""
-        self._state.save_record("pruned", {"step": step, "files": self._files()})
-        self.finished = step
-
-    def _files(self) -> dict[str, list[int]]:
-        found = [self._output / CONFIG_FILE, *self._output.glob("*.safetensors")]
-        return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(found) if path.is_file()}
 
 
 def repair_checkpoint(
-    source: Checkpoint, pruned: Checkpoint, plan: PrunePlan, section: RepairSection, *, execution: Execution
+    source: Checkpoint,
+    pruned: Checkpoint,
+    plan: PrunePlan,
+    section: RepairSection,
+    *,
+    execution: Execution,
+    ranks: Ranks | None = None,
 ) -> None:
     """Refits a pruned checkpoint's projections in place; nobody may read it yet. Resumes from the state beside it.
+
+    Several processes, each on its device of `execution`, repair it together; this one is alone where `ranks` is None.
 
     Raises:
         MinitronError: The text holds nothing, its ids are not the model's, or a repaired weight overflows.
     """
     require_one_vocabulary(source.folder, pruned.folder)
+    ranks = ranks or Ranks.alone(execution.device)
     samples = read_samples(section, source, seed=execution.seed)
     teacher, student = (
         open_stack(checkpoint, layerwise=section.layerwise, device=execution.device) for checkpoint in (source, pruned)
     )
     state = pruned.folder.with_name(STATE_FOLDER)
+    origin = hash_once(ranks, lambda: checkpoint_hashes(source.folder))
     weights = repair(
-        Alignment(teacher=teacher, student=student, plan=plan),
+        Alignment(teacher=teacher, student=student, plan=plan, origin=origin),
         samples,
         section,
         dtypes={name: torch_dtype(stored.dtype) for name, stored in pruned.tensors.items()},
         state_folder=state,
-        origin=checkpoint_hashes(source.folder),
+        ranks=ranks,
     )
-    count = write_repaired(pruned, weights)
-    open_checkpoint(pruned.folder)
-    logger.info("repaired %d weights of %s", count, pruned.folder)
+    if ranks.is_main:
+        count = write_repaired(pruned, weights)
+        open_checkpoint(pruned.folder)
+        logger.info("repaired %d weights of %s", count, pruned.folder)
+    else:
+        for _ in weights:  # the first process writes what all have found
+            pass
+    ranks.barrier()
 
 
-def _with_block_widths(cut: Cut, section: BlockWidthsSection, output: Path, execution: Execution) -> Cut:
+def _with_block_widths(cut: Cut, section: BlockWidthsSection, output: Path, execution: Execution, ranks: Ranks) -> Cut:
     """The cut with FFN widths by block; as it is where the FFN is not cut or a single block has one."""
     shape = cut.source.shape
     layers = [layer for layer in cut.layers if layer in shape.ffn_layers]
@@ -188,23 +199,24 @@ def _with_block_widths(cut: Cut, section: BlockWidthsSection, output: Path, exec
     check_block_widths(cut.target)
     identity = {"target": repr(cut.target), "layers": layers, "settings": _described(section), "source": cut.hashes}
     state = SavedState(output.with_name(STATE_FOLDER), {**identity, "seed": execution.seed})
-    saved = state.load_tensors("block_widths")
+    found = state.load_tensors("block_widths") if ranks.is_main else None
+    saved = ranks.broadcast(None if found is None else found["widths"].tolist())
     if saved is None:
         with naming_weights(cut.source):
             costs = WidthCosts(cut.source, cut.scores, section, execution)
             mean, most = cut.target.intermediate_size, shape.intermediate_size
-            widths = measure_block_widths(costs, layers, mean, most=most, steps=section.steps)
-        saved = {"widths": torch.tensor(widths)}
-        state.save_tensors("block_widths", saved)
-    return replace(cut, target=replace(cut.target, block_widths=tuple(saved["widths"].tolist())))
+            saved = measure_block_widths(costs, layers, mean, most=most, steps=section.steps, ranks=ranks)
+        if ranks.is_main:
+            state.save_tensors("block_widths", {"widths": torch.tensor(saved)})
+    return replace(cut, target=replace(cut.target, block_widths=tuple(saved)))
 
 
 def _norm_scales(
-    source: Checkpoint, plan: PrunePlan, section: CalibrationSection, execution: Execution
+    source: Checkpoint, plan: PrunePlan, section: CalibrationSection, execution: Execution, ranks: Ranks
 ) -> dict[str, float]:
     stack = open_stack(source, layerwise=section.layerwise, device=execution.device)
     samples = read_samples(section, source, seed=execution.seed)
-    return norm_scales(stack, samples, plan, batch_size=section.batch_size)
+    return norm_scales(stack, samples, plan, batch_size=section.batch_size, ranks=ranks)
 
 
 def _described(section: CalibrationSection | BlockWidthsSection | None) -> JsonObject | None:

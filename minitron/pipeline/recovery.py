@@ -114,13 +114,15 @@ def recover(context: StageContext, student: PreTrainedModel, template: Checkpoin
     nested = () if recovery.nested is None else recovery.nested.trained
     teachers = open_teachers(context, section, recovery.teacher)
     finished: list[_Phase] = []
+    source = template
     for position, (name, phase) in enumerate(zip(section.phase_names, section.curriculum, strict=True)):
         folder = output / PHASES_FOLDER / name
         # All look before the first one resumes, which may move what was found.
         if not ranks.min(int((folder / RECORD_FILE).is_file())):
             if finished:
                 del student  # before the next one takes as much
-                student = load_trained(finished[-1].student, phase, ranks, device=context.recipe.device)
+                source = finished[-1].student
+                student = load_trained(source, phase, ranks, device=context.recipe.device)
             lessons = teachers(position, phase)
             hidden = _hidden_match(phase.loss.hidden, recovery.kept)
             with naming_weights(template, open_checkpoint(recovery.teacher.folder)):
@@ -129,7 +131,12 @@ def recover(context: StageContext, student: PreTrainedModel, template: Checkpoin
                     lessons.teacher,
                     lessons.sequences_NT,
                     train_settings(phase, objective_of(phase.loss), hidden=hidden, nested=nested),
-                    run=TrainingRun(state_folder=output / STATE_FOLDER / name, seed=context.recipe.seed, ranks=ranks),
+                    run=TrainingRun(
+                        state_folder=output / STATE_FOLDER / name,
+                        seed=context.recipe.seed,
+                        ranks=ranks,
+                        weights=source,
+                    ),
                     validation=lessons.validation,
                 )
             del lessons

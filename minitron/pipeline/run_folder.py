@@ -17,6 +17,8 @@ RECORD_FILE = "record.json"
 METRICS_FILE = "metrics.json"
 PICTURE_FILE = "summary.png"
 STATUS_FILE = "status.json"
+RECIPE_FILE = "recipe.json"
+PAGE_FILE = "report.html"
 POINTS_FILE = "points.json"
 FORECAST_FILE = "forecast.json"
 FORECAST_PICTURE_FILE = "forecast.png"
@@ -40,6 +42,16 @@ class RunFolder:
     def status(self) -> Path:
         """How far the run is."""
         return self.path / STATUS_FILE
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe of the last call, with its overrides and absolute paths."""
+        return self.path / RECIPE_FILE
+
+    @property
+    def page(self) -> Path:
+        """The page that `minitron report` writes."""
+        return self.path / PAGE_FILE
 
     @property
     def cut_teacher(self) -> Path:

@@ -9,14 +9,14 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minitron.artifacts.finished import find_finished
 from minitron.artifacts.header import hash_inputs, require_current
-from minitron.artifacts.json_files import JsonObject
-from minitron.errors import MinitronError
-from minitron.pipeline.preflight import check_recipe
+from minitron.artifacts.json_files import JsonObject, write_json
+from minitron.pipeline.preflight import check_processes, check_recipe
 from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.sections import with_cut_teacher
 from minitron.pipeline.stage_list import Stage, select_stages, stages_of
@@ -61,7 +61,7 @@ def run_pipeline(
 
     A stage that is finished and was made from the same inputs is skipped. The inputs of a stage include those of the
     stages it reads, so a changed setting re-runs from the first stage it touches. Several processes started together
-    go through the stages together; a stage for one process must be finished before.
+    go through the stages together, and what one of them fails with ends them all.
 
     Args:
         recipe: A loaded recipe.
@@ -84,20 +84,28 @@ def run_pipeline(
 def _run_stages(recipe: Recipe, folder: Path, stages: tuple[Stage, ...], first: str | None) -> Iterator[StageOutcome]:
     from minitron.artifacts.shared import hash_once
     from minitron.distributed import Ranks
+    from minitron.failures import failing_together
     from minitron.runtime.devices import resolve_device
     from minitron.runtime.float8 import require_float8
 
-    recipe = recipe.on_device(resolve_device(recipe.device))
+    given, recipe = recipe, recipe.on_device(resolve_device(recipe.device))
     ranks, run = Ranks(recipe.device), RunFolder(folder)
     if any(section.precision == "fp8" for section in recipe.trained):
         require_float8(ranks.device)
+    check_processes(recipe, ranks.world_size)
     inputs = hash_once(ranks, lambda: stage_inputs(recipe))
+    if ranks.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.recipe, given.model_dump(mode="json"))
     forced = False
-    with watched(run.status, [stage.name for stage in stages]) if ranks.is_main else nullcontext() as status:
+    with (
+        watched(run.status, [stage.name for stage in stages]) if ranks.is_main else nullcontext() as status,
+        failing_together(ranks),
+    ):
         for stage in stages:
             forced = forced or stage.name == first
             own = inputs[stage.name]
-            if not forced and find_finished(run.stage(stage.name), own) is not None:
+            if not forced and ranks.on_main(partial(_is_finished, run.stage(stage.name), own)):
                 outcome = StageOutcome(name=stage.name, skipped=True, seconds=0.0)
             else:
                 if status is not None:
@@ -106,6 +114,10 @@ def _run_stages(recipe: Recipe, folder: Path, stages: tuple[Stage, ...], first: 
             if status is not None:
                 status.end(stage.name, skipped=outcome.skipped, seconds=outcome.seconds)
             yield outcome
+
+
+def _is_finished(folder: Path, inputs: JsonObject) -> bool:
+    return find_finished(folder, inputs) is not None
 
 
 def stage_inputs(recipe: Recipe) -> dict[str, JsonObject]:
@@ -126,17 +138,17 @@ def _run_stage(stage: Stage, recipe: Recipe, run: RunFolder, ranks: "Ranks", inp
     from minitron.pipeline.context import StageContext
 
     followed = recipe if stage.name == VOCABULARY_STAGE else with_cut_teacher(recipe, run)
-    if ranks.world_size > 1 and not stage.shared:
-        raise MinitronError(
-            f"stage {stage.name} takes one process, {ranks.world_size} were started; run it first by `minitron run "
-            f"RECIPE --to {stage.name}`"
-        )
     logger.info("%s: started", stage.name)
     started = time.monotonic()
     work = importlib.import_module(f"minitron.pipeline.stages.{stage.name}")
     folder = run.stage(stage.name)
     with shared_artifact(folder, ranks, stage=stage.name, inputs=inputs, seed=recipe.seed) as output:
-        work.run(StageContext(recipe=followed, ranks=ranks, run=run, output=output, given_teacher=Path(recipe.teacher)))
+        given = Path(recipe.teacher)
+        context = StageContext(recipe=followed, ranks=ranks, run=run, output=output, given_teacher=given)
+        if stage.processes == "any":
+            work.run(context)
+        else:
+            ranks.on_main(partial(work.run, context))
     seconds = time.monotonic() - started
     logger.info("%s: done in %.1f s", stage.name, seconds)
     return StageOutcome(name=stage.name, skipped=False, seconds=seconds)

@@ -5,6 +5,7 @@ The work of a stage is the function `run` of the module with its name in `minitr
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Literal
 
 from minitron.artifacts.json_files import JsonObject
 from minitron.errors import MinitronError
@@ -22,7 +23,7 @@ class Stage:
         reads: Stages whose results it reads.
         fingerprint: Recipe -> everything else that its result depends on.
         applies: Whether a recipe has it.
-        shared: Whether several processes may run it together.
+        processes: How many of a launch work on it: `any` number together, or `one` while the others wait.
     """
 
     name: str
@@ -30,7 +31,7 @@ class Stage:
     reads: tuple[str, ...]
     fingerprint: Callable[[Recipe], JsonObject]
     applies: Callable[[Recipe], bool] = lambda recipe: True
-    shared: bool = False
+    processes: Literal["any", "one"] = "any"
 
 
 def _has_depth_stages(recipe: Recipe) -> bool:
@@ -44,6 +45,7 @@ STAGES = (
         reads=(),
         fingerprint=fingerprints.vocabulary,
         applies=lambda recipe: recipe.prune.vocabulary is not None,
+        processes="one",
     ),
     Stage(
         name="correct",
@@ -51,7 +53,6 @@ STAGES = (
         reads=("vocabulary",),
         fingerprint=fingerprints.correct,
         applies=lambda recipe: recipe.correct_teacher is not None,
-        shared=True,
     ),
     Stage(
         name="depth",
@@ -66,7 +67,6 @@ STAGES = (
         reads=("correct", "depth"),
         fingerprint=fingerprints.depth_distill,
         applies=_has_depth_stages,
-        shared=True,
     ),
     Stage(
         name="score",
@@ -92,14 +92,12 @@ STAGES = (
         reads=("vocabulary", "correct"),
         fingerprint=fingerprints.cache,
         applies=lambda recipe: recipe.distill.teacher.mode == "cached",
-        shared=True,
     ),
     Stage(
         name="distill",
         does="distill the pruned checkpoint",
         reads=("correct", "prune", "cache"),
         fingerprint=fingerprints.distill,
-        shared=True,
     ),
     Stage(
         name="evaluate",
@@ -107,7 +105,13 @@ STAGES = (
         reads=("prune", "distill"),
         fingerprint=fingerprints.evaluate,
     ),
-    Stage(name="report", does="table and picture", reads=("distill", "evaluate"), fingerprint=fingerprints.report),
+    Stage(
+        name="report",
+        does="table and picture",
+        reads=("distill", "evaluate"),
+        fingerprint=fingerprints.report,
+        processes="one",
+    ),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 CACHE_STAGES = ("vocabulary", "correct", "cache")  # what a teacher's cache takes: nothing of the student

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -13,12 +14,13 @@ from typing import Literal
 
 from minitron.artifacts.json_files import read_record, write_json
 from minitron.artifacts.locks import locked
-from minitron.errors import ArtifactError
+from minitron.errors import ArtifactError, one_line
 from minitron.progress import Step, listening
 
 logger = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 5.0
+MOST_SECONDS = 1e15  # beyond every step, token and duration
 RunState = Literal["running", "finished", "failed", "interrupted"]
 StageState = Literal["waiting", "running", "finished", "finished before", "failed", "interrupted"]
 
@@ -165,11 +167,39 @@ def read_status(path: Path) -> RunStatus:
     Raises:
         ArtifactError: There is none, or it is not one.
     """
-    status = read_record(path, RunStatus)
+    status = _as_it_is_shown(read_record(path, RunStatus))
+    _check(path, status)
     if status.state == "running" and status.host == socket.gethostname() and not _is_alive(status.process):
         stages = tuple(replace(one, state="interrupted") if one.state == "running" else one for one in status.stages)
         return replace(status, state="interrupted", stages=stages)
     return status
+
+
+def _as_it_is_shown(status: RunStatus) -> RunStatus:
+    """The status with its texts as lines that do not steer a terminal."""
+    step = None if status.step is None else replace(status.step, description=one_line(status.step.description))
+    error = None if status.error is None else one_line(status.error)
+    return replace(status, host=one_line(status.host), error=error, step=step)
+
+
+def _check(path: Path, status: RunStatus) -> None:
+    """Refuses what no run writes: this is printed, names folders and asks the system for a process."""
+    numbers = [one.seconds for one in status.stages if one.seconds is not None]
+    step = status.step
+    if step is not None:
+        numbers += [each for each in (step.completed, step.total, step.seconds_left) if each is not None]
+    try:
+        dated = datetime.fromisoformat(status.updated_at).tzinfo is not None
+    except ValueError:
+        dated = False
+    names = (one.name for one in status.stages)
+    if (
+        not dated
+        or not all(abs(number) <= MOST_SECONDS for number in numbers)
+        or not 0 < status.process < 2**31
+        or not all(re.fullmatch(r"[a-z_]{1,40}", name) for name in names)
+    ):
+        raise ArtifactError(f"{path} must be as a run writes it: dates with their zone, numbers, names of stages")
 
 
 def _taken(path: Path, stack: ExitStack) -> bool:

@@ -17,7 +17,6 @@ from minitron.distill.loss.divergences.jsd import JSD
 from minitron.distill.loss.objective import Objective
 from minitron.distill.nested.students import TrainedStudent
 from minitron.distill.settings import LossSettings
-from minitron.distill.sharding import full_state
 from minitron.distill.teachers.layerwise import LayerwiseTeacher
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.teachers.teacher import Teacher
@@ -31,7 +30,7 @@ from minitron.pipeline.run_folder import CHECKPOINT_FOLDER, RECORD_FILE
 from minitron.pipeline.text import split_text
 from minitron.recipe.distill import DistillSection, TrainSection
 from minitron.runtime.dtypes import torch_dtype
-from minitron.runtime.loading import load_model, load_tokenizer
+from minitron.runtime.loading import empty_model, load_model, load_tokenizer
 from minitron.runtime.saving import save_model
 from minitron.runtime.stack import LayerwiseStack
 
@@ -113,20 +112,22 @@ def validation_text(section: TrainSection, teacher: Path, *, seed: int, ranks: R
 
 
 def load_trained(checkpoint: Checkpoint, section: TrainSection, ranks: Ranks, *, device: str) -> PreTrainedModel:
-    """Loads a model for training; one that will be sharded is loaded on CPU."""
-    place = _loading_device(ranks, device, sharded=section.sharding == "fsdp2")
-    return load_model(checkpoint.folder, device=place, dtype=torch_dtype(section.weights_dtype))
+    """Loads a model for training; one that will be sharded is on torch's meta device, and read once it is in shards."""
+    dtype = torch_dtype(section.weights_dtype)
+    if section.sharding == "fsdp2":
+        return empty_model(checkpoint, dtype)
+    return load_model(checkpoint.folder, device=_own_device(ranks, device), dtype=dtype)
 
 
 def write_trained(
     model: PreTrainedModel, record: DistillRecord, template: Checkpoint, folder: Path, ranks: Ranks
 ) -> None:
-    """Writes a trained model and its record, whole or not at all; a sharded one is gathered. All processes call it."""
-    state = full_state(model)
+    """Writes a trained model and its record, whole or not at all. All processes call it, the first one writes."""
+    partial = folder.with_name(folder.name + ".partial")
     if ranks.is_main:
-        partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        save_model(state, template, partial / CHECKPOINT_FOLDER)
+    save_model(model.state_dict(), template, partial / CHECKPOINT_FOLDER, ranks)
+    if ranks.is_main:
         write_training_record(record, partial / RECORD_FILE)
         partial.rename(folder)
     ranks.barrier()
@@ -144,9 +145,11 @@ def read_training_record(path: Path) -> DistillRecord:
 
 def online_teacher(folder: Path, section: DistillSection, ranks: Ranks, *, device: str, sharded: bool) -> Teacher:
     """A teacher in memory, in shards or whole in each process."""
-    place = _loading_device(ranks, device, sharded=sharded)
-    model = load_model(folder, device=place, dtype=torch_dtype(section.teacher.dtype))
-    return OnlineTeacher(model, sharded=sharded, device=ranks.device)
+    dtype = torch_dtype(section.teacher.dtype)
+    if sharded:
+        weights = open_checkpoint(folder)
+        return OnlineTeacher(empty_model(weights, dtype), sharded=True, device=ranks.device, weights=weights)
+    return OnlineTeacher(load_model(folder, device=_own_device(ranks, device), dtype=dtype), device=ranks.device)
 
 
 def layerwise_teacher(
@@ -157,8 +160,5 @@ def layerwise_teacher(
     return LayerwiseTeacher(stack, sequences_NT, window_sequences=section.teacher.window_sequences)
 
 
-def _loading_device(ranks: Ranks, device: str, *, sharded: bool) -> str:
-    # Shards move to their devices a block at a time, so that none ever holds the whole model.
-    if sharded:
-        return "cpu"
+def _own_device(ranks: Ranks, device: str) -> str:
     return device if ranks.world_size == 1 else str(ranks.device)

@@ -15,6 +15,7 @@ from minitron.checkpoints.weights import DEFAULT_SHARD_BYTES, carry_files
 from minitron.checkpoints.writing.journal import CONFIG_FILE, resumable
 from minitron.checkpoints.writing.layout import Layout, plan_layout
 from minitron.checkpoints.writing.streaming import write_layout
+from minitron.distributed import Ranks
 from minitron.dtypes import FLOAT_VIEWS
 from minitron.errors import CheckpointError, ShapeError
 from minitron.models.config import config_for_shape
@@ -35,11 +36,13 @@ class OutputFormat:
         dtype: safetensors dtype of all weights; None keeps the stored ones.
         drop_extras: Leave tensors beside the model out (layers that predict further tokens); else their hidden channels
             are cut as the model's are.
+        threads: How many read, cut and write at a time in a process; None for the measured default.
     """
 
     shard_bytes: int = DEFAULT_SHARD_BYTES
     dtype: str | None = None
     drop_extras: bool = False
+    threads: int | None = None
 
 
 def prune_checkpoint(
@@ -48,28 +51,29 @@ def prune_checkpoint(
     output: Path,
     written_as: OutputFormat | None = None,
     *,
-    threads: int | None = None,
     check: bool = True,
+    ranks: Ranks | None = None,
 ) -> Checkpoint:
     """Writes the pruned checkpoint into an empty folder, or resumes an interrupted call, and checks it.
 
     Tokenizer, templates and generation config are copied. `config.json` comes last, so that nothing unfinished opens
-    as a checkpoint. An interrupted call leaves its whole shards; one with the same inputs keeps them.
+    as a checkpoint. An interrupted call leaves its whole shards; one with the same inputs keeps them. Several processes
+    take shards in turn; the first one does the rest.
 
     Args:
         source: What is pruned; it is only read.
         plan: What survives.
         output: The folder.
         written_as: How it is written.
-        threads: How many read, cut and write at a time; None for the measured default.
         check: Compare logits with the model cut in memory too, which reads both models once more, a block at a time.
+        ranks: The processes that write together; this one alone when None.
 
     Raises:
         MinitronError: The plan is for another shape, the folder holds something else, the weights are not of floating
             point, the extra tensors cannot be cut, the disk has too little room, the source changes meanwhile, or a
             count or a logit is another than planned.
     """
-    started, written_as = time.monotonic(), written_as or OutputFormat()
+    started, written_as, ranks = time.monotonic(), written_as or OutputFormat(), ranks or Ranks.alone()
     layout = layout_of(source, plan, written_as)
     config = _config(source, plan, written_as)
     carried = carried_files(source.folder)
@@ -81,25 +85,33 @@ def prune_checkpoint(
         *(path.name for path in carried),
         *classes,
     ]
-    with reporting_full_disk(output), resumable(output, inputs_hash=layout.inputs_hash, files=names) as journal:
-        write_layout(layout, journal, threads=threads)
-        carry_files(source, output)
-        write_class_files(plan.target, output)
-        written = open_checkpoint(output, config=config)
-        try:
-            check_params(written, plan)
-            if written_as.dtype == "F16":
-                check_range(written)
-            if check:
-                check_logits(source, written, plan, dtype=written_as.dtype)
-        except ValueError:
-            for name in names:  # a checkpoint that failed its checks must not be resumed
-                (output / name).unlink(missing_ok=True)
-            journal.clear()
-            raise
-        write_json(output / CONFIG_FILE, config)
+    opened = resumable(output, inputs_hash=layout.inputs_hash, files=names, ranks=ranks)
+    with reporting_full_disk(output), opened as journal:
+        write_layout(layout, journal, threads=written_as.threads, ranks=ranks)
+        if ranks.is_main:
+            carry_files(source, output)
+            write_class_files(plan.target, output)
+            unfinished = open_checkpoint(output, config=config)
+            try:
+                _check(unfinished, source, plan, written_as.dtype, logits=check)
+            except ValueError:
+                for name in names:  # a checkpoint that failed its checks must not be resumed
+                    (output / name).unlink(missing_ok=True)
+                journal.clear()
+                raise
+            write_json(output / CONFIG_FILE, config)
+    ranks.barrier()
+    written = open_checkpoint(output)
     logger.info("pruned %d to %d parameters in %.1f s", source.params, written.params, time.monotonic() - started)
     return written
+
+
+def _check(written: Checkpoint, source: Checkpoint, plan: PrunePlan, dtype: str | None, *, logits: bool) -> None:
+    check_params(written, plan)
+    if dtype == "F16":
+        check_range(written)
+    if logits:
+        check_logits(source, written, plan, dtype=dtype)
 
 
 def layout_of(source: Checkpoint, plan: PrunePlan, written_as: OutputFormat) -> Layout:

@@ -1,19 +1,33 @@
 """A plan of pruning: which indices of every axis survive, and the shape that is promised."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from pydantic import TypeAdapter, ValidationError
 from safetensors.numpy import save_file
 
+from minitron.artifacts.array_files import DESCRIPTION, NONE, ArrayFileError, read_array_file
 from minitron.artifacts.atomic import READABLE, replacing
 from minitron.errors import MinitronError
 from minitron.models.axes import VOCABULARY, Indices
 from minitron.models.keep import Keep
 from minitron.models.shape import HybridShape
+
+_LAYER = re.compile(r"\d{1,6}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Described:
+    """What a plan's file says of its arrays."""
+
+    source: HybridShape
+    target: HybridShape
+    layers: tuple[int, ...]
+    scales: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +51,9 @@ class PrunePlan:
     scales: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        blocks = self.source.num_hidden_layers
+        if not all(0 <= layer < blocks for layer in (*self.keep.layers, *(n or 0 for _, n in self.keep.indices))):
+            raise MinitronError(f"a plan's blocks must be among the source's {blocks}, they are not")
         for (axis, layer), kept in self.keep.indices.items():
             self._check_indices(axis, layer, kept)
         unknown = sorted(set(self.scales) - set(self.source.tensors()))
@@ -77,7 +94,7 @@ def save_plan(plan: PrunePlan, path: Path) -> None:
         "scales": plan.scales,
     }
     with replacing(path) as partial:
-        save_file(arrays or {"none": np.zeros(1, dtype=np.int64)}, partial, metadata={"minitron": json.dumps(header)})
+        save_file(arrays or {NONE: np.zeros(1, dtype=np.int64)}, partial, metadata={DESCRIPTION: json.dumps(header)})
         partial.chmod(READABLE)
 
 
@@ -88,18 +105,20 @@ def load_plan(path: Path) -> PrunePlan:
         MinitronError: The file is missing or is not a plan.
     """
     try:
-        with safe_open(path, framework="np") as file:
-            header = json.loads((file.metadata() or {})["minitron"])
-            arrays = {name: file.get_tensor(name) for name in file.keys() if name != "none"}  # noqa: SIM118
-        indices: dict[tuple[str, int | None], Indices] = {}
-        for name, kept in arrays.items():
-            axis, _, layer = name.partition("@")
-            indices[axis, int(layer) if layer else None] = kept
-        source, target = (HybridShape(**header[which]) for which in ("source", "target"))
-        keep = Keep(layers=tuple(header["layers"]), indices=indices)
-        return PrunePlan(source=source, target=target, keep=keep, scales=header["scales"])
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        header, arrays = read_array_file(path)
+        described = TypeAdapter(_Described).validate_python(header)
+    except (ArrayFileError, ValidationError) as error:
         raise MinitronError(f"a plan file is expected at {path}: {error}") from error
+    indices: dict[tuple[str, int | None], Indices] = {}
+    for name, kept in arrays.items():
+        axis, _, layer = name.partition("@")
+        if axis not in (*described.source.family.axes, VOCABULARY.name) or (layer and not _LAYER.fullmatch(layer)):
+            raise MinitronError(f"a plan file is expected at {path}: {name!r} is no axis of its source")
+        if kept.dtype.kind not in "iu" or kept.ndim not in (1, 2) or not kept.size:
+            raise MinitronError(f"a plan file is expected at {path}: {name!r} must hold indices, it is {kept.dtype}")
+        indices[axis, int(layer) if layer else None] = kept.astype(np.int64)
+    keep = Keep(layers=described.layers, indices=indices)
+    return PrunePlan(source=described.source, target=described.target, keep=keep, scales=described.scales)
 
 
 def _check_groups(

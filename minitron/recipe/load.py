@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from minitron.artifacts.yaml_text import YamlFaultError, parse_yaml
 from minitron.distill.settings import RATE_TAGS
 from minitron.errors import RecipeError
 from minitron.recipe.leaks import find_leaks
@@ -50,11 +50,11 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError("\n".join(_fault(path, fault, Recipe) for fault in _faults(error))) from error
+        raise RecipeError(*(_fault(path, fault, Recipe) for fault in _faults(error))) from error
     recipe = resolve_paths(recipe, path.resolve().parent)
     leaks = find_leaks(recipe)
     if leaks:
-        raise RecipeError("\n".join(f"{path}: {leak}" for leak in leaks))
+        raise RecipeError(*(f"{path}: {leak}" for leak in leaks))
     return recipe
 
 
@@ -69,17 +69,17 @@ def make_section(kind: type[SettingsT], values: dict[str, object], overrides: tu
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise RecipeError("\n".join(_fault(None, fault, kind) for fault in _faults(error))) from error
+        raise RecipeError(*(_fault(None, fault, kind) for fault in _faults(error))) from error
 
 
 def _read_yaml(path: Path) -> dict[str, object]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        raise RecipeError(f"{path}{line}: a recipe must be YAML: {error.problem}") from error
-    except (yaml.YAMLError, ValueError) as error:  # not UTF-8, a control character, an impossible date
-        raise RecipeError(f"{path}: a recipe must be YAML: {str(error).splitlines()[0]}") from error
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except YamlFaultError as error:
+        line = "" if error.line is None else f":{error.line}"
+        raise RecipeError(f"{path}{line}: a recipe must be YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: a recipe must be YAML: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: a recipe must be a mapping of sections, got {type(values).__name__}")
     return values
@@ -96,8 +96,8 @@ def _override(values: dict[str, object], override: str) -> None:
             raise RecipeError(f"an override must name a setting of a section, {section} in {key!r} is a value")
         values = inner
     try:
-        values[last] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+        values[last] = parse_yaml(text)
+    except YamlFaultError as error:
         raise RecipeError(f"an override's value must be YAML, {override!r} is not") from error
 
 

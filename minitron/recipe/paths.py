@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+from minitron.artifacts.paths import can_be_path
 from minitron.checkpoints.hub import hub_name
 from minitron.data.locations import is_local
+from minitron.errors import RecipeError
 from minitron.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -25,7 +27,13 @@ class Relative:
     or_hub: bool = False
 
     def resolve(self, value: str, folder: Path) -> str:
-        """The path from a folder, or the name as it is."""
+        """The path from a folder, or the name as it is.
+
+        Raises:
+            RecipeError: It can be neither.
+        """
+        if not can_be_path(value):
+            raise RecipeError(f"a path in a recipe must be one that a file can have, got {value!r}")
         is_name = self.or_dataset and not is_local(value, folder)
         if self.or_hub and not (folder / value).exists():
             is_name = hub_name(value) is not None

@@ -1,9 +1,9 @@
 """Checks of sources of text that need no torch: what is there, what its records are, and who renders conversations."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from minitron.artifacts.json_files import parse_json
 from minitron.data.documents import read_kind
 from minitron.data.locations import locate
 from minitron.errors import DataError, MinitronError
@@ -24,7 +24,7 @@ def check_sources(sources: Sequence[Source], checkpoint: Path) -> None:
     """
     faults = dict.fromkeys(fault for source in sources for fault in _faults(source, checkpoint))
     if faults:
-        raise MinitronError("\n".join(faults))
+        raise MinitronError(*faults)
 
 
 def has_chat_template(checkpoint: Path) -> bool:
@@ -32,7 +32,7 @@ def has_chat_template(checkpoint: Path) -> bool:
     if any((checkpoint / name).exists() for name in TEMPLATE_FILES):
         return True
     try:
-        settings = json.loads((checkpoint / "tokenizer_config.json").read_text(encoding="utf-8"))
+        settings = parse_json((checkpoint / "tokenizer_config.json").read_bytes())
     except (OSError, ValueError):  # told by whoever loads the tokenizer
         return False
     return isinstance(settings, dict) and bool(settings.get("chat_template"))

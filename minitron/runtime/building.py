@@ -21,10 +21,26 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from minitron.artifacts.json_files import JsonObject, write_json
-from minitron.errors import MinitronError
+from minitron.errors import CheckpointError, MinitronError
 from minitron.models.config import equal_widths_config
 from minitron.models.shape import HybridShape
 from minitron.runtime.block_widths import narrow_ffns
+
+# Code beside a checkpoint or of the hub is never run. Left to itself transformers asks on a terminal.
+NO_CODE: Mapping[str, bool] = {"trust_remote_code": False}
+# Keys of a configuration by which transformers fetches kernels from the hub, where their package is installed.
+CODE_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+# What values of another type or size are tripped over by; memory that runs out is none of these.
+MISTAKES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def new_model(config: PretrainedConfig, *, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -32,7 +48,7 @@ def new_model(config: PretrainedConfig, *, seed: int, dtype: torch.dtype = torch
     quiet_kernel_notes("cpu")
     torch.manual_seed(seed)
     with quiet_transformers():
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, **NO_CODE)
     return settled(model)
 
 
@@ -86,10 +102,18 @@ def assemble_on(
 
 
 def build_config(config: Mapping[str, object], shape: HybridShape) -> PretrainedConfig:
-    """Transformers' configuration of a `config.json` and of the shape that it describes."""
+    """Transformers' configuration of a `config.json` and of the shape that it describes.
+
+    Raises:
+        CheckpointError: transformers does not take a value that the shape does not depend on.
+    """
+    plain = {key: value for key, value in equal_widths_config(config, shape).items() if key not in CODE_KEYS}
     with tempfile.TemporaryDirectory() as folder:  # transformers spells infinity its own way in files
-        write_json(Path(folder) / "config.json", equal_widths_config(config, shape))
-        return _sized(AutoConfig.from_pretrained(folder, local_files_only=True), shape)
+        write_json(Path(folder) / "config.json", plain)
+        try:
+            return _sized(AutoConfig.from_pretrained(folder, local_files_only=True, **NO_CODE), shape)
+        except Exception as error:  # a value of another type makes transformers raise whatever it trips over
+            raise _not_taken(error) from error
 
 
 def config_of(model: PreTrainedModel) -> JsonObject:
@@ -141,12 +165,32 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+@contextmanager
+def telling_what_is_not_taken() -> Iterator[None]:
+    """Says in one line that a configuration has a value that transformers trips over as it makes the model.
+
+    Raises:
+        CheckpointError: It did.
+    """
+    try:
+        yield
+    except MISTAKES as error:
+        raise _not_taken(error) from error
+
+
+def _not_taken(error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"config.json and generation_config.json must be such that transformers makes the model, it does not: "
+        f"{type(error).__name__}: {error}"
+    )
+
+
 def meta_model(config: PretrainedConfig, shape: HybridShape, dtype: torch.dtype) -> PreTrainedModel:
     """A model on torch's meta device, its FFNs as wide as the shape says of each block."""
     quiet_kernel_notes("cpu")
     # Tables that no file holds, such as rotary frequencies, are made for real.
-    with quiet_transformers(), init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with quiet_transformers(), init_empty_weights(include_buffers=False), telling_what_is_not_taken():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, **NO_CODE)
         narrow_ffns(model, shape)
     model.tie_weights()
     return settled(model)

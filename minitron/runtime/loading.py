@@ -14,25 +14,24 @@ from transformers import (
 )
 
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from minitron.checkpoints.names import gather_state
-from minitron.checkpoints.places import model_places
-from minitron.checkpoints.weights import open_weights
 from minitron.errors import MinitronError
 from minitron.runtime.block_widths import config_for_tokenizer
 from minitron.runtime.building import (
-    assemble_on,
+    NO_CODE,
     build_config,
     meta_model,
     quiet_kernel_notes,
     quiet_transformers,
     settled,
+    telling_what_is_not_taken,
 )
 from minitron.runtime.devices import check_device
 from minitron.runtime.key_mapping import key_mapping
+from minitron.runtime.shards import read_weights
 from minitron.runtime.special_tokens import fill_special_tokens
 
 logger = logging.getLogger(__name__)
-LOADING = {"output_loading_info": True, "local_files_only": True}
+LOADING = {"output_loading_info": True, "local_files_only": True, **NO_CODE}
 
 
 def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -52,8 +51,8 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     quiet_kernel_notes(device)
     if checkpoint.shape.block_widths:
         return _load_by_block(checkpoint, device, dtype)
-    with quiet_transformers():
-        config = _read_config(checkpoint)
+    config = _read_config(checkpoint)
+    with quiet_transformers(), telling_what_is_not_taken():
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, key_mapping=key_mapping(checkpoint), **LOADING
         )
@@ -69,18 +68,6 @@ def empty_model(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> P
     return meta_model(_read_config(checkpoint), checkpoint.shape, dtype)
 
 
-def held_dtype(model: PreTrainedModel, name: str, dtype: torch.dtype) -> torch.dtype:
-    """What a tensor is held in when its model is loaded in a dtype: transformers keeps a few in fp32.
-
-    Args:
-        model: The model.
-        name: The tensor's name in memory, or the end of it.
-        dtype: What the model is loaded in.
-    """
-    wide: set[str] = set() if dtype.itemsize >= 4 else model._keep_in_fp32_modules_strict or set()
-    return torch.float32 if wide.intersection(name.split(".")) else dtype
-
-
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer, padding on the left as generation needs; what it does not name is filled in.
 
@@ -89,7 +76,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, padding_side="left", config=config_for_tokenizer(folder)
+            folder, local_files_only=True, padding_side="left", config=config_for_tokenizer(folder), **NO_CODE
         )
     except Exception as error:  # a malformed file makes transformers and tokenizers raise whatever they trip over
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
@@ -106,10 +93,10 @@ def count_params(model: nn.Module) -> int:
 
 def _load_by_block(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> PreTrainedModel:
     # transformers' own classes have no such model, and those beside the checkpoint are code that is not run here.
-    with open_weights(checkpoint) as read:
-        stored = ((name, read(name).to(dtype)) for name in checkpoint.tensors)
-        state = gather_state(stored, model_places(checkpoint.shape))
-    return assemble_on(checkpoint.config, checkpoint.shape, state, device)
+    model = empty_model(checkpoint, dtype)
+    read_weights(model, checkpoint, device=torch.device(device))
+    loaded: PreTrainedModel = model.to(device)
+    return loaded
 
 
 def _read_config(checkpoint: Checkpoint) -> PretrainedConfig:

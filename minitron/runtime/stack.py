@@ -20,7 +20,8 @@ from minitron.checkpoints.reading import Fp32, read_fp32
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
 from minitron.runtime.backbone import Block, blocks_of, divided_for_logits, embed, embed_rows, output_head, run_blocks
-from minitron.runtime.loading import empty_model, held_dtype
+from minitron.runtime.dtypes import held_dtype
+from minitron.runtime.loading import empty_model
 
 ReadRows = Callable[[str, int, int | None], Fp32]
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from minitron.artifacts.json_files import read_json
-from minitron.checkpoints.vocabulary import TOKENIZER_FILE
+from minitron.checkpoints.vocabulary import TOKENIZER_FILE, read_tokenizer_json
 from minitron.errors import ArtifactError, CheckpointError
 
 # JSON of a tokenizer, or a part of it, whose fields the package tokenizers defines.
@@ -100,9 +99,9 @@ def read_tokenizer_file(folder: Path) -> TokenizerFile:
             f"a vocabulary is cut by {TOKENIZER_FILE}, {folder} has none; save its tokenizer by transformers"
         )
     try:
-        content = read_json(path)
+        content = read_tokenizer_json(path)
     except ArtifactError as error:
-        raise CheckpointError(f"a tokenizer's file must be JSON: {error}") from error
+        raise CheckpointError(f"a tokenizer's file must list its tokens: {error}") from error
     return parse_tokenizer_file(content, path)
 
 
@@ -121,7 +120,7 @@ def parse_tokenizer_file(content: Declaration, where: object) -> TokenizerFile:
             else {piece[0]: number for number, piece in enumerate(vocabulary)}
         )
         added = {token["content"]: int(token["id"]) for token in content.get("added_tokens") or ()}
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise CheckpointError(f"a tokenizer's file must list its tokens, {where} does not: {error}") from error
     return TokenizerFile(content=content, ids=ids, added=added)
 

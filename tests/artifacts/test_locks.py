@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from minitron.artifacts.locks import lock_file, locked
+from minitron.artifacts.locks import lock_file, locked, require_unlocked_ranks
 
 HOLD = (
     "import sys, time\nfrom pathlib import Path\nfrom minitron.artifacts.locks import locked\n"
@@ -35,3 +35,15 @@ def test_ranks_have_locks_of_their_own(tmp_path: Path) -> None:
     with locked(tmp_path / "cache", rank=0), locked(tmp_path / "cache", rank=1):
         assert len(list(tmp_path.iterdir())) == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_a_rank_that_still_holds_its_lock_is_found_and_locks_of_dead_ones_are_removed(tmp_path: Path) -> None:
+    target = tmp_path / "cut"
+    lock_file(target, rank=3).touch()
+    others = [lock_file(tmp_path / name, rank=1) for name in ("cut.more", "uncut")]
+    for path in others:
+        path.touch()
+    require_unlocked_ranks(target)
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+    with locked(target, rank=12), pytest.raises(ValueError, match="another process is writing .*cut; wait for it"):
+        require_unlocked_ranks(target)

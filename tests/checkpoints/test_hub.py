@@ -102,7 +102,6 @@ def test_small_files_are_fetched_first_then_the_shards_of_the_index_at_the_same_
     assert names == {path.name for path in source.iterdir()} - {
         "pytorch_model.bin",
         "consolidated.safetensors",
-        "README.md",
         "picture.png",
     }
     open_checkpoint(folder)

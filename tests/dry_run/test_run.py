@@ -64,7 +64,7 @@ def test_the_stages_are_those_of_the_pipeline(
     found = forecast(capsys, recipe_path, *(word for each in overrides for word in ("--set", each)))
     stages = stages_of(load_recipe(recipe_path, overrides))
     assert [stage["name"] for stage in found["stages"]] == [stage.name for stage in stages]
-    assert [stage["processes"] for stage in found["stages"]] == ["any" if stage.shared else "one" for stage in stages]
+    assert [stage["processes"] for stage in found["stages"]] == [stage.processes for stage in stages]
 
 
 def test_without_devices_operations_are_given_and_hours_are_not(
@@ -87,30 +87,43 @@ def test_hours_of_the_clock_are_shared_and_those_of_devices_are_summed(
     assert distill["hours"] == pytest.approx(distill["gpu_hours"] / 2)
     assert distill["operations"] == sum(each["operations"] for each in distill["trainings"])
     score = next(stage for stage in found["stages"] if stage["name"] == "score")
-    assert score["hours"] == score["gpu_hours"] > 0  # one process takes one device
+    assert score["hours"] == pytest.approx(score["gpu_hours"] / 2)
     for key in ("operations", "hours", "gpu_hours"):
         assert found[key] == pytest.approx(sum(stage[key] for stage in found["stages"]))
 
 
-def test_commands_split_where_one_process_ends_and_several_begin(
+def test_one_command_of_each_launcher_goes_through_all_stages(
     recipe_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = commands(forecast(capsys, recipe_path, "--set", "devices.gpu=h100"))
     given = f"{recipe_path} --set devices.gpu=h100"
     assert one == [f"minitron run {given}", f"minitron distill {given}"]
-    first, accelerate, torchrun, last = commands(forecast(capsys, recipe_path, *TWO_GPUS))
-    assert first.startswith("minitron run ")
-    assert first.endswith(" --to prune")
-    head = "accelerate launch --multi_gpu --num_machines 1 --num_processes 2 -m minitron distill "
-    assert accelerate.startswith(head)
-    assert torchrun.startswith("torchrun --standalone --nproc-per-node 2 -m minitron distill ")
-    assert last.startswith("minitron run ")
-    assert "--to" not in last
+    (step,) = forecast(capsys, recipe_path, *TWO_GPUS)["launch"]
+    assert step["stages"] == ["score", "search", "prune", "distill", "evaluate", "report"]
+    given = f"{recipe_path} --set '{TWO_GPUS[1]}'"
+    assert step["commands"] == [
+        f"accelerate launch --multi_gpu --num_machines 1 --num_processes 2 -m minitron run {given}",
+        f"torchrun --standalone --nproc-per-node 2 -m minitron run {given}",
+    ]
+
+
+def test_candidates_are_measured_by_as_many_devices_as_there_are_candidates(
+    recipe_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def hours(choose: str) -> float:
+        settings = (f"search.choose={choose}", "search.shortlist=3", "devices={gpu: h100, gpus_per_node: 4}")
+        words = [word for setting in (*settings, "distill.batch_size=4") for word in ("--set", setting)]
+        found = forecast(capsys, recipe_path, *words, "--set", "search.tournament.tokens=[64]")
+        search = next(stage for stage in found["stages"] if stage["name"] == "search")
+        return float(search["gpu_hours"] / search["hours"])
+
+    assert hours("repaired") == pytest.approx(3)
+    assert hours("tournament") == pytest.approx(4)  # which train each one together
 
 
 def test_several_machines_are_told_who_is_first(recipe_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     devices = "devices={gpu: h100, nodes: 2, gpus_per_node: 1}"
-    _, accelerate, torchrun, _ = commands(forecast(capsys, recipe_path, "--set", devices))
+    accelerate, torchrun = commands(forecast(capsys, recipe_path, "--set", devices))
     assert "--num_machines 2 --num_processes 2 --machine_rank THIS_MACHINE --main_process_ip FIRST_M" in accelerate
     assert "--nnodes 2 --node-rank THIS_MACHINE --nproc-per-node 1 --master-addr FIRST_MACHINE_IP" in torchrun
 
@@ -128,6 +141,7 @@ def test_several_machines_are_told_who_is_first(recipe_path: Path, capsys: pytes
         ("distill.teacher.mode=layerwise", "a layerwise teacher takes one process"),
         ("distill.context_parallel=3", "distill.context_parallel must divide the devices, 2, got 3"),
         ("devices={gpu: abacus}", "gpu must be one of"),
+        ("search.processes=3", "search.processes must be 1 where a launcher starts several processes, 2 here"),
         ("distill.optim=adamx", "optim must be one of Trainer's"),
         ("distill.teacher={mode: cached, top_k: 271}", "distill.teacher.top_k must be below the vocabulary's 271"),
     ],
@@ -136,7 +150,7 @@ def test_a_fault_that_can_be_known_is_one_line(
     recipe_path: Path, capsys: pytest.CaptureFixture[str], override: str, fault: str
 ) -> None:
     devices = {"distill.sharding=fsdp2": "devices.gpu=l4", "distill.teacher.mode=layerwise": TWO_GPUS[1]}
-    devices["distill.context_parallel=3"] = TWO_GPUS[1]
+    devices["distill.context_parallel=3"] = devices["search.processes=3"] = TWO_GPUS[1]
     if override == "search.keep_attention=2":
         override, fault = "search.num_hidden_layers=[1]", "at least 2 of 8 blocks must stay under the quotas, got 1"
         devices[override] = "search.keep_attention=2"
@@ -223,7 +237,7 @@ def test_a_search_counts_what_its_candidates_cost_and_holds_as_many_models_as_it
 ) -> None:
     def planned(*overrides: str) -> dict[str, Any]:
         words = [word for override in overrides for word in ("--set", override)]
-        stages = forecast(capsys, recipe_path, *words, *TWO_GPUS)["stages"]
+        stages = forecast(capsys, recipe_path, *words, "--set", "devices.gpu=h100")["stages"]
         found: dict[str, Any] = next(stage for stage in stages if stage["name"] == "search")
         return found
 

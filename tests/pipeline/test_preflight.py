@@ -7,7 +7,7 @@ from transformers.training_args import OptimizerNames
 
 from minitron.distill.optimizers import OPTIMIZER_NAMES
 from minitron.errors import MinitronError
-from minitron.pipeline.preflight import check_recipe, missing_text
+from minitron.pipeline.preflight import check_processes, check_recipe, missing_text
 from minitron.recipe.load import load_recipe
 
 
@@ -48,3 +48,27 @@ def test_a_search_that_no_reader_takes_a_shape_of_is_refused(recipe_path: Path) 
     with pytest.raises(MinitronError, match="refused by llamacpp, for which vocab_size must be a multiple") as caught:
         check_recipe(recipe)
     assert "mamba_num_heads" not in str(caught.value).partition("refused by")[2]  # a student says mamba_d_head
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "fault"),
+    [
+        (("search.processes=2",), 2, "search.processes must be 1 where a launcher starts several processes, 2 here"),
+        ((), 5, "score.samples must be one for each of 5 processes, got 4"),
+        ((), 4, "must share out batch_size=2 sequences equally, got 4 processes"),
+        (("distill.context_parallel=2",), 3, "batch_size=2 sequences equally, 2 at each, got 3 processes"),
+        (("correct_teacher={tokens: 48, seq_len: 16, batch_size: 3}",), 2, "batch_size=3 sequences equally, got 2"),
+        (("distill.teacher.mode=layerwise",), 2, "a layerwise teacher takes one process"),
+    ],
+)
+def test_a_launch_that_could_not_go_through_all_stages_is_refused_at_once(
+    recipe_path: Path, overrides: tuple[str, ...], processes: int, fault: str
+) -> None:
+    recipe = load_recipe(recipe_path, overrides)
+    with pytest.raises(MinitronError, match=fault):
+        check_processes(recipe, processes)
+
+
+def test_one_process_goes_through_whatever_a_recipe_asks_for(recipe_path: Path) -> None:
+    check_processes(load_recipe(recipe_path, ("search.processes=2", "distill.teacher.mode=layerwise")), 1)
+    check_processes(load_recipe(recipe_path, ("distill.context_parallel=2",)), 4)

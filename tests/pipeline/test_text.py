@@ -7,6 +7,8 @@ from minitron.artifacts.hashes import file_hash
 from minitron.estimate.serving.workload import Workload
 from minitron.pipeline import calibration, evaluation
 from minitron.pipeline.calibration import read_samples
+from minitron.pipeline.context import Execution
+from minitron.pipeline.evaluating.plan import EvaluationPlan
 from minitron.pipeline.fingerprints import data_hashes
 from minitron.pipeline.text import text_sources
 from minitron.recipe.evaluate import EvaluateSection
@@ -82,7 +84,7 @@ def test_evaluation_reads_the_side_that_is_held_out(tmp_path: Path, monkeypatch:
     for name in ("open_checkpoint", "load_tokenizer"):
         monkeypatch.setattr(evaluation, name, lambda _folder, **_options: None)
     section = EvaluateSection(data=(Source(path="a.jsonl", held_out=0.25),))
-    workload = Workload(context_tokens=8)
+    plan = EvaluationPlan(section=section, workload=Workload(context_tokens=8), execution=Execution())
     with pytest.raises(KeyboardInterrupt):
-        evaluation.evaluate_model(object(), tmp_path, section, workload, teacher=None, seed=0)  # type: ignore[arg-type]
+        evaluation.evaluate_model(object(), tmp_path, plan, teacher=None)  # type: ignore[arg-type]
     assert found == {"part": "held_out"}

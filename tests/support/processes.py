@@ -43,19 +43,16 @@ def run(function: Callable[..., Any], *args: Any, log: Path | None = None, timeo
     return _join([process], timeout_s)[0]
 
 
-def run_ranks(
-    function: Callable[..., Any], *args: Any, world_size: int = 2, log: Path | None = None, timeout_s: float = 900
-) -> list[int]:
-    """Calls a function in every process of a launch, as torchrun does, and gives their exit codes.
-
-    As soon as one fails the others are killed.
+def start_ranks(
+    function: Callable[..., Any], *args: Any, world_size: int = 2, log: Path | None = None
+) -> list[BaseProcess]:
+    """Starts every process of a launch, as torchrun does; each calls a function.
 
     Args:
         function: To be called.
         args: Its arguments.
         world_size: Number of processes.
         log: Folder that takes what each rank prints, as `rank-0.log`.
-        timeout_s: Seconds after which all are killed.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -67,7 +64,17 @@ def run_ranks(
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         file = log / f"rank-{rank}.log" if log else None
         processes.append(start(function, *args, environment=together | sizes | own, log=file))
-    return _join(processes, timeout_s)
+    return processes
+
+
+def run_ranks(
+    function: Callable[..., Any], *args: Any, world_size: int = 2, log: Path | None = None, timeout_s: float = 900
+) -> list[int]:
+    """Calls a function in every process of a launch, as torchrun does, and gives their exit codes.
+
+    As soon as one fails the others are killed, as they are after `timeout_s` seconds.
+    """
+    return _join(start_ranks(function, *args, world_size=world_size, log=log), timeout_s)
 
 
 def _join(processes: list[BaseProcess], timeout_s: float) -> list[int]:

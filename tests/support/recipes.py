@@ -54,3 +54,16 @@ TWO_STEPS = (
     "depth_first={num_hidden_layers: 6, distill: {data: [{path: text.txt}], tokens: 128, seq_len: 16, batch_size: 2}}",
     "score.depth={scorer: logit_mse, remove: 2, keep_attention: 1}",
 )
+
+# Every stage that a recipe may have, each in little.
+EVERY_STAGE = (
+    *TWO_STEPS,
+    "prune.vocabulary={size: 264, multiple_of: 8}",
+    "correct_teacher={tokens: 64, seq_len: 16, batch_size: 2, save_steps: 1}",
+    "search.choose=tournament",
+    "search.shortlist=2",
+    "search.tournament={tokens: [64], sequences: 3}",
+    "prune.repair={samples: 4, batch_size: 2}",
+    "distill.teacher={mode: cached, top_k: 16}",
+    "distill.save_steps=1",
+)

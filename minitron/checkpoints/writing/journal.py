@@ -1,4 +1,8 @@
-"""The progress file of an unfinished output folder: what it is made from, and which of its files are whole."""
+"""The progress file of an unfinished output folder: what it is made from, and which of its files are whole.
+
+Of several processes that write a folder each has a progress file of its own, and the first one the lock and the word:
+it takes over what all of an interrupted call, of however many processes, had recorded.
+"""
 
 import logging
 import threading
@@ -9,8 +13,9 @@ from pathlib import Path
 from minitron.artifacts.atomic import PARTIAL, sync_folder
 from minitron.artifacts.finished import require_free
 from minitron.artifacts.json_files import read_json
-from minitron.artifacts.locks import locked
+from minitron.artifacts.locks import locked, require_unlocked_ranks
 from minitron.artifacts.resume import SavedState, record_file
+from minitron.distributed import Ranks
 from minitron.errors import ArtifactError, CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -27,24 +32,36 @@ class Journal:
         folder: The output folder.
         inputs_hash: Hash of everything that the files follow from.
         files: Every name that may be written.
+        rank: Number of the process whose file it is.
     """
 
-    def __init__(self, folder: Path, inputs_hash: str, files: Sequence[str]) -> None:
+    def __init__(self, folder: Path, inputs_hash: str, files: Sequence[str], rank: int = 0) -> None:
         self.folder = folder
+        self._name = f"{RECORD}-{rank}" if rank else RECORD
         self._state = SavedState(folder, {"inputs_hash": inputs_hash})
         self._files, self._whole = list(files), dict[str, object]()
         self._lock = threading.Lock()
 
     def load(self) -> bool:
-        """Takes over the progress of an interrupted call with the same inputs; whether there is one."""
+        """Takes over the progress of an interrupted call with the same inputs; whether there is one.
+
+        The files of its other processes are removed.
+        """
         found = self._state.load_record(RECORD)
-        whole = None if found is None else found["whole"]
-        self._whole = {**whole} if isinstance(whole, dict) else {}
-        return found is not None
+        self._whole = {}
+        if found is None:
+            return False
+        others = [path.stem for path in _files_of_others(self.folder) if path.suffix == ".json"]
+        for record in (found, *(self._state.load_record(name) for name in others)):
+            whole = None if record is None else record["whole"]
+            self._whole |= whole if isinstance(whole, dict) else {}
+        self.save()
+        self._forget_others()
+        return True
 
     def save(self) -> None:
         """Replaces the progress file."""
-        self._state.save_record(RECORD, {"files": self._files, "whole": self._whole})
+        self._state.save_record(self._name, {"files": self._files, "whole": self._whole})
 
     def record(self, name: str) -> None:
         """Records that a file of the folder is whole; it must have been synced and have its final name."""
@@ -61,9 +78,20 @@ class Journal:
         return status.st_size == size_bytes and status.st_mtime_ns == self._whole[name]
 
     def clear(self) -> None:
-        """Records that no file is whole."""
+        """Records that no file is whole, for all processes."""
         self._whole.clear()
         self.save()
+        self._forget_others()
+
+    def end(self) -> None:
+        """Removes the progress files of all processes."""
+        self._forget_others()  # before the first one's, without which nothing is resumed
+        (self.folder / JOURNAL_FILE).unlink()
+        sync_folder(self.folder)
+
+    def _forget_others(self) -> None:
+        for path in _files_of_others(self.folder):
+            path.unlink()
 
 
 def is_unfinished(folder: Path) -> bool:
@@ -72,39 +100,49 @@ def is_unfinished(folder: Path) -> bool:
 
 
 @contextmanager
-def resumable(folder: Path, *, inputs_hash: str, files: Sequence[str]) -> Iterator[Journal]:
+def resumable(folder: Path, *, inputs_hash: str, files: Sequence[str], ranks: Ranks | None = None) -> Iterator[Journal]:
     """Opens an output folder that is new, empty, or holds unfinished work of ours, and ends its progress file.
 
     Work with other inputs is cleared with a warning. When the block fails, whole files stay for the next call, and
-    `config.json`, without which no folder opens as a checkpoint, is removed.
+    `config.json`, without which no folder opens as a checkpoint, is removed. Several processes open it together, each
+    with a progress file of its own; the first one must leave the block last.
 
     Args:
         folder: The output folder; made if need be.
         inputs_hash: Hash of everything that the files follow from.
         files: Every name that the block may write (each also with `.partial`).
+        ranks: The processes; this one alone when None.
 
     Raises:
         CheckpointError: The folder holds something else.
         ArtifactError: It is not empty, or another process is writing it.
     """
+    ranks = ranks or Ranks.alone()
+    if not ranks.is_main:
+        ranks.barrier()  # behind it the folder is the first process's, and clear of what does not belong
+        with locked(folder, rank=ranks.rank):
+            yield Journal(folder, inputs_hash, files, ranks.rank)
+        return
     if not is_unfinished(folder):
         require_free(folder)
     with locked(folder):
+        require_unlocked_ranks(folder)
         folder.mkdir(parents=True, exist_ok=True)
         journal = Journal(folder, inputs_hash, files)
         _claim(journal, files)
+        ranks.barrier()
         try:
             yield journal
         except BaseException:
             (folder / CONFIG_FILE).unlink(missing_ok=True)
             raise
-        (folder / JOURNAL_FILE).unlink()
-        sync_folder(folder)
+        journal.end()
 
 
 def _claim(journal: Journal, files: Sequence[str]) -> None:
     folder = journal.folder
     ours = {name + end for name in (*files, *_files_before(folder), JOURNAL_FILE) for end in ("", PARTIAL)}
+    ours |= {path.name for path in _files_of_others(folder)}
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours)
     if foreign:
         raise CheckpointError(f"the output folder must hold unfinished work alone, {folder} also holds {foreign[0]}")
@@ -124,3 +162,8 @@ def _files_before(folder: Path) -> list[str]:
         return []
     names = record.get("files") if isinstance(record, dict) else None
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _files_of_others(folder: Path) -> list[Path]:
+    """The progress files of processes that are not the first one, those included that a kill left half written."""
+    return sorted(folder.glob(f"{RECORD}-*"))

@@ -22,6 +22,7 @@ from minitron.checkpoints.writing.journal import Journal
 from minitron.checkpoints.writing.layout import Layout, Placed, SourceFile
 from minitron.checkpoints.writing.shard_plan import PlannedShard
 from minitron.checkpoints.writing.shard_writer import begin_shard, finish_shard, write_index
+from minitron.distributed import Ranks
 from minitron.dtypes import FLOAT_VIEWS, STORED_BYTES, WORD_VIEWS
 from minitron.errors import CheckpointError
 from minitron.progress import progress_bar
@@ -33,38 +34,57 @@ THREADS = 2
 
 
 def write_layout(
-    layout: Layout, journal: Journal, *, threads: int | None = None, buffer_bytes: int = BUFFER_BYTES
+    layout: Layout,
+    journal: Journal,
+    *,
+    threads: int | None = None,
+    buffer_bytes: int = BUFFER_BYTES,
+    ranks: Ranks | None = None,
 ) -> None:
     """Writes the shards that the folder does not hold whole yet, then the index over them.
 
-    Every shard is written under a temporary name, synced and renamed before it counts.
+    Every shard is written under a temporary name, synced and renamed before it counts. Several processes take whole
+    shards in turn, and return when all are written.
 
     Args:
         layout: What is written.
         journal: The open progress file of the output folder.
         threads: How many work at a time; None for the measured default.
         buffer_bytes: Most bytes that a thread reads or writes at once.
+        ranks: The processes that write together; this one alone when None.
 
     Raises:
         CheckpointError: There is too little room, or the source changes while it is read.
         OSError: The disk fills up all the same; `reporting_full_disk` says so in a line.
     """
-    folder = journal.folder
-    missing = [shard for shard in layout.shards if not _is_whole(shard, journal)]
-    held = sum(allocated_bytes(folder / (shard.name + end)) for shard in missing for end in (PARTIAL, ""))
-    require_room(folder, sum(shard.nbytes for shard in missing) - held, what="the pruned checkpoint")
-    total = sum(shard.nbytes for shard in layout.shards)
+    ranks = ranks or Ranks.alone()
+    folder, missing = journal.folder, _missing(layout, journal) if ranks.is_main else []
+    names = ranks.broadcast([shard.name for shard in missing])
+    own = [shard for shard in layout.shards if shard.name in names[ranks.rank :: ranks.world_size]]
+    whole = [shard for shard in layout.shards if shard.name not in names]
+    total, done = (sum(shard.nbytes for shard in shards) for shards in ((*whole, *own), whole))
     with progress_bar(of_bytes=True) as progress:
-        task = progress.add_task("prune", total=total, completed=total - sum(shard.nbytes for shard in missing))
+        task = progress.add_task("prune", total=total, completed=done)
         work = _Work(
-            shards=missing,
+            shards=own,
             tensors=layout.tensors,
             journal=journal,
             buffer_bytes=buffer_bytes,
             report=lambda nbytes: progress.advance(task, nbytes),
         )
         work.run(THREADS if threads is None else threads)
-    write_index(folder, layout.shards)
+    ranks.barrier()
+    if ranks.is_main:
+        write_index(folder, layout.shards)
+
+
+def _missing(layout: Layout, journal: Journal) -> list[PlannedShard]:
+    """The shards that are not whole yet, for which there is room."""
+    folder = journal.folder
+    missing = [shard for shard in layout.shards if not _is_whole(shard, journal)]
+    held = sum(allocated_bytes(folder / (shard.name + end)) for shard in missing for end in (PARTIAL, ""))
+    require_room(folder, sum(shard.nbytes for shard in missing) - held, what="the pruned checkpoint")
+    return missing
 
 
 @dataclass(kw_only=True)

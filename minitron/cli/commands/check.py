@@ -35,4 +35,4 @@ def run(args: argparse.Namespace) -> None:
     result = found.to_json()
     print_result(args, result, check_table(result["readers"]))  # type: ignore[arg-type]
     if not found.takes:
-        raise MinitronError("\n".join(found.lines))
+        raise MinitronError(*found.lines)

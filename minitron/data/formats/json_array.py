@@ -1,10 +1,10 @@
 """A JSON file: an array of objects, which is held in memory whole, or an object a line, which is not."""
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+from minitron.artifacts.json_files import JsonFaultError, parse_json
 from minitron.data.formats.encoding import open_text
 from minitron.data.formats.jsonl import read_lines
 from minitron.data.formats.row import Row
@@ -31,9 +31,11 @@ def read_json(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 def _read_array(path: Path, text: str) -> Iterator[Row]:
     try:
-        records = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"a JSON array must be whole, {path}:{error.lineno} is not: {error.msg}") from error
+        records = parse_json(text)
+    except JsonFaultError as error:
+        where = path if error.line is None else f"{path}:{error.line}"
+        raise DataError(f"a JSON array must be whole, {where} {error}") from error
+    assert isinstance(records, list)  # it begins with a bracket
     for number, record in enumerate(records):
         where = f"{path} row {number}"
         if not isinstance(record, dict):

@@ -1,10 +1,9 @@
 """JSON lines: an object a line."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from minitron.artifacts.json_files import JsonObject
+from minitron.artifacts.json_files import JsonFaultError, JsonObject, parse_json
 from minitron.data.formats.encoding import open_text
 from minitron.data.formats.row import Row
 from minitron.errors import DataError
@@ -30,9 +29,9 @@ def read_lines(path: Path, lines: Iterable[str]) -> Iterator[Row]:
 
 def _parse(line: str, where: str) -> JsonObject:
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"each line must be a JSON object, {where} is not: {error.msg}") from error
+        record = parse_json(line)
+    except JsonFaultError as error:
+        raise DataError(f"each line must be a JSON object, {where} {error}") from error
     if not isinstance(record, dict):
         raise DataError(f"each line must be a JSON object, {where} holds a {type(record).__name__}")
     return record

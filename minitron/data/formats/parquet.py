@@ -27,8 +27,16 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     names = list(table.schema_arrow.names)
     batches = table.iter_batches(BATCH_ROWS, columns=[name for name in names if name in columns])
     rows = (values for batch in batches for values in _rows(batch))
-    for number, values in enumerate(rows):
+    number = 0
+    while True:
+        try:  # a page is read, and may be found to be damaged, when its rows are asked for
+            values = next(rows, None)
+        except (ArrowException, OSError) as error:
+            raise DataError(f"a .parquet file must be whole, {path} is not behind row {number}: {error}") from error
+        if values is None:
+            return
         yield Row(values, f"{path} row {number}", names)
+        number += 1
 
 
 def _rows(batch: object) -> list[dict[str, object]]:

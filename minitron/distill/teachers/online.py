@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.distill.loss.objective import DenseTargets
 from minitron.distill.sharding import shard_blocks
 from minitron.runtime.backbone import blocks_of, last_hidden_states, output_head
+from minitron.runtime.shards import read_weights
 
 
 class OnlineTeacher:
@@ -20,13 +22,24 @@ class OnlineTeacher:
         model: The teacher; it is put into evaluation mode and frozen, in place.
         sharded: Split its weights over all processes (FSDP2), in place.
         device: Where the shards lie.
+        weights: The checkpoint that the shards of a model on torch's meta device are read from; None where it has
+            its weights.
     """
 
-    def __init__(self, model: PreTrainedModel, *, sharded: bool = False, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        sharded: bool = False,
+        device: torch.device | None = None,
+        weights: Checkpoint | None = None,
+    ) -> None:
         self._device = device or model.device
         self._module = _LastHidden(model.eval().requires_grad_(False))
         if sharded:
             shard_blocks(self._module, blocks_of(model), device=self._device)
+        if weights is not None:
+            read_weights(model, weights, device=self._device)
 
     @property
     def model(self) -> PreTrainedModel:

@@ -75,7 +75,7 @@ class DistillationModel(nn.Module):
         if isinstance(teacher, CachedTeacher):
             self._vocab_size = teacher.vocabulary_rows(len(output_head(student)))
         # What Trainer finds missing in a saved state on purpose: second names of tied tensors.
-        self._keys_to_ignore_on_save = second_names(self.state_dict())
+        self._keys_to_ignore_on_save = second_names(self.state_dict(keep_vars=True))
 
     def tie_weights(self) -> None:
         """Ties the student's head to its embeddings again, where they are one, after a state was loaded."""

@@ -8,6 +8,7 @@ from safetensors.torch import load_model, save_file
 
 from minitron.distill.sharding import load_weights, save_weights
 from minitron.distill.training.model import DistillationModel
+from minitron.distill.training.resumed import reading_state
 from minitron.distill.training.states import second_names
 from minitron.distributed import Ranks
 from minitron.errors import MinitronError
@@ -69,7 +70,8 @@ class Snapshots:
         if self._sharded:
             load_weights(self._model, path)
         else:
-            load_model(self._model, path / WEIGHTS_FILE)
+            with reading_state(path):
+                load_model(self._model, path / WEIGHTS_FILE)
 
     def keep_only(self, steps: Set[int]) -> None:
         """Removes the weights of all other steps."""

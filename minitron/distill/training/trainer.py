@@ -10,6 +10,7 @@ from transformers import Trainer
 
 from minitron.distill.sharding import load_shards, save_shards
 from minitron.distill.training.model import PARTS, DistillationModel
+from minitron.distill.training.resumed import reading_state
 from minitron.distill.training.states import keep_state, second_names
 from minitron.errors import NotFiniteError
 
@@ -112,11 +113,21 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if not self.sharded:  # shards are loaded with the optimizer's state
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            with reading_state(resume_from_checkpoint):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with reading_state(checkpoint):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading_state(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self.sharded or checkpoint is None:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        load_shards(self.model, self.optimizer.optimizer, Path(checkpoint))
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
+        with reading_state(checkpoint):
+            if not self.sharded or checkpoint is None:
+                super()._load_optimizer_and_scheduler(checkpoint)
+                return
+            load_shards(self.model, self.optimizer.optimizer, Path(checkpoint))
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))

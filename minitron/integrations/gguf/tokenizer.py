@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from minitron.artifacts.json_files import read_json
+from minitron.checkpoints.vocabulary import read_tokenizer_json
 from minitron.errors import MinitronError
 from minitron.integrations.gguf.family import Config, Value
 from minitron.integrations.gguf.pre_tokenizers import (
@@ -108,7 +109,7 @@ def read_tokenizer(folder: Path, config: Config, vocab_size: int, *, pre_tokeniz
 def _load(path: Path) -> tuple[Mapping[str, Any], Tokenizer]:
     if not path.is_file():
         raise MinitronError(f"a checkpoint must hold {path.name} to be exported, {path.parent} has none")
-    declared = read_json(path)
+    declared = read_tokenizer_json(path)
     try:
         return declared, Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare exceptions for a malformed file

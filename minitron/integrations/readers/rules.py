@@ -186,7 +186,7 @@ def quantizations(
     def rule(config: Config, shape: HybridShape, family: Family) -> Iterator[Refusal]:
         given = config.get("quantization_config")
         method = given.get("quant_method") if isinstance(given, Mapping) else None
-        if not isinstance(given, Mapping) or method not in NAMED_BY:
+        if not isinstance(given, Mapping) or not isinstance(method, str) or method not in NAMED_BY:
             return
         name = str(given.get(NAMED_BY[method]))
         if method not in taken:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from minitron.artifacts.json_files import JsonObject, JsonValue
 from minitron.errors import ShapeError
+from minitron.models.bounds import check_blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,7 @@ class BlockPattern:
         if counted and (not isinstance(blocks, int) or isinstance(blocks, bool) or blocks < 1):
             raise ShapeError(f"num_hidden_layers in config.json must be a positive whole number, got {blocks!r}")
         assert blocks is None or isinstance(blocks, int)
+        check_blocks(blocks or 0)
         found = {each.key: each.letters(config[each.key], blocks, self.letters) for each in given}
         if self.default is not None and blocks is not None and not self._told_apart(given):
             found["the default"] = [{letter} for letter in self.default(config, blocks)]

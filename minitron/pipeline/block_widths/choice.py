@@ -5,6 +5,9 @@
 import logging
 from collections.abc import Sequence
 
+import torch
+
+from minitron.distributed import Ranks
 from minitron.pipeline.block_widths.costs import WidthCosts
 from minitron.progress import track
 from minitron.search.allocation import allocate
@@ -12,18 +15,26 @@ from minitron.search.allocation import allocate
 logger = logging.getLogger(__name__)
 
 
-def measure_block_widths(costs: WidthCosts, layers: Sequence[int], width: int, *, most: int, steps: int) -> list[int]:
+def measure_block_widths(
+    costs: WidthCosts, layers: Sequence[int], width: int, *, most: int, steps: int, ranks: Ranks
+) -> list[int]:
     """The widths of blocks, in their order, of the least total cost at a given mean.
 
+    Several processes measure blocks in turn and find the same widths, those of one process.
+
     Args:
-        costs: Measures them.
+        costs: Measures them, in this process.
         layers: The blocks.
         width: The mean width.
         most: The width that the blocks have.
         steps: How many equal steps a width is chosen from; the mean is one of the choices, too.
+        ranks: The processes.
     """
     widths = sorted({width, *(most * step // steps for step in range(1, steps + 1))})
-    measured = [costs.of_block(layer, widths) for layer in track(layers, "block widths", total=len(layers))]
+    mine = layers[ranks.rank :: ranks.world_size]
+    found = [costs.of_block(layer, widths) for layer in track(mine, "block widths", total=len(mine))]
+    gathered = [one["costs"].tolist() for one in ranks.gather({"costs": torch.tensor(found, dtype=torch.float64)})]
+    measured = [gathered[at % ranks.world_size][at // ranks.world_size] for at in range(len(layers))]
     chosen = choose_widths(measured, widths, width)
     for layer, own, cost_W in zip(layers, chosen, measured, strict=True):
         shown = ", ".join(f"{each}: {cost:.4f}" for each, cost in zip(widths, cost_W, strict=True))

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.data.samples import Samples
+from minitron.distributed import Ranks
 from minitron.evaluate.perplexity import evaluate_text
 from minitron.evaluate.teacher_states import TeacherStates
 from minitron.importance.scores import Scores
@@ -103,9 +104,9 @@ class Bench:
         weights = repair(pair, self._repaired_on, self._repair, dtypes=self._stored(plan))
         apply_repaired(student, plan.target.family, weights)
 
-    def held_out(self, student: PreTrainedModel) -> HeldOut:
-        """Loss, and KL to the teacher, on the held-out sequences."""
-        found = evaluate_text(student, self.text.held_out_NT, teacher=self._against)
+    def held_out(self, student: PreTrainedModel, ranks: Ranks | None = None) -> HeldOut:
+        """Loss, and KL to the teacher, on the held-out sequences, which processes that hold the student share out."""
+        found = evaluate_text(student, self.text.held_out_NT, teacher=self._against, ranks=ranks)
         assert found.kl_to_teacher is not None
         return HeldOut(loss=found.loss, kl=found.kl_to_teacher)
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from minitron.distributed import Ranks
 from minitron.importance.scores import Scores
 from minitron.pipeline.candidates.bench import Bench, Measurement
+from minitron.pipeline.candidates.in_turns import measure_in_turns
 from minitron.pipeline.candidates.memory import require_memory
 from minitron.pipeline.candidates.saved import SavedMeasurements
 from minitron.pipeline.candidates.side_by_side import measure_side_by_side
@@ -57,7 +59,12 @@ class _Task:
 
 
 def measure_candidates(
-    recipe: Recipe, source: Checkpoint, scores: Scores, candidates: Sequence[Candidate], folder: Path
+    recipe: Recipe,
+    source: Checkpoint,
+    scores: Scores,
+    candidates: Sequence[Candidate],
+    folder: Path,
+    ranks: Ranks | None = None,
 ) -> list[Measured]:
     """Measures candidates as the recipe's `search.choose` says and sorts them, best first.
 
@@ -67,21 +74,26 @@ def measure_candidates(
         scores: Its scores.
         candidates: What to measure.
         folder: Where every result and the trainer's states are saved; an interrupted call is resumed.
+        ranks: Processes of a launch, which all return the same: each measures candidates with models of its own, on the
+            recipe's device; a tournament's they train together. None for this one and those that it starts.
 
     Raises:
         MinitronError: Memory is short for so many processes, or a candidate cannot be measured.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    saved = SavedMeasurements(folder)
-    read_text(recipe, source, folder)  # before several processes ask for it
+    if ranks is None or ranks.is_main:
+        read_text(recipe, source, folder)  # before several processes ask for it
+    if ranks is not None:
+        ranks.barrier()
+    saved = SavedMeasurements(folder, ranks)
     task = _Task(recipe=recipe, source=source.folder, scores=scores, candidates=tuple(candidates), folder=folder)
     left = [index for index in range(len(candidates)) if index not in saved.measured]
-    with closing(_measure(task, source, left)) as found:
+    with closing(_measure(task, source, left, ranks)) as found:
         for index, measured in track(found, recipe.search.choose, total=len(left)):
             saved.add(index, measured)
     standings: Sequence[tuple[Standing, ...]] = [()] * len(candidates)
     if recipe.search.choose == "tournament":
-        result = play_tournament(recipe, task.open_bench(), candidates, saved, folder)
+        result = play_tournament(recipe, task.open_bench(), candidates, saved, folder, ranks)
         order, standings = result.order, result.standings
     else:
         order = tuple(sorted(range(len(candidates)), key=lambda index: _rank(saved.measured[index])))
@@ -96,9 +108,13 @@ def measure_candidates(
     ]
 
 
-def _measure(task: _Task, source: Checkpoint, left: Sequence[int]) -> Generator[tuple[int, Measurement]]:
+def _measure(
+    task: _Task, source: Checkpoint, left: Sequence[int], ranks: Ranks | None
+) -> Generator[tuple[int, Measurement]]:
     processes = min(task.recipe.search.processes, len(left))
-    if processes > 1:
+    if ranks is not None and ranks.world_size > 1:
+        yield from measure_in_turns(task.begin, left, ranks)
+    elif processes > 1:
         require_memory(task.recipe, source, task.candidates, processes)
         yield from measure_side_by_side(task.begin, left, processes)
     elif left:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from minitron.artifacts.json_files import read_record, write_json
+from minitron.distributed import Ranks
 from minitron.pipeline.candidates.bench import Measurement
 from minitron.search.record import HeldOut
 from minitron.search.tournament import Standing
@@ -23,14 +24,19 @@ class _MeasuredFile:
 class SavedMeasurements:
     """Results so far; each one is saved as it comes, and the file is replaced atomically.
 
+    Args:
+        folder: Where the file lies.
+        ranks: Processes that all keep the same results; the first one reads and writes the file. This one alone when
+            None.
+
     Attributes:
         measured: Candidate -> what it measures without training.
         standings: (candidate, tokens) -> its standing in a tournament.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / MEASURED_FILE
-        found = read_record(self._path, _MeasuredFile) if self._path.is_file() else _MeasuredFile()
+    def __init__(self, folder: Path, ranks: Ranks | None = None) -> None:
+        self._path, self._writes = folder / MEASURED_FILE, ranks is None or ranks.is_main
+        found = self._read() if ranks is None else ranks.on_main(self._read)
         repaired = dict(found.repaired)
         self.measured = {
             index: Measurement(zero_shot=zero_shot, repaired=repaired.get(index))
@@ -48,7 +54,12 @@ class SavedMeasurements:
         self.standings[index, tokens] = standing
         self._save()
 
+    def _read(self) -> _MeasuredFile:
+        return read_record(self._path, _MeasuredFile) if self._path.is_file() else _MeasuredFile()
+
     def _save(self) -> None:
+        if not self._writes:
+            return
         in_order = sorted(self.measured.items())
         kept = _MeasuredFile(
             zero_shot=tuple((index, each.zero_shot) for index, each in in_order),

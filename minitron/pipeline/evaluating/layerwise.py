@@ -10,6 +10,7 @@ from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.checkpoints.finite import naming_weights
 from minitron.data.masks import PackedText
 from minitron.data.token_ids import require_model_ids
+from minitron.distributed import Ranks
 from minitron.evaluate.layerwise import TextStates, evaluate_states, run_text
 from minitron.evaluate.metrics import Metrics
 from minitron.models.axes import Indices
@@ -27,7 +28,8 @@ TEACHER_FOLDER, STUDENT_FOLDER = "teacher", "student"
 class LayerwiseEvaluation:
     """Loss, bits a byte and KL; neither speed nor a task, which whole models generate.
 
-    Hidden states lie in files. The teacher's are kept, so that it runs once for all students of one text.
+    Hidden states lie in files. The teacher's are kept, so that it runs once for all students of one text. Of several
+    processes each reads all blocks and takes its share of the sequences through them.
 
     Args:
         plan: What is measured.
@@ -48,15 +50,16 @@ class LayerwiseEvaluation:
         execution = self._plan.execution
         sequences_NT = held_out_text(self._plan.section, tokenizer, seed=execution.seed)
         require_model_ids(sequences_NT, tokenizer, self._shared_rows(checkpoint))
+        own_NT = own_share(sequences_NT, self._plan.ranks)
         models = [checkpoint] if self._teacher is None else [checkpoint, self._teacher]
         with naming_weights(*models):
-            taught = None if self._source is None else self._teach(self._source, sequences_NT)
+            taught = None if self._source is None else self._teach(self._source, own_NT)
             if self._source is not None and self._source.kept is None and folder == self._source.folder:
                 states = taught
             else:
-                states = self._run(checkpoint, None, sequences_NT, STUDENT_FOLDER)
+                states = self._run(checkpoint, None, own_NT, STUDENT_FOLDER)
             assert states is not None
-            text = evaluate_states(states, teacher=taught)
+            text = evaluate_states(states, teacher=taught, ranks=self._plan.ranks)
         return text_metrics(checkpoint, self._plan.workload, text, sequences_NT, tokenizer)
 
     def _teach(self, source: EvaluationTeacher, sequences_NT: PackedText) -> TextStates:
@@ -67,7 +70,8 @@ class LayerwiseEvaluation:
         return self._taught
 
     def _run(self, checkpoint: Checkpoint, kept: Indices | None, sequences_NT: PackedText, name: str) -> TextStates:
-        device, dtype, folder = self._plan.execution.device, self._plan.dtype, self._folder / name
+        device, dtype, ranks = self._plan.execution.device, self._plan.dtype, self._plan.ranks
+        folder = self._folder / (name if ranks is None else f"{name}-{ranks.rank}")
         if kept is None:
             stack = LayerwiseStack(checkpoint, device=device, dtype=dtype)
         else:
@@ -81,6 +85,13 @@ class LayerwiseEvaluation:
             kept = self._source.kept
             rows.append(self._teacher.shape.vocab_size if kept is None else len(kept))
         return min(rows)
+
+
+def own_share(sequences_NT: PackedText, ranks: Ranks | None) -> PackedText:
+    """This process's sequences of a text."""
+    if ranks is None:
+        return sequences_NT
+    return sequences_NT.taken(np.arange(ranks.rank, len(sequences_NT), ranks.world_size))
 
 
 def _same(one: object, other: PackedText) -> bool:

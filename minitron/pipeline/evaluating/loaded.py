@@ -32,4 +32,4 @@ class LoadedEvaluation:
         else:
             model = load_model(folder, device=plan.execution.device, dtype=plan.dtype)
         with naming_weights(*([] if source is None else [open_checkpoint(source.folder)])):
-            return evaluate_model(model, folder, plan.section, plan.workload, teacher=teacher, seed=plan.execution.seed)
+            return evaluate_model(model, folder, plan, teacher=teacher)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 
+from minitron.distributed import Ranks
 from minitron.estimate.serving.workload import Workload
 from minitron.evaluate.metrics import Metrics
 from minitron.models.axes import Indices
@@ -22,11 +23,13 @@ class EvaluationPlan:
         section: Text, task and speed.
         workload: What the bytes are for.
         execution: The device, and the seed of the text's order.
+        ranks: Processes that share the text out, each with models of its own; this one alone when None.
     """
 
     section: EvaluateSection
     workload: Workload
     execution: Execution
+    ranks: Ranks | None = None
 
     @property
     def dtype(self) -> torch.dtype:

@@ -35,7 +35,7 @@ def run(context: StageContext) -> None:
             None,
             text.sequences_NT,
             settings,
-            run=TrainingRun(state_folder=state / "training", seed=recipe.seed, ranks=ranks),
+            run=TrainingRun(state_folder=state / "training", seed=recipe.seed, ranks=ranks, weights=teacher),
             validation=ValidationText(sequences_NT=text.validation_NT, teacher=None),
         )
         write_trained(model, record, teacher, output / TRAINED_FOLDER, ranks)

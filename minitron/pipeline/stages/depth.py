@@ -22,11 +22,13 @@ def run(context: StageContext) -> None:
     """Scores and removes blocks; resumes an interrupted attempt."""
     recipe, output = context.recipe, context.output
     teacher = open_checkpoint(Path(recipe.teacher))
-    folder = output / SCORES_FOLDER
-    if not (folder / SCORES_FILE).is_file():
+    folder, ranks = output / SCORES_FOLDER, context.ranks
+    if not ranks.on_main((folder / SCORES_FILE).is_file):
         folder.mkdir(exist_ok=True)
-        score_folder(teacher.folder, recipe.score, folder, seed=recipe.seed, device=recipe.device, ranks=context.ranks)
+        score_folder(teacher.folder, recipe.score, folder, seed=recipe.seed, device=recipe.device, ranks=ranks)
+        ranks.barrier()  # behind this the scores are written
     scores = load_scores(folder / SCORES_FILE)
     layers = kept_blocks(recipe, teacher.shape, scores.depth, depth_first_section(recipe).num_hidden_layers)
     cut = Cut(source=teacher, scores=scores, target=teacher.shape.resized(layers=layers), layers=layers)
-    prune_to(cut, output / CHECKPOINT_FOLDER, section=prune_section(recipe), execution=context.execution)
+    section = prune_section(recipe)
+    prune_to(cut, output / CHECKPOINT_FOLDER, section=section, execution=context.execution, ranks=ranks)

@@ -1,6 +1,8 @@
 """Stage `evaluate`: teacher, pruned and distilled checkpoints -> their metrics."""
 
 import shutil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from minitron.artifacts.json_files import JsonObject, write_json
@@ -24,26 +26,38 @@ def run(context: StageContext) -> None:
 
     Where its vocabulary was cut first, the whole teacher is measured before them, in its own tokens and without a KL.
     """
-    teacher_folder, plan = Path(context.recipe.teacher), _plan(context)
+    ranks, teacher_folder, plan = context.ranks, Path(context.recipe.teacher), _plan(context)
     found = _whole_teacher(context, plan)
     first = "cut teacher" if found else "teacher"
     folders = {first: teacher_folder, "pruned": context.run.pruned, "distilled": context.run.student}
     extracted, scratch = context.output / EXTRACTED_FOLDER, context.output / SCRATCH_FOLDER
-    for student in nested_students(context.run.student):
-        extract_student(open_checkpoint(context.run.student), student, extracted / student.name)
-        folders[student.name] = extracted / student.name
+    students = nested_students(context.run.student)
+    ranks.on_main(partial(_extract, context.run.student, students, extracted))
+    folders |= {student.name: extracted / student.name for student in students}
     evaluation = open_evaluation(plan, EvaluationTeacher(folder=teacher_folder), scratch=scratch)
     for name, folder in folders.items():
         require_one_vocabulary(teacher_folder, folder)
         found[name] = evaluation.measure(folder).to_json()
-    for folder in (extracted, scratch):
-        shutil.rmtree(folder, ignore_errors=True)
-    write_json(context.output / METRICS_FILE, found)
+    ranks.barrier()  # behind this none reads what was measured
+    if ranks.is_main:
+        for folder in (extracted, scratch):
+            shutil.rmtree(folder, ignore_errors=True)
+        write_json(context.output / METRICS_FILE, found)
+
+
+def _extract(source: Path, students: Sequence[NestedStudent], folder: Path) -> None:
+    for student in students:
+        extract_student(open_checkpoint(source), student, folder / student.name)
 
 
 def _plan(context: StageContext) -> EvaluationPlan:
     recipe = context.recipe
-    return EvaluationPlan(section=recipe.evaluate, workload=recipe.budget.workload, execution=context.execution)
+    return EvaluationPlan(
+        section=recipe.evaluate,
+        workload=recipe.budget.workload,
+        execution=context.execution,
+        ranks=context.ranks,
+    )
 
 
 def _whole_teacher(context: StageContext, plan: EvaluationPlan) -> dict[str, JsonObject]:

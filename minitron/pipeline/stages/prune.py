@@ -18,4 +18,10 @@ def run(context: StageContext) -> None:
         target=best.shape,
         layers=best.layers,
     )
-    prune_to(cut, context.output / CHECKPOINT_FOLDER, section=prune_section(recipe), execution=context.execution)
+    prune_to(
+        cut,
+        context.output / CHECKPOINT_FOLDER,
+        section=prune_section(recipe),
+        execution=context.execution,
+        ranks=context.ranks,
+    )

@@ -5,7 +5,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from minitron.artifacts.header import STATE_FOLDER
@@ -33,24 +33,36 @@ PICTURE_FILE = "candidates.png"
 
 
 def run(context: StageContext) -> None:
-    """Finds the candidates, measures them where the recipe says so, and writes them, best first."""
-    recipe = context.recipe
-    checkpoint = open_checkpoint(cut_source(recipe, context.run))
-    source, scores = checkpoint.shape, load_scores(context.run.scores)
+    """Finds the candidates, measures them where the recipe says so, and writes them, best first.
+
+    Several processes share the measuring; the first one finds and writes.
+    """
+    recipe, ranks = context.recipe.on_device(context.device), context.ranks
+    checkpoint, scores = open_checkpoint(cut_source(recipe, context.run)), load_scores(context.run.scores)
+    result = ranks.on_main(partial(_find, recipe, checkpoint.shape, scores))
+    if recipe.search.choose in RANK_BY:
+        measured = [Measured(candidate=candidate) for candidate in result.candidates]
+    else:
+        state = context.output / STATE_FOLDER
+        measured = measure_candidates(recipe, checkpoint, scores, result.candidates, state, ranks)
+    record = describe(recipe, checkpoint.shape, result, measured)
+    ranks.on_main(partial(_write, record, context.output))
+
+
+def _find(recipe: Recipe, source: HybridShape, scores: Scores) -> SearchResult:
+    """The candidates; those that are to be measured where the recipe measures any."""
     space = search_space(recipe.search, source, lambda kept: kept_blocks(recipe, source, scores.depth, kept))
     shares = _cached_shares(scores, source)
     choose = recipe.search.choose
     if choose in RANK_BY:
-        result = _solve(recipe, space, shares, rank_by=RANK_BY[choose], top_k=recipe.search.top_k)
-        measured = [Measured(candidate=candidate) for candidate in result.candidates]
-    else:
-        result = shortlist(recipe, space, shares)
-        state = context.output / STATE_FOLDER
-        measured = measure_candidates(recipe, checkpoint, scores, result.candidates, state)
-    record = describe(recipe, source, result, measured)
-    write_json(context.output / CANDIDATES_FILE, asdict(record))
-    draw_candidates(record, context.output / PICTURE_FILE)
-    shutil.rmtree(context.output / STATE_FOLDER, ignore_errors=True)
+        return _solve(recipe, space, shares, rank_by=RANK_BY[choose], top_k=recipe.search.top_k)
+    return shortlist(recipe, space, shares)
+
+
+def _write(record: SearchRecord, output: Path) -> None:
+    write_json(output / CANDIDATES_FILE, asdict(record))
+    draw_candidates(record, output / PICTURE_FILE)
+    shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
 
 
 def shortlist(recipe: Recipe, space: SearchSpace, shares: Shares) -> SearchResult:

@@ -20,8 +20,8 @@ class AlignedStreams:
 
     Args:
         pair: The models.
-        batches: The samples, batch by batch.
-        folder: Where streams are saved; in memory when None.
+        batches: The samples of this process, batch by batch.
+        folder: Where its streams are saved; in memory when None.
 
     Attributes:
         teacher: The teacher's stream of each batch, as it enters the teacher's next block.
@@ -72,5 +72,4 @@ class AlignedStreams:
     def _open(self, name: str, stack: Stack, *, synced: bool = True) -> Streams:
         if self._folder is None:
             return MemoryStreams(len(self._batches))
-        folder = self._folder / f"streams-{name}"
-        return FileStreams(folder, len(self._batches), device=stack.device, synced=synced)
+        return FileStreams(self._folder / name, len(self._batches), device=stack.device, synced=synced)

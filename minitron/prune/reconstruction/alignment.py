@@ -1,6 +1,7 @@
 """A pruned student beside its teacher: which teacher block each of its blocks is, and what it is fitted to."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from minitron.errors import ShapeError
@@ -18,6 +19,7 @@ class Alignment:
         plan: What survived.
         target: What the stream after a kept block is fitted to when the blocks behind it were removed: the teacher's
             stream after them, as the next kept block received it, or right after the kept block.
+        origin: What the teacher's weights come from, so that a saved state of other ones is left aside.
 
     Raises:
         ShapeError: A stack is not of the plan's shape.
@@ -27,6 +29,7 @@ class Alignment:
     student: Stack
     plan: PrunePlan
     target: Literal["after_removed", "after_block"] = "after_removed"
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         pairs = (("teacher", self.teacher, self.plan.source), ("student", self.student, self.plan.target))

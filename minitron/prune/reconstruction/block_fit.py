@@ -6,6 +6,7 @@ from itertools import zip_longest
 
 import torch
 
+from minitron.distributed import Ranks
 from minitron.models.families.family import Branch, HookPoint
 from minitron.models.slicing import tensor_cuts
 from minitron.prune.reconstruction.aligned_streams import AlignedStreams
@@ -15,6 +16,7 @@ from minitron.prune.reconstruction.partial_run import PartialRun
 from minitron.prune.reconstruction.ridge import refit
 from minitron.prune.reconstruction.rounding import Rounding, Weights
 from minitron.prune.reconstruction.settings import RepairSettings
+from minitron.prune.reconstruction.shares import solve_by_rows
 from minitron.runtime.backbone import Block
 from minitron.runtime.hooks import HookSite, LatestActivation, collecting, site_of
 from minitron.runtime.streams import Streams
@@ -30,9 +32,10 @@ class BlockFit:
 
     Args:
         pair: Teacher and student.
-        streams: Their streams over the calibration samples.
+        streams: Their streams over this process's calibration samples.
         settings: Which projections, and how strongly they are pulled towards their sliced weights.
         rounding: Names of weights, and the dtypes that they are rounded to.
+        ranks: The processes, which fit each block together: moments are those of all samples.
     """
 
     def __init__(
@@ -41,8 +44,10 @@ class BlockFit:
         streams: AlignedStreams,
         settings: RepairSettings,
         rounding: Rounding,
+        ranks: Ranks,
     ) -> None:
         self._pair, self._streams, self._settings, self._rounding = pair, streams, settings, rounding
+        self._ranks = ranks
         self._family, self._target = pair.plan.source.family, pair.plan.target
         self._cuts = {cut.name: cut for cut in tensor_cuts(pair.plan.source, pair.plan.keep)}
 
@@ -89,8 +94,11 @@ class BlockFit:
             own_DC: The sliced weight.
             moments: Of the teacher's inputs (targets) and the student's inputs.
         """
-        rows = zip(torch.split(taught_DC, ROWS), torch.split(own_DC, ROWS), strict=True)
-        fitted_DC = torch.cat([self._refit_rows(taught_RC, own_RC, moments) for taught_RC, own_RC in rows])
+
+        def refitted(rows: slice) -> torch.Tensor:
+            return self._refit_rows(taught_DC[rows], own_DC[rows], moments)
+
+        fitted_DC = solve_by_rows(refitted, own_DC.shape, self._ranks, most=ROWS)
         return self._rounding.rounded(name, fitted_DC, own_DC.dtype)
 
     def kept_channels(self, stream_BTD: torch.Tensor) -> torch.Tensor:
@@ -128,6 +136,7 @@ class BlockFit:
         for each in run.passes({"input": site_of(point, kind, self._target)}):
             target = targets.read(each.number, layer).to(self._pair.student.device)
             moments.update((target, each.shown["input"]), each.mask_BT)
+        moments.sum_over(self._ranks)
         repaired: Weights = {}
         for name in self._family.readers(kind, point, "hidden_size", self._target.sizes):
             weight_DC = own.get_parameter(name)
@@ -151,9 +160,14 @@ class BlockFit:
                 wanted_BTD = self.kept_channels(target.read(each.number, at)).to(own_BTD.device)
                 lacking_BTD = (wanted_BTD.float() - own_BTD.float()) / multiplier
                 moments.update((lacking_BTD, each.shown["input"]), each.mask_BT)
+        moments.sum_over(self._ranks)
         name = f"{branch.projection}.weight"
         on_disk, weight_DC = self._rounding.on_disk(run.position, name), own.get_parameter(name)
-        fitted_DC = refit(weight_DC, moments.cross, moments.gram, self._settings.ridge, overwrite=True)
+
+        def refitted(rows: slice) -> torch.Tensor:  # called once, as it destroys the moments
+            return refit(weight_DC[rows], moments.cross[rows], moments.gram, self._settings.ridge, overwrite=True)
+
+        fitted_DC = solve_by_rows(refitted, weight_DC.shape, self._ranks)
         rounded_DC = self._rounding.rounded(on_disk, fitted_DC, weight_DC.dtype)
         weight_DC.copy_(rounded_DC)
         return {on_disk: rounded_DC}

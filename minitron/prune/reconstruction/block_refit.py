@@ -15,10 +15,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from minitron.distributed import Ranks
 from minitron.errors import MinitronError, NotFiniteError
 from minitron.prune.reconstruction.aligned_streams import AlignedStreams
 from minitron.prune.reconstruction.rounding import Rounding, Weights
 from minitron.prune.reconstruction.settings import RepairSettings
+from minitron.prune.reconstruction.shares import Share
 from minitron.runtime.backbone import Block
 
 logger = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ BETAS = (0.9, 0.95)
 # A parameter whose root mean square is smaller moves as if it had this one: biases may be zero.
 LEAST_SCALE = 1e-3
 
-# Number of a batch -> [B, T, D] what its stream after the block ought to be.
+# Number of one of the process's batches -> [B, T, D] what its stream after the block ought to be.
 Wanted = Callable[[int], torch.Tensor]
 
 
@@ -41,8 +43,12 @@ class BlockRefit:
     the best one is kept, which may be the start. The order of the batches is the epoch's own, so that a block that is
     refitted again from the same streams ends with the same bits.
 
+    Several processes take each step together: every one has its samples of each batch, and gradients are those of the
+    whole batch. So are errors, by which all keep the same epoch.
+
     Args:
         streams: The streams of the student that enter a block.
+        share: The process's samples of every batch.
         settings: How many epochs, and the rate.
         rounding: Names and dtypes of weights.
 
@@ -50,14 +56,16 @@ class BlockRefit:
         MinitronError: There are fewer than two batches.
     """
 
-    def __init__(self, streams: AlignedStreams, settings: RepairSettings, rounding: Rounding) -> None:
-        count = len(streams.student)
+    def __init__(self, streams: AlignedStreams, share: Share, settings: RepairSettings, rounding: Rounding) -> None:
+        count = len(share.num_tokens)
         if count < 2:
             raise MinitronError(
                 f"repair.epochs needs two batches of samples or more, the last of which judges the others; got {count} "
                 f"with a batch_size of {settings.batch_size}: take more samples or smaller batches"
             )
         self._streams, self._settings, self._rounding = streams, settings, rounding
+        self._ranks, self._num_tokens = share.ranks, share.num_tokens
+        self._own = {number: at for at, number in enumerate(share.numbers)}
         self._training = count - max(1, round(count * HELD_OUT))
         self._masks = dict(streams.student_masks())
 
@@ -73,7 +81,7 @@ class BlockRefit:
             return {}
         best = _copies(parameters)
         with torch.enable_grad(), _requiring_gradients(parameters):
-            for _ in self._epochs(parameters, lambda number: self._error(own, position, wanted, number) / start):
+            for _ in self._epochs(parameters, lambda number: self._own_error(own, position, wanted, number) / start):
                 exact = _copies(parameters)
                 with torch.no_grad():
                     self._rounding.round_block(own, position)
@@ -85,6 +93,8 @@ class BlockRefit:
         logger.info("block %d: held-out squared error %.4g refitted to %.4g", position, start, least)
         if least == start:
             return {}
+        for parameter in parameters:  # steps on other hardware may have been rounded otherwise
+            parameter.copy_(self._ranks.spread(parameter.detach(), 0))
         return {name: weight.clone() for name, weight in self._rounding.weights_of(own, position).items()}
 
     def _epochs(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], torch.Tensor]) -> Iterator[int]:
@@ -99,26 +109,48 @@ class BlockRefit:
                 for group, scale in zip(optimizer.param_groups, scales, strict=True):
                     group["lr"] = rate * scale
                 optimizer.zero_grad()
-                loss(number).backward()  # type: ignore[no-untyped-call]
+                if number in self._own:
+                    loss(number).backward()  # type: ignore[no-untyped-call]
+                sum_gradients(parameters, self._ranks)
                 optimizer.step()
                 step += 1
             optimizer.zero_grad()
             yield epoch
 
     def _held_out_error(self, own: Block, position: int, wanted: Wanted) -> float:
-        numbers = range(self._training, len(self._streams.student))
+        numbers = range(self._training, len(self._num_tokens))
         with torch.no_grad():
-            error = sum(float(self._error(own, position, wanted, number)) for number in numbers) / len(numbers)
+            own_sum = sum(
+                float(self._own_error(own, position, wanted, number)) for number in numbers if number in self._own
+            )
+        total = self._ranks.sum(torch.tensor(own_sum, dtype=torch.float64))
+        error = self._ranks.broadcast(float(total)) / len(numbers)
         if not math.isfinite(error):
             raise NotFiniteError(f"block {position} must give finite values on the calibration text, it does not")
         return error
 
-    def _error(self, own: Block, position: int, wanted: Wanted, number: int) -> torch.Tensor:
-        """Mean square of what a batch's stream after the block is off, over counted tokens and channels."""
-        mask_BT = self._masks[number]
-        after_BTD = self._streams.run_student(own, number, mask_BT, position)
-        off_BTD = after_BTD.float() - wanted(number).to(after_BTD.device).float()
-        return (off_BTD if mask_BT is None else off_BTD[mask_BT]).square().mean()
+    def _own_error(self, own: Block, position: int, wanted: Wanted, number: int) -> torch.Tensor:
+        """This process's part of a mean square: of what a batch's stream after the block is off.
+
+        Its sum over all processes is the mean over the counted tokens of the whole batch, and over channels.
+        """
+        at = self._own[number]
+        mask_BT = self._masks[at]
+        after_BTD = self._streams.run_student(own, at, mask_BT, position)
+        off_BTD = after_BTD.float() - wanted(at).to(after_BTD.device).float()
+        counted = off_BTD if mask_BT is None else off_BTD[mask_BT]
+        return counted.square().sum() / (self._num_tokens[number] * off_BTD.shape[-1])
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter], ranks: Ranks) -> None:
+    """Sums gradients over all processes, in place; what no process has a gradient of is left without one."""
+    if ranks.world_size == 1:
+        return
+    has = ranks.sum(torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int64))
+    for parameter, count in zip(parameters, has.tolist(), strict=True):
+        if count:
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = ranks.sum(own)
 
 
 def _schedule(step: int, steps: int) -> float:

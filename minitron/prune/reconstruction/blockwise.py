@@ -6,6 +6,9 @@ ridge regression around the sliced weight (`refit`) on what the already repaired
 blocks are made up for by later ones. Where epochs are asked for, all of a block's parameters are then trained at once
 towards the same stream (`block_refit`), before the next block is looked at. This is beyond the published method.
 
+Several processes repair together: each takes batches of the samples through both models, moments are summed over all
+before anything is solved, and the rows of a weight are solved for in turn, so that all have the same weights.
+
 Cost: a pass of the teacher and one of the student over the calibration text, each block read once; an epoch adds some
 three passes of the student.
 
@@ -33,6 +36,7 @@ from minitron.artifacts.resume import SavedState
 from minitron.checkpoints.names import read_place
 from minitron.checkpoints.places import model_places
 from minitron.data.samples import Samples
+from minitron.distributed import Ranks
 from minitron.models.config import shape_from_config
 from minitron.models.families.family import Family
 from minitron.progress import track
@@ -44,6 +48,7 @@ from minitron.prune.reconstruction.moments import Moments
 from minitron.prune.reconstruction.partial_run import PartialRun
 from minitron.prune.reconstruction.rounding import Rounding, Weights
 from minitron.prune.reconstruction.settings import RepairSettings
+from minitron.prune.reconstruction.shares import share_batches
 from minitron.prune.reconstruction.state import repair_identity
 from minitron.runtime.backbone import Block
 from minitron.runtime.building import config_of
@@ -59,52 +64,88 @@ def repair(
     *,
     dtypes: Mapping[str, torch.dtype] | None = None,
     state_folder: Path | None = None,
-    origin: Mapping[str, str] | None = None,
+    ranks: Ranks | None = None,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields (name on disk, repaired weight in fp32), block by block; blocks of a student in memory change in place.
 
     A block's weights may be written over the student's own files as soon as they are yielded: they are saved by then,
-    and an interrupted call is resumed by the same call with bit-identical results.
+    and an interrupted call is resumed by the same call, in as many processes, with bit-identical results.
+
+    Several processes, which all take every weight, share the samples out and end with the same weights; without epochs
+    they are those of one process but for the order of sums in fp64. The first process saves the state.
 
     Args:
         pair: The teacher, and the student with its sliced weights.
-        samples: The calibration text.
+        samples: The calibration text, the same in every process.
         settings: Which projections, and how strongly they are pulled towards the sliced weights.
         dtypes: Name on disk -> dtype that a weight will be stored in: it is rounded to it before later blocks are
             fitted. Weights that are not named keep the student's dtype in memory.
-        state_folder: Where finished blocks and streams are saved; the caller removes it. In memory when None.
-        origin: What the weights come from, so that a saved state of other ones is left aside.
+        state_folder: Where finished blocks and streams are saved, which all processes see; the caller removes it. In
+            memory when None.
+        ranks: The processes; this one alone when None.
 
     Raises:
         MinitronError: The model overflows.
     """
-    settings = settings or RepairSettings()
+    settings, ranks = settings or RepairSettings(), ranks or Ranks.alone()
     started = time.monotonic()
-    identity = repair_identity(samples, pair, settings, dtypes or {}) | {"origin": dict(origin or {})}
-    state = SavedState(state_folder, identity)
-    streams = AlignedStreams(pair, samples.batches(settings.batch_size), state_folder)
+    state = SavedState(state_folder, repair_identity(samples, pair, settings, dtypes or {}, processes=ranks.world_size))
+    share = share_batches(samples, settings.batch_size, ranks, by="sample" if settings.epochs else "batch")
+    own_folder = None if state_folder is None else state_folder / f"streams-{ranks.rank}"
+    streams = AlignedStreams(pair, share.batches, own_folder)
     rounding = Rounding(pair.plan.target, dtypes or {})
-    refit = BlockRefit(streams, settings, rounding) if settings.epochs else None
-    run = _Repair(pair, streams, BlockFit(pair, streams, settings, rounding), refit, state)
+    refit = BlockRefit(streams, share, settings, rounding) if settings.epochs else None
+    fit = BlockFit(pair, streams, settings, rounding, ranks)
+    run = _Repair(pair, streams, fit, refit, _Finished(state, ranks), ranks)
     yield from run.blocks()
     if settings.projections == "all":
         yield from run.head()
     logger.info("repaired on %d tokens in %.1f s", samples.num_tokens, time.monotonic() - started)
 
 
+class _Finished:
+    """The weights of blocks that all processes have finished, which the first one saves."""
+
+    def __init__(self, state: SavedState, ranks: Ranks) -> None:
+        self._state, self._ranks = state, ranks
+
+    def load(self, position: int) -> Weights | None:
+        """The weights of a block, or of the head behind the last one; None where they are not saved."""
+        name = f"repaired-{position:04d}"
+        # The first process removes a file that is no use before the others could meet it.
+        found = self._state.load_tensors(name) if self._ranks.is_main else None
+        if not self._ranks.broadcast(found is not None):
+            return None
+        return found if self._ranks.is_main else self._state.load_tensors(name)
+
+    def save(self, position: int, weights: Weights) -> None:
+        """Saves weights once all processes have come to the block's end; returns when no call does the block again."""
+        self._ranks.barrier()
+        if self._ranks.is_main:
+            self._state.save_tensors(f"repaired-{position:04d}", weights)
+        self._ranks.barrier()
+
+
 class _Repair:
     """One repair and where it is."""
 
     def __init__(
-        self, pair: Alignment, streams: AlignedStreams, fit: BlockFit, refit: BlockRefit | None, state: SavedState
+        self,
+        pair: Alignment,
+        streams: AlignedStreams,
+        fit: BlockFit,
+        refit: BlockRefit | None,
+        finished: _Finished,
+        ranks: Ranks,
     ) -> None:
-        self._pair, self._streams, self._fit, self._refit, self._state = pair, streams, fit, refit, state
+        self._pair, self._streams, self._fit, self._refit, self._finished = pair, streams, fit, refit, finished
+        self._ranks = ranks
 
     def blocks(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Repairs the blocks that are left, after those that are saved."""
         layers, ends = self._pair.layers, self._pair.ends
         done = 0
-        while done < len(layers) and (saved := self._state.load_tensors(_saved_as(done))) is not None:
+        while done < len(layers) and (saved := self._finished.load(done)) is not None:
             yield from saved.items()
             done += 1
         if done == 0:
@@ -117,7 +158,7 @@ class _Repair:
             for position in track(range(done, len(layers)), "repair", total=len(layers) - done):
                 repaired = self._repair_block(position, start, taught, next(own))
                 start = ends[position]
-                self._state.save_tensors(_saved_as(position), repaired)
+                self._finished.save(position, repaired)
                 self._streams.teacher.settle(start)
                 self._streams.student.settle(position + 1)
                 yield from repaired.items()
@@ -128,10 +169,10 @@ class _Repair:
         name = target.head_tensor
         if name != target.family.head:  # a head that is the embeddings, too, stays as it was sliced
             return
-        saved = self._state.load_tensors(_saved_as(position))
+        saved = self._finished.load(position)
         if saved is None:
             saved = {name: self._refit_head(name)}
-            self._state.save_tensors(_saved_as(position), saved)
+            self._finished.save(position, saved)
         yield from saved.items()
 
     def _repair_block(self, position: int, start: int, taught: Iterator[Block], own: Block) -> Weights:
@@ -162,12 +203,9 @@ class _Repair:
             taught_BTD = teacher.final_norm(self._streams.teacher.read(number, layers))
             own_BTD = student.final_norm(self._streams.student.read(number, len(self._pair.layers)))
             moments.update((taught_BTD.to(own_BTD.device), own_BTD), mask_BT)
+        moments.sum_over(self._ranks)
         rows = zip(teacher.head(), student.head(), strict=True)
         return torch.cat([self._fit.fit_reader(name, taught_ND, own_ND, moments) for taught_ND, own_ND in rows])
-
-
-def _saved_as(position: int) -> str:
-    return f"repaired-{position:04d}"
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from minitron.distributed import Ranks
 from minitron.runtime.hooks import Activations, State, counted_tokens
 
 # Rows that are added at once: torch makes an fp64 copy of what is added.
@@ -44,3 +45,15 @@ class Moments:
                     rows += added
         else:
             self.state = {name: value.double() for name, value in other.items()}
+
+    def sum_over(self, ranks: Ranks) -> None:
+        """Adds the states of all processes, in place and some rows at a time; a process may have met no token.
+
+        The first process must have met one, as the others learn from it what they are to add to.
+        """
+        shapes = ranks.broadcast({name: tuple(total.shape) for name, total in self.state.items()})
+        for name, shape in shapes.items():
+            total = self.state.setdefault(name, torch.zeros(shape, dtype=torch.float64, device=ranks.device))
+            if ranks.world_size > 1:
+                for rows in torch.split(total, ROWS):
+                    rows.copy_(ranks.sum(rows))

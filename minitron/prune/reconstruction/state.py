@@ -11,9 +11,9 @@ from minitron.prune.reconstruction.settings import RepairSettings
 
 
 def repair_identity(
-    samples: Samples, pair: Alignment, settings: RepairSettings, dtypes: Mapping[str, torch.dtype]
+    samples: Samples, pair: Alignment, settings: RepairSettings, dtypes: Mapping[str, torch.dtype], *, processes: int
 ) -> dict[str, object]:
-    """Everything that the bits of a repair depend on, the models' own weights aside."""
+    """Everything that the bits of a repair depend on, the student's own weights aside."""
     plan = pair.plan
     digest = hashlib.sha256(samples.token_ids.tobytes())
     if samples.lengths is not None:
@@ -31,5 +31,7 @@ def repair_identity(
         "settings": settings.model_dump(mode="json", include=set(RepairSettings.model_fields)),
         "fitted_to": pair.target,
         "dtypes": {name: str(dtype) for name, dtype in dtypes.items()},
+        "origin": dict(pair.origin),
+        "processes": processes,
         "stacks": [[stack.whole, stack.device.type] for stack in (pair.teacher, pair.student)],
     }

@@ -45,8 +45,8 @@ def whole(tmp_path: Path, source: Path) -> Contents:
 
 def prune(source: Path, output: Path, *, threads: int | None = None, dtype: str | None = None) -> None:
     opened = open_checkpoint(source)
-    written_as = OutputFormat(shard_bytes=SHARD_BYTES, dtype=dtype)
-    prune_checkpoint(opened, make_plan(opened.shape), output, written_as, threads=threads)
+    written_as = OutputFormat(shard_bytes=SHARD_BYTES, dtype=dtype, threads=threads)
+    prune_checkpoint(opened, make_plan(opened.shape), output, written_as)
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, call: int, error: BaseException) -> None:

@@ -204,7 +204,7 @@ def test_a_field_longer_than_the_csv_modules_limit_is_read(tmp_path: Path) -> No
     [
         ("a.csv", "id,text\n1,a, b\n", r"the 2 fields .*a\.csv:2 has 3; put double quotes"),
         ("a.csv", 'id,text\n1,"a', r"well formed, .*a\.csv:2 is not"),
-        ("a.json", '[{"text": "a"},\n{"text": ]', r"a\.json:2 is not: Expecting value"),
+        ("a.json", '[{"text": "a"},\n{"text": ]', r"a\.json:2 is not JSON: Expecting value"),
         ("a.json", "[1]", r"must hold JSON objects, .*a\.json row 0 is a int"),
         ("a.jsonl", "[1]", r"a\.jsonl:1 holds a list"),
         ("a.jsonl", '{"text": 3}', r"must hold text, .*a\.jsonl:1 holds a int"),

@@ -16,13 +16,13 @@ from minitron.data.masks import LossMask, PackedText
 from minitron.distill.loss.hidden_states import CosineLoss
 from minitron.distill.loss.objective import Objective
 from minitron.distill.settings import ValidationSettings
-from minitron.distill.sharding import full_state
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.model import HiddenMatch
 from minitron.distill.training.stage import DistillSettings, TrainingRun, distill
 from minitron.distill.training.validation import ValidationText
 from minitron.distributed import Ranks
 from tests.support.models import make_tiny_model, make_tiny_shape
+from tests.support.shards import whole_state
 
 STEPS, BATCH, SEQ_LEN = 3, 4, 25  # 13 + 12, or 9 + 8 + 8
 SETTINGS = DistillSettings(
@@ -80,7 +80,7 @@ def run(way: str, output: Path, ranks: Ranks, *, context_parallel: int) -> None:
         TrainingRun(state_folder=output / f"{way}-{ranks.world_size}-state", seed=0, ranks=ranks),
         ValidationText(sequences_NT=token_ids(3, seed=5), teacher=teacher),
     )
-    weights = full_state(student)
+    weights = whole_state(student)
     if ranks.is_main:
         torch.save(weights, output / f"{way}-{ranks.world_size}.pt")
         (output / f"{way}-{ranks.world_size}.json").write_text(json.dumps(asdict(record)))

@@ -21,7 +21,6 @@ from minitron.data.masks import LossMask, PackedText
 from minitron.distill.dataset import collate
 from minitron.distill.loss.objective import Objective
 from minitron.distill.settings import ValidationSettings
-from minitron.distill.sharding import full_state
 from minitron.distill.teachers.online import OnlineTeacher
 from minitron.distill.training.model import DistillationModel
 from minitron.distill.training.stage import DistillSettings, TrainingRun, distill, training_arguments
@@ -34,6 +33,7 @@ from minitron.prune.in_memory import prune_model
 from minitron.prune.plan import PrunePlan
 from minitron.runtime.loading import load_model
 from tests.support.paths import TEACHER
+from tests.support.shards import whole_state
 
 SETTINGS = DistillSettings(batch_size=4, learning_rate=1e-3, warmup_steps=2, chunk_tokens=37, save_steps=0)
 STEPS, SEQ_LEN = 4, 24
@@ -88,7 +88,7 @@ def run(way: str, output: Path) -> None:
         )
         if settings.sharding == "fsdp2":
             assert all(isinstance(parameter, DTensor) for parameter in student.parameters())
-    weights = full_state(student)
+    weights = whole_state(student)
     if ranks.is_main:
         torch.save(weights, output / f"{way}.pt")
         (output / f"{way}.json").write_text(json.dumps({**asdict(record), "processes": ranks.world_size}))

@@ -204,8 +204,8 @@ def test_the_verb_compensates_casts_and_says_so(tmp_path: Path, tiny_checkpoint:
     here = plan.source.family.name_in_memory(name)
     assert plan.scales[name] != 1
     torch.testing.assert_close(other[here], one[here] * plan.scales[name], rtol=1e-2, atol=0)
-    assert "compensated" in (tmp_path / "scaled" / "README.md").read_text()
-    assert "compensated" not in (tmp_path / "plain" / "README.md").read_text()
+    assert "samples of the compensation" in (tmp_path / "scaled" / "README.md").read_text()
+    assert "compensation" not in (tmp_path / "plain" / "README.md").read_text()
 
 
 def test_the_verb_chooses_block_widths(tmp_path: Path, tiny_checkpoint: Path, scores: Path) -> None:
@@ -302,7 +302,7 @@ def test_repaired_weights_of_a_plan_with_other_factors_are_not_taken(tiny_checkp
     plan = PrunePlan(source=source.shape, target=source.shape, keep=Keep(layers=tuple(range(8)), indices={}))
     samples = Samples(token_ids=np.zeros((1, 4), dtype=np.int32))
     ways = [
-        repair_identity(samples, Alignment(teacher=stack, student=stack, plan=each), RepairSettings(), {})
+        repair_identity(samples, Alignment(teacher=stack, student=stack, plan=each), RepairSettings(), {}, processes=1)
         for each in (plan, replace(plan, scales={"backbone.norm_f.weight": 1.5}))
     ]
     assert ways[0] != ways[1]

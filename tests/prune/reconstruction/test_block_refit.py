@@ -10,6 +10,7 @@ import torch
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.checkpoints.places import block_places
 from minitron.data.samples import Samples
+from minitron.distributed import Ranks
 from minitron.models.keep import Keep
 from minitron.prune.checkpoint import prune_checkpoint
 from minitron.prune.in_memory import prune_model
@@ -19,6 +20,7 @@ from minitron.prune.reconstruction.alignment import Alignment
 from minitron.prune.reconstruction.block_refit import BlockRefit
 from minitron.prune.reconstruction.blockwise import apply_repaired, repair
 from minitron.prune.reconstruction.settings import RepairSettings
+from minitron.prune.reconstruction.shares import share_batches
 from minitron.prune.reconstruction.write import write_repaired
 from minitron.runtime.dtypes import torch_dtype
 from minitron.runtime.loading import load_model
@@ -93,12 +95,13 @@ def test_the_error_is_the_mean_square_over_counted_tokens_in_float64(tmp_path: P
     student: Any = prune_model(teacher, plan)
     stacks = MemoryStack(teacher, plan.source), MemoryStack(student, plan.target)
     pair = Alignment(teacher=stacks[0], student=stacks[1], plan=plan)
-    streams = block_refit.AlignedStreams(pair, samples.batches(4), None)
+    share = share_batches(samples, 4, Ranks.alone(), by="sample")
+    streams = block_refit.AlignedStreams(pair, share.batches, None)
     with torch.no_grad():
         streams.embed()
-        refit = BlockRefit(streams, EPOCHS, block_refit.Rounding(plan.target, {}))
+        refit = BlockRefit(streams, share, EPOCHS, block_refit.Rounding(plan.target, {}))
         wanted = torch.full((2, 24, 18), 0.25)
-        found = float(refit._error((0, student.base_model.layers[0]), 0, lambda _: wanted, 2))
+        found = float(refit._own_error((0, student.base_model.layers[0]), 0, lambda _: wanted, 2))
         after = stacks[1].run([(0, student.base_model.layers[0])], streams.student.read(2, 0), None).double().numpy()
     lengths = samples.lengths[8:] if samples.lengths is not None else ()
     counted = np.concatenate([row[:length] for row, length in zip(after, lengths, strict=True)])

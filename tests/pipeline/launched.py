@@ -1,0 +1,48 @@
+"""Run in every process of a launch: the command line, with a fault planted in some process of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from minitron.cli import main as cli
+from minitron.distributed import Ranks
+from minitron.errors import NotFiniteError
+from minitron.pipeline import evaluation
+from minitron.pipeline.stages import report
+
+
+def command(words: Sequence[str]) -> int:
+    """The command line as it is."""
+    return cli.main(words)
+
+
+def with_a_report_that_fails(words: Sequence[str]) -> int:
+    """What the first process does alone is refused."""
+    report.read_training_record = _refuse  # type: ignore[assignment]
+    return cli.main(words)
+
+
+def with_a_report_that_has_a_bug(words: Sequence[str]) -> int:
+    """What the first process does alone ends with a bug."""
+    report.read_training_record = _divide  # type: ignore[assignment]
+    return cli.main(words)
+
+
+def with_a_second_process_that_fails(words: Sequence[str]) -> int:
+    """The other process fails in what both do together, while the first one waits for it."""
+    real = evaluation.evaluate_text
+
+    def fail_in_one(*given: Any, ranks: Ranks, **options: Any) -> Any:
+        if ranks.rank == 1:
+            raise NotFiniteError("the loss must be finite")
+        return real(*given, ranks=ranks, **options)
+
+    evaluation.evaluate_text = fail_in_one  # type: ignore[assignment]
+    return cli.main(words)
+
+
+def _refuse(*_given: object) -> object:
+    raise NotFiniteError("the record must be finite")
+
+
+def _divide(*_given: object) -> object:
+    return 1 // 0
