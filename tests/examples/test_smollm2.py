@@ -59,6 +59,8 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     root = tmp_path_factory.mktemp("smollm2")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)  # it is alone, and takes minutes
     files, run, plain = root / "build" / "smollm2", root / "run", root / "plain"
     teacher, recipe = files / "teacher", root / "examples" / "smollm2" / "recipe.yaml"
     recipe.parent.mkdir(parents=True)
@@ -81,6 +83,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         repaired=kl_of(metrics["pruned"].kl_to_teacher),
         distilled=kl_of(metrics["distilled"].kl_to_teacher),
     )
+    torch.set_num_threads(threads)
     shutil.rmtree(root)
 
 
