@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from minitron.api.load import load_recipe, load_scores, open_checkpoint
     from minitron.api.merge import Merged, merge
     from minitron.api.prune import prune
-    from minitron.api.push import Pushed, push
-    from minitron.api.report import Reported, report
+    from minitron.api.publishing.push import Pushed, push
+    from minitron.api.publishing.report import Reported, report
     from minitron.api.run import RunResult, distill, run, search, status
     from minitron.api.score import calibrate
     from minitron.api.verify import Verified, verify
@@ -59,9 +59,9 @@ _HOMES = {
     "Merged": "minitron.api.merge",
     "Metrics": "minitron.evaluate.metrics",
     "MinitronError": "minitron.errors",
-    "Pushed": "minitron.api.push",
+    "Pushed": "minitron.api.publishing.push",
     "Recipe": "minitron.recipe.recipe",
-    "Reported": "minitron.api.report",
+    "Reported": "minitron.api.publishing.report",
     "RunResult": "minitron.api.run",
     "RunStatus": "minitron.pipeline.status",
     "Scores": "minitron.importance.scores",
@@ -82,8 +82,8 @@ _HOMES = {
     "merge": "minitron.api.merge",
     "open_checkpoint": "minitron.api.load",
     "prune": "minitron.api.prune",
-    "push": "minitron.api.push",
-    "report": "minitron.api.report",
+    "push": "minitron.api.publishing.push",
+    "report": "minitron.api.publishing.report",
     "run": "minitron.api.run",
     "search": "minitron.api.run",
     "status": "minitron.api.run",

@@ -40,18 +40,22 @@ CONVERSATION_TOKENS = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much of each stage is done.
+    """How much of each stage is done, and how fast.
 
     Attributes:
         sft_steps: Optimizer steps of supervised tuning.
+        sft_rate: Its peak learning rate.
         dpo_steps: Optimizer steps of preference tuning.
+        dpo_rate: Its peak learning rate.
         batch_size: Conversations, or pairs, in one step.
         repair_tokens: Tokens of the repair by the teacher.
         measured: Held-out problems that the SFT loss, and pairs that the preference accuracy is of.
     """
 
     sft_steps: int = 100
+    sft_rate: float = 2e-4
     dpo_steps: int = 50
+    dpo_rate: float = 1e-4
     batch_size: int = 8
     repair_tokens: int = 32_768
     measured: int = 200
@@ -120,7 +124,7 @@ def make_records(data: Path, template: Path, output: Path, *, sizes: Sizes, seed
 def tune_supervised(start: Path, records: Records, output: Path, *, sizes: Sizes, seed: int) -> None:
     """SFT of a checkpoint: the cross-entropy of completions."""
     model, tokenizer = _load(start, records.template)
-    settings = SFTConfig(**_common(output, sizes, seed), max_steps=sizes.sft_steps, learning_rate=2e-4)
+    settings = SFTConfig(**_common(output, sizes, seed), max_steps=sizes.sft_steps, learning_rate=sizes.sft_rate)
     data = Dataset.from_list(records.sft)
     SFTTrainer(model=model, args=settings, train_dataset=data, processing_class=tokenizer).train()
     _save(model, start, output)
@@ -129,7 +133,9 @@ def tune_supervised(start: Path, records: Records, output: Path, *, sizes: Sizes
 def tune_by_preference(start: Path, records: Records, output: Path, *, sizes: Sizes, seed: int) -> None:
     """DPO of a checkpoint against itself as the reference."""
     model, tokenizer = _load(start, records.template)
-    settings = DPOConfig(**_common(output, sizes, seed), max_steps=sizes.dpo_steps, learning_rate=1e-4, beta=0.1)
+    settings = DPOConfig(
+        **_common(output, sizes, seed), max_steps=sizes.dpo_steps, learning_rate=sizes.dpo_rate, beta=0.1
+    )
     data = Dataset.from_list(records.dpo)
     # Left out, the reference would be loaded by the configuration's path, without minitron's limits of time steps.
     reference = load_model(start)
@@ -259,7 +265,7 @@ def main() -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override the recipe's settings"
     )
     for name, size in asdict(Sizes()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=size, help=f"({size})")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(size), default=size, help=f"({size})")
     args = parser.parse_args()
     sizes = Sizes(**{name: getattr(args, name) for name in asdict(Sizes())})
     disable_progress_bars()

@@ -1,12 +1,11 @@
 """Running a recipe: the whole pipeline, or up to the candidates or the distilled student."""
 
-import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from minitron.api.checks import require_device_name
-from minitron.artifacts.json_files import JsonObject, write_json
+from minitron.artifacts.json_files import JsonObject
 from minitron.checkpoints.hub import HubOrigin, find_checkpoint, hub_origin
 from minitron.errors import MinitronError
 from minitron.evaluate.metrics import Metrics
@@ -136,11 +135,8 @@ def run_stages(
     require_device_name(recipe.device)
     recipe = recipe.model_copy(update={"teacher": str(find_checkpoint(recipe.teacher))})
     folder = output or Path("runs") / recipe.name
-    outcomes, stages = [], run_pipeline(recipe, folder, first=first, last=last, only=only)
-    if os.environ.get("RANK", "0") == "0":
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(RunFolder(folder).recipe, recipe.model_dump(mode="json"))
-    for outcome in stages:
+    outcomes = []
+    for outcome in run_pipeline(recipe, folder, first=first, last=last, only=only):
         if on_outcome is not None:
             on_outcome(outcome)
         outcomes.append(outcome)

@@ -36,7 +36,7 @@ def leads_astray(path: Path) -> bool:
     A link may lead to another file of its folder, to a file of a checkpoint of the same name wherever it lies, and
     from a folder of the hub's cache to that cache's blobs, which may lie on another volume.
     """
-    if not path.is_symlink():
+    if not path.is_symlink() or not path.exists():  # one that leads nowhere is a missing file
         return False
     target = path.resolve()
     if target.is_relative_to(path.parent.resolve()):

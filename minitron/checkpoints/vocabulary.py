@@ -24,6 +24,7 @@ SENTENCEPIECE_FILE = "tokenizer.model"
 
 Vocabulary = Mapping[int, str]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+_Merge = Annotated[str, Field(pattern="^[^ ]+ [^ ]+$")]
 
 
 class _Template(BaseModel):
@@ -46,7 +47,7 @@ class _Added(BaseModel):
 class _Model(BaseModel):
     type: str | None = None
     vocab: dict[str, TokenId] | list[tuple[str, float]]
-    merges: list[str | tuple[str, str]] | None = None
+    merges: list[_Merge | tuple[str, str]] | None = None
     unk_token: str | None = None
     unk_id: TokenId | None = None
     continuing_subword_prefix: str | None = None
@@ -88,7 +89,9 @@ def read_tokenizer_json(path: Path) -> JsonObject:
     except ValidationError as error:
         fault = error.errors(include_input=False)[0]
         where = ".".join(str(part) for part in fault["loc"])
-        raise ArtifactError(f"{path} must be as tokenizers writes it, {where}: {fault['msg']}") from error
+        raise ArtifactError(
+            f"{path} must be a tokenizer that the package tokenizers loads, {where}: {fault['msg']}"
+        ) from error
     return found
 
 

@@ -28,7 +28,7 @@ COMMANDS = {
     "forecast": "forecast",
     "distill": "distill",
     "status": "status",
-    "report": "report",
+    "report": "publishing.report",
     "fit": "fit",
     "check": "check",
     "verify": "verify",
@@ -40,7 +40,7 @@ COMMANDS = {
     "merge": "merge",
     "extract": "extract",
     "export": "export",
-    "push": "push",
+    "push": "publishing.push",
     "bench": "bench",
     "eval": "evaluate",
 }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from minitron.artifacts.finished import find_finished
 from minitron.artifacts.header import hash_inputs, require_current
-from minitron.artifacts.json_files import JsonObject
+from minitron.artifacts.json_files import JsonObject, write_json
 from minitron.pipeline.preflight import check_processes, check_recipe
 from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.sections import with_cut_teacher
@@ -88,12 +88,15 @@ def _run_stages(recipe: Recipe, folder: Path, stages: tuple[Stage, ...], first: 
     from minitron.runtime.devices import resolve_device
     from minitron.runtime.float8 import require_float8
 
-    recipe = recipe.on_device(resolve_device(recipe.device))
+    given, recipe = recipe, recipe.on_device(resolve_device(recipe.device))
     ranks, run = Ranks(recipe.device), RunFolder(folder)
     if any(section.precision == "fp8" for section in recipe.trained):
         require_float8(ranks.device)
     check_processes(recipe, ranks.world_size)
     inputs = hash_once(ranks, lambda: stage_inputs(recipe))
+    if ranks.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.recipe, given.model_dump(mode="json"))
     forced = False
     with (
         watched(run.status, [stage.name for stage in stages]) if ranks.is_main else nullcontext() as status,

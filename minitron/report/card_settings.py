@@ -9,6 +9,7 @@ SHOWN = {
     "removed blocks": ("removed_blocks",),
     "samples that were scored": ("scored", "settings", "samples"),
     "tokens of each": ("scored", "settings", "seq_len"),
+    "samples of the compensation": ("compensated", "samples"),
     "samples of the repair": ("repaired", "samples"),
     "epochs of the repair": ("repaired", "epochs"),
     "kept tokens of the vocabulary": ("after",),
@@ -18,6 +19,8 @@ SHOWN = {
     "learning rate": ("phases", "learning_rate"),
     "divergence": ("phases", "loss", "divergence"),
     "temperature": ("phases", "loss", "temperature"),
+    "merged checkpoints": ("sources", "name"),
+    "weights": ("weights",),
     "seed": ("seed",),
 }
 

@@ -31,7 +31,16 @@ NO_CODE: Mapping[str, bool] = {"trust_remote_code": False}
 # Keys of a configuration by which transformers fetches kernels from the hub, where their package is installed.
 CODE_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 # What values of another type or size are tripped over by; memory that runs out is none of these.
-MISTAKES = (ArithmeticError, AttributeError, LookupError, NameError, RecursionError, TypeError, ValueError)
+MISTAKES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def new_model(config: PretrainedConfig, *, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

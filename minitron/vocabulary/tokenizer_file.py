@@ -101,7 +101,7 @@ def read_tokenizer_file(folder: Path) -> TokenizerFile:
     try:
         content = read_tokenizer_json(path)
     except ArtifactError as error:
-        raise CheckpointError(f"a tokenizer's file must be JSON: {error}") from error
+        raise CheckpointError(f"a tokenizer's file must list its tokens: {error}") from error
     return parse_tokenizer_file(content, path)
 
 

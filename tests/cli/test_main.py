@@ -60,7 +60,7 @@ def test_a_bug_keeps_its_traceback(
 def test_each_line_of_a_users_fault_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: type[MinitronError]
 ) -> None:
-    assert raise_in_fit(monkeypatch, kind("one\ntwo")) == 2
+    assert raise_in_fit(monkeypatch, kind("one", "two")) == 2
     assert capsys.readouterr().err == "minitron: one\nminitron: two\n"
 
 

@@ -18,7 +18,15 @@ from minitron.runtime.loading import load_model, load_tokenizer
 from tests.support.paths import QUICKSTART, ROOT, TEACHER
 from tests.support.quickstart import load_make_data, write_small_quickstart
 
-SIZES = {"sft-steps": 25, "dpo-steps": 8, "batch-size": 4, "repair-tokens": 2048, "measured": 56}
+SIZES = {
+    "sft-steps": 25,
+    "sft-rate": 1e-3,
+    "dpo-steps": 8,
+    "dpo-rate": 3e-4,
+    "batch-size": 4,
+    "repair-tokens": 2048,
+    "measured": 56,
+}
 # Held-out text that is enough to tell one checkpoint from another.
 SETTINGS = ("evaluate.sequences=16", "evaluate.seq_len=64")
 NAMES = ("student", "sft", "dpo", "repaired", "merged")
@@ -147,8 +155,8 @@ def test_each_stage_does_to_held_out_text_what_it_is_for(aligned: Aligned) -> No
     assert measured["student"]["kl_to_teacher"] == pytest.approx(0, abs=1e-6)
     assert measured["sft"]["sft_loss"] < 0.9 * measured["student"]["sft_loss"]
     assert measured["student"]["preference_accuracy"] == 0.5
-    assert measured["dpo"]["preference_accuracy"] > 0.5
-    assert 0 < measured["sft"]["kl_to_teacher"] < measured["dpo"]["kl_to_teacher"]
+    assert measured["dpo"]["preference_accuracy"] > max(0.6, measured["sft"]["preference_accuracy"] - 0.01)
+    assert measured["sft"]["kl_to_teacher"] > 1e-3
     assert measured["repaired"]["kl_to_teacher"] < measured["dpo"]["kl_to_teacher"]
     assert measured["merged"]["kl_to_teacher"] < measured["dpo"]["kl_to_teacher"]
 

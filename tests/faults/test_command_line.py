@@ -38,8 +38,8 @@ def ended(words: list[str]) -> tuple[int, str]:
 
 
 @pytest.fixture(autouse=True)
-def silent() -> None:
-    logging.getLogger("minitron").setLevel(logging.CRITICAL)
+def silent(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, logger="minitron")
 
 
 def assert_clean(code: int, err: str) -> None:

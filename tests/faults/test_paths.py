@@ -58,6 +58,7 @@ def test_links_inside_a_folder_and_into_the_hub_s_blobs_are_followed(tiny_checkp
     (tiny_checkpoint / "other.txt").unlink()
     snapshot = write_hub_cache(tmp_path / "hub", "owner/name", tiny_checkpoint)
     assert open_checkpoint(snapshot).params == open_checkpoint(tiny_checkpoint).params
+    (tmp_path / "secret.txt").write_text("nobody's business")
     (snapshot / "notes.txt").symlink_to(tmp_path / "secret.txt")
     assert leads_astray(snapshot / "notes.txt")
 

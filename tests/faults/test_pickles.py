@@ -17,6 +17,7 @@ from torch import nn
 from minitron.distill.shard_files import INDEX_FILE
 from minitron.distill.sharding import STATE_SUBFOLDER, load_shards, load_weights, save_shards, save_weights
 from minitron.distill.teachers.online import OnlineTeacher
+from minitron.distill.training.record import DistillRecord
 from minitron.distill.training.stage import DistillSettings, TrainingRun, distill
 from minitron.errors import MinitronError
 from tests.faults.fuzzing.outcome import message_fault
@@ -44,9 +45,9 @@ def as_torch_does(value: object, path: Path) -> None:
     torch.save(value, path)
 
 
-def train(folder: Path, *, steps: int) -> None:
+def train(folder: Path, *, steps: int) -> DistillRecord:
     sequences_NT = np.random.default_rng(0).integers(3, 271, (2 * STEPS, 7), dtype=np.int32)
-    distill(
+    return distill(
         make_tiny_model(make_tiny_shape(), seed=1),
         OnlineTeacher(make_tiny_model(make_tiny_shape())),
         sequences_NT,
@@ -93,9 +94,10 @@ def test_files_that_nobody_needs_are_not_read(state: Path, tmp_path: Path) -> No
     mark = tmp_path / "it ran"
     for name in ("training_args.bin", "optimizer.bin", "custom_checkpoint_0.pkl", "pytorch_model.bin"):
         pickled(Planted(mark), state / name)
-    train(state.parent, steps=STEPS)
+    record = train(state.parent, steps=STEPS)
     assert not mark.exists()
-    assert [path.name for path in state.parent.glob("checkpoint-*")] == [f"checkpoint-{STEPS}"]
+    assert record.tokens == STEPS * 2 * 7
+    assert len(record.curve) == STEPS  # the first of which is the state's
 
 
 def test_what_is_planted_would_run(tmp_path: Path) -> None:

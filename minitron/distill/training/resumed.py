@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors.torch import load_model
+from torch import nn
 from transformers import TrainerState
 
+from minitron.distill.sharding import load_weights
 from minitron.distill.training.states import HISTORY_FILE, read_history
 from minitron.errors import MinitronError
 
@@ -40,3 +43,17 @@ def check_record(state: Path) -> None:
     read_history(state)
     with reading_state(state):
         TrainerState.load_from_json(str(state / HISTORY_FILE))
+
+
+def load_finished(model: nn.Module, state: Path, *, sharded: bool) -> list[dict[str, float]]:
+    """Puts the weights of a state that needs no more training into a model, in place, and gives what was logged.
+
+    Raises:
+        MinitronError: They cannot be read, or are of another model.
+    """
+    if sharded:
+        load_weights(model, state)
+    else:
+        with reading_state(state):
+            load_model(model, state / "model.safetensors")
+    return read_history(state)

@@ -11,28 +11,27 @@ from typing import Annotated
 
 import torch
 from pydantic import Field, PlainValidator
-from safetensors.torch import load_model
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.data.masks import PackedSequences
-from minitron.distill.dataset import SequenceDataset, collate
+from minitron.distill.dataset import collate
 from minitron.distill.loss.objective import Objective
 from minitron.distill.nested.model import NestedDistillationModel
-from minitron.distill.nested.schedule import ScheduledSequences
 from minitron.distill.nested.students import TrainedStudent
 from minitron.distill.settings import AUTO, TrainingSettings
-from minitron.distill.sharding import load_weights, shard_blocks
+from minitron.distill.sharding import shard_blocks
 from minitron.distill.teachers.teacher import Teacher
 from minitron.distill.training.arguments import training_arguments
 from minitron.distill.training.callbacks import DivergenceCallback, ProgressCallback, StopCallback
 from minitron.distill.training.model import DistillationModel, HiddenMatch
-from minitron.distill.training.parts import PartSequences, computing_on, text_part
+from minitron.distill.training.parts import computing_on, text_part
 from minitron.distill.training.record import DistillRecord
-from minitron.distill.training.resumed import check_record, reading_state
-from minitron.distill.training.states import last_whole_state, read_history, step_of
+from minitron.distill.training.resumed import check_record, load_finished
+from minitron.distill.training.sequences import training_sequences
+from minitron.distill.training.states import last_whole_state, step_of
 from minitron.distill.training.trainer import DistillationTrainer, DivergedError
 from minitron.distill.training.validation import ValidationText
 from minitron.distill.training.watch import Watch
@@ -40,7 +39,6 @@ from minitron.distributed import Ranks
 from minitron.errors import MinitronError
 from minitron.progress import progress_bar
 from minitron.runtime.backbone import blocks_of
-from minitron.runtime.context_parallel.part import TextPart
 from minitron.runtime.float8 import multiply_as_before, multiply_in_float8, require_float8
 from minitron.runtime.shards import read_weights
 
@@ -60,6 +58,16 @@ class DistillSettings(TrainingSettings):
     nested: Annotated[tuple[TrainedStudent, ...], _AS_IT_IS] = Field(
         default=(), description="Smaller students that are slices of the one that is trained, and train with it."
     )
+
+    @property
+    def next_tokens(self) -> bool:
+        """Whether what is minimized needs every position's next token."""
+        return self.objective.cross_entropy > 0
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """Share of the steps of each student that trains, the largest one first; empty for one student."""
+        return (1, *(one.student.share for one in self.nested)) if self.nested else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +90,12 @@ class TrainingRun:
     ranks: Ranks | None = None
     weights: Checkpoint | None = None
     callbacks: Sequence[TrainerCallback] = ()
+
+    def last_step(self, max_steps: int, tokens_per_step: int) -> int:
+        """The step of the schedule that this call ends with."""
+        if self.stop_after_tokens is None:
+            return max_steps
+        return min(max_steps, max(1, self.stop_after_tokens // tokens_per_step))
 
 
 def distill(
@@ -120,11 +134,12 @@ def distill(
         raise MinitronError("learning_rate: auto needs validation text to measure rates on; give a number without it")
     max_steps = len(sequences_NT) * settings.epochs // settings.batch_size
     tokens_per_step = settings.batch_size * sequences_NT.shape[1]
-    last_step = max_steps
-    if run.stop_after_tokens is not None:
-        last_step = min(max_steps, max(1, run.stop_after_tokens // tokens_per_step))
+    last_step = run.last_step(max_steps, tokens_per_step)
     part = text_part(student, ranks, settings, sequences_NT.shape[1])
-    trainer = _trainer(student, teacher, _dataset(sequences_NT, settings, part, run.seed), settings, run, max_steps)
+    dataset = training_sequences(
+        sequences_NT, settings, part, seed=run.seed, next_tokens=settings.next_tokens, shares=settings.shares
+    )
+    trainer = _trainer(student, teacher, dataset, settings, run, max_steps)
     started = time.monotonic()
     with computing_on(part, student, teacher, None if validation is None else validation.teacher):
         watch = None if validation is None else Watch(trainer, validation, settings, run.state_folder, ranks, part)
@@ -200,27 +215,6 @@ def _module(student: PreTrainedModel, teacher: Teacher | None, settings: Distill
     return DistillationModel(student, teacher, objective, hidden=settings.hidden, chunk_tokens=chunk_tokens)
 
 
-def _dataset(
-    sequences_NT: PackedSequences, settings: DistillSettings, part: TextPart, seed: int
-) -> Dataset[dict[str, torch.Tensor]]:
-    sequences = SequenceDataset(
-        sequences_NT,
-        epochs=settings.epochs,
-        seed=seed,
-        next_tokens=settings.objective.cross_entropy > 0,
-    )
-    if part.group.size > 1:
-        return PartSequences(
-            sequences,
-            part,
-            micro_batch_size=settings.micro_batch_size or settings.batch_size // part.group.data_size,
-            num_sequences=len(sequences) // settings.batch_size * settings.batch_size,
-        )
-    if not settings.nested:
-        return sequences
-    return ScheduledSequences(sequences, [1, *(one.student.share for one in settings.nested)])
-
-
 def _is_routed(student: PreTrainedModel) -> bool:
     return "moe" in getattr(student.config, "layers_block_type", ())
 
@@ -228,16 +222,10 @@ def _is_routed(student: PreTrainedModel) -> bool:
 def _train(
     trainer: DistillationTrainer, watch: Watch | None, state_folder: Path, *, last_step: int, ranks: Ranks
 ) -> list[dict[str, float]]:
-    sharded = trainer.sharded
     ranks.barrier()  # so that all find the same states
-    state = last_whole_state(state_folder, sharded=sharded)
+    state = last_whole_state(state_folder, sharded=trainer.sharded)
     if state is not None and step_of(state) >= last_step:
-        if sharded:
-            load_weights(trainer.model, state)
-        else:
-            with reading_state(state):
-                load_model(trainer.model, state / "model.safetensors")
-        return read_history(state)
+        return load_finished(trainer.model, state, sharded=trainer.sharded)
     if state is not None:
         check_record(state)
     with progress_bar() as progress:

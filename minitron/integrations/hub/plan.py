@@ -4,10 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from minitron.artifacts.header import HEADER_FILE, MARKER_FILE
 from minitron.artifacts.json_files import JsonObject
+from minitron.artifacts.yaml_text import YamlFaultError, parse_yaml
 from minitron.checkpoints.checkpoint import (
     CARD_FILE,
     LINEAGE_FILE,
@@ -110,7 +109,14 @@ def card_problems(card: str) -> Iterator[str]:
     if not card.startswith("---\n"):
         yield f"{CARD_FILE} is missing or has no header"
         return
-    header = yaml.safe_load(card.split("---\n")[1])
+    try:
+        header = parse_yaml(card.split("---\n")[1])
+    except YamlFaultError as error:
+        yield f"the header of {CARD_FILE} must be YAML: {error}"
+        return
+    if not isinstance(header, dict):
+        yield f"the header of {CARD_FILE} must be a mapping, it is a {type(header).__name__}"
+        return
     base = header.get("base_model")
     if not isinstance(base, str) or hub_name(base) is None:
         yield f"base_model must be owner/name on the hub to be linked, it is {base!r}"

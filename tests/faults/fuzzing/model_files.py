@@ -21,7 +21,7 @@ from minitron.models.config import read_config
 from minitron.prune.plan import load_plan, save_plan
 from minitron.prune.plan_summary import describe_plan
 from minitron.recipe.source_checks import has_chat_template
-from minitron.report.model_card import model_card
+from minitron.report.model_card import Described, model_card
 from minitron.runtime.loading import load_model, load_tokenizer
 from minitron.vocabulary.rewriting import CONFIG_FILES, named_ids
 from minitron.vocabulary.tokenizer_file import read_tokenizer_file
@@ -149,7 +149,8 @@ def _weights(folder: Path) -> Iterator[Target]:
     write_lineage(lineage, single)  # type: ignore[arg-type]
 
     def read_card() -> None:
-        model_card(lineage_of(checkpoint, hashes={}), name="a", params=1, shape=asdict(checkpoint.shape))
+        described = Described(name="a", params=1, shape=asdict(checkpoint.shape))
+        model_card(lineage_of(checkpoint, hashes={}), described, commands=())
 
     yield Target(name="lineage", path=single / LINEAGE_FILE, make=from_json(lineage), read=read_card)
     assert carried_files(single)

@@ -173,7 +173,7 @@ def test_a_repository_is_an_owner_and_a_name(student: Path, repo: str) -> None:
 def test_nothing_is_uploaded_unless_it_is_asked_for(
     student: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("minitron.api.push.upload", lambda *_, **__: pytest.fail("uploaded"))
+    monkeypatch.setattr("minitron.api.publishing.push.upload", lambda *_, **__: pytest.fail("uploaded"))
     assert main(["push", str(student), REPO, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["commit"], found["private"], found["repo"]) == (None, True, REPO)

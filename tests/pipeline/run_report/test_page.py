@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 
 import minitron
-from minitron.api import report as api_report
+from minitron.api.publishing import report as api_report
 from minitron.cli.main import main
 from minitron.pipeline.run_report.layout import lay_out
 from minitron.pipeline.run_report.results import FINISHED, OUTDATED, WITHOUT, open_results

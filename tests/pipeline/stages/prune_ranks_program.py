@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from minitron.api.prune import prune
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.distributed import Ranks
 from minitron.importance.scores import random_scores
@@ -47,3 +48,14 @@ def main(teacher: Path, text: Path, output: Path, ways: tuple[str, ...]) -> None
     for way in ways:
         (output / way).mkdir(exist_ok=True)
         cut_to(teacher, text, output / way / "checkpoint", way, ranks)
+
+
+def prune_to_kept_tokens(teacher: Path, text: Path, scores: Path, output: Path) -> None:
+    """Cuts vocabulary and hidden channels as a script does, alone or in every process of a launch."""
+    torch.set_num_threads(1)
+    data = [{"path": str(text)}]
+    settings = {
+        "vocabulary": {"data": data, "size": 264, "multiple_of": 8},
+        "compensate": {"data": data, "samples": 5, "seq_len": 16, "batch_size": 2},
+    }
+    prune(teacher, scores=scores, shape={"hidden_size": 14}, output=output, settings=settings)

@@ -204,8 +204,8 @@ def test_the_verb_compensates_casts_and_says_so(tmp_path: Path, tiny_checkpoint:
     here = plan.source.family.name_in_memory(name)
     assert plan.scales[name] != 1
     torch.testing.assert_close(other[here], one[here] * plan.scales[name], rtol=1e-2, atol=0)
-    assert "compensated" in (tmp_path / "scaled" / "README.md").read_text()
-    assert "compensated" not in (tmp_path / "plain" / "README.md").read_text()
+    assert "samples of the compensation" in (tmp_path / "scaled" / "README.md").read_text()
+    assert "compensation" not in (tmp_path / "plain" / "README.md").read_text()
 
 
 def test_the_verb_chooses_block_widths(tmp_path: Path, tiny_checkpoint: Path, scores: Path) -> None:

@@ -11,12 +11,14 @@ from minitron.artifacts.header import STATE_FOLDER
 from minitron.checkpoints.checkpoint import PLAN_FILE, Checkpoint, open_checkpoint
 from minitron.checkpoints.weights import open_weights
 from minitron.checkpoints.writing.journal import RECORD
+from minitron.cli.main import main
 from minitron.prune.plan import load_plan
 from tests.pipeline.stages import prune_ranks_program
 from tests.pipeline.stages.prune_ranks_program import cut_to
 from tests.support.folders import contents
 from tests.support.models import write_tiny_checkpoint
 from tests.support.processes import run_ranks, start_ranks
+from tests.support.recipes import write_tiny_recipe
 
 pytestmark = pytest.mark.processes
 
@@ -130,3 +132,34 @@ def test_kills_at_any_moment_change_no_bit(teacher: Path, text: Path, tmp_path: 
     together(teacher, text, output, (way,))
     assert contents(output / way / "checkpoint") == whole
     assert not [*output.rglob(f"{RECORD}*.json")], journals
+
+
+def test_the_function_gives_what_it_gives_in_one_process_and_takes_it_again(
+    teacher: Path, text: Path, tmp_path: Path
+) -> None:
+    scores = tmp_path / "scores"
+    sizes = ["--samples", "5", "--seq-len", "16"]
+    assert main(["score", str(teacher), "--data", str(text), "--output", str(scores), *sizes]) == 0
+    prune_ranks_program.prune_to_kept_tokens(teacher, text, scores, tmp_path / "one")
+    for _ in range(2):
+        codes = run_ranks(
+            prune_ranks_program.prune_to_kept_tokens, teacher, text, scores, tmp_path / "two", log=tmp_path
+        )
+        assert codes == [0, 0], (tmp_path / "rank-0.err").read_text()
+    assert not list(tmp_path.glob("*.partial"))
+    one, two = (contents(tmp_path / name) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert {name for name in one if one[name] != two[name]} <= {"artifact.json"}  # which says when
+
+
+def test_the_stage_is_run_by_all_processes_of_a_launch(tmp_path: Path) -> None:
+    recipe = write_tiny_recipe(tmp_path)
+    common = ["run", str(recipe), "--set", "prune.repair={samples: 6, seq_len: 16, batch_size: 2}"]
+    for name in ("one", "two"):
+        assert main([*common, "--output", str(tmp_path / name), "--to", "search"]) == 0
+    assert main([*common, "--output", str(tmp_path / "one"), "--to", "prune"]) == 0
+    codes = run_ranks(main, [*common, "--output", str(tmp_path / "two"), "--to", "prune"], log=tmp_path)
+    assert codes == [0, 0], (tmp_path / "rank-0.err").read_text()
+    one, two = (open_checkpoint(tmp_path / name / "prune" / "checkpoint") for name in ("one", "two"))
+    assert_close(two, one, 1e-5)
+    assert not (tmp_path / "two" / "prune" / STATE_FOLDER).exists()

@@ -122,13 +122,13 @@ def test_a_stopped_tournament_goes_on_and_ends_the_same(
     played = []
     real = Bench.held_out
 
-    def stops(bench: Any, student: Any) -> Any:
+    def stops(bench: Any, student: Any, ranks: Any = None) -> Any:
         # Measured right after the training of a round: its state is saved, its standing is not.
         if len(played) == 5 + stop_at:
             played.append("stop")
             raise KeyboardInterrupt
         played.append("go")
-        return real(bench, student)
+        return real(bench, student, ranks)
 
     monkeypatch.setattr(Bench, "held_out", stops)
     with pytest.raises(KeyboardInterrupt):

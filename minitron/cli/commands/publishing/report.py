@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Writes the page and says where it is."""
-    from minitron.api.report import report
+    from minitron.api.publishing.report import report
 
     found = report(args.run_folder, output=args.output)
     lines = [f"page, {found.bytes / 1e6:.2f} MB: {found.page}"]

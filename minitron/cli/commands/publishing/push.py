@@ -25,21 +25,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the files, and where they went."""
-    from minitron.api.push import push
+    from minitron.api.publishing.push import push
 
     done = push(args.checkpoint, args.repo, yes=args.yes, public=args.public, message=args.message)
+    kind = "private" if done.plan.private else "public"
+    head = f"{done.plan.checkpoint} to {done.plan.repo}, {kind} where it is new"
     lines = [f"card: {problem}" for problem in done.plan.problems]
     if done.plan.left_out:
         lines.append(f"not uploaded: {', '.join(done.plan.left_out)}")
     lines.append("nothing was uploaded; --yes uploads" if done.commit is None else f"uploaded: {done.commit}")
-    print_result(args, done.to_json(), _table(done.plan), *lines)
+    print_result(args, done.to_json(), head, _table(done.plan), *lines)
 
 
 def _table(plan: "PushPlan") -> "Table":
     from rich.table import Table
 
-    kind = "private" if plan.private else "public"
-    table = Table(title=f"{plan.checkpoint} to {plan.repo} ({kind} where it is new)", title_justify="left")
+    table = Table()
     table.add_column("file")
     table.add_column("bytes", justify="right")
     for name, size in plan.files.items():

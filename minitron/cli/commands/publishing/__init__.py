@@ -1,0 +1,1 @@
+"""Commands that show others a run: its page, and its checkpoint on the hub."""
