@@ -49,6 +49,8 @@ class Sizes:
         dpo_rate: Its peak learning rate.
         batch_size: Conversations, or pairs, in one step.
         repair_tokens: Tokens of the repair by the teacher.
+        refusals: Share of conversations, trained on and held out, that cannot be answered. Few: supervised tuning shows
+            what a refusal looks like, preferences say when it is due.
         measured: Held-out problems that the SFT loss, and pairs that the preference accuracy is of.
     """
 
@@ -58,6 +60,7 @@ class Sizes:
     dpo_rate: float = 1e-4
     batch_size: int = 8
     repair_tokens: int = 32_768
+    refusals: float = 0.1
     measured: int = 200
 
 
@@ -108,12 +111,10 @@ def make_records(data: Path, template: Path, output: Path, *, sizes: Sizes, seed
     rng, sft = random.Random(seed), sizes.sft_steps * sizes.batch_size
     problems = read_problems(data / "chat-train.jsonl", sft + sizes.dpo_steps * sizes.batch_size)
     unseen = read_problems(data / "chat-test.jsonl", sizes.measured)
-    # Few refusals: supervised tuning shows what they look like, preferences say when they are due.
-    share = 0.1
     written = output / "heldout.jsonl"
-    write_conversations(written, as_conversations(unseen, share, rng))
+    write_conversations(written, as_conversations(unseen, sizes.refusals, rng))
     return Records(
-        sft=as_conversations(problems[:sft], share, rng),
+        sft=as_conversations(problems[:sft], sizes.refusals, rng),
         dpo=as_pairs(problems[sft:], rng),
         held_out_pairs=as_pairs(unseen, rng),
         held_out={"path": str(written), "chat_template": str(template)},

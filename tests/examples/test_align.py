@@ -20,15 +20,16 @@ from tests.support.quickstart import load_make_data, write_small_quickstart
 
 SIZES = {
     "sft-steps": 25,
-    "sft-rate": 1e-3,
+    "sft-rate": 5e-4,
+    "refusals": 0.5,
     "dpo-steps": 8,
     "dpo-rate": 3e-4,
     "batch-size": 4,
     "repair-tokens": 2048,
     "measured": 56,
 }
-# Held-out text that is enough to tell one checkpoint from another.
-SETTINGS = ("evaluate.sequences=16", "evaluate.seq_len=64")
+# Held-out text that is enough to tell one checkpoint from another; short sequences would part answers from prompts.
+SETTINGS = ("evaluate.sequences=8", "evaluate.seq_len=256")
 NAMES = ("student", "sft", "dpo", "repaired", "merged")
 
 

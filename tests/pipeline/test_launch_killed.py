@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -116,14 +117,13 @@ def test_a_launch_that_is_killed_ten_times_ends_with_the_same_bits(
     targets = sorted(rng.choices(before_the_report, k=10), key=STAGE_NAMES.index)
     for target in targets:
         processes = start_ranks(launched.command, words(recipe, folder))
-        while not has_reached(folder, target, processes[0].pid):
-            assert all(process.exitcode is None for process in processes), "ended before it could be killed"
+        while not has_reached(folder, target, processes[0].pid) and is_running(processes):
             time.sleep(0.01)
         # At the latest as the next stage begins, where the machine is faster than it was.
         until, following = time.monotonic() + rng.uniform(0, seconds[target]), STAGE_NAMES.index(target) + 1
         while time.monotonic() < until and not has_reached(folder, STAGE_NAMES[following], processes[0].pid):
             time.sleep(0.01)
-        assert all(process.exitcode is None for process in processes), "ended before it could be killed"
+        assert is_running(processes), "ended before it could be killed"
         for process in processes:
             process.kill()
         for process in processes:
@@ -133,6 +133,10 @@ def test_a_launch_that_is_killed_ten_times_ends_with_the_same_bits(
         tmp_path / "rank-0.err"
     ).read_text()
     assert_same_bits(folder, undisturbed)
+
+
+def is_running(processes: Sequence[BaseProcess]) -> bool:
+    return all(process.exitcode is None for process in processes)
 
 
 def has_reached(folder: Path, stage: str, process: int | None) -> bool:
