@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def fail_amid_a_collective(output: Path, failing: int, kind: str) -> None:
             return str(float(ranks.sum(torch.ones(1))))
 
     (output / f"{ranks.rank}.json").write_text(json.dumps(_outcome(together)))
+    while not (output / f"{1 - ranks.rank}.json").is_file():
+        time.sleep(0.01)  # the first process holds the store here, which under torchrun the agent does
 
 
 def _outcome(way: Callable[[], str]) -> list[str]:

@@ -127,6 +127,7 @@ def write_trained(
     if ranks.is_main:
         shutil.rmtree(partial, ignore_errors=True)
     save_model(model.state_dict(), template, partial / CHECKPOINT_FOLDER, ranks)
+    ranks.barrier()  # behind this all have opened what is moved now
     if ranks.is_main:
         write_training_record(record, partial / RECORD_FILE)
         partial.rename(folder)

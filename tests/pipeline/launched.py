@@ -1,13 +1,18 @@
 """Run in every process of a launch: the command line, with a fault planted in some process of it."""
 
+import os
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.cli import main as cli
 from minitron.distributed import Ranks
 from minitron.errors import NotFiniteError
 from minitron.pipeline import evaluation
 from minitron.pipeline.stages import report
+from minitron.runtime import saving
 
 
 def command(words: Sequence[str]) -> int:
@@ -37,6 +42,19 @@ def with_a_second_process_that_fails(words: Sequence[str]) -> int:
         return real(*given, ranks=ranks, **options)
 
     evaluation.evaluate_text = fail_in_one  # type: ignore[assignment]
+    return cli.main(words)
+
+
+def with_a_second_process_that_reads_late(words: Sequence[str]) -> int:
+    """The other process takes its time to open what both have written."""
+    real = saving.open_checkpoint
+
+    def open_late(folder: Path) -> Checkpoint:
+        if folder.parent.name.endswith(".partial") and os.environ["RANK"] == "1":
+            time.sleep(1)
+        return real(folder)
+
+    saving.open_checkpoint = open_late  # type: ignore[assignment]
     return cli.main(words)
 
 

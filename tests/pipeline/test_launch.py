@@ -176,6 +176,17 @@ def test_a_block_at_a_time_two_processes_measure_what_one_does(recipe_path: Path
     assert sorted(path.name for path in (folders[1] / "evaluate").iterdir()) == ["artifact.json", "metrics.json"]
 
 
+def test_a_student_is_not_moved_before_all_processes_have_opened_it(
+    tmp_path: Path, recipe_path: Path, begun: Begun
+) -> None:
+    folder = begun("run", "prune")
+    given = words(recipe_path, folder, (), "--to", "distill")
+    assert run_ranks(launched.with_a_second_process_that_reads_late, given, log=tmp_path) == [0, 0], (
+        tmp_path / "rank-0.err"
+    ).read_text()
+    assert RunFolder(folder).student.is_dir()
+
+
 def fail(function: Callable[[Sequence[str]], int], words: Sequence[str], logs: Path) -> tuple[list[int], list[str]]:
     """Exit codes and what each process reports, of a launch whose processes are killed as soon as one has ended."""
     logs.mkdir()
