@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 MOST_PATH_BYTES, MOST_NAME_BYTES = 4095, 255
+MOST_FOLDERS = 255  # inside each other; patterns of files are looked for by a call for each
 # Files that a checkpoint has, of which its owner may keep those of another volume, under their own names.
 _OF_CHECKPOINTS = re.compile(
     r".*\.safetensors(\.index\.json)?|(config|generation_config|hf_quant_config|preprocessor_config|tokenizer_config"
@@ -27,7 +28,13 @@ def can_be_path(text: str) -> bool:
         raw = os.fsencode(text)
     except UnicodeEncodeError:
         return False
-    return b"\0" not in raw and len(raw) <= MOST_PATH_BYTES and max(map(len, raw.split(b"/"))) <= MOST_NAME_BYTES
+    names = raw.split(b"/")
+    return (
+        b"\0" not in raw
+        and len(raw) <= MOST_PATH_BYTES
+        and len(names) <= MOST_FOLDERS + 1
+        and max(map(len, names)) <= MOST_NAME_BYTES
+    )
 
 
 def leads_astray(path: Path) -> bool:

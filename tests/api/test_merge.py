@@ -68,8 +68,9 @@ def test_a_lineage_goes_on_and_a_card_names_every_source(
     ]
     card = (tmp_path / "merged" / "README.md").read_text()
     assert "then merged with other checkpoints of its shape." in card
-    assert f"merged checkpoints: {pair[0].name}, {pair[1].name}" in card.replace(" | ", ": ")
-    assert "weights: 0.25, 0.75" in card.replace(" | ", ": ")
+    assert f"| merged checkpoints | {pair[0].name}, {pair[1].name} |" in card
+    assert "| weights | 0.25, 0.75 |" in card
+    assert hashes[1]["model"] in card
     assert str(tmp_path) not in card
 
 

@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -114,22 +115,28 @@ def test_a_launch_that_is_killed_ten_times_ends_with_the_same_bits(
     seconds = {stage.name: stage.seconds or 0.0 for stage in minitron.status(undisturbed).stages}
     before_the_report = STAGE_NAMES[:-1]
     targets = sorted(rng.choices(before_the_report, k=10), key=STAGE_NAMES.index)
+    killed = 0
     for target in targets:
         processes = start_ranks(launched.command, words(recipe, folder))
-        while not has_reached(folder, target, processes[0].pid):
-            assert all(process.exitcode is None for process in processes), "ended before it could be killed"
+        while not has_reached(folder, target, processes[0].pid) and is_running(processes):
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, seconds[target]))
-        assert all(process.exitcode is None for process in processes), "ended before it could be killed"
+        # Half of what the stage took: it may be quicker than it was, and the run must not end before.
+        time.sleep(rng.uniform(0, seconds[target] / 2))
+        killed += is_running(processes)
         for process in processes:
             process.kill()
         for process in processes:
             process.join()
-        assert [process.exitcode for process in processes] == [-signal.SIGKILL] * 2
+        assert {process.exitcode for process in processes} <= {-signal.SIGKILL, 0}
+    assert killed >= 8  # the last ones may find a run that has ended, on a machine that has become much quicker
     assert run_ranks(launched.command, words(recipe, folder), log=tmp_path) == [0, 0], (
         tmp_path / "rank-0.err"
     ).read_text()
     assert_same_bits(folder, undisturbed)
+
+
+def is_running(processes: Sequence[BaseProcess]) -> bool:
+    return all(process.exitcode is None for process in processes)
 
 
 def has_reached(folder: Path, stage: str, process: int | None) -> bool:

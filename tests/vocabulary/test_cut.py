@@ -114,8 +114,10 @@ def test_its_lineage_and_record_say_what_was_kept(cut: tuple[Path, Path]) -> Non
     lineage = read_lineage(folder)
     assert lineage is not None
     assert [step["step"] for step in lineage["steps"]] == ["vocabulary"]
-    assert "left with the tokens that a text uses" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "left with the tokens that a text uses" in card
     record = json.loads((folder / "vocabulary.json").read_text())
+    assert f"| kept tokens of the vocabulary | {record['after']:,} |" in card
     lengths = {length["text"]: length for length in record["lengths"]}
     assert lengths["Russian"]["after"] >= lengths["Russian"]["before"] > 0
     assert next(iter(record["lengths"]))["text"].endswith("text.jsonl")

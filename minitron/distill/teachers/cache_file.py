@@ -23,6 +23,7 @@ HEADER_FILE = "teacher-cache.json"
 PLAN_FILE = "teacher-cache.partial.json"
 SHARD_BYTES = GIB
 CACHE_VERSION = 2
+MOST_IDS, MOST_TOKENS, MOST_SEQUENCES = 2**26, 2**28, 2**40  # beyond every cache
 
 
 class CacheHeader(BaseModel):
@@ -31,13 +32,15 @@ class CacheHeader(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[2] = Field(default=2, description="Version of the format.")
-    vocab_size: int = Field(description="Size of the vocabulary that the probabilities are over.")
-    top_k: int = Field(ge=1, description="Tokens kept of each distribution.")
-    drawn_tokens: int = Field(default=0, ge=0, description="Tokens drawn from the tail of each distribution.")
+    vocab_size: int = Field(ge=2, le=MOST_IDS, description="Size of the vocabulary that the probabilities are over.")
+    top_k: int = Field(ge=1, le=MOST_IDS, description="Tokens kept of each distribution.")
+    drawn_tokens: int = Field(
+        default=0, ge=0, le=MOST_IDS, description="Tokens drawn from the tail of each distribution."
+    )
     temperature: float = Field(gt=0, allow_inf_nan=False, description="Softmax temperature of the probabilities.")
-    seq_len: int = Field(ge=1, description="Tokens a sequence.")
-    num_sequences: int = Field(ge=1, description="Sequences.")
-    sequences_per_shard: int = Field(ge=1, description="Sequences in each file but the last.")
+    seq_len: int = Field(ge=1, le=MOST_TOKENS, description="Tokens a sequence.")
+    num_sequences: int = Field(ge=1, le=MOST_SEQUENCES, description="Sequences.")
+    sequences_per_shard: int = Field(ge=1, le=MOST_SEQUENCES, description="Sequences in each file but the last.")
     id_bits: int = Field(description="Bits of a token id.")
     bytes_per_token: int = Field(description="Bytes a token.")
     made_from: dict[str, JsonValue] = Field(description="What teacher and text it was made from.")
