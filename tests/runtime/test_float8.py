@@ -22,7 +22,9 @@ from minitron.distill.training.stage import DistillSettings, TrainingRun, distil
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
 from minitron.runtime.float8 import float8_linears, multiply_as_before, multiply_in_float8, require_float8
+from tests.runtime.float8_program import distill_emulated
 from tests.support.models import make_moe_shape, make_tiny_model, make_tiny_shape
+from tests.support.processes import run_ranks
 
 # All sizes of blocks are multiples of 16 and differ; Mamba's in_proj has 2 * 160 + 2 * 2 * 28 + 16 = 448 rows.
 SUITED: dict[str, int | str] = {
@@ -220,3 +222,22 @@ def test_a_distillation_on_a_cpu_is_refused_before_its_layers_are_touched(tmp_pa
     with pytest.raises(MinitronError, match="got cpu; use precision bf16"):
         distill(student, teacher, rows, settings, run=TrainingRun(state_folder=tmp_path, seed=0))
     assert type(student.base_model.layers[0].mixer.in_proj) is nn.Linear
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("torchao")
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
+def test_two_processes_learn_as_one_does_and_hand_whole_weights_over(tmp_path: Path, sharding: str) -> None:
+    found = {}
+    for name, world_size, way in (("one", 1, "ddp"), ("two", 2, sharding)):
+        (tmp_path / name).mkdir()
+        assert run_ranks(
+            distill_emulated, suited(), tmp_path / name, way, world_size=world_size, log=tmp_path / name
+        ) == ([0] * world_size)
+        found[name] = torch.load(tmp_path / name / "trained.pt", weights_only=True)
+    one, two, start = found["one"]["state"], found["two"]["state"], make_tiny_model(suited(), seed=1).state_dict()
+    assert {name: tensor.shape for name, tensor in two.items()} == {name: tensor.shape for name, tensor in one.items()}
+    assert found["two"]["curve"][-1][1] == pytest.approx(found["one"]["curve"][-1][1], rel=0.1)
+    # Each process scales its own sequences, so that they round differently.
+    moved = {name: one[name] - start[name] for name in one}
+    assert apart({name: two[name] - start[name] for name in one}, moved) < 0.5

@@ -11,6 +11,7 @@ from minitron.checkpoints.checkpoint import Checkpoint, checkpoint_hashes, open_
 from minitron.checkpoints.vocabulary import require_one_vocabulary
 from minitron.distributed import Ranks
 from minitron.errors import MinitronError
+from minitron.failures import failing_together
 from minitron.pipeline import fingerprints
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.recovery import Recovery, recover
@@ -61,6 +62,7 @@ def distill_given(recipe: Recipe, student: Path, folder: Path) -> Path:
         return run.student
     with (
         watched(run.status, [STAGE]) if ranks.is_main else nullcontext() as status,
+        failing_together(ranks),
         shared_artifact(run.stage(STAGE), ranks, stage=STAGE, inputs=inputs, seed=recipe.seed) as output,
     ):
         if status is not None:

@@ -18,6 +18,7 @@ from minitron.recipe.load import load_recipe
 from minitron.runtime.loading import load_model
 from tests.pipeline.conftest import WholeRun
 from tests.support.models import make_tiny_shape, write_tiny_checkpoint
+from tests.support.processes import run_ranks
 
 Begun = Callable[[str, str], Path]
 CACHED = ("distill.teacher={mode: cached, top_k: 16}",)
@@ -105,3 +106,24 @@ def test_the_command_takes_it_and_says_where_the_student_is(
     assert open_checkpoint(output / "distill" / "checkpoint").shape == open_checkpoint(pruned).shape
     assert main([*words, "--from", "distill"]) == 2
     assert "--student must be given without" in capsys.readouterr().err
+
+
+@pytest.mark.processes
+def test_two_processes_with_shards_make_what_one_does(whole_run: WholeRun, tmp_path: Path) -> None:
+    run = RunFolder(whole_run.folder)
+    words = ["distill", str(whole_run.recipe_path), "--student", str(run.pruned), "--output", str(tmp_path / "given")]
+    assert run_ranks(main, [*words, "--set", "distill.sharding=fsdp2"], log=tmp_path) == [0, 0]
+    found, alone = weights(tmp_path / "given" / "distill" / "checkpoint"), weights(run.student)
+    start = weights(run.pruned)
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-4)
+    assert max(float((alone[name] - start[name]).abs().max()) for name in start) > 1e-3
+
+
+@pytest.mark.processes
+def test_a_folder_of_another_student_is_refused_in_every_process(whole_run: WholeRun, begun: Begun) -> None:
+    folder = begun("run", "distill")
+    student = RunFolder(folder).pruned
+    words = ["distill", str(whole_run.recipe_path), "--student", str(student), "--output", str(folder)]
+    assert 2 in run_ranks(main, words, log=folder)
+    assert "of other inputs" in (folder / "rank-0.err").read_text()
