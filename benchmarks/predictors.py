@@ -16,7 +16,6 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -25,11 +24,10 @@ from scipy.stats import kendalltau, spearmanr
 
 from minitron.artifacts.json_files import JsonObject, write_json
 from minitron.checkpoints.checkpoint import open_checkpoint
-from minitron.importance.retained import retained_shares
 from minitron.importance.scores import load_scores
-from minitron.pipeline.blocks import kept_blocks
 from minitron.pipeline.candidates.bench import Bench, Measurement
 from minitron.pipeline.candidates.saved import SavedMeasurements
+from minitron.pipeline.candidates.space import scored_space
 from minitron.pipeline.candidates.text import read_text
 from minitron.pipeline.candidates.tournament import begin_candidate, train_candidate
 from minitron.pipeline.run_folder import RunFolder
@@ -37,7 +35,6 @@ from minitron.pipeline.runner import run_pipeline
 from minitron.pipeline.sections import search_limits
 from minitron.recipe.load import load_recipe
 from minitron.recipe.recipe import Recipe
-from minitron.recipe.space import search_space
 from minitron.search.solver import Candidate, solve_budget
 
 LEAST_SHARE = 0.95  # of the budget
@@ -73,8 +70,7 @@ class Predictor:
 def candidates_of(recipe: Recipe, run: RunFolder, number: int) -> list[Candidate]:
     """So many candidates near the budget, evenly spaced in the order of importance."""
     source, scores = open_checkpoint(Path(recipe.teacher)).shape, load_scores(run.scores)
-    space = search_space(recipe.search, source, lambda kept: kept_blocks(recipe, source, scores.depth, kept))
-    shares = cache(lambda layers: retained_shares(scores, source, layers))
+    space, shares = scored_space(recipe, source, scores)
     limits = search_limits(recipe)
     found = solve_budget(space, recipe.budget.workload, limits, top_k=ALL, rank_by="importance", shares=shares)
     near = [each for each in found.candidates if each.memory.total_bytes >= LEAST_SHARE * limits.budget_bytes]

@@ -4,20 +4,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from minitron.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from minitron.errors import MinitronError
 from minitron.forecast.least_squares import Numbers
 from minitron.forecast.record import CutSizes
-from minitron.importance.retained import retained_shares
 from minitron.importance.scores import Scores, load_scores
 from minitron.models.axes import SizeT
-from minitron.pipeline.blocks import kept_blocks
+from minitron.pipeline.candidates.space import scored_space
 from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.sections import cut_source
 from minitron.recipe.recipe import Recipe
-from minitron.recipe.space import search_space
 from minitron.search.design import LAYERS
 from minitron.search.solver import Candidate, Shares, axis_shares
 from minitron.search.space import SearchSpace
@@ -70,9 +67,7 @@ def open_space(recipe: Recipe, run: RunFolder) -> ForecastSpace:
         run: The run, whose scores are there.
     """
     source, scores = open_checkpoint(cut_source(recipe, run)), load_scores(run.scores)
-    shape = source.shape
-    space = search_space(recipe.search, shape, lambda kept: kept_blocks(recipe, shape, scores.depth, kept))
-    shares = cache(lambda layers: retained_shares(scores, shape, layers))
+    space, shares = scored_space(recipe, source.shape, scores)
     return ForecastSpace(source=source, scores=scores, space=space, shares=shares)
 
 

@@ -1,24 +1,21 @@
 """The page of a run: its sections, from what the run folder holds."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 from minitron.artifacts.json_files import JsonObject, read_record
 from minitron.checkpoints.lineage import read_lineage
 from minitron.distill.training.record import DistillRecord
 from minitron.estimate.serving.fit import FitReport, fit
-from minitron.importance.retained import retained_shares
 from minitron.importance.summary import summarize_scores
 from minitron.models.shape import HybridShape
-from minitron.pipeline.blocks import kept_blocks
+from minitron.pipeline.candidates.space import scored_space
 from minitron.pipeline.run_report.models import RunModels, find_models
 from minitron.pipeline.run_report.results import RunResults
 from minitron.pipeline.run_report.serving import serving_parts
 from minitron.pipeline.run_report.unit_rows import unit_rows
 from minitron.pipeline.sections import search_limits, with_cut_teacher
 from minitron.pipeline.stage_list import stages_of
-from minitron.recipe.space import search_space
 from minitron.report.page.blocks import blocks_section
 from minitron.report.page.curves import curves_section
 from minitron.report.page.importance import importance_section
@@ -129,8 +126,7 @@ def _cloud(results: RunResults, models: RunModels) -> tuple[Cloud | None, str]:
     if source is None:
         return None, NO_TEACHER
     recipe = with_cut_teacher(results.recipe, results.run)
-    space = search_space(recipe.search, source, lambda kept: kept_blocks(recipe, source, scores.depth, kept))
-    shares = cache(lambda layers: retained_shares(scores, source, layers))
+    space, shares = scored_space(recipe, source, scores)
     return count_cloud(space, recipe.budget.workload, search_limits(recipe), shares), ""
 
 

@@ -5,7 +5,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from minitron.artifacts.header import STATE_FOLDER
@@ -13,17 +13,15 @@ from minitron.artifacts.json_files import write_json
 from minitron.checkpoints.checkpoint import open_checkpoint
 from minitron.estimate.serving.memory import memory_bytes
 from minitron.estimate.serving.throughput import predict_tokens_per_second
-from minitron.importance.retained import retained_shares
 from minitron.importance.scores import Scores, load_scores
 from minitron.models.shape import HybridShape
-from minitron.pipeline.blocks import kept_blocks
 from minitron.pipeline.candidates.measure import Measured, measure_candidates
+from minitron.pipeline.candidates.space import scored_space
 from minitron.pipeline.context import StageContext
 from minitron.pipeline.fingerprints import RANK_BY
 from minitron.pipeline.run_folder import CANDIDATES_FILE
 from minitron.pipeline.sections import cut_source, search_limits
 from minitron.recipe.recipe import Recipe
-from minitron.recipe.space import search_space
 from minitron.report.candidates_figure import draw_candidates
 from minitron.search.record import CandidateRecord, ModelEstimate, Round, SearchRecord, mark_front
 from minitron.search.solver import SearchResult, Shares, solve_budget
@@ -51,8 +49,7 @@ def run(context: StageContext) -> None:
 
 def _find(recipe: Recipe, source: HybridShape, scores: Scores) -> SearchResult:
     """The candidates; those that are to be measured where the recipe measures any."""
-    space = search_space(recipe.search, source, lambda kept: kept_blocks(recipe, source, scores.depth, kept))
-    shares = _cached_shares(scores, source)
+    space, shares = scored_space(recipe, source, scores)
     choose = recipe.search.choose
     if choose in RANK_BY:
         return _solve(recipe, space, shares, rank_by=RANK_BY[choose], top_k=recipe.search.top_k)
@@ -121,7 +118,3 @@ def _solve(recipe: Recipe, space: SearchSpace, shares: Shares, *, rank_by: str, 
     return solve_budget(
         space, recipe.budget.workload, search_limits(recipe), top_k=top_k, rank_by=rank_by, shares=shares
     )
-
-
-def _cached_shares(scores: Scores, source: HybridShape) -> Shares:
-    return cache(lambda layers: retained_shares(scores, source, layers))
