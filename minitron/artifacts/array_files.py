@@ -1,20 +1,35 @@
 """Files of named arrays and one JSON object that describes them: a safetensors file, read as untrusted input."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
-from minitron.artifacts.json_files import JsonFaultError, JsonObject, parse_json
+from minitron.artifacts.atomic import READABLE, replacing
+from minitron.artifacts.json_files import JsonFaultError, JsonObject, parse_object
 
 DESCRIPTION = "minitron"  # key of the metadata that holds the object
-NONE = "none"  # name of the one array of a file without any
+_NONE = "none"  # name of the one array of a file without any
 
 
 class ArrayFileError(ValueError):
     """A file that holds no arrays and their description; the message says why."""
+
+
+def write_array_file(path: Path, description: Mapping[str, object], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes named arrays, of which there may be none, and the object that describes them, atomically."""
+    with replacing(path) as partial:
+        save_file(
+            dict(arrays) or {_NONE: np.zeros(1, dtype=np.int64)},
+            partial,
+            metadata={DESCRIPTION: json.dumps(description)},
+        )
+        partial.chmod(READABLE)
 
 
 def read_array_file(path: Path) -> tuple[JsonObject, dict[str, npt.NDArray[Any]]]:
@@ -26,7 +41,7 @@ def read_array_file(path: Path) -> tuple[JsonObject, dict[str, npt.NDArray[Any]]
     try:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get(DESCRIPTION)
-            arrays = {name: file.get_tensor(name) for name in file.keys() if name != NONE}  # noqa: SIM118 (not a dict)
+            arrays = {name: file.get_tensor(name) for name in file.keys() if name != _NONE}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
         raise ArrayFileError(str(error)) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # a dtype that numpy has not
@@ -34,11 +49,9 @@ def read_array_file(path: Path) -> tuple[JsonObject, dict[str, npt.NDArray[Any]]
     if text is None:
         raise ArrayFileError("it does not say what it holds")
     try:
-        described = parse_json(text)
+        described = parse_object(text)
     except JsonFaultError as error:
         raise ArrayFileError(f"what it says of its arrays {error}") from error
-    if not isinstance(described, dict):
-        raise ArrayFileError(f"what it says of its arrays is a JSON {type(described).__name__}, not an object")
     for name, array in arrays.items():
         if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
             raise ArrayFileError(f"{name!r} must hold finite numbers, it is of {array.dtype}")

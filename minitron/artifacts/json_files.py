@@ -70,6 +70,21 @@ def parse_json(content: bytes | str) -> JsonValue:
     return value
 
 
+def parse_object(content: bytes | str) -> JsonObject:
+    """The object of a JSON text.
+
+    Raises:
+        JsonFaultError: It is no JSON to rely on, or holds something else than an object.
+
+    >>> parse_object('{"a": 1}')
+    {'a': 1}
+    """
+    value = parse_json(content)
+    if not isinstance(value, dict):
+        raise JsonFaultError(f"is a JSON {type(value).__name__}, not an object")
+    return value
+
+
 def write_json(path: Path, value: Mapping[str, object]) -> None:
     """Writes a JSON object atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
@@ -112,9 +127,25 @@ def read_record(path: Path, kind: type[RecordT]) -> RecordT:
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise ArtifactError(f"{path} must be as this version writes it, {where}: {fault['msg']}") from error
+        raise not_as_written(path, error) from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where the first value is that is not of its type, and what is the matter with it.
+
+    >>> try:
+    ...     TypeAdapter(dict[str, list[int]]).validate_python({"sizes": [1, "two"]})
+    ... except ValidationError as error:
+    ...     first_fault(error)
+    'sizes.1: Input should be a valid integer, unable to parse string as an integer'
+    """
+    fault = error.errors(include_input=False)[0]
+    return f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+
+
+def not_as_written(path: Path, error: ValidationError) -> ArtifactError:
+    """What is said of a file of this package's own that holds a value of another type."""
+    return ArtifactError(f"{path} must be as this version writes it, {first_fault(error)}")
 
 
 def _unique(pairs: list[tuple[str, JsonValue]]) -> JsonObject:

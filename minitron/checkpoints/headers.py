@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from minitron.artifacts.json_files import JsonFaultError, JsonObject, parse_json
+from minitron.artifacts.json_files import JsonFaultError, JsonObject, parse_object
 from minitron.checkpoints.pickled import no_weights
 from minitron.dtypes import STORED_BYTES
 from minitron.errors import CheckpointError
@@ -190,12 +190,9 @@ def _is_plain_name(file: str) -> bool:
 
 def _parse(content: bytes, subject: str) -> JsonObject:
     try:
-        value = parse_json(content)
+        return parse_object(content)
     except JsonFaultError as error:
         raise CheckpointError(f"{subject} {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{subject} is a JSON {type(value).__name__}, not an object")
-    return value
 
 
 def _are_counts(value: object) -> bool:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from minitron.artifacts.hashes import file_hash
-from minitron.artifacts.json_files import JsonObject, read_json
+from minitron.artifacts.json_files import JsonObject, first_fault, read_json
 from minitron.errors import ArtifactError, CheckpointError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -87,10 +87,8 @@ def read_tokenizer_json(path: Path) -> JsonObject:
     try:
         _TokenizerJson.model_validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
-        fault = error.errors(include_input=False)[0]
-        where = ".".join(str(part) for part in fault["loc"])
         raise ArtifactError(
-            f"{path} must be a tokenizer that the package tokenizers loads, {where}: {fault['msg']}"
+            f"{path} must be a tokenizer that the package tokenizers loads, {first_fault(error)}"
         ) from error
     return found
 

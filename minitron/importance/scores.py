@@ -1,6 +1,5 @@
 """Scores: what a calibration says of every unit of a model, as named arrays that can be saved and compared."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,10 +9,8 @@ from typing import TypedDict, cast
 import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
-from safetensors.numpy import save_file
 
-from minitron.artifacts.array_files import DESCRIPTION, ArrayFileError, read_array_file
-from minitron.artifacts.atomic import READABLE, replacing
+from minitron.artifacts.array_files import ArrayFileError, read_array_file, write_array_file
 from minitron.errors import MinitronError
 from minitron.models.shape import HybridShape
 
@@ -97,9 +94,7 @@ def save_scores(scores: Scores, path: Path) -> None:
         "removed": scores.removed,
         "origin": scores.origin,
     }
-    with replacing(path) as partial:
-        save_file(arrays, partial, metadata={DESCRIPTION: json.dumps(described)})
-        partial.chmod(READABLE)
+    write_array_file(path, described, arrays)
 
 
 def load_scores(path: Path) -> Scores:

@@ -1,6 +1,5 @@
 """A plan of pruning: which indices of every axis survive, and the shape that is promised."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -8,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
-from safetensors.numpy import save_file
 
-from minitron.artifacts.array_files import DESCRIPTION, NONE, ArrayFileError, read_array_file
-from minitron.artifacts.atomic import READABLE, replacing
+from minitron.artifacts.array_files import ArrayFileError, read_array_file, write_array_file
 from minitron.errors import MinitronError
 from minitron.models.axes import VOCABULARY, Indices
 from minitron.models.keep import Keep
@@ -93,9 +90,7 @@ def save_plan(plan: PrunePlan, path: Path) -> None:
         "layers": plan.keep.layers,
         "scales": plan.scales,
     }
-    with replacing(path) as partial:
-        save_file(arrays or {NONE: np.zeros(1, dtype=np.int64)}, partial, metadata={DESCRIPTION: json.dumps(header)})
-        partial.chmod(READABLE)
+    write_array_file(path, header, arrays)
 
 
 def load_plan(path: Path) -> PrunePlan:

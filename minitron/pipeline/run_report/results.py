@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from minitron.artifacts.header import HEADER_FILE, ArtifactHeader, differences, read_header
-from minitron.artifacts.json_files import read_json
+from minitron.artifacts.json_files import not_as_written, read_json
 from minitron.errors import ArtifactError
 from minitron.pipeline.run_folder import RunFolder
 from minitron.pipeline.stage_list import Stage, stages_of
@@ -104,6 +104,4 @@ def _validated(kind: type[ModelT], values: Mapping[str, object], path: Path) -> 
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise ArtifactError(f"{path} must be as this version writes it, {where}: {fault['msg']}") from error
+        raise not_as_written(path, error) from error
