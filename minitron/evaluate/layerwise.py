@@ -113,7 +113,8 @@ def evaluate_states(
         loss_sum += sum(tile.loss() for tile in tiles)
         kl_sum += sum(tile.kl() for tile in tiles)
         tokens += sum(len(tile.targets_N) for tile in tiles)
-    return TextSums(loss=loss_sum, kl=None if teacher is None else kl_sum, tokens=tokens).over(ranks).mean()
+    sums = TextSums(loss=loss_sum, kl=None if teacher is None else kl_sum, tokens=tokens)
+    return sums.over(ranks or Ranks.alone()).mean()
 
 
 class _Tile:

@@ -38,10 +38,8 @@ class TextSums:
     kl: float | None
     tokens: int
 
-    def over(self, ranks: Ranks | None) -> "TextSums":
+    def over(self, ranks: Ranks) -> "TextSums":
         """The sums over the tokens of all processes."""
-        if ranks is None:
-            return self
         own = torch.tensor([self.loss, self.kl or 0.0, self.tokens], dtype=torch.float64)
         loss, kl, tokens = ranks.sum(own).tolist()
         return TextSums(loss=loss, kl=None if self.kl is None else kl, tokens=int(tokens))
@@ -104,9 +102,9 @@ def evaluate_text(
     taught = TeacherStates(teacher, most_bytes=0) if isinstance(teacher, PreTrainedModel) else teacher
     rows = _vocab_size(model) if taught is None else min(_vocab_size(model), _vocab_size(taught.model))
     loss_sum, kl_sum, tokens = 0.0, 0.0, 0
-    rank, processes = (0, 1) if ranks is None else (ranks.rank, ranks.world_size)
-    batch_size = max(1, min(batch_size, -(-len(sequences_NT) // processes)))  # so that each process has one
-    starts = range(rank * batch_size, len(sequences_NT), processes * batch_size)
+    ranks = ranks or Ranks.alone()
+    batch_size = max(1, min(batch_size, -(-len(sequences_NT) // ranks.world_size)))  # so that each process has one
+    starts = range(ranks.rank * batch_size, len(sequences_NT), ranks.world_size * batch_size)
     for start in track(starts, "evaluate text", total=len(starts)):
         batch = _batch(sequences_NT, slice(start, start + batch_size))
         targets_N = batch.targets(model.device)

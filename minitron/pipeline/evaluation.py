@@ -80,7 +80,7 @@ def evaluate_model(
             whole = replace(whole, speed=_speed(model, beside, section.speed, vocab_size=vocab_size))
         return whole
 
-    return generated() if ranks is None else ranks.on_main(generated)
+    return ranks.on_main(generated)
 
 
 def text_metrics(

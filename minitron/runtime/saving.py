@@ -35,17 +35,17 @@ def save_model(
     Raises:
         CheckpointError: The model's tensors are not those of the other checkpoint.
     """
+    ranks = ranks or Ranks.alone()
     planned = {name: (stored.dtype, stored.shape) for name, stored in {**template.tensors, **template.extras}.items()}
     shards = plan_shards(planned, shard_bytes=DEFAULT_SHARD_BYTES, spell=template.name_to_write)
     pieces = _pieces_of(state, template)
-    if ranks is None or ranks.is_main:
+    if ranks.is_main:
         _write(pieces, shards, template, output)
     else:
         for name in (name for shard in shards for name in shard.tensors if name in pieces):
             for _ in pieces[name]:
                 pass
-    if ranks is not None:
-        ranks.barrier()
+    ranks.barrier()
     return open_checkpoint(output)
 
 

@@ -80,11 +80,11 @@ def measure_candidates(
     Raises:
         MinitronError: Memory is short for so many processes, or a candidate cannot be measured.
     """
+    ranks = ranks or Ranks.alone(recipe.device)
     folder.mkdir(parents=True, exist_ok=True)
-    if ranks is None or ranks.is_main:
+    if ranks.is_main:
         read_text(recipe, source, folder)  # before several processes ask for it
-    if ranks is not None:
-        ranks.barrier()
+    ranks.barrier()
     saved = SavedMeasurements(folder, ranks)
     task = _Task(recipe=recipe, source=source.folder, scores=scores, candidates=tuple(candidates), folder=folder)
     left = [index for index in range(len(candidates)) if index not in saved.measured]
@@ -108,11 +108,9 @@ def measure_candidates(
     ]
 
 
-def _measure(
-    task: _Task, source: Checkpoint, left: Sequence[int], ranks: Ranks | None
-) -> Generator[tuple[int, Measurement]]:
+def _measure(task: _Task, source: Checkpoint, left: Sequence[int], ranks: Ranks) -> Generator[tuple[int, Measurement]]:
     processes = min(task.recipe.search.processes, len(left))
-    if ranks is not None and ranks.world_size > 1:
+    if ranks.world_size > 1:
         yield from measure_in_turns(task.begin, left, ranks)
     elif processes > 1:
         require_memory(task.recipe, source, task.candidates, processes)

@@ -35,8 +35,9 @@ class SavedMeasurements:
     """
 
     def __init__(self, folder: Path, ranks: Ranks | None = None) -> None:
-        self._path, self._writes = folder / MEASURED_FILE, ranks is None or ranks.is_main
-        found = self._read() if ranks is None else ranks.on_main(self._read)
+        ranks = ranks or Ranks.alone()
+        self._path, self._writes = folder / MEASURED_FILE, ranks.is_main
+        found = ranks.on_main(self._read)
         repaired = dict(found.repaired)
         self.measured = {
             index: Measurement(zero_shot=zero_shot, repaired=repaired.get(index))

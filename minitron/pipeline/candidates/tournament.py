@@ -37,7 +37,7 @@ def play_tournament(
     Students start as the run's own does: repaired where the recipe repairs. Several processes train each candidate
     together, with copies of it, as they will train the run's own.
     """
-    rounds = recipe.search.tournament
+    rounds, ranks = recipe.search.tournament, ranks or Ranks.alone(recipe.device)
 
     def play(index: int, tokens: int) -> Standing:
         own = _candidate_folder(folder, index)
@@ -63,7 +63,7 @@ def begin_candidate(bench: Bench, candidate: Candidate, folder: Path, ranks: Ran
     def is_begun() -> bool:
         return last_whole_state(folder, sharded=False) is not None
 
-    begun = is_begun() if ranks is None else ranks.on_main(is_begun)
+    begun = (ranks or Ranks.alone()).on_main(is_begun)
     return bench.cut(bench.plan(candidate)) if begun else bench.start(candidate)
 
 
@@ -90,8 +90,8 @@ def train_candidate(
         return Standing(tokens=tokens, loss=math.inf, curve=())
 
 
-def _forget(folder: Path, ranks: Ranks | None) -> None:
-    if ranks is None or ranks.is_main:
+def _forget(folder: Path, ranks: Ranks) -> None:
+    if ranks.is_main:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -71,7 +71,7 @@ class LayerwiseEvaluation:
 
     def _run(self, checkpoint: Checkpoint, kept: Indices | None, sequences_NT: PackedText, name: str) -> TextStates:
         device, dtype, ranks = self._plan.execution.device, self._plan.dtype, self._plan.ranks
-        folder = self._folder / (name if ranks is None else f"{name}-{ranks.rank}")
+        folder = self._folder / f"{name}-{ranks.rank}"
         if kept is None:
             stack = LayerwiseStack(checkpoint, device=device, dtype=dtype)
         else:
@@ -87,10 +87,8 @@ class LayerwiseEvaluation:
         return min(rows)
 
 
-def own_share(sequences_NT: PackedText, ranks: Ranks | None) -> PackedText:
+def own_share(sequences_NT: PackedText, ranks: Ranks) -> PackedText:
     """This process's sequences of a text."""
-    if ranks is None:
-        return sequences_NT
     return sequences_NT.taken(np.arange(ranks.rank, len(sequences_NT), ranks.world_size))
 
 

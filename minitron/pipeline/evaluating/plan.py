@@ -1,6 +1,6 @@
 """What checkpoints are measured on, and what they are measured against."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -23,13 +23,13 @@ class EvaluationPlan:
         section: Text, task and speed.
         workload: What the bytes are for.
         execution: The device, and the seed of the text's order.
-        ranks: Processes that share the text out, each with models of its own; this one alone when None.
+        ranks: Processes that share the text out, each with models of its own.
     """
 
     section: EvaluateSection
     workload: Workload
     execution: Execution
-    ranks: Ranks | None = None
+    ranks: Ranks = field(default_factory=Ranks.alone)
 
     @property
     def dtype(self) -> torch.dtype:
