@@ -16,6 +16,9 @@ ProductDtype = Literal["fp32", "bf16", "fp8"]
 EvaluatedDtype = Literal["fp32", "bf16"]
 """Formats that models are held in while they are evaluated."""
 
+# What cuBLAS asks of both sides of a matrix of fp8, and of the tokens that weights' gradients are summed over.
+FLOAT8_MULTIPLE = 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dtype:

@@ -86,11 +86,12 @@ def _run_stages(recipe: Recipe, folder: Path, stages: tuple[Stage, ...], first: 
     from minitron.distributed import Ranks
     from minitron.failures import failing_together
     from minitron.runtime.devices import resolve_device
-    from minitron.runtime.float8 import require_float8
 
     given, recipe = recipe, recipe.on_device(resolve_device(recipe.device))
     ranks, run = Ranks(recipe.device), RunFolder(folder)
     if any(section.precision == "fp8" for section in recipe.trained):
+        from minitron.runtime.float8 import require_float8
+
         require_float8(ranks.device)
     check_processes(recipe, ranks.world_size)
     inputs = hash_once(ranks, lambda: stage_inputs(recipe))

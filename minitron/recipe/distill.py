@@ -7,14 +7,11 @@ from pydantic import Field, ValidationError, create_model, model_validator
 from pydantic.fields import FieldInfo
 
 from minitron.distill.settings import DRAWN_TOKENS, LossSettings, TeacherSettings, TrainingSettings
-from minitron.dtypes import TrainedDtype
+from minitron.dtypes import FLOAT8_MULTIPLE, TrainedDtype
 from minitron.errors import RecipeError
 from minitron.recipe.source import Source
 from minitron.recipe.students import StudentSection
 from minitron.settings import PositiveInt, Settings
-
-# Gradients of weights are products over the tokens of a part, of which cuBLAS takes multiples of this.
-FP8_TOKENS = 16
 
 
 class TrainSection(TrainingSettings):
@@ -27,10 +24,10 @@ class TrainSection(TrainingSettings):
 
     @model_validator(mode="after")
     def _parts_suit_fp8(self) -> "TrainSection":
-        if self.precision == "fp8" and self.seq_len % (FP8_TOKENS * self.context_parallel):
+        if self.precision == "fp8" and self.seq_len % (FLOAT8_MULTIPLE * self.context_parallel):
             whose = "" if self.context_parallel == 1 else f" times context_parallel={self.context_parallel}"
             raise RecipeError(
-                f"precision fp8 needs a seq_len that is a multiple of {FP8_TOKENS}{whose}, got {self.seq_len}"
+                f"precision fp8 needs a seq_len that is a multiple of {FLOAT8_MULTIPLE}{whose}, got {self.seq_len}"
             )
         return self
 

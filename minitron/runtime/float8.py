@@ -11,13 +11,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from minitron.dtypes import FLOAT8_MULTIPLE
 from minitron.errors import MinitronError
 from minitron.runtime.backbone import blocks_of, family_of
 
 logger = logging.getLogger(__name__)
 
-# What cuBLAS asks of both sides of a matrix, and of the tokens that weights' gradients are summed over.
-FLOAT8_MULTIPLE = 16
 LEAST_CAPABILITY = (8, 9)
 
 
@@ -29,14 +28,10 @@ def require_float8(device: str | torch.device) -> None:
     """
     device = torch.device(device)
     mend = "use precision bf16"
-    if device.type != "cuda":
-        raise MinitronError(f"precision fp8 needs a CUDA device of capability 8.9 or above, got {device.type}; {mend}")
-    found = torch.cuda.get_device_capability(device)
-    if found < LEAST_CAPABILITY:
-        major, minor = found
-        raise MinitronError(
-            f"precision fp8 needs a CUDA device of capability 8.9 or above, got one of {major}.{minor}; {mend}"
-        )
+    found = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    if found is None or found < LEAST_CAPABILITY:
+        got = device.type if found is None else f"one of {found[0]}.{found[1]}"
+        raise MinitronError(f"precision fp8 needs a CUDA device of capability 8.9 or above, got {got}; {mend}")
     if importlib.util.find_spec("torchao") is None:
         raise MinitronError(
             f"precision fp8 needs torchao, it is not installed: pip install 'minitron[lowmem]', or {mend}"
