@@ -17,6 +17,7 @@ from minitron.checkpoints.checkpoint import VOCABULARY_FILE, Checkpoint, checkpo
 from minitron.checkpoints.hub import find_checkpoint
 from minitron.distributed import Ranks
 from minitron.errors import MinitronError
+from minitron.failures import failing_together
 from minitron.importance.scores import Scores
 from minitron.pipeline import fingerprints
 from minitron.pipeline.context import Execution
@@ -88,7 +89,10 @@ def prune_checkpoint_folder(
     asked: JsonObject = {"shape": asdict(target), "layers": list(layers)}
     inputs = hash_once(ranks, lambda: _read(checkpoint, scores) | asked | {"prune": fingerprints.pruning(section)})
     if finished_or_refused(output, inputs) is None:
-        with shared_artifact(output, ranks, stage="prune", inputs=inputs, seed=0) as partial:
+        with (
+            failing_together(ranks),
+            shared_artifact(output, ranks, stage="prune", inputs=inputs, seed=0) as partial,
+        ):
             kept = partial / KEPT_FOLDER
             source = _with_kept_tokens(source, section, kept, ranks)
             target = replace(target, vocab_size=source.shape.vocab_size)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from minitron.api import prune
 from minitron.checkpoints.checkpoint import Checkpoint
 from minitron.cli import main as cli
 from minitron.distributed import Ranks
@@ -42,6 +43,19 @@ def with_a_second_process_that_fails(words: Sequence[str]) -> int:
         return real(*given, ranks=ranks, **options)
 
     evaluation.evaluate_text = fail_in_one  # type: ignore[assignment]
+    return cli.main(words)
+
+
+def with_a_second_process_that_cannot_cut(words: Sequence[str]) -> int:
+    """The other process fails in a cut that both make, while the first one waits for it."""
+    real = prune.prune_to
+
+    def fail_in_one(*given: Any, ranks: Ranks, **options: Any) -> Any:
+        if ranks.rank == 1:
+            raise NotFiniteError("a weight must be finite")
+        return real(*given, ranks=ranks, **options)
+
+    prune.prune_to = fail_in_one  # type: ignore[assignment]
     return cli.main(words)
 
 

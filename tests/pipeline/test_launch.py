@@ -233,6 +233,17 @@ def test_what_another_process_fails_with_is_one_line_of_the_first(
     assert minitron.status(folder).state == "failed"
 
 
+def test_what_another_process_fails_with_in_a_cut_is_one_line_of_the_first(
+    tmp_path: Path, whole_run: WholeRun, begun: Begun
+) -> None:
+    folder, teacher = begun("run", "score"), load_recipe(whole_run.recipe_path).teacher
+    shape = ["--shape", '{"hidden_size": 14}', "--output", str(tmp_path / "cut")]
+    given = ["prune", teacher, "--scores", str(folder / "score"), *shape]
+    codes, reported = fail(launched.with_a_second_process_that_cannot_cut, given, tmp_path / "logs")
+    assert codes == [2, -signal.SIGKILL]
+    assert reported == ["minitron: a weight must be finite\n", ""]
+
+
 def test_a_recipe_that_starts_processes_of_its_own_is_refused_before_anything_runs(
     tmp_path: Path, recipe_path: Path
 ) -> None:
