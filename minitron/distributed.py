@@ -16,6 +16,10 @@ from minitron.errors import MinitronError
 ValueT = TypeVar("ValueT")
 
 
+class OtherProcessFailedError(RuntimeError):
+    """Another process failed, not by the user's fault; the message holds its traceback."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextGroup:
     """Consecutive processes that hold each sequence together, a part each.
@@ -157,7 +161,7 @@ class Ranks:
 
         Raises:
             MinitronError: The work raises it; so does every process.
-            RuntimeError: Rank 0 failed otherwise; it raises what it failed with.
+            OtherProcessFailedError: Rank 0 failed otherwise; it raises what it failed with.
         """
         if self.world_size == 1:
             return work()
@@ -180,7 +184,7 @@ class Ranks:
 
         Raises:
             MinitronError: The work of some process raises it; so does every process.
-            RuntimeError: A process failed otherwise; it raises what it failed with.
+            OtherProcessFailedError: A process failed otherwise; it raises what it failed with.
         """
         if self.world_size == 1:
             return [work()]
@@ -214,4 +218,4 @@ def as_heard(error: Exception, rank: int) -> Exception:
     if isinstance(error, MinitronError):
         return error
     where = "".join(traceback.format_exception(error))
-    return RuntimeError(f"process {rank} failed: {type(error).__name__}: {error}\n{where}")
+    return OtherProcessFailedError(f"process {rank} failed: {type(error).__name__}: {error}\n{where}")

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from torch import distributed
 from torch.distributed.distributed_c10d import _get_default_store  # the launch's own store has no public name
 
-from minitron.distributed import Ranks, as_heard
+from minitron.distributed import OtherProcessFailedError, Ranks, as_heard
 from minitron.errors import MinitronError
 
 
@@ -22,7 +22,7 @@ def failing_together(ranks: Ranks) -> Iterator[None]:
 
     Raises:
         MinitronError: A process failed with it.
-        RuntimeError: Another process failed otherwise; its traceback is in the message.
+        OtherProcessFailedError: Another process failed otherwise.
     """
     if ranks.world_size == 1:
         yield
@@ -33,12 +33,18 @@ def failing_together(ranks: Ranks) -> Iterator[None]:
     except MinitronError as error:
         word.give(error)
         raise
+    except OtherProcessFailedError:
+        raise  # the one that failed says it, and may do so later than those that it has told
     except Exception as error:
         heard = word.hear()
         if heard is not None:
             raise heard from None
         word.give(error)
         raise
+
+
+# Where no launcher holds the store the first process does: what it says there can be read until it ends.
+_kept_stores: list[object] = []
 
 
 class _Word:
@@ -54,7 +60,9 @@ class _Word:
         heard = as_heard(error, self._ranks.rank)
         said = json.dumps({"caused_by_user": isinstance(heard, MinitronError), "message": str(heard)})
         with suppress(RuntimeError):  # the process that holds the store may be gone
-            _get_default_store().compare_set(self._key, "", said)
+            store = _get_default_store()
+            store.compare_set(self._key, "", said)
+            _kept_stores.append(store)
         if self._ranks.device.type == "cpu":
             distributed.destroy_process_group()
 
@@ -64,6 +72,6 @@ class _Word:
             store = _get_default_store()
             if store.check([self._key]):
                 said = json.loads(store.get(self._key))
-                kind = MinitronError if said["caused_by_user"] else RuntimeError
+                kind = MinitronError if said["caused_by_user"] else OtherProcessFailedError
                 return kind(said["message"])
         return None

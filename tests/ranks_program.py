@@ -40,8 +40,31 @@ def fail_amid_a_collective(output: Path, failing: int, kind: str) -> None:
             return str(float(ranks.sum(torch.ones(1))))
 
     (output / f"{ranks.rank}.json").write_text(json.dumps(_outcome(together)))
-    while not (output / f"{1 - ranks.rank}.json").is_file():
-        time.sleep(0.01)  # the first process holds the store here, which under torchrun the agent does
+    _await(
+        output / f"{1 - ranks.rank}.json"
+    )  # the first process holds the store here, which under torchrun the agent does
+
+
+def fail_in_work_of_the_first_alone(output: Path) -> None:
+    """The first process fails in what it does alone and leaves last; writes what each raises."""
+    ranks = Ranks()
+    own, other = (output / f"{rank}.json" for rank in (ranks.rank, 1 - ranks.rank))
+
+    def divide() -> str:
+        with failing_together(ranks):
+            try:
+                return ranks.on_main(lambda: str(1 // 0))
+            except ZeroDivisionError:
+                _await(other)
+                raise
+
+    own.write_text(json.dumps(_outcome(divide)))
+    _await(other)
+
+
+def _await(path: Path) -> None:
+    while not path.is_file():
+        time.sleep(0.01)
 
 
 def _outcome(way: Callable[[], str]) -> list[str]:

@@ -38,7 +38,7 @@ def test_a_bug_is_raised_where_it_is_and_the_others_are_told_where(
 ) -> None:
     assert found[failed][way][0] == "ZeroDivisionError"
     kind, message = found[1 - failed][way]
-    assert kind == "RuntimeError"
+    assert kind == "OtherProcessFailedError"
     assert message.startswith(f"process {failed} failed: ZeroDivisionError: ")
     assert "ranks_program.py" in message
 

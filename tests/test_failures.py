@@ -28,6 +28,15 @@ def test_of_a_bug_the_process_that_waits_says_where_it_was(tmp_path: Path) -> No
     found = outcomes(tmp_path, 1, "bug")
     assert found[1][0] == "ZeroDivisionError"
     kind, message = found[0]
-    assert kind == "RuntimeError"
+    assert kind == "OtherProcessFailedError"
     assert message.startswith("process 1 failed: ZeroDivisionError: ")
     assert "ranks_program.py" in message
+
+
+def test_those_that_were_told_of_a_bug_do_not_say_it_for_the_one_that_has_it(tmp_path: Path) -> None:
+    codes = run_ranks(ranks_program.fail_in_work_of_the_first_alone, tmp_path, log=tmp_path, timeout_s=120)
+    assert codes == [0, 0], (tmp_path / "rank-0.err").read_text()
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == ["ZeroDivisionError", "integer division or modulo by zero"]
+    assert second[0] == "OtherProcessFailedError"
+    assert second[1].startswith("process 0 failed: ZeroDivisionError: ")

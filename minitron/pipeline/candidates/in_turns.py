@@ -17,7 +17,7 @@ def measure_in_turns(begin: Begin[ResultT], numbers: Sequence[int], ranks: Ranks
 
     Raises:
         MinitronError: What the measuring raises in any of them.
-        RuntimeError: A process failed otherwise.
+        OtherProcessFailedError: A process failed otherwise.
     """
     begun = cache(begin)
     for first in range(0, len(numbers), ranks.world_size):
