@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from minitron.api.verify import Verified, verify
     from minitron.api.vocabulary import cut_vocabulary
     from minitron.checkpoints.checkpoint import Checkpoint
+    from minitron.drafting.draft import Draft, draft_recipe
+    from minitron.drafting.wishes import Wishes
     from minitron.errors import MinitronError
     from minitron.evaluate.metrics import Metrics
     from minitron.evaluate.speed.bench import Bench
@@ -53,6 +55,7 @@ _HOMES = {
     "Bench": "minitron.evaluate.speed.bench",
     "Checked": "minitron.api.check",
     "Checkpoint": "minitron.checkpoints.checkpoint",
+    "Draft": "minitron.drafting.draft",
     "Exported": "minitron.integrations.gguf.export",
     "ForecastRecord": "minitron.forecast.record",
     "HybridShape": "minitron.models.shape",
@@ -67,11 +70,13 @@ _HOMES = {
     "Scores": "minitron.importance.scores",
     "SearchRecord": "minitron.search.record",
     "Verified": "minitron.api.verify",
+    "Wishes": "minitron.drafting.wishes",
     "bench": "minitron.api.bench",
     "calibrate": "minitron.api.score",
     "check": "minitron.api.check",
     "cut_vocabulary": "minitron.api.vocabulary",
     "distill": "minitron.api.run",
+    "draft_recipe": "minitron.drafting.draft",
     "evaluate": "minitron.api.evaluate",
     "export": "minitron.api.export",
     "extract": "minitron.api.extract",
@@ -94,6 +99,7 @@ __all__ = [
     "Bench",
     "Checked",
     "Checkpoint",
+    "Draft",
     "Exported",
     "ForecastRecord",
     "HybridShape",
@@ -108,12 +114,14 @@ __all__ = [
     "Scores",
     "SearchRecord",
     "Verified",
+    "Wishes",
     "__version__",
     "bench",
     "calibrate",
     "check",
     "cut_vocabulary",
     "distill",
+    "draft_recipe",
     "evaluate",
     "export",
     "extract",

@@ -23,6 +23,7 @@ FIRST_SPEAKS_S = 10.0
 
 # Command -> its module in `commands`, which has SUMMARY, add_arguments(parser) and run(args).
 COMMANDS = {
+    "init": "init",
     "run": "run",
     "search": "search",
     "forecast": "forecast",

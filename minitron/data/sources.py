@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -16,11 +15,10 @@ from minitron.data.encoding import ChatSettings
 from minitron.data.formats.encoding import open_text
 from minitron.data.records import LossTokens, RecordKind
 from minitron.data.shuffling import shuffled_rounds
+from minitron.data.split import Part, part_of
 from minitron.errors import DataError
 
 logger = logging.getLogger(__name__)
-
-Part: TypeAlias = Literal["all", "train", "validation", "held_out"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +69,10 @@ class TextSource:
     def counting_all(self) -> "TextSource":
         """The same source, all of whose tokens count."""
         return replace(self, loss="all")
+
+    def part_of(self, document: Document) -> Part:
+        """The side of its split that a document is on."""
+        return part_of(document, held_out=self.held_out, validation=self.validation)
 
     def read(self) -> Iterator[Document]:
         """Its documents in their stored order."""
@@ -131,20 +133,6 @@ class Blend:
     seed: int
 
 
-def part_of(document: Document, source: TextSource) -> Part:
-    """The side of a source's split that a document is on: a hash of its text alone decides, wherever it is stored.
-
-    >>> source = TextSource(path="a.txt", held_out=0.25, validation=0.25)
-    >>> [part_of(text, source) for text in ("one", "two", "three")]
-    ['validation', 'held_out', 'train']
-    """
-    text = document if isinstance(document, str) else document.text
-    place = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
-    if place < source.held_out * 2**64:
-        return "held_out"
-    return "validation" if place < (source.held_out + source.validation) * 2**64 else "train"
-
-
 def shuffled_shares(sources: Sequence[TextSource], total: int, *, seed: int) -> Iterator[Share]:
     """The share of each source that has one of the total.
 
@@ -192,7 +180,7 @@ def _rounds(source: TextSource, *, seed: int) -> Iterator[Iterator[Document]]:
 def _read_excerpts(source: TextSource) -> Iterator[Document]:
     empty = answerless = True
     for document in source.read():
-        if source.part != "all" and part_of(document, source) != source.part:
+        if source.part != "all" and source.part_of(document) != source.part:
             continue
         empty = False
         answerless = answerless and source.loss != "all" and not isinstance(document, str) and not document.answers

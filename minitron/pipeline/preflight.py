@@ -17,7 +17,7 @@ from minitron.pipeline.sections import search_limits, with_cut_vocabulary
 from minitron.recipe.lengths import check_lengths
 from minitron.recipe.recipe import Recipe
 from minitron.recipe.source import faulty_text, sources_in
-from minitron.recipe.source_checks import check_sources
+from minitron.recipe.source_checks import check_held_out, check_sources
 from minitron.recipe.space import search_space
 from minitron.recipe.tokens import require_model_tokens
 from minitron.search.solver import solve_budget
@@ -100,6 +100,7 @@ def check_text(recipe: Recipe) -> None:
     if faults:
         raise MinitronError(*faults)
     check_sources(list(sources_in(recipe)), Path(recipe.teacher))
+    check_held_out(recipe.evaluate.data)
 
 
 def missing_text(recipe: Recipe) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from minitron.data.masks import PackedText
 from minitron.data.sequences import pack_documents
-from minitron.data.sources import TextSource, apportion, part_of, shuffled_shares
+from minitron.data.sources import TextSource, apportion, shuffled_shares
 from minitron.data.tokenizer import Tokenizer
 from minitron.distributed import Ranks
 from minitron.errors import DataError
@@ -86,7 +86,7 @@ def _split_source(
             packed = _pack(replace(train, part="validation"), section, tokenizer, count=count, seed=seed)
         except DataError:  # too few documents are on that side, or without an answer
             continue
-        if any(part_of(document, train) == "train" for document in train.read()):
+        if any(train.part_of(document) == "train" for document in train.read()):
             return train, packed
     logger.warning(
         "%s has too few documents to hold some out of the training: it is watched by text that it is trained on",

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from minitron.artifacts.json_files import parse_json
-from minitron.data.documents import read_kind
+from minitron.data.documents import read_documents, read_kind
 from minitron.data.locations import locate
+from minitron.data.split import part_of
 from minitron.errors import DataError, MinitronError
 from minitron.recipe.source import Source
 
@@ -25,6 +26,30 @@ def check_sources(sources: Sequence[Source], checkpoint: Path) -> None:
     faults = dict.fromkeys(fault for source in sources for fault in _faults(source, checkpoint))
     if faults:
         raise MinitronError(*faults)
+
+
+def check_held_out(judged: Sequence[Source]) -> None:
+    """Refuses sources of evaluation none of whose documents is in the part that is held out; hours later it would fail.
+
+    A file is read up to its first such document, what is on the hub or saved by `save_to_disk` is not.
+
+    Raises:
+        MinitronError: Every fault at once, a line each.
+    """
+    empty = [source for source in judged if source.held_out and locate(source.path).files and not _holds_out(source)]
+    if empty:
+        raise MinitronError(
+            *(
+                f"{source.path} must have a document in the part that evaluation reads, none is with "
+                f"held_out={source.held_out}: raise it, or name held-out text of its own"
+                for source in empty
+            )
+        )
+
+
+def _holds_out(source: Source) -> bool:
+    documents = read_documents(source.path, field=source.field, split=source.split, kind=source.kind)
+    return any(part_of(document, held_out=source.held_out) == "held_out" for document in documents)
 
 
 def has_chat_template(checkpoint: Path) -> bool:

@@ -47,6 +47,16 @@ def test_a_name_gives_what_its_folder_gives(
     assert {**by_name, "model": None} == {**by_folder, "model": None}
 
 
+def test_a_drafted_recipe_keeps_the_name(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    total = result(capsys, "fit", REPO, "--context", "64")["total_bytes"]
+    assert isinstance(total, int)
+    asked = ("--memory-gib", str(0.5 * total / 2**30), "--context", "64", "--output", "first.yaml")
+    found = result(capsys, "init", f"{REPO}@main", *asked, "--yes")
+    assert found["recipe"] == "first.yaml"
+    assert load_recipe(workplace / "first.yaml").teacher == f"{REPO}@main"
+    assert load_recipe(workplace / "first.yaml").name == "tiny"
+
+
 def test_without_its_weights_a_name_is_fitted_and_served_by_name_and_commit(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from minitron.data.sources import TextSource, part_of, shuffled_shares
+from minitron.data.sources import TextSource, shuffled_shares
 
 DOCUMENTS = [f"{i}: {'text of a document ' * (i % 7)}" for i in range(400)]
 
@@ -16,7 +16,7 @@ def write(path: Path, documents: list[str]) -> str:
 
 
 def is_held_out(document: str, share: float) -> bool:
-    return part_of(document, TextSource(path="a.jsonl", held_out=share)) == "held_out"
+    return TextSource(path="a.jsonl", held_out=share).part_of(document) == "held_out"
 
 
 def one_round(path: str, **settings: Any) -> list[str]:

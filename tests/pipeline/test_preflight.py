@@ -72,3 +72,14 @@ def test_a_launch_that_could_not_go_through_all_stages_is_refused_at_once(
 def test_one_process_goes_through_whatever_a_recipe_asks_for(recipe_path: Path) -> None:
     check_processes(load_recipe(recipe_path, ("search.processes=2", "distill.teacher.mode=layerwise")), 1)
     check_processes(load_recipe(recipe_path, ("distill.context_parallel=2",)), 4)
+
+
+def test_evaluation_that_would_read_nothing_is_refused_before_hours_of_training(recipe_path: Path) -> None:
+    source = "data=[{path: text.txt, held_out: %s}]"
+    sections = ("score", "distill", "evaluate")
+    few, many = (tuple(f"{section}.{source % share}" for section in sections) for share in (1e-9, 0.5))
+    with pytest.raises(
+        MinitronError, match=r"text\.txt must have a document in the part .* none is with held_out=1e-09"
+    ):
+        check_recipe(load_recipe(recipe_path, few))
+    check_recipe(load_recipe(recipe_path, many))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minitron.data.sequences import blend_text
-from minitron.data.sources import TextSource, part_of
+from minitron.data.sources import TextSource
 from minitron.distributed import Ranks
 from minitron.pipeline.text import split_text
 from minitron.recipe.distill import TrainSection
@@ -39,12 +39,12 @@ def section(*sources: Source, sequences: int = 4, share: float = 0.01) -> TrainS
 def test_the_three_sides_of_a_source_share_no_document() -> None:
     source = TextSource(path="a", held_out=0.2, validation=0.1, part="train")
     documents = [f"document {number}" for number in range(2000)]
-    sides = {side: {one for one in documents if part_of(one, source) == side} for side in ("train", "validation")}
-    judged = {one for one in documents if part_of(one, source) == "held_out"}
+    sides = {side: {one for one in documents if source.part_of(one) == side} for side in ("train", "validation")}
+    judged = {one for one in documents if source.part_of(one) == "held_out"}
     assert sum(map(len, sides.values())) + len(judged) == len(documents)
     assert 0.07 < len(sides["validation"]) / len(documents) < 0.13
     # What evaluation reads does not depend on what a training is watched by.
-    assert judged == {one for one in documents if part_of(one, TextSource(path="a", held_out=0.2)) == "held_out"}
+    assert judged == {one for one in documents if TextSource(path="a", held_out=0.2).part_of(one) == "held_out"}
 
 
 def test_no_word_of_validation_text_is_trained_on(tmp_path: Path) -> None:
