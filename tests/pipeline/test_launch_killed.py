@@ -33,6 +33,11 @@ from tests.support.recipes import EVERY_STAGE, write_tiny_recipe
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+# As the dry run has it; with --cpu, and without --multi_gpu, accelerate starts one process whatever their number.
+ACCELERATE = [
+    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
+    *("--num_machines=1", "--num_processes=2"),
+]
 # Of one process and two; largest difference of a weight that was found: 6.3e-6, after a repair.
 WEIGHTS_ATOL = 2e-5
 
@@ -93,10 +98,14 @@ def test_two_processes_of_every_stage_end_with_the_student_of_one(
         assert two.read_metrics()[name].loss == pytest.approx(metrics.loss, rel=1e-5)
 
 
-def test_torchrun_goes_through_every_stage(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
-    launcher = [*TORCHRUN, "--standalone", "--nproc-per-node=2", f"--log-dir={tmp_path}", "-m", "minitron"]
+@pytest.mark.parametrize(
+    "launcher", [[*TORCHRUN, "--standalone", "--nproc-per-node=2"], ACCELERATE], ids=["torchrun", "accelerate"]
+)
+def test_a_launcher_goes_through_every_stage(
+    recipe: Path, undisturbed: Path, tmp_path: Path, launcher: list[str]
+) -> None:
     done = subprocess.run(
-        [*launcher, *words(recipe, tmp_path / "run"), "--json"],
+        [*launcher, "-m", "minitron", *words(recipe, tmp_path / "run"), "--json"],
         check=False,
         env=environment(),
         timeout=900,
