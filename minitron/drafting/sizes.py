@@ -32,9 +32,17 @@ def search_ladder(teacher: HybridShape) -> Iterator[Mapping[str, list[int]]]:
     for floor in FLOORS:
         sizes = {"num_hidden_layers": _depths(teacher.num_hidden_layers, math.sqrt(floor))}
         for axis in WIDTHS:
-            if axis in teacher.family.axes and teacher.sizes[axis]:
+            if _has(teacher, axis):
                 sizes[axis] = _widths(teacher, axis, floor)
         yield {axis: found for axis, found in sizes.items() if len(found) > 1}
+
+
+def _has(teacher: HybridShape, axis: str) -> bool:
+    """Whether some block of the teacher has the axis: a model of experts alone may name an FFN width that none has."""
+    if axis not in teacher.family.axes or not teacher.sizes[axis]:
+        return False
+    blocks = teacher.family.axes[axis].blocks
+    return blocks is None or any(teacher.counts[kind] for kind in blocks)
 
 
 def _depths(blocks: int, floor: float) -> list[int]:

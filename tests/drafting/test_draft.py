@@ -38,7 +38,9 @@ def assert_it_holds(draft: minitron.Draft) -> dict[str, Any]:
     assert found == draft.dry_run
     assert found.sizes.teacher.memory.total_bytes > found.sizes.budget_bytes
     assert found.sizes.student.memory.total_bytes <= found.sizes.budget_bytes
-    assert len(found.sizes.candidates) > 1
+    shapes = [(each.shape, each.blocks) for each in found.sizes.candidates]
+    assert len(shapes) > 1
+    assert all(shape not in shapes[:number] for number, shape in enumerate(shapes))
     assert not found.warnings
     return recipe.model_dump()
 
