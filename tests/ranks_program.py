@@ -40,9 +40,8 @@ def fail_amid_a_collective(output: Path, failing: int, kind: str) -> None:
             return str(float(ranks.sum(torch.ones(1))))
 
     (output / f"{ranks.rank}.json").write_text(json.dumps(_outcome(together)))
-    _await(
-        output / f"{1 - ranks.rank}.json"
-    )  # the first process holds the store here, which under torchrun the agent does
+    # The first process holds the store here, which under torchrun the agent does.
+    _await(output / f"{1 - ranks.rank}.json")
 
 
 def fail_in_work_of_the_first_alone(output: Path) -> None:

@@ -87,8 +87,8 @@ def draft_recipe(checkpoint: str | Path, output: str | Path, wishes: Wishes | No
     shape = shape_from_config(config)
     folder = config_path if config_path.is_dir() else config_path.parent
     teacher = Teacher(
-        name=_run_name(str(checkpoint) if hub_name(str(checkpoint)) and not Path(checkpoint).exists() else str(folder)),
-        path=_teacher_path(checkpoint, path),
+        name=_run_name(checkpoint, folder),
+        path=_from_recipe(folder, path) if Path(checkpoint).exists() else str(checkpoint),
         shape=shape,
         longest=longest_context(config),
         readers=tuple(reader for reader in WANTED_READERS if not check(config, shape, reader, 1)),
@@ -157,16 +157,11 @@ def _check(wishes: Wishes) -> None:
         raise MinitronError("text to calibrate and train on must be named, none is")
 
 
-def _run_name(where: str) -> str:
-    last = re.sub(r"@.*", "", where.rstrip("/")).rpartition("/")[2] or Path(where).resolve().name
+def _run_name(checkpoint: str | Path, folder: Path) -> str:
+    """A folder's name, or that of a repository on the hub, with what a run may be called."""
+    name = None if Path(checkpoint).exists() else hub_name(str(checkpoint))
+    last = Path(os.path.abspath(folder)).name if name is None else name.repo.rpartition("/")[2]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-_") or "student"
-
-
-def _teacher_path(checkpoint: str | Path, recipe: Path) -> str:
-    if not Path(checkpoint).exists():
-        return str(checkpoint)
-    given = Path(checkpoint)
-    return _from_recipe(given if given.is_dir() else given.parent, recipe)
 
 
 def _texts(paths: tuple[str, ...], recipe: Path) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from minitron.api import prune
@@ -35,27 +36,13 @@ def with_a_report_that_has_a_bug(words: Sequence[str]) -> int:
 
 def with_a_second_process_that_fails(words: Sequence[str]) -> int:
     """The other process fails in what both do together, while the first one waits for it."""
-    real = evaluation.evaluate_text
-
-    def fail_in_one(*given: Any, ranks: Ranks, **options: Any) -> Any:
-        if ranks.rank == 1:
-            raise NotFiniteError("the loss must be finite")
-        return real(*given, ranks=ranks, **options)
-
-    evaluation.evaluate_text = fail_in_one  # type: ignore[assignment]
+    _refuse_in_second(evaluation, "evaluate_text", "the loss must be finite")
     return cli.main(words)
 
 
 def with_a_second_process_that_cannot_cut(words: Sequence[str]) -> int:
     """The other process fails in a cut that both make, while the first one waits for it."""
-    real = prune.prune_to
-
-    def fail_in_one(*given: Any, ranks: Ranks, **options: Any) -> Any:
-        if ranks.rank == 1:
-            raise NotFiniteError("a weight must be finite")
-        return real(*given, ranks=ranks, **options)
-
-    prune.prune_to = fail_in_one  # type: ignore[assignment]
+    _refuse_in_second(prune, "prune_to", "a weight must be finite")
     return cli.main(words)
 
 
@@ -70,6 +57,17 @@ def with_a_second_process_that_reads_late(words: Sequence[str]) -> int:
 
     saving.open_checkpoint = open_late  # type: ignore[assignment]
     return cli.main(words)
+
+
+def _refuse_in_second(module: ModuleType, name: str, fault: str) -> None:
+    real = getattr(module, name)
+
+    def fail_in_one(*given: Any, ranks: Ranks, **options: Any) -> Any:
+        if ranks.rank == 1:
+            raise NotFiniteError(fault)
+        return real(*given, ranks=ranks, **options)
+
+    setattr(module, name, fail_in_one)
 
 
 def _refuse(*_given: object) -> object:

@@ -9,15 +9,12 @@ from minitron.cli.output import Shown, print_result
 
 SUMMARY = "write a first recipe for a checkpoint and a memory, and say what its run takes"
 
-# What no file says: option -> (the question, what is suggested).
+# Option -> what is asked, as no file says it.
 QUESTIONS = {
-    "gpu": ("GPU that the student is served on", "a10g"),
-    "context": ("Tokens that each served sequence must hold", "131072"),
-    "data": (
-        "Text to calibrate and train on, part of which is held out (file, folder, pattern, owner/name)",
-        "text.jsonl",
-    ),
-    "train_gpu": ("GPU that it is trained on, or cpu", "h100"),
+    "gpu": "GPU that the student is served on",
+    "context": "Tokens that each served sequence must hold",
+    "data": "Text to calibrate and train on, part of which is held out (file, folder, pattern, owner/name)",
+    "train_gpu": "GPU that it is trained on, or cpu",
 }
 
 
@@ -79,6 +76,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _answers(args: argparse.Namespace) -> dict[str, str]:
     """Option -> what was given for it, answered, or suggested."""
+    from minitron.drafting.wishes import Wishes
     from minitron.errors import MinitronError
 
     given = {name: getattr(args, name) for name in QUESTIONS} | ({} if args.memory_gib is None else {"gpu": "-"})
@@ -86,10 +84,16 @@ def _answers(args: argparse.Namespace) -> dict[str, str]:
     if missing and not args.yes and not sys.stdin.isatty():
         options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise MinitronError(f"nobody can be asked here: give {options}, or --yes for what is suggested")
+    wishes = Wishes()
+    suggested = {
+        "gpu": str(wishes.gpu),
+        "context": str(wishes.context_tokens),
+        "data": wishes.data[0],
+        "train_gpu": wishes.train_gpu,
+    }
     answers = {name: str(value) for name, value in given.items() if value is not None}
     for name in missing:
-        question, suggested = QUESTIONS[name]
-        answers[name] = suggested if args.yes else _ask(question, suggested)
+        answers[name] = suggested[name] if args.yes else _ask(QUESTIONS[name], suggested[name])
     return answers
 
 
